@@ -1,0 +1,351 @@
+"""alignDRAW, the conditional DRAW network with attention over words, and DRAW, its unconditional ancestor.
+
+Source: alignDRAW (arXiv:1511.02793), sections 3.2-3.4, equations 1-15 and table 2; DRAW (arXiv:1502.04623).
+
+What the released program adds to the paper, and we keep in every variant: a gamma that multiplies what is read and divides what is
+written (DRAW eq. 27, 29); a bias inside the prior's tanh; a posterior whose linear layer gives log sigma^2; LSTM cells that start at
+zero. Differences that `variant` selects are told in `filterbank` and `text`.
+
+Shapes: B batch, L words, T glimpses, D features, Z latent, P patch side, A canvas side (H = W), C colours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cap2im.models.filterbank import PARAMETERS, Variant, filter_bank, filter_offsets, first_pixel
+from cap2im.models.recurrence import Unrolled
+from cap2im.models.text import Alignment, AlignmentPass, BidirectionalLanguageModel, EncodedText, lstm_cell
+
+
+class DRAWConfig(BaseModel):
+    """Sizes of the network. The defaults are the paper's for MNIST with captions (table 2, appendix B)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    conditioning: Literal["align", "none"] = "align"  # attention over words, or plain DRAW
+    side: int = Field(60, ge=4, le=1024)  # pixels of the square canvas; 32 for COCO
+    colours: Literal[1, 3] = 1  # 3 for COCO
+    glimpses: int = Field(32, ge=1, le=1024)  # T
+    read_patch: int = Field(8, ge=2)  # p of the read operator; 9 for COCO
+    write_patch: int = Field(8, ge=2)  # p of the write operator; 9 for COCO
+    inference_units: int = Field(300, ge=1)  # width of h_infer; 550 for COCO
+    generative_units: int = Field(300, ge=1)  # width of h_gen; 550 for COCO
+    latent: int = Field(150, ge=1)  # Z, dimension of z_t; 275 for COCO
+    vocabulary_size: int = Field(22, ge=1)  # 25,323 for COCO
+    language_units: int = Field(128, ge=1)  # of one direction
+    align_features: int = Field(512, ge=1)  # l
+    blank: float = 0.0  # the canvas starts at this logit; the release starts MNIST at -10 (black) and COCO at 0
+    initialisation: Literal["paper", "scaled"] = "paper"  # see `initialise`
+    variant: Variant = "paper"  # "released" follows the authors' code
+
+
+@dataclass(frozen=True)
+class GenerativeState:
+    """State of the drawing side: the canvas before the sigmoid [B, C, A, A], h_gen and its cell [B, D] each."""
+
+    canvas: Tensor
+    hidden: Tensor
+    cell: Tensor
+
+
+@dataclass(frozen=True)
+class InferenceState:
+    """State of the inference LSTM: h_infer and its cell [B, D] each."""
+
+    hidden: Tensor
+    cell: Tensor
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A diagonal Gaussian: mean and log standard deviation, [..., Z] each."""
+
+    mean: Tensor
+    log_sigma: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        return self.mean + self.log_sigma.exp() * noise
+
+    def kl(self, prior: Gaussian) -> Tensor:
+        """KL(self || prior) in nats, summed over the last axis."""
+        gap = (self.mean - prior.mean).square() + (2 * self.log_sigma).exp()
+        return 0.5 * (gap * (-2 * prior.log_sigma).exp() - 1 - 2 * (self.log_sigma - prior.log_sigma)).sum(dim=-1)
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """What one step shows: the word weights [B, L] (None for plain DRAW) and the raw window parameters [B, 5]."""
+
+    words: Tensor | None
+    write_window: Tensor
+    read_window: Tensor | None = None
+
+
+class Pass:
+    """What stays the same in all steps of one pass over a batch: the captions' alignment, and the layers, unrolled."""
+
+    def __init__(self, model: DRAW, text: EncodedText | None) -> None:
+        unrolled = (lambda layer: layer) if model.compiled else Unrolled
+        self.alignment: AlignmentPass | None = model.alignment.begin(text, unrolled) if text is not None else None
+        self.read_window = unrolled(model.read_window)
+        self.inference = unrolled(model.inference)
+        self.posterior = unrolled(model.posterior)
+        self.generative = unrolled(model.generative)
+        self.write_window = unrolled(model.write_window)
+        self.patch = unrolled(model.patch)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Terms of the variational lower bound, in nats, for each picture (eq. 14).
+
+    Attributes:
+        reconstruction: [B] -log P(x | y, z).
+        kl: [B, T] KL of posterior and prior at each glimpse.
+    """
+
+    reconstruction: Tensor
+    kl: Tensor
+
+    @property
+    def value(self) -> Tensor:
+        """[B] the lower bound on log P(x | y) itself: higher is better."""
+        return -(self.reconstruction + self.kl.sum(dim=1))
+
+
+@dataclass(frozen=True)
+class DrawnSequence:
+    """A whole drawing, time second: what `sample` answers.
+
+    Attributes:
+        canvases: [B, T, C, A, A] after each glimpse, before the sigmoid.
+        words: [B, T, L] word weights, None for plain DRAW.
+        windows: [B, T, 5] raw parameters of the write window; `DRAW.write_boxes` turns them into pixels.
+    """
+
+    canvases: Tensor
+    words: Tensor | None
+    windows: Tensor
+
+    @property
+    def images(self) -> Tensor:
+        """[B, C, A, A] pixel means sigmoid(c_T) in 0..1: the paper shows these instead of Bernoulli samples."""
+        return self.canvases[:, -1].sigmoid()
+
+
+class DRAW(nn.Module):
+    """The (conditional) DRAW network.
+
+    One step of drawing is `generate`; one step of inference is `infer` followed by `generate`. `bound` and `sample` unroll them.
+    """
+
+    compiled = False
+
+    def __init__(self, config: DRAWConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        conditional = c.conditioning != "none"
+        sentence = 2 * c.language_units if conditional else 0
+        read = 2 * c.colours * c.read_patch**2
+        if conditional:
+            self.language = BidirectionalLanguageModel(c.vocabulary_size, c.language_units, c.variant)
+            self.alignment = Alignment(sentence, c.generative_units, c.align_features)
+            self.prior = nn.Linear(c.generative_units, 2 * c.latent)  # eq. 1; mean and log sigma side by side
+        self.read_window = nn.Linear(c.generative_units, PARAMETERS)
+        self.write_window = nn.Linear(c.generative_units, PARAMETERS)
+        self.patch = nn.Linear(c.generative_units, c.colours * c.write_patch**2)  # K of eq. 8
+        self.inference = nn.Linear(read + c.generative_units + c.inference_units, 4 * c.inference_units)  # eq. 12
+        self.posterior = nn.Linear(c.inference_units, 2 * c.latent)  # eq. 13; mean and log sigma^2 side by side
+        self.generative = nn.Linear(c.latent + sentence + c.generative_units, 4 * c.generative_units)  # eq. 3
+        if conditional:  # plain DRAW starts at zeros that are not learned
+            self.start_canvas = nn.Parameter(torch.zeros(1, c.colours, c.side, c.side))
+            self.start_generative = nn.Parameter(torch.zeros(1, c.generative_units))
+            self.start_inference = nn.Parameter(torch.zeros(1, c.inference_units))
+        initialise(self)
+
+    def compile_steps(self) -> None:
+        """Compiles the two steps with torch.compile: the first pass takes longer; the numbers stay, within rounding."""
+        self.compiled = True
+        self.infer = torch.compile(self.infer)  # type: ignore[method-assign]
+        self.generate = torch.compile(self.generate)  # type: ignore[method-assign]
+
+    # The states before the first glimpse
+
+    def generative_start(self, batch: int) -> GenerativeState:
+        c = self.config
+        zeros = self.patch.weight.new_zeros
+        if c.conditioning == "none":
+            canvas, hidden = zeros(batch, c.colours, c.side, c.side), zeros(batch, c.generative_units)
+        else:
+            canvas, hidden = self.start_canvas.expand(batch, -1, -1, -1), self.start_generative.expand(batch, -1)
+        return GenerativeState(canvas, hidden, zeros(batch, c.generative_units))
+
+    def inference_start(self, batch: int) -> InferenceState:
+        zeros = self.patch.weight.new_zeros(batch, self.config.inference_units)
+        return InferenceState(zeros if self.config.conditioning == "none" else self.start_inference.expand(batch, -1), zeros)
+
+    # One step
+
+    def read(self, images: Tensor, state: GenerativeState, layers: Pass) -> tuple[Tensor, Tensor]:
+        """r_t [B, 2*C*P*P] of the image and of the error image x - sigmoid(c), and the read window [B, 5] (eq. 10-11).
+
+        Reading is linear, so the error's patch is the difference of two patches.
+        """
+        c = self.config
+        window = layers.read_window(state.hidden)  # [B, 5]
+        bank = filter_bank(window, c.read_patch, c.side, c.variant)
+        image = bank.read(images)  # [B, C, P, P]
+        error = image - bank.read(state.canvas.sigmoid())
+        return (torch.cat([image, error], dim=1) * bank.gamma.unsqueeze(1)).flatten(1), window
+
+    def infer(
+        self, images: Tensor, state: GenerativeState, inference: InferenceState, layers: Pass
+    ) -> tuple[Gaussian, InferenceState, Tensor]:
+        """Posterior of z_t, the next inference state and the read window (eq. 10-13)."""
+        patches, window = self.read(images, state, layers)
+        inputs = torch.cat([patches, state.hidden, inference.hidden], dim=1)
+        inference = InferenceState(*lstm_cell(layers.inference(inputs), inference.cell))
+        mean, log_variance = layers.posterior(inference.hidden).chunk(2, dim=1)  # [B, Z] each
+        return Gaussian(mean, 0.5 * log_variance), inference, window
+
+    def generate(self, latent: Tensor, state: GenerativeState, layers: Pass) -> tuple[GenerativeState, Glimpse]:
+        """Draws one glimpse from z_t [B, Z] (eq. 2-4)."""
+        c = self.config
+        inputs, words = [latent], None
+        if layers.alignment is not None:
+            sentence, words = layers.alignment(state.hidden)
+            inputs.append(sentence)
+        hidden, cell = lstm_cell(layers.generative(torch.cat([*inputs, state.hidden], dim=1)), state.cell)
+        window = layers.write_window(hidden)  # [B, 5]
+        bank = filter_bank(window, c.write_patch, c.side, c.variant)
+        patch = layers.patch(hidden).view(-1, c.colours, c.write_patch, c.write_patch) / bank.gamma.unsqueeze(1)
+        return GenerativeState(state.canvas + bank.write(patch), hidden, cell), Glimpse(words, window)
+
+    def prior_of(self, hidden: Tensor) -> Gaussian:
+        """P(Z_t | Z_1..t-1) for t > 1 from h_gen of the step before (eq. 1)."""
+        if self.config.conditioning == "none":
+            return standard_normal(hidden, self.config.latent)
+        mean, log_sigma = self.prior(hidden).tanh().chunk(2, dim=-1)
+        return Gaussian(mean, log_sigma)
+
+    # The unrolled network
+
+    def encode(self, tokens: Tensor, mask: Tensor, *, alone: bool = False) -> EncodedText | None:
+        """The captions as the alignment sees them; None for plain DRAW."""
+        return self.language(tokens, mask, alone=alone) if self.config.conditioning != "none" else None
+
+    def bound(self, images: Tensor, text: EncodedText | None, noise: Tensor) -> Bound:
+        """The lower bound of each picture from one posterior sample (eq. 14).
+
+        Args:
+            images: [B, C, A, A] in 0..1.
+            text: what `encode` answered.
+            noise: [B, T, Z] standard normal.
+        """
+        state = self.generative_start(len(images))
+        inference = self.inference_start(len(images))
+        layers = Pass(self, text)
+        hidden, means, log_sigmas = [], [], []
+        with torch.autocast(images.device.type, enabled=False):  # the layers keep autocast's type; windows and canvases stay exact
+            for eps in noise.unbind(1):
+                hidden.append(state.hidden)
+                posterior, inference, _ = self.infer(images, state, inference, layers)
+                state, _ = self.generate(posterior.sample(eps), state, layers)
+                means.append(posterior.mean)
+                log_sigmas.append(posterior.log_sigma)
+        posterior = Gaussian(torch.stack(means, dim=1), torch.stack(log_sigmas, dim=1))  # [B, T, Z]
+        kl = posterior.kl(self.prior_sequence(torch.stack(hidden, dim=1)))  # [B, T]
+        reconstruction = F.binary_cross_entropy_with_logits(state.canvas, images, reduction="none")  # [B, C, A, A]
+        return Bound(reconstruction.flatten(1).sum(dim=1), kl)
+
+    def prior_sequence(self, hidden: Tensor) -> Gaussian:
+        """Priors of z_1..z_T [B, T, Z] from the states before each step [B, T, D]; the first is N(0, I)."""
+        first = standard_normal(hidden[:, :1], self.config.latent)
+        later = self.prior_of(hidden[:, 1:])
+        return Gaussian(torch.cat([first.mean, later.mean], 1), torch.cat([first.log_sigma, later.log_sigma], 1))
+
+    def drawing(self, text: EncodedText | None, noise: Tensor) -> Iterator[tuple[GenerativeState, Glimpse]]:
+        """Draws from the prior, one glimpse at a time (section 3.4); noise is [B, T, Z] standard normal."""
+        state = self.generative_start(len(noise))
+        layers = Pass(self, text)
+        for t, eps in enumerate(noise.unbind(1)):
+            prior = self.prior_of(state.hidden) if t else standard_normal(state.hidden, self.config.latent)
+            state, glimpse = self.generate(prior.sample(eps), state, layers)
+            yield state, glimpse
+
+    def sample(self, text: EncodedText | None, noise: Tensor) -> DrawnSequence:
+        """Draws from the prior and keeps every step; noise is [B, T, Z] standard normal."""
+        steps = list(self.drawing(text, noise))
+        return DrawnSequence(
+            canvases=torch.stack([state.canvas for state, _ in steps], dim=1),
+            words=torch.stack([glimpse.words for _, glimpse in steps if glimpse.words is not None], dim=1) if text is not None else None,
+            windows=torch.stack([glimpse.write_window for _, glimpse in steps], dim=1),
+        )
+
+    def forward(self, images: Tensor, tokens: Tensor, mask: Tensor, noise: Tensor) -> Bound:
+        """The bound of captioned images: `encode`, then `bound`."""
+        return self.bound(images, self.encode(tokens, mask), noise)
+
+    def write_boxes(self, windows: Tensor) -> Tensor:
+        """Where the write window lies: [..., 4] left, top, right, bottom in pixels from the canvas' corner, of raw parameters [..., 5].
+
+        The box spans the outermost filter centres and half a stride around them; it may reach over the canvas.
+        """
+        c = self.config
+        bank = filter_bank(windows.flatten(0, -2), c.write_patch, c.side, c.variant)
+        offsets = filter_offsets(c.write_patch, c.variant)
+        shift = 0.5 - first_pixel(c.variant)  # a pixel's number to its middle, counted from the corner
+        low = bank.centre + bank.stride[:, None] * (offsets[0] - 0.5) + shift  # [N, 2] left, top
+        high = bank.centre + bank.stride[:, None] * (offsets[-1] + 0.5) + shift
+        return torch.cat([low, high], dim=1).view(*windows.shape[:-1], 4)
+
+
+def standard_normal(like: Tensor, latent: int) -> Gaussian:
+    """N(0, I) with the leading axes of `like`."""
+    zeros = like.new_zeros(*like.shape[:-1], latent)
+    return Gaussian(zeros, zeros)
+
+
+def initialise(model: DRAW) -> None:
+    """Sets the starting weights.
+
+    "paper": every parameter from N(0, 0.01^2) (appendix B), biases and start states exactly 0 in the release.
+    "scaled": weights from N(0, 1 / fan-in), so that the latents are heard from the first step on; the LSTMs remember (forget gate
+    + 1); neighbouring filters overlap (sigma is half a stride of the neutral grid), so that the gradient reaches every pixel; the
+    window starts at the whole canvas, whatever the state.
+
+    The canvas starts at `blank` in both.
+    """
+    c = model.config
+    for name, parameter in model.named_parameters():
+        if c.initialisation == "paper":
+            exact = c.variant == "released" and (name.endswith("bias") or "start" in name)
+            nn.init.zeros_(parameter) if exact else nn.init.normal_(parameter, std=0.01)
+        elif parameter.dim() == 1 or "start" in name:
+            nn.init.zeros_(parameter)
+        elif name.endswith("words.weight"):  # rows of a one-hot input: fan-in is 1
+            nn.init.normal_(parameter, std=0.5)
+        else:
+            nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+    with torch.no_grad():
+        if c.conditioning != "none":
+            model.start_canvas.add_(c.blank)
+        if c.initialisation == "paper":
+            return
+        for name, layer in model.named_modules():
+            if name in ("inference", "generative") or name.endswith("recurrent"):
+                layer.bias.chunk(4)[1].fill_(1.0)  # forget gate
+        if c.conditioning != "none":
+            nn.init.normal_(model.alignment.score, std=c.align_features**-0.5)
+        for layer, patch in ((model.read_window, c.read_patch), (model.write_window, c.write_patch)):
+            layer.weight.mul_(0.1)
+            layer.bias[3] = 2 * math.log(0.5 * (c.side - 1) / (patch - 1))  # log sigma^2
