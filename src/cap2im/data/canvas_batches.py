@@ -1,0 +1,89 @@
+"""Batches of captioned canvases by step number, so that position in the data is a single number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cap2im.data.digits import Digits, Split, mnist, scikit_learn_digits
+from cap2im.data.mnist_captions import CanvasMaker, CaptionedCanvases
+from cap2im.data.vocabulary import Vocabulary, pad
+from cap2im.randomness import generator
+
+DigitSource = Literal["mnist", "digits"]
+
+
+def load_digits(source: DigitSource, split: Split, path: Path | None) -> Digits:
+    """Handwritten digits: "mnist" from a folder, the cache or a download; "digits" from inside scikit-learn."""
+    return mnist(split, path) if source == "mnist" else scikit_learn_digits(split)
+
+
+def caption_tokens(canvases: CaptionedCanvases, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
+    """Tokens and mask [N, L] of the canvases' captions; each of the few different captions is tokenised once."""
+    captions = canvases.captions()
+    different = list(dict.fromkeys(captions))
+    tokens, mask = pad([t.numbers for t in vocabulary.encode(different)])
+    place = {caption: row for row, caption in enumerate(different)}
+    rows = torch.tensor([place[caption] for caption in captions])
+    return tokens[rows], mask[rows]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Captioned images with their noise: images [B, C, A, A] in 0..1, tokens and mask [B, L], noise [B, T, Z]."""
+
+    images: Tensor
+    tokens: Tensor
+    mask: Tensor
+    noise: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: slice) -> Batch:
+        return Batch(self.images[rows], self.tokens[rows], self.mask[rows], self.noise[rows])
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(t.to(device) for t in (self.images, self.tokens, self.mask, self.noise)))
+
+
+class CanvasBatches:
+    """Freshly made canvases, an epoch at a time; every batch is a function of the seed and the step.
+
+    Args:
+        maker: makes the canvases.
+        vocabulary: numbers the words.
+        noise_shape: (T, Z) of the model's noise.
+        samples_per_epoch: canvases made at once.
+        batch_size: over all processes.
+        seed: of canvases and noise.
+    """
+
+    def __init__(
+        self, maker: CanvasMaker, vocabulary: Vocabulary, noise_shape: tuple[int, int], samples_per_epoch: int, batch_size: int, seed: int
+    ) -> None:
+        self.maker, self.vocabulary, self.noise_shape = maker, vocabulary, noise_shape
+        self.samples_per_epoch, self.batch_size, self.seed = samples_per_epoch, batch_size, seed
+        self.steps_per_epoch = samples_per_epoch // batch_size
+        self._epoch: tuple[int, Tensor, Tensor, Tensor] | None = None
+
+    def at(self, step: int) -> Batch:
+        """The batch of the update that follows `step` updates."""
+        number, index = divmod(step, self.steps_per_epoch)
+        if self._epoch is None or self._epoch[0] != number:
+            canvases = self.maker.make(self.samples_per_epoch, generator("canvases", self.seed, number))
+            self._epoch = (number, canvases.images, *caption_tokens(canvases, self.vocabulary))
+        _, images, tokens, mask = self._epoch
+        rows = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        noise = torch.randn(self.batch_size, *self.noise_shape, generator=generator("noise", self.seed, step))
+        return Batch(images[rows].float() / 255, tokens[rows], mask[rows], noise)
+
+    def fixed(self, count: int) -> Batch:
+        """The same canvases and noise at every call, to validate on; independent of the seed."""
+        canvases = self.maker.make(count, generator("fixed canvases"))
+        noise = torch.randn(count, *self.noise_shape, generator=generator("fixed noise"))
+        return Batch(canvases.images.float() / 255, *caption_tokens(canvases, self.vocabulary), noise)

@@ -1,0 +1,186 @@
+"""Handwritten digits: MNIST from a folder, the cache or a verified download, and the small set inside of scikit-learn."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import sys
+import tempfile
+import urllib.request
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+DIGIT_SIDE = 28
+
+# The home of MNIST is gone; these mirrors hold the original files.
+MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
+
+# SHA-256 of the uncompressed files, which does not depend on who compressed them.
+SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+
+Split = Literal["train", "validation", "test"]
+VALIDATION_SIZE = 10_000  # the last of the 60,000, as usual
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Handwritten digits: images [N, 28, 28] uint8 with 0 as background, labels [N] uint8."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: slice) -> Digits:
+        return Digits(self.images[rows], self.labels[rows])
+
+
+def parse_idx(data: bytes, name: str, dimensions: int) -> np.ndarray:
+    """The array of an uncompressed IDX file of unsigned bytes.
+
+    Raises:
+        ValueError: another magic number, or another length than the header promises; the message begins with `name`.
+    """
+    magic = int.from_bytes(data[:4], "big")
+    if magic != 0x0800 + dimensions:
+        raise ValueError(
+            f"{name}: magic number {magic:#010x} where {0x0800 + dimensions:#010x} is an IDX file of {dimensions} axes of bytes"
+        )
+    header = 4 + 4 * dimensions
+    if len(data) < header:
+        raise ValueError(f"{name}: {len(data)} bytes, shorter than its header of {header}")
+    shape = tuple(int(n) for n in np.frombuffer(data, ">u4", dimensions, 4))
+    expected = header + int(np.prod(shape))
+    if len(data) != expected:
+        raise ValueError(f"{name}: {len(data)} bytes uncompressed where its header promises {expected}")
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def _decompressed(data: bytes, name: str) -> bytes:
+    if data[:2] != b"\x1f\x8b":
+        return data
+    try:
+        return gzip.decompress(data)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{name}: truncated or damaged gzip ({error})") from None
+
+
+def read_idx(folder: Path, stem: str, dimensions: int) -> np.ndarray:
+    """The array of `stem` or `stem`.gz in a folder; `-` and `.` before `idx` are both understood.
+
+    Raises:
+        ValueError: there is no such file, or it is damaged or of another type.
+    """
+    stems = (stem, stem.replace("-idx", ".idx"))
+    for path in (folder / (s + end) for s in stems for end in ("", ".gz")):
+        if path.is_file():
+            return parse_idx(_decompressed(path.read_bytes(), str(path)), str(path), dimensions)
+    raise ValueError(f"{folder}: no {stem} and no {stem}.gz in this folder")
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: CAP2IM_CACHE, else cap2im in the user's cache folder."""
+    named = os.environ.get("CAP2IM_CACHE")
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cap2im"
+
+
+def download_mnist(folder: Path, mirrors: tuple[str, ...] = MIRRORS) -> None:
+    """Fetches what is missing of MNIST's four files into a folder, verified by SHA-256.
+
+    Raises:
+        ValueError: no mirror answered with the right file; the message says what each did.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for stem, sha256 in SHA256.items():
+        target = folder / f"{stem}.gz"
+        if target.is_file():
+            continue
+        failures = []
+        for mirror in mirrors:
+            url = f"{mirror}{stem}.gz"
+            print(f"downloading {url} to {folder}", file=sys.stderr)
+            try:
+                with urllib.request.urlopen(url, timeout=60) as response:
+                    data = response.read()
+                found = hashlib.sha256(_decompressed(data, url)).hexdigest()
+            except (OSError, ValueError) as error:
+                failures.append(f"{url}: {error}")
+                continue
+            if found != sha256:
+                failures.append(f"{url}: SHA-256 {found}, expected {sha256}")
+                continue
+            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+                file.write(data)
+            os.replace(file.name, target)
+            break
+        else:
+            raise ValueError(
+                f"cannot download {stem} ({'; '.join(failures)}); "
+                f"give the folder of the four MNIST files with --data, or put them into {folder}"
+            )
+
+
+def mnist(split: Split, path: str | Path | None = None) -> Digits:
+    """MNIST's digits from `path`, or else from the cache, or else from a verified download into the cache.
+
+    Args:
+        split: "train" has the first 50,000 training digits, "validation" the last 10,000, "test" the 10,000 of the test set.
+        path: a folder with the four IDX files, compressed or not.
+
+    Raises:
+        ValueError: a file is missing, truncated or of the wrong type, or cannot be downloaded.
+    """
+    if path is None:
+        folder = cache_folder() / "mnist"
+        download_mnist(folder)
+    else:
+        folder = Path(path)
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder; it should hold the four MNIST files ({', '.join(SHA256)}, or the same with .gz)")
+    stem = "t10k" if split == "test" else "train"
+    images = read_idx(folder, f"{stem}-images-idx3-ubyte", 3)
+    labels = read_idx(folder, f"{stem}-labels-idx1-ubyte", 1)
+    if len(images) != len(labels):
+        raise ValueError(f"{folder}: {len(images)} {stem} images and {len(labels)} labels")
+    if images.shape[1:] != (DIGIT_SIDE, DIGIT_SIDE) or not len(labels) or labels.max() > 9:
+        raise ValueError(
+            f"{folder}: {stem} has images of {images.shape[1:]} and labels up to {labels.max(initial=0)}; MNIST has 28 x 28 and 9"
+        )
+    digits = Digits(torch.from_numpy(images.copy()), torch.from_numpy(labels.copy()))
+    if split == "test":
+        return digits
+    if len(digits) <= VALIDATION_SIZE:
+        raise ValueError(
+            f"{folder}: {len(digits)} training digits; more than {VALIDATION_SIZE} are needed, for the last {VALIDATION_SIZE} validate"
+        )
+    return digits[:-VALIDATION_SIZE] if split == "train" else digits[-VALIDATION_SIZE:]
+
+
+def scikit_learn_digits(split: Split) -> Digits:
+    """The 1,797 digits of 8 x 8 pixels that scikit-learn carries, enlarged to 28 x 28; needs no network.
+
+    The first 1,397 train, the next 200 validate, the last 200 test.
+    """
+    try:
+        from sklearn.datasets import load_digits  # an optional dependency, and slow to import
+    except ImportError:
+        raise ValueError("these digits are inside scikit-learn: pip install scikit-learn") from None
+    data = load_digits()
+    small = torch.from_numpy(data.images).float().unsqueeze(1) / 16  # 0..16 levels
+    large = torch.nn.functional.interpolate(small, size=(24, 24), mode="bicubic", align_corners=False).clamp(0, 1)
+    images = torch.nn.functional.pad(large, (2, 2, 2, 2)).squeeze(1).mul(255).round().to(torch.uint8)
+    rows = {"train": slice(0, 1397), "validation": slice(1397, 1597), "test": slice(1597, None)}[split]
+    return Digits(images, torch.from_numpy(data.target).to(torch.uint8))[rows]
