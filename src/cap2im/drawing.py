@@ -1,0 +1,486 @@
+"""A drawing: one picture drawn from one caption, and the ways to look at it.
+
+`Drawing` holds what a model did, step by step, whatever the model. The functions take the samples of one caption and make a grid, an
+animated GIF, the figure of the words' attention over time (alignDRAW, arXiv:1511.02793, figure 6) and a page on which one can scrub.
+
+Shapes: T glimpses (1 for a model that does not draw in steps), L words, H W canvas, C colours (1 or 3).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+import math
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+
+Colour = tuple[int, int, int]
+
+PAPER: Colour = (255, 255, 255)
+INK: Colour = (24, 24, 32)
+MUTED: Colour = (112, 112, 128)
+WRITING: Colour = (240, 90, 40)  # the window that is written; the page uses the same two hues
+READING: tuple[Colour, ...] = ((243, 243, 249), (150, 152, 240), (50, 44, 138))  # attention from none to most
+
+TILE_SIDE = 240  # pixels that a small canvas is enlarged to, at most, in grids and GIFs
+TILE_GAP = 6  # pixels between samples
+PLAY_SECONDS = 3.2  # one run through the glimpses
+PAUSE_MILLISECONDS = 2000  # on the finished picture
+FIGURE_SAMPLES = 4  # in the attention figure of `save_all`: more make a tower that no viewer opens
+SHEET_HEIGHT = 8192  # pixels: browsers draw parts of taller images unreliably
+DATA_SLOT = '<script type="application/json" id="drawings">null</script>'
+RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}  # not files on Windows
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """One picture drawn from one caption.
+
+    Attributes:
+        caption: as typed; empty for an unconditional model.
+        words: the caption as the model read it, in words for people; empty for an unconditional model.
+        seed: of the random numbers.
+        model: its name.
+        canvases: [T, H, W, C] uint8 after each glimpse, already through the sigmoid.
+        attention: [T, L] weight of each word at each glimpse, or None.
+        boxes: [T, 4] left, top, right, bottom of the window written at each glimpse, in pixels from the canvas' corner, or None; a box
+            may reach over the canvas.
+
+    Raises:
+        ValueError: an array has another shape, type or range.
+    """
+
+    caption: str
+    words: tuple[str, ...]
+    seed: int
+    model: str
+    canvases: NDArray[np.uint8]
+    attention: NDArray[np.floating] | None = None
+    boxes: NDArray[np.floating] | None = None
+
+    def __post_init__(self) -> None:
+        shape = self.canvases.shape
+        if len(shape) != 4 or 0 in shape or shape[3] not in (1, 3):
+            raise ValueError(f"canvases: expected [T, H, W, C] with T, H, W >= 1 and C 1 or 3, got {list(shape)}")
+        if self.canvases.dtype != np.uint8:
+            raise ValueError(f"canvases: expected uint8, got {self.canvases.dtype}")
+        for name, values, columns in (("attention", self.attention, len(self.words)), ("boxes", self.boxes, 4)):
+            if values is None:
+                continue
+            if values.shape != (shape[0], columns) or not columns:
+                raise ValueError(f"{name}: expected shape {[shape[0], columns]} with at least one column, got {list(values.shape)}")
+            if not np.isfinite(values).all():
+                raise ValueError(f"{name}: not all values are finite")
+        if self.attention is not None and (self.attention < 0).any():
+            raise ValueError(f"attention: expected weights >= 0, got {self.attention.min():g}")
+
+    @property
+    def glimpses(self) -> int:
+        """T"""
+        return len(self.canvases)
+
+    @property
+    def image(self) -> Image.Image:
+        """The finished picture, H x W."""
+        return _picture(self.canvases[-1])
+
+    def frames(self, scale: int = 1) -> list[Image.Image]:
+        """The canvas after each glimpse, every pixel enlarged to scale x scale."""
+        return [_enlarge(_picture(canvas), scale) for canvas in self.canvases]
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the finished picture as PNG; caption, seed and model travel inside as PNG text.
+
+        Raises:
+            ValueError: the name does not end in .png.
+            OSError: the file cannot be written.
+        """
+        if Path(path).suffix.lower() != ".png":
+            raise ValueError(f"a drawing is saved as .png, got {path}")
+        return _write(path, _png(self.image, self))
+
+    def _repr_png_(self) -> bytes:
+        return _png(_enlarge(self.image, _zoom(self.image)), self)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the moving picture and its caption, without scripts, so that it also survives in an untrusted notebook."""
+        content, kind = (_gif(self.frames()), "gif") if self.glimpses > 1 else (_png(self.image, self), "png")
+        width = self.image.width * _zoom(self.image)
+        caption = html.escape(self.caption or "no caption")
+        return (
+            f'<figure style="margin:0;display:inline-block"><img width="{width}" style="image-rendering:pixelated" alt="{caption}" '
+            f'src="{_data_uri(content, kind)}"><figcaption>{caption}<br><small>{html.escape(self.model)}, seed {self.seed}</small>'
+            "</figcaption></figure>"
+        )
+
+
+@dataclass(frozen=True)
+class SavedDrawing:
+    """The files that `save_all` wrote; None where there was nothing to show."""
+
+    samples: tuple[Path, ...]
+    grid: Path
+    gif: Path | None
+    attention: Path | None
+    page: Path
+
+    @property
+    def paths(self) -> list[Path]:
+        return [path for path in (*self.samples, self.grid, self.gif, self.attention, self.page) if path is not None]
+
+
+def grid(drawings: Sequence[Drawing]) -> Image.Image:
+    """The finished pictures of one caption's samples side by side, small canvases enlarged."""
+    _check_samples(drawings)
+    return _tile([_enlarge(drawing.image, _zoom(drawing.image)) for drawing in drawings])
+
+
+def save_gif(drawings: Sequence[Drawing], path: str | Path) -> Path:
+    """Writes the samples as they are drawn, in a grid: a frame a glimpse, the written window outlined, then a pause on the last.
+
+    Raises:
+        ValueError: the drawings are not samples of one caption.
+        OSError: the file cannot be written.
+    """
+    _check_samples(drawings)
+    zoom = _zoom(drawings[0].image)
+    moving = [[_enlarge(_picture(drawing.canvases[t]), zoom) for drawing in drawings] for t in range(drawings[0].glimpses)]
+    for t, tiles in enumerate(moving[:-1]):  # nothing lies over the finished pictures
+        for drawing, tile in zip(drawings, tiles, strict=True):
+            if drawing.boxes is not None:
+                ImageDraw.Draw(tile).rectangle([round(zoom * float(edge)) for edge in drawing.boxes[t]], outline=WRITING, width=2)
+    return _write(path, _gif([_tile(tiles) for tiles in moving]))
+
+
+def save_page(drawings: Sequence[Drawing], path: str | Path) -> Path:
+    """Writes `page` to one self-contained HTML file that needs no network.
+
+    Raises:
+        ValueError: the drawings are not samples of one caption.
+        OSError: the file cannot be written.
+    """
+    return _write(path, page(drawings).encode())
+
+
+def save_all(drawings: Sequence[Drawing], folder: str | Path) -> SavedDrawing:
+    """Writes the samples of one caption into a folder, which is made if it is missing; files of the same name are replaced, each at once.
+
+    sample-1.png ... are the finished pictures, grid.png all of them, drawing.html the page. drawing.gif is written when there is more than
+    one glimpse; attention.png, of the first few samples, when the model attends to words.
+
+    Raises:
+        ValueError: the drawings are not samples of one caption.
+        OSError: the folder or a file cannot be written; the error names it.
+    """
+    _check_samples(drawings)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    digits = len(str(len(drawings)))  # sample-01 ... sample-16, so that names sort
+    return SavedDrawing(
+        samples=tuple(drawing.save(folder / f"sample-{n:0{digits}}.png") for n, drawing in enumerate(drawings, 1)),
+        grid=_write(folder / "grid.png", _png(grid(drawings), drawings[0])),
+        gif=save_gif(drawings, folder / "drawing.gif") if drawings[0].glimpses > 1 else None,
+        attention=(
+            _write(folder / "attention.png", _png(attention_figure(drawings[:FIGURE_SAMPLES]), drawings[0]))
+            if drawings[0].attention is not None
+            else None
+        ),
+        page=save_page(drawings, folder / "drawing.html"),
+    )
+
+
+def slug(caption: str) -> str:
+    """A short name for a caption's folder: lower-case ASCII letters, digits and hyphens, at most 60, safe on every file system.
+
+    Captions that differ in more than case, spaces and a final full stop get different names: what the letters cannot tell, a hash does.
+    """
+    plain = " ".join(caption.lower().split()).removesuffix(".").rstrip()
+    name = re.sub(r"[^a-z0-9]+", "-", unicodedata.normalize("NFKD", plain).encode("ascii", "ignore").decode()).strip("-")
+    if not plain:
+        return "no-caption"
+    if name == plain.replace(" ", "-") and len(name) <= 60 and name not in RESERVED_NAMES:
+        return name
+    short = name if len(name) <= 53 else name[:53].rsplit("-", 1)[0]
+    return f"{short}-{hashlib.sha256(plain.encode(errors='replace')).hexdigest()[:6]}".lstrip("-")
+
+
+# The page
+
+
+def page(drawings: Sequence[Drawing]) -> str:
+    """One self-contained HTML page on which one chooses a sample and scrubs through its glimpses.
+
+    Raises:
+        ValueError: the drawings are not samples of one caption.
+    """
+    template = resources.files("cap2im").joinpath("viewer.html").read_text(encoding="utf-8")
+    assert template.count(DATA_SLOT) == 1
+    content = json.dumps(page_data(drawings), separators=(",", ":"), allow_nan=False)
+    for character in "<>&":  # so that no caption can end the element; JSON allows these characters only inside strings
+        content = content.replace(character, f"\\u{ord(character):04x}")
+    return template.replace(DATA_SLOT, DATA_SLOT.replace("null", content))
+
+
+def page_data(drawings: Sequence[Drawing]) -> dict[str, Any]:
+    """The JSON document that the page's `cap2im.render` takes.
+
+    caption, words, model, width, height, glimpses, and samples: each its seed, a PNG with all its canvases (`sheet`, a data URI;
+    `columns` of them beside each other, row by row), attention [T][L] or null, boxes [T][4] or null.
+
+    Raises:
+        ValueError: the drawings are not samples of one caption.
+    """
+    _check_samples(drawings)
+    first = drawings[0]
+    height, width = first.canvases.shape[1:3]
+    # One column as long as it fits: PNG then finds what did not change from glimpse to glimpse.
+    columns = math.ceil(first.glimpses / max(1, SHEET_HEIGHT // height))
+    return {
+        "caption": first.caption,
+        "words": first.words,
+        "model": first.model,
+        "width": width,
+        "height": height,
+        "glimpses": first.glimpses,
+        "samples": [
+            {
+                "seed": drawing.seed,
+                "columns": columns,
+                "sheet": _data_uri(_png(_picture(_sheet(drawing.canvases, columns))), "png"),
+                "attention": None if drawing.attention is None else np.round(drawing.attention.astype(float), 4).tolist(),
+                "boxes": None if drawing.boxes is None else np.round(drawing.boxes.astype(float), 2).tolist(),
+            }
+            for drawing in drawings
+        ],
+    }
+
+
+def _sheet(canvases: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
+    """[rows * H, columns * W, C] of [T, H, W, C], row by row."""
+    glimpses, height, width, colours = canvases.shape
+    rows = math.ceil(glimpses / columns)
+    full = np.concatenate([canvases, np.zeros((rows * columns - glimpses, height, width, colours), np.uint8)])
+    return full.reshape(rows, columns, height, width, colours).swapaxes(1, 2).reshape(rows * height, columns * width, colours)
+
+
+# The figure of attention over time
+
+
+class _Plate:
+    """A white sheet measured in points; one point is `scale` pixels."""
+
+    def __init__(self, width: float, height: float, scale: int) -> None:
+        self.scale = scale
+        self.picture = Image.new("RGB", (round(width * scale), round(height * scale)), PAPER)
+        self.pen = ImageDraw.Draw(self.picture)
+
+    def text(self, x: float, y: float, text: str, size: float, colour: Colour = INK, anchor: str = "la") -> None:
+        self.pen.text((x * self.scale, y * self.scale), text, colour, ImageFont.load_default(size * self.scale), anchor)
+
+    def line(self, x0: float, y0: float, x1: float, y1: float, colour: Colour) -> None:
+        self.pen.line([x0 * self.scale, y0 * self.scale, x1 * self.scale, y1 * self.scale], colour, self.scale)
+
+    def paste(self, picture: Image.Image, x: float, y: float) -> None:
+        self.picture.paste(picture, (round(x * self.scale), round(y * self.scale)))
+
+
+def attention_figure(drawings: Sequence[Drawing], scale: int = 2) -> Image.Image:
+    """Word attention over time: for each sample its words against the glimpses, canvases above, the finished picture beside.
+
+    A canvas stands above the glimpses since the canvas before it. All samples share one colour scale, which the figure shows.
+
+    Args:
+        scale: pixels per point; text is 15 points high.
+
+    Raises:
+        ValueError: the drawings are not samples of one caption, or their model does not attend to words.
+    """
+    _check_samples(drawings)
+    first = drawings[0]
+    weights = [drawing.attention for drawing in drawings if drawing.attention is not None]
+    if not weights:
+        raise ValueError(f"{first.model} does not attend to words: it has no attention to show")
+    margin, row, picture_side, heat_width, gap = 36, 24, 300, 832, 28
+    step = 1 if first.glimpses <= 10 else math.ceil(first.glimpses / 8)  # glimpses from one canvas of the strip to the next
+    shown = range(first.glimpses - 1, step - 2, -step)
+    column = heat_width / max(first.glimpses, 8)
+    heat_width, heat_height = round(column * first.glimpses), row * len(first.words)
+    top_weight = max(max(float(w.max()) for w in weights), min(1.0, 3 / len(first.words)))  # even attention shall look pale
+
+    body = ImageFont.load_default(15)
+    labels = [_shorten(word, body, 180) for word in first.words]
+    heat_x = margin + max(body.getlength(label) for label in labels) + 14
+    side_x = heat_x + heat_width + gap
+    width = side_x + picture_side + margin
+    title = _wrap(first.caption, ImageFont.load_default(28), width - 2 * margin)
+    strip_y: float = margin + 38 * len(title) + 42
+    strip = [[_fit(_picture(drawing.canvases[t]), scale * min(96, step * column - 6)) for t in shown] for drawing in drawings]
+    strip_height = strip[0][0].height / scale + 10
+    panel = max(strip_height + heat_height + 44, picture_side + 72)
+    plate = _Plate(width, strip_y + panel * len(drawings) + gap * (len(drawings) - 1) + margin - 12, scale)
+
+    for number, text in enumerate(title):
+        plate.text(margin, margin + 38 * number, text, 28)
+    plate.text(margin, margin + 38 * len(title) + 6, f"Which words {first.model} reads while it draws", 15, MUTED)
+    for drawing, attention, canvases in zip(drawings, weights, strip, strict=True):
+        heat_y = strip_y + strip_height
+        for t, canvas in zip(shown, canvases, strict=True):
+            right = heat_x + (t + 1) * column
+            plate.paste(canvas, right - 1 - canvas.width / scale, strip_y)
+            plate.line(right - 1, heat_y - 10, right - 1, heat_y - 2, MUTED)
+            plate.text(heat_x + (t + 0.5) * column, heat_y + heat_height + 8, str(t + 1), 13, MUTED, "ma")
+        cells = _heat_colours(attention.T / top_weight)  # [L, T, 3]
+        plate.paste(Image.fromarray(cells).resize((heat_width * scale, heat_height * scale), Image.Resampling.NEAREST), heat_x, heat_y)
+        for index, label in enumerate(labels):
+            plate.text(heat_x - 14, heat_y + row * (index + 0.5), label, 15, INK, "rm")
+            plate.line(heat_x, heat_y + row * (index + 1), heat_x + heat_width, heat_y + row * (index + 1), PAPER)
+        for t in range(1, first.glimpses if column >= 8 else 0):
+            plate.line(heat_x + t * column, heat_y, heat_x + t * column, heat_y + heat_height, PAPER)
+        plate.text(heat_x + heat_width / 2, heat_y + heat_height + 28, "glimpse", 13, MUTED, "ma")
+
+        finished = _fit(drawing.image, scale * picture_side)
+        plate.paste(finished, side_x, strip_y)
+        y = strip_y + finished.height / scale + 12
+        plate.text(side_x, y, f"Seed {drawing.seed}", 15)
+        ramp = _heat_colours(np.linspace(0, 1, picture_side)[None])  # [1, N, 3]
+        plate.paste(Image.fromarray(ramp).resize((picture_side * scale, 8 * scale)), side_x, y + 36)
+        plate.text(side_x, y + 50, "0", 13, MUTED)
+        plate.text(side_x + picture_side / 2, y + 50, "attention", 13, MUTED, "ma")
+        plate.text(side_x + picture_side, y + 50, f"{top_weight:.2f}", 13, MUTED, "ra")
+        strip_y += panel + gap
+    return plate.picture
+
+
+def _heat_colours(fractions: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Colours [..., 3] of fractions [...] of the most attention."""
+    stops = np.linspace(0, 1, len(READING))
+    channels = [np.interp(fractions, stops, [colour[c] for colour in READING]) for c in range(3)]
+    return np.round(np.stack(channels, axis=-1)).astype(np.uint8)
+
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def _wrap(text: str, font: Font, width: float) -> list[str]:
+    """Lines of at most `width`, broken between words; at least one line."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            longer = word
+            lines.append("")
+        lines[-1] = _shorten(longer, font, width)
+    return lines
+
+
+def _shorten(text: str, font: Font, width: float) -> str:
+    """The text, or its beginning and an ellipsis, no wider than `width`."""
+    kept = len(text)
+    while kept and font.getlength(text[:kept] + "…" * (kept < len(text))) > width:
+        kept -= 1
+    return text[:kept] + "…" * (kept < len(text))
+
+
+# Pictures and files
+
+
+def _check_samples(drawings: Sequence[Drawing]) -> None:
+    """Raises ValueError unless the drawings are one or more samples of one caption by one model."""
+    if not drawings:
+        raise ValueError("no drawings to show")
+    first = drawings[0]
+    for name in ("caption", "words", "model"):
+        values = list(dict.fromkeys(getattr(drawing, name) for drawing in drawings))
+        if len(values) > 1:
+            raise ValueError(f"expected samples of one caption by one model, got {name} {values[0]!r} and {values[1]!r}")
+    for drawing in drawings:
+        if drawing.canvases.shape != first.canvases.shape:
+            raise ValueError(f"expected canvases of one shape, got {list(first.canvases.shape)} and {list(drawing.canvases.shape)}")
+        if (drawing.attention is None) != (first.attention is None):
+            raise ValueError("expected attention in all drawings or in none")
+
+
+def _picture(canvas: NDArray[np.uint8]) -> Image.Image:
+    """A picture, grey or colour, of a canvas [H, W, C]."""
+    return Image.fromarray(np.ascontiguousarray(canvas[..., 0] if canvas.shape[2] == 1 else canvas))
+
+
+def _zoom(picture: Image.Image) -> int:
+    return max(1, TILE_SIDE // max(picture.size))
+
+
+def _enlarge(picture: Image.Image, scale: int) -> Image.Image:
+    """In RGB, so that colours can be drawn on it, every pixel scale x scale."""
+    return picture.convert("RGB").resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def _fit(picture: Image.Image, side: float) -> Image.Image:
+    """The picture with its longer side at most `side` pixels: whole multiples where it is enlarged, so that its pixels stay even."""
+    zoom = side / max(picture.size)
+    if zoom >= 1:
+        return _enlarge(picture, int(zoom))
+    return picture.resize((max(1, round(picture.width * zoom)), max(1, round(picture.height * zoom))), Image.Resampling.LANCZOS)
+
+
+def _tile(tiles: Sequence[Image.Image]) -> Image.Image:
+    """Tiles of one size: up to three in a row, more in a grid that is as square as it can be."""
+    columns = len(tiles) if len(tiles) <= 3 else math.ceil(math.sqrt(len(tiles)))
+    rows = math.ceil(len(tiles) / columns)
+    width, height = tiles[0].width + TILE_GAP, tiles[0].height + TILE_GAP
+    whole = Image.new("RGB", (columns * width - TILE_GAP, rows * height - TILE_GAP), PAPER)
+    for index, tile in enumerate(tiles):
+        whole.paste(tile, (index % columns * width, index // columns * height))
+    return whole
+
+
+def _png(picture: Image.Image, drawing: Drawing | None = None) -> bytes:
+    """The picture as PNG, with where it comes from as PNG text."""
+    info = PngImagePlugin.PngInfo()
+    if drawing is not None:
+        for key, value in (("caption", drawing.caption), ("seed", str(drawing.seed)), ("model", drawing.model)):
+            info.add_text(key, value)
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", optimize=True, pnginfo=info)
+    return stream.getvalue()
+
+
+def _gif(frames: Sequence[Image.Image]) -> bytes:
+    """The frames as an endless GIF that pauses on the last."""
+    step = min(400, max(20, round(1000 * PLAY_SECONDS / len(frames) / 10) * 10))  # GIF counts hundredths of a second
+    stream = io.BytesIO()
+    durations = [step] * (len(frames) - 1) + [PAUSE_MILLISECONDS]
+    frames[0].save(stream, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    return stream.getvalue()
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _write(path: str | Path, content: bytes) -> Path:
+    """Writes a file whole or not at all; an OSError names the file that was asked for."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        try:
+            partial.write_bytes(content)
+            os.replace(partial, path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+    except OSError as error:  # a full disk names no file by itself
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    return path

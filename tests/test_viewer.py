@@ -1,0 +1,276 @@
+"""The page in a real browser, opened from a file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cap2im.drawing import Drawing, page_data, save_page
+from tests.test_drawing import blobs
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
+
+Opener = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("the browser tests need chromium on the PATH")
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def open_page(browser: Any, tmp_path: Path) -> Iterator[Opener]:
+    """Opens the page of some drawings; motion is reduced, so that the page stands still, unless `moving`.
+
+    In the end nothing may have been requested, complained about or asked.
+    """
+    troubles: list[str] = []
+    contexts = []
+
+    def note_request(request: Any) -> None:
+        if not request.url.startswith(("file:", "data:")):
+            troubles.append(f"requested {request.url}")
+
+    def note_dialog(dialog: Any) -> None:
+        troubles.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def open_drawings(drawings: list[Drawing], *, moving: bool = False, width: int = 1100, scheme: str = "light") -> Any:
+        path = save_page(drawings, tmp_path / "drawing.html")
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, reduced_motion="no-preference" if moving else "reduce", color_scheme=scheme
+        )
+        contexts.append(context)
+        tab = context.new_page()
+        tab.on("request", note_request)
+        tab.on("dialog", note_dialog)
+        tab.on("console", lambda message: troubles.append(f"console: {message.text}"))
+        tab.on("pageerror", lambda error: troubles.append(f"error: {error}"))
+        tab.goto(path.as_uri())
+        tab.wait_for_selector("#viewer:not([hidden])", timeout=10_000)
+        return tab
+
+    yield open_drawings
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+def pixels(tab: Any) -> list[int]:
+    """Red of every pixel of the canvas, row by row."""
+    return tab.evaluate(
+        "() => { const c = document.getElementById('canvas');"
+        " const copy = new OffscreenCanvas(c.width, c.height).getContext('2d', {willReadFrequently: true});"
+        " copy.drawImage(c, 0, 0);"
+        " return [...copy.getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 === 0); }"
+    )
+
+
+def word_weights(tab: Any) -> list[float]:
+    return tab.evaluate("() => [...document.querySelectorAll('h1 .word')].map((w) => Number(w.style.getPropertyValue('--weight')))")
+
+
+def glimpse(tab: Any) -> int:
+    return int(tab.input_value("#glimpse"))
+
+
+def playing(tab: Any) -> bool:
+    return tab.evaluate("document.body.classList.contains('playing')")
+
+
+def wait_until(tab: Any, holds: Callable[[], bool]) -> None:
+    for _ in range(300):
+        if holds():
+            return
+        tab.wait_for_timeout(30)
+    pytest.fail("waited nine seconds in vain")
+
+
+def test_slider_moves_canvas_window_and_words(open_page: Opener) -> None:
+    drawings = blobs(2)
+    tab = open_page(drawings)
+    assert glimpse(tab) == 12  # without motion the finished picture is shown
+    for t in (0, 5, 11):
+        tab.fill("#glimpse", str(t + 1))
+        assert pixels(tab) == drawings[0].canvases[t].ravel().tolist()
+        assert drawings[0].attention is not None
+        weights = word_weights(tab)
+        assert weights.index(max(weights)) == drawings[0].attention[t].argmax()
+        shares = tab.locator("#labels .share").all_text_contents()
+        assert shares == [f"{int(100 * share + 0.5)} %" for share in drawings[0].attention[t].round(4)]
+        assert tab.text_content("#count") == f"{t + 1} / 12"
+        assert drawings[0].boxes is not None
+        paper, window = (tab.locator(name).bounding_box() for name in (".paper", "#window"))
+        scale = paper["width"] / 20
+        assert window["x"] - paper["x"] == pytest.approx(drawings[0].boxes[t, 0] * scale, abs=1)
+        assert window["width"] == pytest.approx((drawings[0].boxes[t, 2] - drawings[0].boxes[t, 0]) * scale, abs=1)
+
+
+def test_plays_by_itself_once_and_again_by_the_button(open_page: Opener) -> None:
+    tab = open_page(blobs(1), moving=True)
+    assert glimpse(tab) < 12
+    wait_until(tab, lambda: glimpse(tab) == 12 and not playing(tab))
+    tab.wait_for_timeout(500)
+    assert glimpse(tab) == 12
+    tab.click("#play")
+    wait_until(tab, lambda: 4 <= glimpse(tab) < 12)
+    assert tab.get_attribute("#play", "aria-label") == "Pause"
+    tab.click("#play")
+    stopped = glimpse(tab)
+    assert 4 <= stopped < 12
+    tab.wait_for_timeout(500)
+    assert glimpse(tab) == stopped
+    assert tab.get_attribute("#play", "aria-label") == "Play"
+
+
+def test_reduced_motion_does_not_play_by_itself(open_page: Opener) -> None:
+    tab = open_page(blobs(1))
+    tab.wait_for_timeout(400)
+    assert not playing(tab)
+
+
+def test_keyboard_steps_and_plays(open_page: Opener) -> None:
+    tab = open_page(blobs(2))
+    for key, expected in (("ArrowLeft", 11), ("ArrowLeft", 10), ("ArrowRight", 11), ("ArrowRight", 12), ("ArrowRight", 12)):
+        tab.keyboard.press(key)
+        assert glimpse(tab) == expected
+    tab.keyboard.press(" ")
+    wait_until(tab, lambda: 3 <= glimpse(tab) < 12)
+    tab.keyboard.press(" ")
+    assert not playing(tab)
+    # On a focused button, space presses the button and nothing else.
+    tab.focus("#play")
+    tab.keyboard.press(" ")
+    assert playing(tab)
+    tab.keyboard.press(" ")
+    assert not playing(tab)
+    tab.focus("#samples button:nth-child(2)")
+    tab.keyboard.press(" ")
+    assert tab.text_content("#seed") == "8"
+    assert not playing(tab)
+
+
+def test_heat_map_scrubs_and_shows_the_attention(open_page: Opener) -> None:
+    drawings = blobs(1)
+    tab = open_page(drawings)
+    area = tab.locator("#plot").bounding_box()
+
+    def column(t: int) -> float:
+        return area["x"] + area["width"] * (t + 0.5) / 12
+
+    tab.mouse.click(column(2), area["y"] + 5)
+    assert glimpse(tab) == 3
+    tab.mouse.down()
+    tab.mouse.move(column(7), area["y"] + 40)
+    assert glimpse(tab) == 8
+    tab.mouse.up()
+    tab.mouse.move(column(9), area["y"] + 40)
+    assert glimpse(tab) == 8
+    alphas = tab.evaluate(
+        "() => { const c = document.getElementById('weights'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+        " return Array.from({length: 12}, (_, t) => Array.from({length: 6}, (_, word) => d[4 * (13 * word * c.width + t) + 3])); }"
+    )
+    assert drawings[0].attention is not None
+    assert [row.index(max(row)) for row in alphas] == drawings[0].attention.argmax(axis=1).tolist()
+
+
+def test_hovering_a_word_marks_its_row(open_page: Opener) -> None:
+    tab = open_page(blobs(1))
+    assert not tab.is_visible("#row")
+    tab.hover("h1 .word:nth-of-type(3)")
+    assert tab.locator(".lit").all_text_contents()[0] == "3"
+    assert tab.locator("#row").bounding_box()["y"] == pytest.approx(tab.locator("#labels li").nth(2).bounding_box()["y"], abs=2)
+    tab.hover("footer")
+    assert not tab.is_visible("#row")
+
+
+def test_samples_are_chosen_by_their_thumbnails(open_page: Opener) -> None:
+    drawings = blobs(3, colours=3)
+    tab = open_page(drawings)
+    tab.click("#samples button:nth-child(2)")
+    assert pixels(tab) == drawings[1].canvases[-1, :, :, 0].ravel().tolist()
+    assert tab.text_content("#seed") == "8"
+    assert [b.get_attribute("aria-pressed") for b in tab.locator("#samples button").all()] == ["false", "true", "false"]
+
+
+def test_window_and_smoothing_can_be_switched(open_page: Opener) -> None:
+    tab = open_page(blobs(1))
+    rendering = "getComputedStyle(document.getElementById('canvas')).imageRendering"
+    assert tab.is_visible("#window")
+    assert tab.evaluate(rendering) == "pixelated"
+    tab.uncheck("#outline input")
+    tab.check("#smooth input")
+    assert not tab.is_visible("#window")
+    assert tab.evaluate(rendering) == "auto"
+
+
+@pytest.mark.parametrize("hostile", ["</script><img src=x onerror=alert(1)>", "<b>bold</b> & <!-- <script>alert(2)</script>"])
+def test_hostile_text_stays_text(open_page: Opener, hostile: str) -> None:
+    drawings = [Drawing(d.caption, d.words, d.seed, hostile, d.canvases, d.attention, d.boxes) for d in blobs(2, caption=hostile)]
+    tab = open_page(drawings)
+    assert tab.text_content("h1") == hostile
+    assert tab.text_content("#model") == hostile
+    assert tab.locator("img, b b, h1 b").count() == 0
+
+
+def test_words_that_were_not_typed_stand_below_the_caption(open_page: Opener) -> None:
+    drawings = [
+        Drawing("The digit three.", ("the", "digit", "3"), d.seed, d.model, d.canvases, d.canvases[:, :3, 5, 0] / 255.0) for d in blobs(1)
+    ]
+    tab = open_page(drawings)
+    assert tab.text_content("h1") == "The digit three."
+    assert tab.locator("#words .word").all_text_contents() == ["the", "digit", "3"]
+
+
+def test_caption_keeps_its_case_and_punctuation(open_page: Opener) -> None:
+    drawings = [
+        Drawing("A Cat, asleep!", ("a", "cat", "asleep"), d.seed, d.model, d.canvases, d.canvases[:, :3, 5, 0] / 255.0) for d in blobs(1)
+    ]
+    tab = open_page(drawings)
+    assert tab.text_content("h1") == "A Cat, asleep!"
+    assert tab.locator("h1 .word").all_text_contents() == ["A", "Cat", "asleep"]
+    assert not tab.is_visible("#words")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_narrow_screen_needs_no_sideways_scrolling(open_page: Opener, scheme: str) -> None:
+    tab = open_page(blobs(9, caption="a caption with an extraordinarily-" + "long" * 20 + " word in it"), width=360, scheme=scheme)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_dark_scheme_is_dark(open_page: Opener) -> None:
+    background = "getComputedStyle(document.documentElement).backgroundColor"
+    assert open_page(blobs(1)).evaluate(background) != open_page(blobs(1), scheme="dark").evaluate(background) == "rgb(16, 16, 20)"
+
+
+def test_a_picture_in_one_step_without_words(open_page: Opener) -> None:
+    drawings = blobs(2, glimpses=1, colours=3, caption="", reads=False, writes=False)
+    tab = open_page(drawings, moving=True)
+    assert pixels(tab) == drawings[0].canvases[0, :, :, 0].ravel().tolist()
+    assert tab.text_content("h1") == "No caption"
+    for name in (".transport", "#reading", "#outline", "#window", "#keys"):
+        assert not tab.is_visible(name)
+    tab.keyboard.press(" ")
+    tab.keyboard.press("ArrowLeft")
+
+
+def test_render_can_be_called_again(open_page: Opener) -> None:
+    tab = open_page(blobs(1))
+    later = blobs(3, glimpses=5, caption="another caption", writes=False)
+    tab.evaluate(f"cap2im.render({json.dumps(page_data(later))})")
+    assert tab.text_content("h1") == "another caption"
+    assert tab.text_content("#count") == "5 / 5"
+    assert pixels(tab) == later[0].canvases[-1].ravel().tolist()
+    assert tab.locator("#samples button").count() == 3
+    assert tab.locator("#labels li").count() == 2
