@@ -14,7 +14,7 @@ from torch import Tensor
 from cap2im.convert.theano import released_layout
 from cap2im.models.aligndraw import DRAW, DRAWConfig
 from cap2im.models.filterbank import Variant
-from tests.data import data_folder
+from tests.real_data import data_folder
 
 FORWARD, SCALAR, GRADIENT, UPDATE = 1e-9, 1e-10, 1e-8, 1e-8  # the README's tolerances for float64
 

@@ -1,0 +1,215 @@
+"""Model folders and training checkpoints: complete, atomic, checksummed, and without anything that is executed on loading.
+
+A model folder holds `config.json` (what the model is, its vocabulary, the SHA-256 of its weights) and `model.safetensors`, in
+the layout of the Hugging Face hub. A training checkpoint is a model folder with two more files: `training.safetensors` (the
+weights in training, optimizer, random states) and `training.json` (step, recipe). It is written beside its final place and
+renamed, so that it is either whole or absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as dump_tensors
+from torch import Tensor
+
+import cap2im
+
+FORMAT = 1
+CONFIG, WEIGHTS, TRAINING_STATE, TRAINING_TENSORS = "config.json", "model.safetensors", "training.json", "training.safetensors"
+KEPT_CHECKPOINTS = 2
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A new folder to write into, which takes the place of `target` when the block ends well and leaves no trace when it does not."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        draft.chmod(0o755)
+        yield draft
+        for path in (*draft.iterdir(), draft):
+            _flush(path)
+        if target.exists():
+            retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+            os.replace(target, retired / "old")
+            os.replace(draft, target)
+            shutil.rmtree(retired)
+        else:
+            os.replace(draft, target)
+        _flush(target.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write {path.name} ({error.strerror})", str(path.parent.parent)) from None
+
+
+def _contiguous(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Copies on the CPU; floating point as dtype where one is given."""
+    return {
+        name: t.detach().to("cpu", dtype if dtype and t.is_floating_point() else None, copy=True).contiguous()
+        for name, t in tensors.items()
+    }
+
+
+def write_model(
+    folder: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any], card: str = "", dtype: torch.dtype | None = None
+) -> None:
+    """Writes a model into an existing folder.
+
+    Args:
+        folder: where to.
+        weights: a state dict.
+        config: JSON-ready; gets `format`, `version` and the weights' SHA-256 added.
+        card: text of README.md; empty for none.
+        dtype: type in which floating point weights are stored; None keeps theirs.
+    """
+    data = dump_tensors(_contiguous(weights, dtype))
+    _write(folder / WEIGHTS, data)
+    document = {"format": FORMAT, "version": cap2im.__version__, **config, "sha256": {WEIGHTS: sha256(data)}}
+    _write(folder / CONFIG, (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
+    if card:
+        _write(folder / "README.md", card.encode())
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config of a model folder.
+
+    Raises:
+        ValueError: it is missing, damaged, or written by a later version.
+    """
+    return _read_json(folder / CONFIG)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path.parent}: no {path.name} in this folder, so it is no model or checkpoint of cap2im") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: damaged: {error}") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        found = document.get("format") if isinstance(document, dict) else type(document).__name__
+        raise ValueError(f"{path}: format {found!r}, this version of cap2im reads format {FORMAT}")
+    return document
+
+
+def read_tensors(path: Path, expected_sha256: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        ValueError: it is missing, truncated or altered.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"{path}: missing") from None
+    if (found := sha256(data)) != expected_sha256:
+        raise ValueError(f"{path}: truncated or altered: SHA-256 {found[:12]}…, expected {expected_sha256[:12]}…")
+    try:
+        return load_tensors(data)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file: {error}") from None
+
+
+def read_weights(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights of a model folder, checked against its config."""
+    return read_tensors(folder / WEIGHTS, _checksum(config, WEIGHTS, folder / CONFIG))
+
+
+def _checksum(document: Mapping[str, Any], name: str, where: Path) -> str:
+    checksums = document.get("sha256")
+    if not isinstance(checksums, Mapping) or not isinstance(checksums.get(name), str):
+        raise ValueError(f"{where}: no SHA-256 for {name}")
+    return checksums[name]
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Everything beside the drawing weights that an exact resume needs.
+
+    Attributes:
+        step: number of updates made.
+        recipe: the recipe as a table.
+        tensors: the weights in training, the optimizer's state and the random states of every process, by name.
+        numbers: scalars that belong to them (JSON-ready).
+    """
+
+    step: int
+    recipe: dict[str, Any]
+    tensors: dict[str, Tensor]
+    numbers: dict[str, Any]
+
+
+def save_checkpoint(run: Path, state: TrainingState, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> Path:
+    """Writes a checkpoint of a run, then removes all but the newest. A failure leaves the older ones as they are.
+
+    Args:
+        run: the run's folder.
+        state: what training resumes from.
+        weights: the state dict that draws (the average, where there is one).
+        config: of the model; see `write_model`.
+    """
+    target = run / "checkpoints" / f"step-{state.step:08d}"
+    for draft in target.parent.glob(".step-*"):  # of a process that was killed while it wrote
+        shutil.rmtree(draft, ignore_errors=True)
+    with whole_folder(target) as folder:
+        write_model(folder, weights, config)
+        data = dump_tensors(_contiguous(state.tensors))
+        _write(folder / TRAINING_TENSORS, data)
+        document = {
+            "format": FORMAT,
+            "step": state.step,
+            "recipe": state.recipe,
+            "numbers": state.numbers,
+            "sha256": {TRAINING_TENSORS: sha256(data)},
+        }
+        _write(folder / TRAINING_STATE, json.dumps(document, indent=1).encode())
+    for old in checkpoints(run)[:-KEPT_CHECKPOINTS]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    return sorted(path for path in (run / "checkpoints").glob("step-*") if (path / TRAINING_STATE).is_file())
+
+
+def load_checkpoint(folder: Path) -> TrainingState:
+    """The training state of a checkpoint.
+
+    Raises:
+        ValueError: a file is missing, truncated or altered.
+    """
+    document = _read_json(folder / TRAINING_STATE)
+    tensors = read_tensors(folder / TRAINING_TENSORS, _checksum(document, TRAINING_TENSORS, folder / TRAINING_STATE))
+    return TrainingState(document["step"], document["recipe"], tensors, document["numbers"])

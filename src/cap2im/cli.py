@@ -1,0 +1,244 @@
+"""The command line: a thin typed layer over functions that can be imported. Bad input ends in one line and exit status 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+import cap2im
+
+app = typer.Typer(
+    name="cap2im",
+    help="Images from captions with attention: alignDRAW and its relatives.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console(stderr=True, highlight=False)
+
+# typer carries its own copy of click's exceptions, or click's, by its version; they share a base class
+USAGE_ERROR: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="Folder of the four MNIST files. Without it: the cache, else a verified download.")
+]
+
+
+def main() -> None:
+    """Runs the command line; the entry point of `cap2im`."""
+    try:
+        code = app(standalone_mode=False)
+    except USAGE_ERROR as error:
+        message, code = getattr(error, "format_message", error.__str__)(), 2
+    except (ValueError, OSError) as error:
+        message, code = _one_line(error), 2
+    except (KeyboardInterrupt, typer.Abort):
+        message, code = "interrupted", 130
+    else:
+        message = ""
+    if message:
+        print(f"cap2im: {message}", file=sys.stderr)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split())
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+    if version:
+        print(cap2im.__version__)
+        raise typer.Exit
+
+
+def _read_captions(captions: list[str], file: Path | None) -> list[str]:
+    """Captions from the arguments, from a file or from standard input (`-`), one a line; empty lines do not count there."""
+    if file is not None:
+        try:
+            text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        if not lines:
+            raise ValueError(f"{file}: no captions in it")
+        captions = [*captions, *lines]
+    if not captions:
+        raise ValueError('no caption given; try: cap2im draw "the digit three is at the top of the digit one"')
+    return captions
+
+
+@app.command(
+    epilog='Examples: cap2im draw "the digit three is at the top of the digit one" --samples 8 | '
+    "cap2im draw --file captions.txt --out drawings | echo 'the digit 7 is at the top left of the image' | cap2im draw --file -"
+)
+def draw(
+    captions: Annotated[list[str] | None, typer.Argument(help="What to draw; each caption in quotes.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Captions, one a line; - is standard input.")] = None,
+    model: ModelOption = cap2im.DEFAULT_MODEL,
+    samples: Annotated[int, typer.Option("--samples", "-n", min=1, max=1000, help="Pictures of each caption.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Picture k comes from seed + k.")] = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into; each caption gets a folder there.")] = Path("drawings"),
+    unknown: Annotated[
+        Literal["error", "skip"], typer.Option(help="Words that the model does not know: refuse the caption, or leave them out.")
+    ] = "error",
+    device: DeviceOption = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON on standard output.")] = False,
+) -> None:
+    """Draw captions: pictures, an animation, the attention over words, and an interactive page."""
+    wanted = _read_captions(captions or [], file)
+    from cap2im.drawing import save_all, slug  # torch takes a second to import: bad arguments need not wait for it
+    from cap2im.pipeline import Pipeline
+
+    out.mkdir(parents=True, exist_ok=True)
+    if not os.access(out, os.W_OK):
+        raise ValueError(f"{out}: cannot write into this folder")
+    pipeline = Pipeline.load(model, device=device)
+    pipeline.vocabulary.encode(wanted, unknown)  # all problems of all captions, before anything is drawn
+    written = []
+    quiet = len(wanted) * samples < 50
+    for caption in track(wanted, "drawing", console=console, disable=quiet):
+        saved = save_all(pipeline.draw(caption, samples=samples, seed=seed, unknown=unknown), out / slug(caption))
+        written.append({"caption": caption, "model": pipeline.name, "seed": seed, "files": [str(path) for path in saved.paths]})
+        if not as_json:
+            print(f"{caption}\n  {saved.page}")
+    if as_json:
+        print(json.dumps(written, indent=1, ensure_ascii=False))
+
+
+@app.command(
+    epilog="Examples: cap2im train aligndraw-digits --run runs/digits | "
+    "cap2im train aligndraw-mnist --data mnist/ --set train.batch_size=64 | "
+    "cap2im train aligndraw-mnist --data mnist/ --run runs/mnist --resume | "
+    "accelerate launch --multi_gpu --num_processes 2 -m cap2im train aligndraw-mnist"
+)
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name (see cap2im list) or a TOML file.")],
+    changes: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: change a value of the recipe; may be repeated.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Folder of checkpoints, log and result. [default: runs/RECIPE]")] = None,
+    data: DataOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the whole recipe and stop.")] = False,
+    device: Annotated[Literal["auto", "cpu"], typer.Option(help="auto takes the accelerator if there is one.")] = "auto",
+    compile_model: Annotated[bool, typer.Option("--compile", help="Compile the network's steps; starts later, runs faster.")] = False,
+) -> None:
+    """Train a model by a recipe."""
+    from cap2im.config import DRAWRecipe, load_recipe, to_toml
+
+    resolved = load_recipe(recipe, changes or [])
+    if dry_run:
+        print(to_toml(resolved), end="")
+        return
+    folder = run if run is not None else Path("runs") / Path(recipe).stem
+    try:
+        import accelerate  # noqa: F401
+    except ImportError:
+        raise ValueError("training needs more than the core: pip install 'cap2im[train]'") from None
+    command = shlex.join(["cap2im", *sys.argv[1:]])
+    if isinstance(resolved, DRAWRecipe):
+        from cap2im.training.card import draw_card
+        from cap2im.training.draw import train as train_draw
+
+        result = train_draw(
+            resolved,
+            folder,
+            data=data,
+            resume=resume,
+            device=device,
+            compile_model=compile_model,
+            card=lambda figures: draw_card(Path(recipe).stem, resolved, command, figures),
+        )
+    else:
+        from cap2im.training.reader import train_reader_run
+
+        if resume or compile_model:
+            raise ValueError("a reader trains in minutes: it has no --resume and no --compile")
+        result = train_reader_run(resolved, folder, data=data)
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"model written to {result}")
+
+
+@app.command(epilog="Examples: cap2im evaluate aligndraw-mnist --data mnist/ | cap2im evaluate runs/mnist --data mnist/ --out mnist.json")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.")] = cap2im.DEFAULT_MODEL,
+    data: DataOption = None,
+    split: Annotated[Literal["validation", "test"], typer.Option(help="Digits of the bound and of the real canvases.")] = "test",
+    samples: Annotated[int, typer.Option(min=1, max=10_000, help="Drawings of each of the 440 captions.")] = 10,
+    bound_samples: Annotated[int, typer.Option(min=1, max=10_000, help="L, posterior samples an image for the bound.")] = 16,
+    images: Annotated[int, typer.Option(min=2, max=1_000_000, help="Images for the bound.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: DeviceOption = "cpu",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file. [default: evaluation.json beside the model, or here]")] = None,
+) -> None:
+    """Measure a model: caption accuracy and the variational bound."""
+    from cap2im.metrics.evaluation import evaluate_digits
+    from cap2im.pipeline import BUNDLED, Pipeline, find_model
+
+    pipeline = Pipeline.load(model, device=device)
+    folder = find_model(model)
+    target = out if out is not None else (Path() if folder.parent == BUNDLED else folder) / "evaluation.json"
+    if not os.access(target.parent, os.W_OK):
+        raise ValueError(f"{target}: cannot write there")
+    result = evaluate_digits(pipeline, data=data, split=split, samples=samples, bound_samples=bound_samples, images=images, seed=seed)
+    target.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    _print_evaluation(result)
+    print(f"written to {target}")
+
+
+def _print_evaluation(result: dict[str, Any]) -> None:
+    accuracy, likelihood = result["caption_accuracy"], result["likelihood"]
+    table = Table(title=f"{escape(result['model'])}: caption accuracy, % of pictures (95 % interval)")
+    table.add_column("captions")
+    table.add_column("pictures", justify="right")
+    for name in ("digits", "places", "clean", "joint"):
+        table.add_column(name, justify="right")
+    for source, label in (("drawings", "drawn"), ("real", "real digits")):
+        for group in ("seen", "held_out", "all"):
+            rates = accuracy[source][group]
+            cells = [f"{100 * rates[n]['rate']:.1f} ({100 * rates[n]['low']:.1f}-{100 * rates[n]['high']:.1f})" for n in FIELDS]
+            table.add_row(f"{label}, {group.replace('_', ' ')}", str(rates["n"]), *cells)
+    stdout = Console(highlight=False)
+    stdout.print(table)
+    stdout.print(
+        f"bound {likelihood['bound']:.2f} ± {likelihood['standard_error']:.2f} nats an image "
+        f"(reconstruction {likelihood['reconstruction']:.2f}, KL {likelihood['kl']:.2f}; {likelihood['protocol']['split']}, "
+        f"n = {likelihood['images']}, L = {likelihood['samples']})"
+    )
+
+
+FIELDS = ("digits", "places", "clean", "joint")
+
+
+@app.command("list", epilog="Example: cap2im list")
+def list_models() -> None:
+    """Show the bundled models and the recipes."""
+    from cap2im.checkpoint import read_config
+    from cap2im.config import load_recipe, recipe_names
+    from cap2im.pipeline import BUNDLED, bundled_models
+
+    table = Table("model", "parameters", "what it draws")
+    for name in bundled_models():
+        config = read_config(BUNDLED / name)
+        table.add_row(name, f"{config['parameters']:,}", config["description"])
+    recipes = Table("recipe", "what it trains")
+    for name in recipe_names():
+        recipes.add_row(name, load_recipe(name).description)
+    stdout = Console(highlight=False)
+    stdout.print(table)
+    stdout.print(recipes)

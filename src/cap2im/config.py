@@ -1,0 +1,192 @@
+"""Recipes: everything that decides what a training gives, as strictly checked TOML.
+
+A recipe lies in `cap2im/recipes/NAME.toml` or anywhere else; `--set a.b=c` changes single values. Unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from cap2im.models.aligndraw import DRAWConfig
+from cap2im.models.reader import ReaderConfig
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DigitsData(Section):
+    """MNIST with captions (alignDRAW, appendix A)."""
+
+    source: Literal["mnist", "digits"] = "mnist"  # "digits" are the 1,797 inside scikit-learn
+    held_out_seed: int = Field(0, ge=0)  # chooses the configurations that training never shows
+    samples_per_epoch: int = Field(10_000, ge=1)  # freshly made; the paper's number
+    validation_samples: int = Field(1_000, ge=1)
+    variant: Literal["paper", "released"] = "paper"  # "released" lets digits overlap
+
+
+class DRAWTraining(Section):
+    """How a DRAW is trained. The defaults are the paper's for MNIST with captions (appendix B)."""
+
+    seed: int = Field(0, ge=0)
+    epochs: int = Field(150, ge=1)
+    batch_size: int = Field(100, ge=1)  # over all processes
+    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
+    learning_rate: float = Field(1e-3, gt=0)
+    schedule: Literal["step", "cosine"] = "step"
+    drop_epoch: int = Field(110, ge=0)  # "step": from here on the rate is final_learning_rate
+    warmup_steps: int = Field(0, ge=0)  # the rate rises linearly from 0
+    final_learning_rate: float = Field(1e-4, gt=0)
+    clip_norm: float = Field(10.0, gt=0)
+    clip: Literal["global", "tensor"] = "global"  # "tensor": each parameter tensor by itself, as released
+    kl_warmup_steps: int = Field(0, ge=0)  # the KL's weight rises linearly to 1; 0 is the bound from the start
+    kl_start: float = Field(1.0, ge=0, le=1)  # the weight it rises from
+    ema_decay: float = Field(0.0, ge=0, lt=1)  # of the weights that validate and draw; 0 is none
+    precision: Literal["fp32", "bf16"] = "fp32"
+    log_every: int = Field(10, ge=1)  # steps
+    validate_every: int = Field(500, ge=1)  # steps
+    checkpoint_every: int = Field(500, ge=1)  # steps
+
+
+class DRAWRecipe(Section):
+    """alignDRAW or DRAW on digits."""
+
+    kind: Literal["draw"]
+    description: str
+    data: DigitsData = DigitsData()
+    model: DRAWConfig = DRAWConfig()
+    train: DRAWTraining = DRAWTraining()
+
+    @model_validator(mode="after")
+    def _fits(self) -> DRAWRecipe:
+        if self.train.batch_size > self.data.samples_per_epoch:
+            raise ValueError(f"train.batch_size {self.train.batch_size} is more than data.samples_per_epoch {self.data.samples_per_epoch}")
+        return self
+
+
+class ReaderTraining(Section):
+    seed: int = Field(0, ge=0)
+
+
+class ReaderRecipe(Section):
+    """The network that reads digits for caption accuracy."""
+
+    kind: Literal["reader"]
+    description: str
+    model: ReaderConfig = ReaderConfig()
+    train: ReaderTraining = ReaderTraining()
+
+
+Recipe = DRAWRecipe | ReaderRecipe
+_RECIPES: dict[str, type[Section]] = {"draw": DRAWRecipe, "reader": ReaderRecipe}
+_RECIPE: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="kind")])
+
+
+def recipe_names() -> list[str]:
+    """The recipes inside the package."""
+    return sorted(path.name.removesuffix(".toml") for path in resources.files("cap2im.recipes").iterdir() if path.name.endswith(".toml"))
+
+
+def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
+    """The recipe of a name or of a TOML file, with `a.b=c` changes applied.
+
+    Raises:
+        ValueError: there is no such recipe, or it has unknown keys or values out of range; all problems in one message.
+    """
+    if name in recipe_names():
+        text, where = resources.files("cap2im.recipes").joinpath(f"{name}.toml").read_text("utf-8"), name
+    elif Path(name).is_file():
+        text, where = Path(name).read_text("utf-8"), name
+    else:
+        raise ValueError(
+            f"unknown recipe {name!r}{_did_you_mean(name, recipe_names())}; recipes: {', '.join(recipe_names())}; or a TOML file"
+        )
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{where}: not valid TOML: {error}") from None
+    for change in changes:
+        _apply(table, change)
+    return parse_recipe(table, where)
+
+
+def parse_recipe(table: Mapping[str, Any], where: str) -> Recipe:
+    """The recipe of a table; problems are told with `where`."""
+    try:
+        return _RECIPE.validate_python(table)
+    except ValidationError as error:
+        problems = [_problem(e, _RECIPES.get(str(table.get("kind")))) for e in error.errors()]
+        raise ValueError(f"recipe {where}: {'; '.join(problems)}") from None
+
+
+def _apply(table: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    if not equals or not key.strip():
+        raise ValueError(f"--set {change!r}: expected KEY=VALUE, e.g. train.batch_size=64")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word is a string
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ValueError(f"--set {change!r}: {section} is a value, not a section")
+    table[last] = value
+
+
+def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, info in section.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from _keys(info.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
+
+
+def _problem(error: Any, recipe: type[BaseModel] | None) -> str:
+    location = [str(part) for part in error["loc"]]
+    if location and location[0] in _RECIPES:
+        location = location[1:]  # pydantic begins with the discriminator
+    key = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        known = list(_keys(recipe)) if recipe else []
+        section = f"{key.rpartition('.')[0]}."
+        names = {k.rpartition(".")[2]: k for k in known}
+        similar = difflib.get_close_matches(location[-1], names, n=2, cutoff=0.6)
+        near = f" (did you mean {' or '.join(names[n] for n in similar)}?)" if similar else f"; keys there: {', '.join(k for k in known if k.startswith(section)) or ', '.join(known)}"
+        return f"unknown key {key}{near}"
+    got = "" if isinstance(error.get("input"), dict) else f", got {error.get('input')!r}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}{got}" if key else message
+
+
+def differences(old: BaseModel, new: BaseModel) -> list[str]:
+    """`key: old -> new` for every value in which two recipes differ."""
+    before, after = dict(_flat(old.model_dump())), dict(_flat(new.model_dump()))
+    return [f"{k}: {before.get(k)!r} -> {after.get(k)!r}" for k in before | after if before.get(k) != after.get(k)]
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def to_toml(recipe: BaseModel) -> str:
+    """The whole recipe as TOML, defaults included."""
+    return tomli_w.dumps(recipe.model_dump())

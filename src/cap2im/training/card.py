@@ -1,0 +1,59 @@
+"""The model card that training writes beside its weights."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import torch
+
+import cap2im
+from cap2im.config import DRAWRecipe
+
+CARD = """---
+library_name: cap2im
+pipeline_tag: text-to-image
+license: mit
+---
+
+# {name}
+
+{description}.
+
+| | |
+| --- | --- |
+| command | `{command}` |
+| seed | {seed} |
+| updates | {steps:,} |
+| time | {hours:.2f} h on {machine} |
+| parameters | {parameters:,} |
+| validation bound | {bound:.2f} nats an image (KL {kl:.2f}), one posterior sample |
+| written by | cap2im {version}, torch {torch} |
+
+Draw with it: `cap2im draw CAPTION --model FOLDER`. Measure it: `cap2im evaluate FOLDER`.
+"""
+
+
+def machine() -> str:
+    """The processor or accelerator that this runs on, in words."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{torch.get_num_threads()} threads of a CPU ({platform.machine()})"
+
+
+def draw_card(name: str, recipe: DRAWRecipe, command: str, figures: dict[str, Any]) -> str:
+    """The card of a trained DRAW: how it was made, and the figures that training measured."""
+    return CARD.format(
+        name=name,
+        description=recipe.description,
+        command=command,
+        seed=recipe.train.seed,
+        steps=figures["steps"],
+        hours=figures["seconds"] / 3600,
+        machine=machine(),
+        parameters=figures["parameters"],
+        bound=figures["validation/bound"],
+        kl=figures["validation/kl"],
+        version=cap2im.__version__,
+        torch=torch.__version__,
+    )

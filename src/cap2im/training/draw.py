@@ -1,0 +1,283 @@
+"""Training DRAW and alignDRAW on captioned digits: one flat loop.
+
+Source: alignDRAW (arXiv:1511.02793), section 3.3 and appendix B.
+
+The data and the noise of a step are functions of the seed and the step's number (see `cap2im.randomness`), so that neither resuming nor the
+number of processes changes them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from cap2im.checkpoint import (
+    TrainingState,
+    checkpoints,
+    load_checkpoint,
+    read_config,
+    read_weights,
+    save_checkpoint,
+    whole_folder,
+    write_model,
+)
+from cap2im.config import DRAWRecipe, DRAWTraining, differences, parse_recipe, to_toml
+from cap2im.convert.theano import released_layout
+from cap2im.data.canvas_batches import Batch, CanvasBatches, load_digits
+from cap2im.data.digits import Split
+from cap2im.data.mnist_captions import ALIASES, WORDS, CanvasMaker, HeldOut
+from cap2im.data.vocabulary import Vocabulary, pad
+from cap2im.models.aligndraw import DRAW
+from cap2im.randomness import picture_noise
+from cap2im.training.loop import (
+    RunLog,
+    make_accelerator,
+    optimizer_tensors,
+    prepare_processor,
+    progress_bar,
+    random_states,
+    restore_optimizer,
+    restore_random_states,
+    stop_if_not_finite,
+)
+from cap2im.training.optimizers import RMSprop, clip_blocks
+
+SHOWN_CAPTIONS = (
+    "the digit three is at the top of the digit one .",
+    "the digit seven is at the bottom left of the image .",
+    "the digit two is on the left of the digit eight .",
+    "the digit five is on the right of the digit zero .",
+    "the digit four is at the bottom of the digit six .",
+    "the digit nine is at the top right of the image .",
+)
+SHOWN_SAMPLES = 6
+VALIDATION_BATCH = 250
+
+
+def learning_rate(train: DRAWTraining, step: int, steps_per_epoch: int) -> float:
+    """The rate of the update that follows `step` updates."""
+    if step < train.warmup_steps:
+        return train.learning_rate * (step + 1) / train.warmup_steps
+    if train.schedule == "step":
+        return train.learning_rate if step < train.drop_epoch * steps_per_epoch else train.final_learning_rate
+    progress = (step - train.warmup_steps) / max(1, train.epochs * steps_per_epoch - train.warmup_steps)
+    return train.final_learning_rate + (train.learning_rate - train.final_learning_rate) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def kl_weight(train: DRAWTraining, step: int) -> float:
+    """The weight of the KL in the loss: 1 is the bound of equation 14; less, at the start, keeps the latents in use."""
+    if step >= train.kl_warmup_steps:
+        return 1.0
+    return train.kl_start + (1 - train.kl_start) * step / train.kl_warmup_steps
+
+
+def _optimizer(model: DRAW, train: DRAWTraining) -> torch.optim.Optimizer:
+    if train.optimizer == "rmsprop":
+        return RMSprop(model.parameters(), lr=train.learning_rate)
+    return torch.optim.Adam(model.parameters(), lr=train.learning_rate)
+
+
+def canvas_batches(recipe: DRAWRecipe, vocabulary: Vocabulary, split: Split, data: Path | None) -> CanvasBatches:
+    """Captioned canvases of a split's digits, as a recipe wants them."""
+    maker = CanvasMaker(load_digits(recipe.data.source, split, data), held_out(recipe), recipe.data.variant)
+    noise_shape = (recipe.model.glimpses, recipe.model.latent)
+    return CanvasBatches(maker, vocabulary, noise_shape, recipe.data.samples_per_epoch, recipe.train.batch_size, recipe.train.seed)
+
+
+def held_out(recipe: DRAWRecipe) -> HeldOut:
+    return HeldOut.from_seed(recipe.data.held_out_seed, recipe.data.variant)
+
+
+def model_config(recipe: DRAWRecipe, vocabulary: Vocabulary, model: DRAW) -> dict[str, Any]:
+    """What a model folder says of a model trained by a recipe."""
+    return {
+        "kind": "draw",
+        "description": recipe.description,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "model": recipe.model.model_dump(),
+        "vocabulary": vocabulary.model_dump(),
+        "data": {**recipe.data.model_dump(), "held_out": held_out(recipe).digits},
+    }
+
+
+def resume_state(run: Path, recipe: DRAWRecipe, resume: bool) -> Path | None:
+    """The checkpoint that a run goes on from, or None for a new run.
+
+    Raises:
+        ValueError: there is a checkpoint and `resume` is false, or none and it is true, or it was made by another recipe.
+    """
+    found = checkpoints(run)
+    if not resume:
+        if found:
+            raise ValueError(f"{run}: holds a run already ({found[-1].name}); add --resume to go on with it, or choose another --run")
+        return None
+    if not found:
+        raise ValueError(f"{run}: no checkpoint to resume from")
+    old = parse_recipe(load_checkpoint(found[-1]).recipe, str(found[-1]))
+    if changed := differences(old, recipe):
+        raise ValueError(f"{run}: was made by another recipe; differences: {'; '.join(changed)}")
+    return found[-1]
+
+
+def train(
+    recipe: DRAWRecipe,
+    run: Path,
+    *,
+    data: Path | None = None,
+    resume: bool = False,
+    device: Literal["auto", "cpu"] = "auto",
+    compile_model: bool = False,
+    card: Callable[[dict[str, Any]], str] = lambda _: "",
+) -> Path:
+    """Trains a DRAW and writes its weights to RUN/model.
+
+    Args:
+        recipe: what to train.
+        run: folder for checkpoints, log, pictures and the result.
+        data: folder of MNIST's files; None for the cache or a download.
+        resume: go on from the run's last checkpoint.
+        device: "cpu", or "auto" for whatever Accelerate finds.
+        compile_model: compile the step of the network; the first steps then take minutes.
+        card: makes the model card's text of the final figures.
+
+    Returns:
+        the folder of the finished model.
+
+    Raises:
+        ValueError: of `resume_state`, missing or damaged data, a batch that the processes cannot share, a loss that is not finite.
+    """
+    started = time.time()
+    prepare_processor()
+    settings = recipe.train
+    accelerator = make_accelerator(device)
+    if settings.batch_size % accelerator.num_processes:
+        raise ValueError(f"train.batch_size {settings.batch_size} does not divide among {accelerator.num_processes} processes")
+    checkpoint = resume_state(run, recipe, resume)
+    vocabulary = Vocabulary(words=WORDS, aliases=ALIASES)
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"vocabulary_size": len(vocabulary)})})
+    batches = canvas_batches(recipe, vocabulary, "train", data)
+    validation = canvas_batches(recipe, vocabulary, "validation", data).fixed(recipe.data.validation_samples)
+
+    torch.manual_seed(settings.seed)
+    model = DRAW(recipe.model)
+    drawer = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay)) if settings.ema_decay else None
+    optimizer = _optimizer(model, settings)
+    step, seconds = 0, 0.0
+    if checkpoint is not None:
+        state = load_checkpoint(checkpoint)
+        model.load_state_dict({k.removeprefix("model."): v for k, v in state.tensors.items() if k.startswith("model.")})
+        if drawer is not None:
+            drawer.module.load_state_dict(read_weights(checkpoint, read_config(checkpoint)))
+            drawer.n_averaged.fill_(state.step)
+        restore_optimizer(optimizer, state.tensors, state.numbers)
+        restore_random_states(state.tensors, accelerator)
+        step, seconds = state.step, state.numbers["seconds"]
+    device_model: Any = accelerator.prepare(model)
+    optimizer = accelerator.prepare(optimizer)
+    if drawer is not None:
+        drawer.to(accelerator.device)
+    if compile_model:
+        model.compile_steps()
+    drawing_model = cast(DRAW, drawer.module) if drawer is not None else model
+
+    mine = slice(accelerator.process_index, None, accelerator.num_processes)  # this process's rows of a batch
+    total = settings.epochs * batches.steps_per_epoch
+    log = RunLog(run, step, accelerator.is_main_process)
+    if accelerator.is_main_process:
+        (run / "recipe.toml").write_text(to_toml(recipe))
+    figures: dict[str, Any] = {}
+
+    def save() -> None:
+        tensors, numbers = optimizer_tensors(optimizer.optimizer)
+        tensors |= {f"model.{name}": value for name, value in model.state_dict().items()} | random_states(accelerator)
+        if accelerator.is_main_process:
+            numbers["seconds"] = seconds + time.time() - started
+            state = TrainingState(step, recipe.model_dump(), tensors, numbers)
+            save_checkpoint(run, state, drawing_model.state_dict(), model_config(recipe, vocabulary, model))
+        accelerator.wait_for_everyone()
+
+    with progress_bar() as progress:
+        progress.disable = not accelerator.is_main_process
+        bar = progress.add_task("training", total=total, completed=step, note="")
+        while step < total:
+            weight = kl_weight(settings, step)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(settings, step, batches.steps_per_epoch)
+            batch = batches.at(step)[mine].to(accelerator.device)
+            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                bound = device_model(batch.images, batch.tokens, batch.mask, batch.noise)
+            kl = bound.kl.sum(dim=1).mean()
+            loss = bound.reconstruction.mean() + weight * kl
+            terms = accelerator.reduce(torch.stack([loss, -bound.value.mean(), kl]).detach(), "mean").tolist()
+            stop_if_not_finite(terms[0], step)
+            optimizer.zero_grad()
+            accelerator.backward(loss)
+            if settings.clip == "global":
+                accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
+            else:
+                clip_blocks(released_layout(model, lambda p: p.grad if p.grad is not None else p.data).values(), settings.clip_norm)
+            optimizer.step()
+            if drawer is not None:
+                drawer.update_parameters(model)
+            step += 1
+            progress.update(bar, advance=1, note=f"bound {-terms[1]:.1f} nats, KL {terms[2]:.1f}")
+            if step % settings.log_every == 0:
+                names = {"train/loss": terms[0], "train/bound": -terms[1], "train/kl": terms[2], "train/kl_weight": weight}
+                log.scalars(step, {**names, "train/learning_rate": learning_rate(settings, step - 1, batches.steps_per_epoch)})
+            if step % settings.validate_every == 0 or step == total:
+                figures = validate(drawing_model, validation, accelerator)
+                log.scalars(step, figures)
+                log.picture(step, "drawings", shown_drawings(drawing_model, vocabulary))
+                progress.console.print(
+                    f"step {step}: validation bound {figures['validation/bound']:.2f} nats, KL {figures['validation/kl']:.2f}"
+                )
+            if step % settings.checkpoint_every == 0 or step == total:
+                save()
+    if step == total and not figures:  # resumed at the very end
+        figures = validate(drawing_model, validation, accelerator)
+    log.close()
+    result = run / "model"
+    if accelerator.is_main_process:
+        figures |= {
+            "steps": step,
+            "seconds": round(seconds + time.time() - started),
+            "parameters": sum(p.numel() for p in model.parameters()),
+        }
+        with whole_folder(result) as folder:
+            write_model(folder, drawing_model.state_dict(), model_config(recipe, vocabulary, model), card(figures), torch.float16)
+    accelerator.end_training()
+    return result
+
+
+@torch.no_grad()
+def validate(model: DRAW, batch: Batch, accelerator: Accelerator) -> dict[str, float]:
+    """Bound and KL in nats, means over the validation canvases; every process takes its share."""
+    rows = batch[slice(accelerator.process_index, None, accelerator.num_processes)]
+    sums = torch.zeros(2, device=accelerator.device, dtype=torch.float64)
+    for start in range(0, len(rows.images), VALIDATION_BATCH):
+        part = rows[start : start + VALIDATION_BATCH].to(accelerator.device)
+        bound = model(part.images, part.tokens, part.mask, part.noise)
+        sums += torch.stack([bound.value.sum(), bound.kl.sum()]).double()
+    bound_mean, kl_mean = (accelerator.reduce(sums, "sum") / len(batch.images)).tolist()
+    return {"validation/bound": bound_mean, "validation/kl": kl_mean}
+
+
+@torch.no_grad()
+def shown_drawings(model: DRAW, vocabulary: Vocabulary) -> np.ndarray:
+    """A grid [H, W, C] uint8 of fixed captions (rows) and seeds (columns), to watch a model learn."""
+    device = next(model.parameters()).device
+    tokens, mask = (t.repeat_interleave(SHOWN_SAMPLES, 0) for t in pad([t.numbers for t in vocabulary.encode(SHOWN_CAPTIONS)]))
+    noise = picture_noise(list(range(SHOWN_SAMPLES)) * len(SHOWN_CAPTIONS), (model.config.glimpses, model.config.latent))
+    text = model.encode(tokens.to(device), mask.to(device), alone=True)
+    images = model.sample(text, noise.to(device)).images.cpu()  # [B, C, A, A]
+    side, colours = model.config.side, model.config.colours
+    grid = images.view(len(SHOWN_CAPTIONS), SHOWN_SAMPLES, colours, side, side).permute(0, 3, 1, 4, 2)
+    return grid.reshape(len(SHOWN_CAPTIONS) * side, SHOWN_SAMPLES * side, colours).mul(255).round().to(torch.uint8).numpy()

@@ -1,0 +1,149 @@
+"""The little that all training loops share: the run's folder, its log, progress, random states, and stopping on a broken loss."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+
+def prepare_processor() -> None:
+    """Narrow Gaussian filters make denormal numbers, with which processors are many times slower: treat them as zero."""
+    torch.set_flush_denormal(True)
+
+
+def make_accelerator(device: Literal["auto", "cpu"]) -> Accelerator:
+    """The engine: one process, or those of `accelerate launch`.
+
+    "auto" is the accelerator where there is one. Where there is none, Accelerate has to be told to use the CPU: several processes would
+    otherwise each believe that they are alone. Mixed precision stays off here, for the loops autocast by themselves.
+    """
+    there = torch.accelerator.is_available()
+    return Accelerator(cpu=device == "cpu" or not there, mixed_precision="no")
+
+
+def progress_bar() -> Progress:
+    """A bar with the count, the time left and whatever the loop puts into `note`."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+
+
+class RunLog:
+    """`stats.jsonl`, TensorBoard and pictures of a run, written by the main process alone.
+
+    Args:
+        run: the run's folder.
+        step: the step that training starts at; what an interrupted run logged after it is dropped, for it will be logged again.
+        active: whether this process writes.
+    """
+
+    def __init__(self, run: Path, step: int, active: bool) -> None:
+        self.run, self.active = run, active
+        if not active:
+            return
+        run.mkdir(parents=True, exist_ok=True)
+        path = run / "stats.jsonl"
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _complete(line) and json.loads(line)["step"] <= step]
+            draft = path.with_suffix(".tmp")
+            draft.write_text("".join(f"{line}\n" for line in kept))
+            os.replace(draft, path)
+        self._file = path.open("a", buffering=1)
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        if not self.active:
+            return
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """A picture [H, W, C] uint8, as PNG and on TensorBoard."""
+        if not self.active:
+            return
+        from PIL import Image
+
+        folder = self.run / "samples"
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(folder / f"{name}-{step:08d}.png")
+        self._board.add_image(name, pixels, step, dataformats="HWC")
+
+    def close(self) -> None:
+        if self.active:
+            self._file.close()
+            self._board.close()
+
+
+def _complete(line: str) -> bool:
+    """Whether a line of the log was written whole; a killed run may leave half a line."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except json.JSONDecodeError:
+        return False
+
+
+def stop_if_not_finite(loss: float, step: int) -> None:
+    """Stops a run before an update that would ruin its weights.
+
+    Raises:
+        ValueError: the loss is infinite or not a number.
+    """
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"loss is {loss} at step {step}; stopped before the update, the last checkpoint is good (a lower learning rate may help)"
+        )
+
+
+def random_states(accelerator: Accelerator) -> dict[str, Tensor]:
+    """The states of torch's global random generators, of every process (a collective call)."""
+    mine = {f"random.{accelerator.process_index}.cpu": torch.get_rng_state()}
+    if accelerator.device.type == "cuda":
+        mine[f"random.{accelerator.process_index}.cuda"] = torch.cuda.get_rng_state(accelerator.device)
+    states: dict[str, Tensor] = {}
+    for part in gather_object([mine]):
+        states |= part
+    return states
+
+
+def restore_random_states(tensors: Mapping[str, Tensor], accelerator: Accelerator) -> None:
+    """Undoes what happened since `random_states`; a process that did not exist then keeps its own."""
+    if (state := tensors.get(f"random.{accelerator.process_index}.cpu")) is not None:
+        torch.set_rng_state(state)
+    if accelerator.device.type == "cuda" and (state := tensors.get(f"random.{accelerator.process_index}.cuda")) is not None:
+        torch.cuda.set_rng_state(state, accelerator.device)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state as named tensors (`optimizer.INDEX.NAME`) and the JSON-ready rest (its groups)."""
+    state = optimizer.state_dict()
+    tensors = {f"optimizer.{index}.{name}": value for index, entry in state["state"].items() for name, value in entry.items()}
+    return tensors, {"groups": state["param_groups"]}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+    """Undoes `optimizer_tensors`."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": numbers["groups"]})

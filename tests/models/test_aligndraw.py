@@ -1,0 +1,129 @@
+"""DRAW and alignDRAW: meaning, independence, equal numbers by every way of computing them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from cap2im.models.aligndraw import DRAW, DRAWConfig, Gaussian
+from cap2im.models.filterbank import filter_bank
+from cap2im.models.recurrence import Unrolled
+
+TINY = {"side": 12, "glimpses": 4, "inference_units": 7, "generative_units": 6, "latent": 3, "language_units": 5, "align_features": 8}
+
+
+def make(**changes) -> DRAW:
+    torch.manual_seed(0)
+    return DRAW(DRAWConfig(**{**TINY, "read_patch": 3, "write_patch": 4, "initialisation": "scaled", **changes})).double()
+
+
+def inputs(model: DRAW, batch: int = 5):
+    c = model.config
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(batch, c.colours, c.side, c.side, generator=generator).double()
+    tokens = torch.randint(c.vocabulary_size, (batch, 6), generator=generator)
+    mask = torch.arange(6) < torch.randint(1, 7, (batch, 1), generator=generator)
+    noise = torch.randn(batch, c.glimpses, c.latent, generator=generator).double()
+    return images, tokens, mask, noise
+
+
+@pytest.mark.parametrize("conditioning", ["align", "none"])
+@pytest.mark.parametrize("colours", [1, 3])
+@pytest.mark.parametrize("patch", [4, 5])
+def test_batch_neither_changes_bound_nor_drawing(conditioning, colours, patch):
+    model = make(conditioning=conditioning, colours=colours, read_patch=patch, write_patch=patch + 1)
+    images, tokens, mask, noise = inputs(model)
+    bound = model(images, tokens, mask, noise)
+    drawing = model.sample(model.encode(tokens, mask), noise)
+    assert drawing.canvases.shape == (5, 4, colours, 12, 12)
+    for row in range(5):
+        one = slice(row, row + 1)
+        length = int(mask[row].sum())  # alone, without the padding
+        alone = model(images[one], tokens[one, :length], mask[one, :length], noise[one])
+        torch.testing.assert_close(alone.value, bound.value[one])
+        text = model.encode(tokens[one, :length], mask[one, :length])
+        torch.testing.assert_close(model.sample(text, noise[one]).canvases, drawing.canvases[one])
+
+
+def test_kl_is_that_of_torch():
+    torch.manual_seed(0)
+    p, q = (Gaussian(torch.randn(4, 3), torch.randn(4, 3)) for _ in range(2))
+    theirs = [torch.distributions.Normal(g.mean, g.log_sigma.exp()) for g in (p, q)]
+    torch.testing.assert_close(p.kl(q), torch.distributions.kl_divergence(*theirs).sum(-1))
+
+
+def test_bound_is_below_the_likelihood_and_tight_for_a_blind_model():
+    """Where z moves nothing, P(x|y) is the Bernoulli likelihood of the start canvas, and a posterior equal to the prior attains it."""
+    model = make()
+    images, tokens, mask, noise = inputs(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.start_canvas.fill_(0.7)
+    bound = model(images, tokens, mask, noise)
+    exact = torch.distributions.Bernoulli(logits=torch.full_like(images, 0.7), validate_args=False).log_prob(images).sum((1, 2, 3))
+    torch.testing.assert_close(bound.value, exact)
+    with torch.no_grad():
+        model.posterior.bias.fill_(0.5)
+    assert (model(images, tokens, mask, noise).value < exact).all()
+
+
+def test_filters_of_a_neutral_window_are_symmetric_about_the_middle():
+    bank = filter_bank(torch.zeros(1, 5).double(), 4, 9)
+    torch.testing.assert_close(bank.rows, bank.rows.flip(1, 2))
+    torch.testing.assert_close(bank.rows.sum(2), torch.ones(1, 4).double(), atol=1e-3, rtol=0)
+
+
+def test_what_is_written_lies_in_the_box():
+    model = make(side=40)
+    windows = torch.tensor([[0.0, 0.0, -1.5, -1.0, 0.0], [0.5, -0.4, -2.0, -1.0, 0.3]]).double()
+    for window, box in zip(windows, model.write_boxes(windows), strict=True):
+        bank = filter_bank(window[None], model.config.write_patch, 40)
+        ink = bank.write(torch.ones(1, 1, 4, 4).double())[0, 0]
+        left, top, right, bottom = box.tolist()
+        position = torch.arange(40) + 0.5
+        for axis, low, high in ((0, left, right), (1, top, bottom)):
+            mass = ink.sum(axis)
+            assert (mass * position).sum() / mass.sum() == pytest.approx((low + high) / 2, abs=0.1)
+            assert mass[(position > low) & (position < high)].sum() / mass.sum() > 0.95
+
+
+def test_unrolled_layers_have_the_gradient_of_plain_ones(monkeypatch):
+    model = make()
+    model(*inputs(model)).value.mean().backward()
+    deferred = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    monkeypatch.setattr(model, "compiled", True)  # plain layers, as under torch.compile
+    monkeypatch.setattr("cap2im.models.text.Unrolled", lambda layer: layer)
+    model(*inputs(model)).value.mean().backward()
+    assert any(gradient.abs().max() > 1e-3 for gradient in deferred.values())
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, deferred[name], msg=name)
+
+
+def test_unrolled_layer_multiplies_in_autocasts_type():
+    layer = nn.Linear(300, 300)
+    inputs = torch.randn(8, 300, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = Unrolled(layer)(inputs)
+    outputs.square().sum().backward()
+    assert outputs.dtype == inputs.grad.dtype == layer.weight.grad.dtype == torch.float32
+    error = (outputs - layer(inputs)).norm() / outputs.norm()
+    assert 1e-4 < error < 2e-2, "bfloat16 products differ, but not by much"
+
+
+@pytest.mark.parametrize(("field", "value"), [("side", 2), ("colours", 2), ("glimpses", 0), ("read_patch", 1), ("variant", "theano")])
+def test_config_refuses(field, value):
+    with pytest.raises(ValueError, match=field):
+        DRAWConfig(**{field: value})
+
+
+def test_paper_initialisation():
+    model = DRAW(DRAWConfig(blank=-10.0))
+    weights = torch.cat([p.flatten() for name, p in model.named_parameters() if name != "start_canvas"])
+    assert weights.std().item() == pytest.approx(0.01, rel=0.01)
+    assert model.start_canvas.mean().item() == pytest.approx(-10.0, abs=1e-3)
+    released = DRAW(DRAWConfig(variant="released"))
+    assert not released.generative.bias.any()
+

@@ -1,0 +1,85 @@
+"""The language model and the alignment: padding, direction, equations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cap2im.models.text import Alignment, BidirectionalLanguageModel, EncodedText, lstm_cell, reverse_words
+
+CAPTIONS = [[3, 1, 4], [1, 5, 9, 2, 6, 5], [7]]
+
+
+@pytest.fixture
+def language():
+    torch.manual_seed(0)
+    model = BidirectionalLanguageModel(10, 4).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    return model
+
+
+def batch(captions, longest, filler):
+    tokens = torch.full((len(captions), longest), filler)
+    mask = torch.zeros(len(captions), longest, dtype=torch.bool)
+    for row, caption in enumerate(captions):
+        tokens[row, : len(caption)] = torch.tensor(caption)
+        mask[row, : len(caption)] = True
+    return tokens, mask
+
+
+def test_padding_and_company_change_nothing(language):
+    together = language(*batch(CAPTIONS, 9, filler=8))
+    for row, caption in enumerate(CAPTIONS):
+        alone = language(*batch([caption], len(caption), filler=0))
+        torch.testing.assert_close(together.words[row, : len(caption)], alone.words[0])
+        torch.testing.assert_close(together.sentence[row], alone.sentence[0])
+
+
+def test_backward_states_have_read_the_words_from_the_end(language):
+    tokens, mask = batch([[3, 1, 4, 1]], 4, 0)
+    changed = tokens.clone()
+    changed[0, 0] = 9
+    before, after = language(tokens, mask).words, language(changed, mask).words
+    units = before.shape[2] // 2
+    assert torch.equal(before[0, 1:, units:], after[0, 1:, units:])  # backward half: only the first word's state read the first word
+    assert not torch.equal(before[0, 0, units:], after[0, 0, units:])
+    assert not torch.isclose(before[0, :, :units], after[0, :, :units]).all(dim=1).any()  # forward half: all of them did
+
+
+def test_released_backward_states_come_from_another_caption(language):
+    language.variant = "released"
+    tokens, mask = batch([[3, 1, 4], [1, 5, 9]], 3, 0)
+    neighbours = language(tokens, mask)
+    alone = language(tokens, mask, alone=True)
+    units = neighbours.words.shape[2] // 2
+    torch.testing.assert_close(neighbours.words[:, :, units:], alone.words.flip(0)[:, :, units:])
+    torch.testing.assert_close(language(tokens[:1], mask[:1]).words[0], alone.words[0])
+
+
+def test_reverse_words_leaves_padding():
+    sequence = torch.tensor([[1, 2, 3, 0], [4, 5, 6, 7]])
+    assert reverse_words(sequence, torch.tensor([3, 4])).tolist() == [[3, 2, 1, 0], [7, 6, 5, 4]]
+
+
+def test_alignment_is_equation_7():
+    torch.manual_seed(0)
+    alignment = Alignment(6, 5, 7).double()
+    torch.nn.init.normal_(alignment.score)
+    words, hidden = torch.randn(2, 4, 6).double(), torch.randn(2, 5).double()
+    mask = torch.tensor([[True] * 4, [True, True, False, False]])
+    text = EncodedText(words, words.mean(1), mask)
+    sentence, weights = alignment.begin(text)(hidden)
+    scores = torch.tanh(alignment.word(words) + alignment.state(hidden)[:, None]) @ alignment.score
+    expected = scores.exp() * mask
+    expected = expected / expected.sum(1, keepdim=True)
+    torch.testing.assert_close(weights, expected)
+    torch.testing.assert_close(sentence, (expected[:, :, None] * words).sum(1))
+
+
+def test_lstm_cell_is_torch_lstm_cell():
+    torch.manual_seed(0)
+    theirs = torch.nn.LSTMCell(3, 4).double()
+    inputs, hidden, cell = torch.randn(2, 3).double(), torch.randn(2, 4).double(), torch.randn(2, 4).double()
+    pre = inputs @ theirs.weight_ih.T + hidden @ theirs.weight_hh.T + theirs.bias_ih + theirs.bias_hh
+    torch.testing.assert_close(lstm_cell(pre, cell), theirs(inputs, (hidden, cell)))

@@ -1,0 +1,75 @@
+"""Recipes: strict, complete, and clear about what is wrong."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+
+from cap2im.config import differences, load_recipe, parse_recipe, recipe_names, to_toml
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_loads_and_survives_toml(name):
+    recipe = load_recipe(name)
+    assert parse_recipe(tomllib.loads(to_toml(recipe)), name) == recipe
+
+
+def test_paper_recipe_is_the_papers():
+    recipe = load_recipe("aligndraw-mnist-paper")
+    m, t = recipe.model, recipe.train
+    assert (m.glimpses, m.inference_units, m.generative_units, m.latent, m.read_patch, m.write_patch) == (32, 300, 300, 150, 8, 8)  # table 2
+    assert (m.side, m.colours, m.vocabulary_size, m.language_units, m.align_features) == (60, 1, 22, 128, 512)  # appendices A, B
+    assert (t.epochs, t.optimizer, t.learning_rate, t.drop_epoch, t.final_learning_rate, t.clip_norm) == (150, "rmsprop", 1e-3, 110, 1e-4, 10)
+    assert (recipe.data.samples_per_epoch, m.variant, m.initialisation) == (10_000, "paper", "paper")
+    assert (t.kl_warmup_steps, t.ema_decay, t.precision) == (0, 0, "fp32"), "nothing that the paper does not have"
+
+
+def test_changes():
+    recipe = load_recipe("aligndraw-mnist", ["train.batch_size=64", "train.optimizer=rmsprop", "data.source='digits'"])
+    assert (recipe.train.batch_size, recipe.train.optimizer, recipe.data.source) == (64, "rmsprop", "digits")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("train.batchsize=64", "unknown key train.batchsize .did you mean train.batch_size"),
+        ("batch_size=64", "did you mean train.batch_size"),
+        ("train.zzz=1", "unknown key train.zzz; keys there: train.seed, train.epochs"),
+        ("train.batch_size=0", "train.batch_size: Input should be greater than or equal to 1, got 0"),
+        ("train.batch_size=many", "train.batch_size: Input should be a valid integer.*got 'many'"),
+        ("train.optimizer=sgd", "train.optimizer: Input should be 'rmsprop' or 'adam', got 'sgd'"),
+        ("train.batch_size=20000", "train.batch_size 20000 is more than data.samples_per_epoch 10000"),
+        ("kind=gan", "kind|tag"),
+        ("train.batch_size", "expected KEY=VALUE"),
+        ("description.x=1", "description is a value, not a section"),
+    ],
+)
+def test_refused_changes(change, message):
+    with pytest.raises(ValueError, match=message):
+        load_recipe("aligndraw-mnist", [change])
+
+
+def test_several_problems_are_told_at_once():
+    with pytest.raises(ValueError, match=r"batch_size.*learning_rate"):
+        load_recipe("aligndraw-mnist", ["train.batch_size=0", "train.learning_rate=-1"])
+
+
+def test_unknown_recipe_lists_those_that_exist():
+    with pytest.raises(ValueError, match=r"did you mean aligndraw-mnist.*recipes: aligndraw-digits, "):
+        load_recipe("aligndraw-mnits")
+
+
+def test_a_file_of_ones_own(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(to_toml(load_recipe("aligndraw-digits", ["train.epochs=1"])))
+    assert load_recipe(str(path)).train.epochs == 1
+    path.write_text("kind = ")
+    with pytest.raises(ValueError, match=r"mine.toml: not valid TOML"):
+        load_recipe(str(path))
+
+
+def test_differences():
+    old, new = load_recipe("aligndraw-mnist"), load_recipe("aligndraw-mnist", ["train.batch_size=64", "model.blank=0.0"])
+    assert differences(old, old) == []
+    assert sorted(differences(old, new)) == ["model.blank: -10.0 -> 0.0", "train.batch_size: 50 -> 64"]

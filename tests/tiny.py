@@ -1,0 +1,51 @@
+"""A tiny alignDRAW, as a recipe's changes and as a model folder, so that tests take moments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from cap2im.checkpoint import write_model
+from cap2im.config import DRAWRecipe, load_recipe
+from cap2im.data.mnist_captions import ALIASES, WORDS
+from cap2im.data.vocabulary import Vocabulary
+from cap2im.models.aligndraw import DRAW
+from cap2im.training.draw import model_config
+
+CHANGES = (
+    "model.glimpses=3",
+    "model.inference_units=12",
+    "model.generative_units=12",
+    "model.latent=5",
+    "model.language_units=8",
+    "model.align_features=8",
+    "model.read_patch=4",
+    "model.write_patch=4",
+    "data.samples_per_epoch=20",
+    "data.validation_samples=6",
+    "train.epochs=2",
+    "train.batch_size=4",
+    "train.kl_warmup_steps=3",
+    "train.precision='fp32'",
+    "train.log_every=1",
+    "train.validate_every=5",
+    "train.checkpoint_every=3",
+)
+
+
+def tiny_recipe(*changes: str) -> DRAWRecipe:
+    """aligndraw-digits made tiny: ten updates of four canvases."""
+    recipe = load_recipe("aligndraw-digits", [*CHANGES, *changes])
+    assert isinstance(recipe, DRAWRecipe)
+    return recipe
+
+
+def tiny_model(folder: Path, *changes: str) -> Path:
+    """Writes an untrained tiny model into a new folder."""
+    recipe = tiny_recipe(*changes)
+    torch.manual_seed(1)
+    model = DRAW(recipe.model)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_model(folder, model.state_dict(), model_config(recipe, Vocabulary(words=WORDS, aliases=ALIASES), model))
+    return folder

@@ -1,0 +1,160 @@
+"""Training: exact resume after a kill, equal losses on two processes, golden losses, stopping on a broken loss."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from cap2im.checkpoint import checkpoints, load_checkpoint
+from cap2im.config import DRAWTraining
+from cap2im.data.canvas_batches import CanvasBatches
+from cap2im.data.vocabulary import Vocabulary
+from cap2im.pipeline import Pipeline
+from cap2im.training.draw import canvas_batches, kl_weight, learning_rate, train
+from tests.tiny import CHANGES, tiny_recipe
+
+GOLDEN = Path(__file__).parent / "golden_losses.json"
+
+
+def stats(run: Path, *names: str) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    return [{name: line[name] for name in ("step", *names)} for line in lines if all(name in line for name in names)]
+
+
+def command(run: Path, *more: str) -> list[str]:
+    changes = [part for change in CHANGES for part in ("--set", change)]
+    return ["-m", "cap2im", "train", "aligndraw-digits", "--run", str(run), "--device", "cpu", *changes, *more]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, optimizer):
+    change = f"train.optimizer={optimizer}"
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(tiny_recipe(change), whole, device="cpu")
+
+    log = (tmp_path / "log").open("w")
+    process = subprocess.Popen([sys.executable, *command(broken, "--set", change)], env=environment(), stderr=log, stdout=log)
+    deadline = time.monotonic() + 120
+    while not (checkpoints(broken) and len((broken / "stats.jsonl").read_text().splitlines()) > 3):
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (broken / "model").exists(), "it was killed before its end"
+    killed_at = load_checkpoint(checkpoints(broken)[-1]).step
+    assert 0 < killed_at < 10
+
+    subprocess.run([sys.executable, *command(broken, "--set", change, "--resume")], env=environment(), check=True, capture_output=True)
+    ours, theirs = (load_checkpoint(checkpoints(run)[-1]) for run in (whole, broken))
+    assert ours.step == theirs.step == 10
+    assert ours.tensors.keys() == theirs.tensors.keys()
+    for name, tensor in ours.tensors.items():
+        assert torch.equal(tensor, theirs.tensors[name]), name
+    assert (whole / "model" / "model.safetensors").read_bytes() == (broken / "model" / "model.safetensors").read_bytes()
+    assert stats(whole, "train/loss") == stats(broken, "train/loss")
+    assert stats(whole, "validation/bound") == stats(broken, "validation/bound")
+
+
+def test_two_processes_have_the_losses_of_one(tmp_path):
+    train(tiny_recipe(), tmp_path / "one", device="cpu")
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    launch += ["--dynamo_backend", "no", "--main_process_port", "0"]
+    done = subprocess.run([sys.executable, *launch, *command(tmp_path / "two")], env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("train/loss", "train/kl", "validation/bound"):
+        one, two = stats(tmp_path / "one", name), stats(tmp_path / "two", name)
+        assert len(one) == len(two) > 0
+        for a, b in zip(one, two, strict=True):
+            assert a["step"] == b["step"]
+            assert b[name] == pytest.approx(a[name], rel=2e-5, abs=1e-4)
+    ranks = [name for name in load_checkpoint(checkpoints(tmp_path / "two")[-1]).tensors if name.startswith("random.")]
+    assert ranks == ["random.0.cpu", "random.1.cpu"]
+
+
+def test_losses_are_the_golden_ones(tmp_path):
+    """A refactor must not move them; a change of numerics writes them anew and says why."""
+    train(tiny_recipe(), tmp_path, device="cpu")
+    found = stats(tmp_path, "train/loss", "train/kl")
+    golden = json.loads(GOLDEN.read_text())
+    assert [line["step"] for line in golden] == list(range(1, 11))
+    for line, expected in zip(found, golden, strict=True):
+        assert line == pytest.approx(expected, rel=1e-4)
+
+
+def test_training_learns_and_its_model_draws(tmp_path):
+    changes = ("epochs=40", "learning_rate=0.02", "ema_decay=0.5", "validate_every=50", "checkpoint_every=200")
+    recipe = tiny_recipe(*(f"train.{change}" for change in changes))
+    train(recipe, tmp_path, device="cpu", card=lambda figures: f"{figures['steps']} steps")
+    bounds = [line["validation/bound"] for line in stats(tmp_path, "validation/bound")]
+    assert bounds[-1] > bounds[0] + 100
+    assert (tmp_path / "model" / "README.md").read_text() == "200 steps"
+    assert list((tmp_path / "samples").glob("*.png"))
+    assert list((tmp_path / "tensorboard").iterdir())
+    drawing = Pipeline.load(str(tmp_path)).draw("the digit three is at the top of the digit one")[0]
+    assert drawing.canvases.shape == (3, 60, 60, 1)
+
+
+def test_broken_loss_stops_before_the_update(tmp_path):
+    with pytest.raises(ValueError, match=r"loss is (nan|inf) at step [1-9]"):
+        train(tiny_recipe("train.learning_rate=1e30", "train.checkpoint_every=1"), tmp_path, device="cpu")
+    last = load_checkpoint(checkpoints(tmp_path)[-1])
+    assert last.step >= 1
+    assert not (tmp_path / "model").exists()
+
+
+def test_bf16_follows_fp32(tmp_path):
+    train(tiny_recipe(), tmp_path / "fp32", device="cpu")
+    train(tiny_recipe("train.precision=bf16"), tmp_path / "bf16", device="cpu")
+    exact, rounded = (stats(tmp_path / name, "train/loss") for name in ("fp32", "bf16"))
+    assert exact != rounded
+    for a, b in zip(exact, rounded, strict=True):
+        assert b["train/loss"] == pytest.approx(a["train/loss"], rel=0.02)
+
+
+def test_resume_refuses_what_does_not_fit(tmp_path):
+    with pytest.raises(ValueError, match="no checkpoint to resume from"):
+        train(tiny_recipe(), tmp_path, device="cpu", resume=True)
+    train(tiny_recipe("train.epochs=1"), tmp_path, device="cpu")
+    with pytest.raises(ValueError, match="holds a run already"):
+        train(tiny_recipe("train.epochs=1"), tmp_path, device="cpu")
+    with pytest.raises(ValueError, match=r"another recipe; differences: train.learning_rate: 0.002 -> 0.5"):
+        train(tiny_recipe("train.epochs=1", "train.learning_rate=0.5"), tmp_path, device="cpu", resume=True)
+
+
+def test_batches_depend_on_the_step_alone():
+    recipe = tiny_recipe()
+    vocabulary = Vocabulary.model_validate(Pipeline.load("aligndraw-mnist").config["vocabulary"])
+    one, two = (canvas_batches(recipe, vocabulary, "train", None) for _ in range(2))
+    assert isinstance(one, CanvasBatches)
+    for step in (0, 1, 7):
+        one.at(step)
+    a, b = one.at(3), two.at(3)
+    assert torch.equal(a.images, b.images)
+    assert torch.equal(a.noise, b.noise)
+    assert not torch.equal(a.images, one.at(4).images)
+    assert not torch.equal(a.images, one.at(8).images), "the second epoch is fresh"
+
+
+def test_schedules():
+    step = DRAWTraining(epochs=150, drop_epoch=110)
+    assert [learning_rate(step, s, 100) for s in (0, 10_999, 11_000, 14_999)] == [1e-3, 1e-3, 1e-4, 1e-4]
+    cosine = DRAWTraining(epochs=10, schedule="cosine", warmup_steps=10, final_learning_rate=1e-5)
+    assert learning_rate(cosine, 4, 10) == pytest.approx(5e-4)
+    assert learning_rate(cosine, 10, 10) == pytest.approx(1e-3)
+    assert learning_rate(cosine, 55, 10) == pytest.approx((1e-3 + 1e-5) / 2)
+    assert learning_rate(cosine, 100, 10) == pytest.approx(1e-5)
+    assert kl_weight(DRAWTraining(), 0) == 1.0
+    assert [kl_weight(DRAWTraining(kl_warmup_steps=100, kl_start=0.2), s) for s in (0, 50, 100)] == pytest.approx([0.2, 0.6, 1.0])
