@@ -18,9 +18,23 @@ def test_every_recipe_loads_and_survives_toml(name):
 def test_paper_recipe_is_the_papers():
     recipe = load_recipe("aligndraw-mnist-paper")
     m, t = recipe.model, recipe.train
-    assert (m.glimpses, m.inference_units, m.generative_units, m.latent, m.read_patch, m.write_patch) == (32, 300, 300, 150, 8, 8)  # table 2
+    assert (m.glimpses, m.inference_units, m.generative_units, m.latent, m.read_patch, m.write_patch) == (
+        32,
+        300,
+        300,
+        150,
+        8,
+        8,
+    )  # table 2
     assert (m.side, m.colours, m.vocabulary_size, m.language_units, m.align_features) == (60, 1, 22, 128, 512)  # appendices A, B
-    assert (t.epochs, t.optimizer, t.learning_rate, t.drop_epoch, t.final_learning_rate, t.clip_norm) == (150, "rmsprop", 1e-3, 110, 1e-4, 10)
+    assert (t.epochs, t.optimizer, t.learning_rate, t.drop_epoch, t.final_learning_rate, t.clip_norm) == (
+        150,
+        "rmsprop",
+        1e-3,
+        110,
+        1e-4,
+        10,
+    )
     assert (recipe.data.samples_per_epoch, m.variant, m.initialisation) == (10_000, "paper", "paper")
     assert (t.kl_warmup_steps, t.ema_decay, t.precision) == (0, 0, "fp32"), "nothing that the paper does not have"
 

@@ -14,6 +14,7 @@ from cap2im.models.aligndraw import DRAW
 from cap2im.training.draw import model_config
 
 CHANGES = (
+    "model.blank=0.0",
     "model.glimpses=3",
     "model.inference_units=12",
     "model.generative_units=12",
@@ -46,6 +47,8 @@ def tiny_model(folder: Path, *changes: str) -> Path:
     recipe = tiny_recipe(*changes)
     torch.manual_seed(1)
     model = DRAW(recipe.model)
+    with torch.no_grad():
+        model.patch.weight.mul_(1000)  # a wide window dilutes what it writes; this makes differences visible
     folder.mkdir(parents=True, exist_ok=True)
     write_model(folder, model.state_dict(), model_config(recipe, Vocabulary(words=WORDS, aliases=ALIASES), model))
     return folder

@@ -169,7 +169,7 @@ def train(
 
         if resume or compile_model:
             raise ValueError("a reader trains in minutes: it has no --resume and no --compile")
-        result = train_reader_run(resolved, folder, data=data)
+        result = train_reader_run(resolved, folder, data=data, command=command)
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"model written to {result}")
 

@@ -73,7 +73,15 @@ class DRAWRecipe(Section):
 
 
 class ReaderTraining(Section):
+    """How the reader of caption accuracy is trained. The defaults made the bundled one."""
+
     seed: int = Field(0, ge=0)
+    steps: int = Field(5500, ge=1)
+    canvases: int = Field(80, ge=8)  # of a step
+    windows: int = Field(3, ge=1, le=8)  # of a canvas: first those with something at their place, then others at random
+    learning_rate: float = Field(3e-3, gt=0)  # highest; it rises over a twentieth of the steps and falls as a half cosine
+    weight_decay: float = Field(0.01, ge=0)
+    validation_samples: int = Field(5, ge=1)  # real canvases for each of the 440 captions
 
 
 class ReaderRecipe(Section):
@@ -166,7 +174,11 @@ def _problem(error: Any, recipe: type[BaseModel] | None) -> str:
         section = f"{key.rpartition('.')[0]}."
         names = {k.rpartition(".")[2]: k for k in known}
         similar = difflib.get_close_matches(location[-1], names, n=2, cutoff=0.6)
-        near = f" (did you mean {' or '.join(names[n] for n in similar)}?)" if similar else f"; keys there: {', '.join(k for k in known if k.startswith(section)) or ', '.join(known)}"
+        near = (
+            f" (did you mean {' or '.join(names[n] for n in similar)}?)"
+            if similar
+            else f"; keys there: {', '.join(k for k in known if k.startswith(section)) or ', '.join(known)}"
+        )
         return f"unknown key {key}{near}"
     got = "" if isinstance(error.get("input"), dict) else f", got {error.get('input')!r}"
     message = error["msg"].removeprefix("Value error, ")

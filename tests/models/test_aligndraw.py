@@ -126,4 +126,3 @@ def test_paper_initialisation():
     assert model.start_canvas.mean().item() == pytest.approx(-10.0, abs=1e-3)
     released = DRAW(DRAWConfig(variant="released"))
     assert not released.generative.bias.any()
-

@@ -72,7 +72,9 @@ def test_two_processes_have_the_losses_of_one(tmp_path):
     train(tiny_recipe(), tmp_path / "one", device="cpu")
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
     launch += ["--dynamo_backend", "no", "--main_process_port", "0"]
-    done = subprocess.run([sys.executable, *launch, *command(tmp_path / "two")], env=environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *launch, *command(tmp_path / "two")], env=environment(), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     for name in ("train/loss", "train/kl", "validation/bound"):
         one, two = stats(tmp_path / "one", name), stats(tmp_path / "two", name)

@@ -1,0 +1,205 @@
+"""How fast alignDRAW trains and draws, as a share of what the machine's matrix multiply reaches in the same run.
+
+    python benchmarks/speed.py [--device cuda] [--compile] [--threads 2]
+
+Prints the tables of benchmarks/README.md. The full MNIST configuration: 60 x 60, T = 32, batch 100.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from cap2im.config import load_recipe
+from cap2im.data.canvas_batches import caption_tokens
+from cap2im.data.digits import scikit_learn_digits
+from cap2im.data.mnist_captions import ALIASES, WORDS, CanvasMaker, HeldOut
+from cap2im.data.vocabulary import Vocabulary
+from cap2im.models import aligndraw, text
+from cap2im.models.aligndraw import DRAW
+from cap2im.randomness import generator
+
+BATCH = 100
+SIDE = 2048  # of the matrices whose product is the machine's rate
+PARTS = {  # operator -> where its time is booked
+    "aten::mm": "matrix products",
+    "aten::addmm": "matrix products",
+    "aten::linear": "matrix products",
+    "aten::bmm": "filter banks and attention (batched products)",
+    "aten::mv": "filter banks and attention (batched products)",
+    "aten::addmv_": "filter banks and attention (batched products)",
+    "aten::copy_": "copies and concatenations",
+    "aten::cat": "copies and concatenations",
+    "aten::stack": "copies and concatenations",
+}
+
+
+class Clock:
+    """Seconds of a function, on any device: the median of several runs."""
+
+    def __init__(self, device: torch.device, runs: int) -> None:
+        self.device, self.runs = device, runs
+
+    def seconds(self, function: Callable[[], object], repeat: int = 1) -> float:
+        function()
+        times = []
+        for _ in range(self.runs):
+            self._wait()
+            start = time.perf_counter()
+            for _ in range(repeat):
+                function()
+            self._wait()
+            times.append((time.perf_counter() - start) / repeat)
+        return statistics.median(times)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def multiply_rate(clock: Clock, dtype: torch.dtype = torch.float32) -> float:
+    """GFLOP/s of a square matrix multiply."""
+    a, b = (torch.randn(SIDE, SIDE, device=clock.device).to(dtype) for _ in range(2))
+    return 2 * SIDE**3 / clock.seconds(lambda: a @ b, repeat=4) / 1e9
+
+
+def training_step(model: DRAW, device: torch.device, precision: str) -> Callable[[], None]:
+    """A whole update on one batch: forward, backward, clipping, RMSprop."""
+    from cap2im.training.optimizers import RMSprop
+
+    maker = CanvasMaker(scikit_learn_digits("train"), HeldOut.from_seed(0))
+    canvases = maker.make(BATCH, generator("benchmark"))
+    tokens, mask = (t.to(device) for t in caption_tokens(canvases, Vocabulary(words=WORDS, aliases=ALIASES)))
+    images = (canvases.images.float() / 255).to(device)
+    noise = torch.randn(BATCH, model.config.glimpses, model.config.latent, generator=generator("noise")).to(device)
+    optimizer = RMSprop(model.parameters())
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            bound = model(images, tokens, mask, noise)
+        optimizer.zero_grad()
+        (-bound.value.mean()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimizer.step()
+
+    return step
+
+
+def sampling(model: DRAW, device: torch.device, precision: str) -> Callable[[], None]:
+    """Draws 100 pictures."""
+    vocabulary = Vocabulary(words=WORDS)
+    captions = [c.caption for c in HeldOut.from_seed(0).configurations()][:BATCH]
+    tokens = torch.tensor([t.numbers for t in vocabulary.encode(captions)], device=device)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    noise = torch.randn(BATCH, model.config.glimpses, model.config.latent, device=device)
+
+    @torch.inference_mode()
+    def draw() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            for _ in model.drawing(model.encode(tokens, mask), noise):
+                pass
+
+    return draw
+
+
+def parts_of(step: Callable[[], None], device: torch.device) -> dict[str, float]:
+    """Shares of a step's time by what it is spent on."""
+    activity = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    with profile(activities=activity) as recorded:
+        step()
+    shares: dict[str, float] = defaultdict(float)
+    for event in recorded.key_averages():
+        spent = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
+        shares[PARTS.get(event.key, "elementwise and the rest")] += spent
+    total = sum(shares.values())
+    return {name: value / total for name, value in sorted(shares.items(), key=lambda item: -item[1])}
+
+
+def without_deferred_gradients(step: Callable[[], None]) -> Callable[[], None]:
+    """The same step with plain linear layers, as autograd unrolls them: what the deferred weight gradients are worth."""
+
+    def plain() -> None:
+        kept = aligndraw.Unrolled
+        aligndraw.Unrolled = text.Unrolled = lambda layer: layer  # type: ignore[assignment, misc]
+        try:
+            step()
+        finally:
+            aligndraw.Unrolled = text.Unrolled = kept  # type: ignore[misc]
+
+    return plain
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--compile", action="store_true", help="also measure --compile, whose first step takes minutes")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    torch.set_num_threads(arguments.threads)
+    torch.set_flush_denormal(True)
+    clock = Clock(device, arguments.runs)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{arguments.threads} threads, {platform.machine()}"
+    print(f"{name}; torch {torch.__version__}, cap2im on Python {platform.python_version()}; median of {arguments.runs} runs\n")
+
+    config = load_recipe("aligndraw-mnist-paper").model
+    rate = multiply_rate(clock)
+    print(f"Matrix multiply {SIDE}^3: fp32 {rate:.0f} GFLOP/s, bf16 {multiply_rate(clock, torch.bfloat16):.0f} GFLOP/s\n")
+    model = DRAW(config).to(device)
+    with FlopCounterMode(display=False) as counter:
+        training_step(model, device, "fp32")()
+    step_work = counter.get_total_flops() / 1e9
+    with FlopCounterMode(display=False) as counter:
+        sampling(model, device, "fp32")()
+    draw_work = counter.get_total_flops() / 1e9
+
+    print("| what | precision | seconds | GFLOP | GFLOP/s | of the fp32 multiply rate of the same moment |")
+    print("| --- | --- | --- | --- | --- | --- |")
+
+    def row(label: str, precision: str, function: Callable[[], None], work: float) -> None:
+        before = multiply_rate(clock)
+        seconds = clock.seconds(function)
+        reached = (before + multiply_rate(clock)) / 2
+        print(f"| {label} | {precision} | {seconds:.3f} | {work:.1f} | {work / seconds:.0f} | {work / seconds / reached:.0%} |", flush=True)
+
+    for precision in ("fp32", "bf16"):
+        step = training_step(model, device, precision)
+        row("training step, batch 100", precision, step, step_work)
+        row("the same without deferred weight gradients", precision, without_deferred_gradients(step), step_work)
+    for precision in ("fp32", "bf16"):
+        row("sampling 100 pictures", precision, sampling(model, device, precision), draw_work)
+    if arguments.compile:
+        compiled = DRAW(config).to(device)
+        compiled.compile_steps()
+        for precision in ("fp32", "bf16"):
+            row("training step, --compile", precision, training_step(compiled, device, precision), step_work)
+
+    print("\n| where a training step's time goes | fp32 | bf16 |\n| --- | --- | --- |")
+    exact, rounded = (parts_of(training_step(model, device, precision), device) for precision in ("fp32", "bf16"))
+    for part, share in exact.items():
+        print(f"| {part} | {share:.0%} | {rounded.get(part, 0.0):.0%} |")
+
+    maker = CanvasMaker(scikit_learn_digits("train"), HeldOut.from_seed(0))
+    epoch = clock.seconds(lambda: maker.make(10_000, generator("epoch")))
+    step_seconds = clock.seconds(training_step(model, device, "fp32"))
+    print(f"\nMaking 10,000 canvases: {epoch:.2f} s, which is {epoch / 100 / step_seconds:.1%} of the 100 training steps that they last.")
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "cap2im", "draw", "the digit three is at the top of the digit one", "--out", folder]
+        seconds = clock.seconds(lambda: subprocess.run(command, check=True, capture_output=True))
+    print(f"cap2im draw, from process start to files: {seconds:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""The reader: a small convolutional network that says which digit a window of a canvas shows, or that it shows none.
+
+It is this project's own, made for `cap2im.metrics.caption_accuracy`; neither paper has one.
+
+Shapes: B windows, W window side, F feature maps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+NOTHING = 10  # the class after the ten digits: no digit stands at the middle of the window
+CLASSES = 11
+
+
+class ReaderConfig(BaseModel):
+    """Sizes of the network."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    window: int = Field(32, ge=24, le=128, multiple_of=8)  # pixels of the square window
+    channels: int = Field(16, ge=1)  # feature maps of the first layer; the later ones have two and four times as many
+
+
+class Reader(nn.Module):
+    """Four 3 x 3 convolutions with batch normalisation, three of them pooled, and a linear layer over what is left of the plane.
+
+    The plane is flattened, not averaged, for the reader has to tell a digit at the middle of its window from one that is displaced.
+    """
+
+    def __init__(self, config: ReaderConfig) -> None:
+        super().__init__()
+        self.config = config
+        f = config.channels
+        self.features = nn.Sequential(
+            *_convolution(1, f, padding=1),
+            nn.MaxPool2d(2),  # [B, F, W/2, W/2]
+            *_convolution(f, 2 * f, padding=1),
+            nn.MaxPool2d(2),  # [B, 2F, W/4, W/4]
+            *_convolution(2 * f, 4 * f, padding=1),
+            nn.MaxPool2d(2),  # [B, 4F, W/8, W/8]
+            *_convolution(4 * f, 4 * f, padding=0),  # [B, 4F, W/8 - 2, W/8 - 2]
+        )
+        self.classify = nn.Linear(4 * f * (config.window // 8 - 2) ** 2, CLASSES)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Logits [B, 11] of windows [B, 1, W, W] in 0..1, 0 being background."""
+        return self.classify(self.features(windows).flatten(1))
+
+    def digest(self) -> str:
+        """SHA-256 of the sizes and the weights: a measured number names its reader with it."""
+        sha256 = hashlib.sha256(self.config.model_dump_json().encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            sha256.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return sha256.hexdigest()
+
+
+def _convolution(inputs: int, outputs: int, padding: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(inputs, outputs, 3, padding=padding, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()

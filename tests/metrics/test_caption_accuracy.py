@@ -1,0 +1,356 @@
+"""Caption accuracy: each score moves with what it means, on canvases whose truth is known."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+
+import pytest
+import torch
+from torch import Tensor
+
+from cap2im.data.digits import Digits, mnist, scikit_learn_digits
+from cap2im.data.mnist_captions import PLACES, Configuration, HeldOut
+from cap2im.metrics.caption_accuracy import (
+    BUNDLED,
+    FIELDS,
+    STRAY_PIXELS,
+    Scores,
+    caption_accuracy,
+    load_reader,
+    place_windows,
+    read_canvases,
+    real_canvases,
+    score,
+    stray_pixels,
+    summary,
+    wilson,
+)
+from cap2im.models.reader import NOTHING, Reader, ReaderConfig
+from tests.real_data import data_folder, find_data_folder
+
+HELD_OUT = HeldOut.from_seed(0)
+EIGHT = {
+    layout: Configuration(layout, digits, True) for layout, digits in enumerate([(3, 7), (4, 0), (2, 5), (6, 8), (9,), (1,), (5,), (7,)])
+}
+
+
+@pytest.fixture(scope="module")
+def reader() -> Reader:
+    return load_reader()
+
+
+@pytest.fixture(scope="module")
+def is_mnist() -> bool:
+    folder = find_data_folder()
+    return folder is not None and (folder / "mnist").is_dir()
+
+
+@pytest.fixture(scope="module")
+def digits(is_mnist) -> Digits:
+    """Test digits of MNIST; where there are none, those of scikit-learn, which test the mechanics less strictly."""
+    if is_mnist:
+        return mnist("test", find_data_folder() / "mnist")
+    pytest.importorskip("sklearn", reason="neither MNIST nor scikit-learn's digits")
+    return scikit_learn_digits("test")
+
+
+def scored(reader: Reader, images: Tensor, configurations: list[Configuration]) -> Scores:
+    return score(read_canvases(reader, images), images, configurations)
+
+
+def rates(reader: Reader, images: Tensor, configurations: list[Configuration]) -> dict[str, float]:
+    scores = scored(reader, images, configurations)
+    return {name: getattr(scores, name).float().mean().item() for name in FIELDS}
+
+
+def answered(configuration: Configuration, **instead: int) -> Tensor:
+    """[1, 8, 11] the probabilities of a reader that sees what the configuration asks for, but for the places named."""
+    wanted = dict(zip(configuration.places, configuration.digits, strict=True)) | {k.replace("_", " "): v for k, v in instead.items()}
+    classes = torch.tensor([wanted.get(place, NOTHING) for place in PLACES])
+    return torch.nn.functional.one_hot(classes, 11).float()[None] * 0.9 + 0.01
+
+
+BLANK = torch.zeros(1, 1, 60, 60)
+
+
+# The definition, with made-up readings
+
+
+@pytest.mark.parametrize("configuration", EIGHT.values(), ids=lambda c: c.caption)
+def test_all_right(configuration):
+    assert all(getattr(score(answered(configuration), BLANK, [configuration]), name).item() for name in FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("instead", "digits", "places", "clean"),
+    [
+        ({"left": 4}, False, True, True),  # wrong digit
+        ({"left": 7, "right": 3}, False, True, True),  # the two are swapped
+        ({"top_left": 4}, True, True, False),  # one more
+        ({"left": NOTHING}, False, False, True),  # one missing; what is most probable of the rest is 0 here
+        ({"left": NOTHING, "top": 3}, False, False, False),  # moved
+    ],
+)
+def test_what_goes_wrong(instead, digits, places, clean):
+    result = score(answered(EIGHT[0], **instead), BLANK, [EIGHT[0]])
+    assert [getattr(result, name).item() for name in FIELDS] == [digits, places, clean, False]
+
+
+def test_digits_are_a_forced_choice():
+    """A digit that is less probable than nothing counts for `digits`, not for `places`."""
+    readings = answered(EIGHT[4])
+    readings[0, list(PLACES).index("top left")] = torch.tensor([0.0] * 9 + [0.4, 0.6])
+    result = score(readings, BLANK, [EIGHT[4]])
+    assert [getattr(result, name).item() for name in FIELDS] == [True, False, True, False]
+
+
+def test_stray_ink():
+    """Ink outside of the windows that were asked for is counted, ink inside is not, haze is none."""
+    left_right, top_left = EIGHT[0], EIGHT[4]
+    images = torch.zeros(1, 1, 60, 60)
+    images[..., 16:44, 0:28] = 1
+    assert stray_pixels(images, [left_right]).item() == 0
+    assert stray_pixels(images, [top_left]).item() == 28 * 28 - 15 * 28  # its window ends at row 30
+    images = torch.zeros(1, 1, 60, 60)
+    images.view(-1)[: STRAY_PIXELS - 1] = 1
+    assert score(answered(left_right), images, [left_right]).clean.item()
+    images.view(-1)[:STRAY_PIXELS] = 1
+    assert not score(answered(left_right), images, [left_right]).joint.item()
+    assert stray_pixels(torch.full((1, 1, 60, 60), 0.3), [left_right]).item() == 0
+
+
+def test_wilson():
+    assert wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)  # Brown, Cai & DasGupta 2001
+    assert wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+    with pytest.raises(ValueError, match="no trials"):
+        wilson(0, 0)
+
+
+def test_groups():
+    configurations = list(HELD_OUT.configurations())
+    right = torch.tensor([c.seen for c in configurations])
+    groups = summary(Scores(right, right, right, right), configurations)
+    assert (groups["all"]["n"], groups["seen"]["n"], groups["held_out"]["n"]) == (440, 360, 80)
+    assert groups["all"]["joint"]["rate"] == 360 / 440
+    assert groups["seen"]["joint"]["rate"] == 1
+    assert groups["held_out"]["joint"]["rate"] == 0
+    assert [group["n"] for group in groups["layouts"].values()] == [100] * 4 + [10] * 4
+    assert summary(Scores(*[right[:1]] * 4), configurations[:1])["layouts"]["the digit {} is at the top left of the image ."] is None
+    json.dumps(groups)
+
+
+def test_a_held_out_picture_is_seen_in_no_words():
+    hidden = HeldOut(((3, 7), (7, 4), *HELD_OUT.digits[2:]))
+    configurations = [c for c in hidden.configurations() if c.layout < 2]
+    # The first sentence hides 3 at the left and 7 at the right, the second 7 at the right and 4 at the left: both hide 7 at the right.
+    groups = summary(Scores(*[torch.ones(200, dtype=torch.bool)] * 4), configurations)
+    assert groups["held_out_pictures"]["n"] == 2 * 10
+    assert groups["held_out"]["n"] == 2 * 19
+
+
+# The bundled reader
+
+
+def test_real_canvases_of_test_digits(reader):
+    configurations = [c for c in HELD_OUT.configurations() for _ in range(5)]
+    found = rates(reader, real_canvases(mnist("test", data_folder() / "mnist"), configurations, seed=1), configurations)
+    assert found["joint"] >= 0.98, found
+    assert min(found.values()) == found["joint"]
+    assert found["clean"] >= 0.995
+
+
+def test_real_canvases_of_other_digits(reader):
+    """Those of scikit-learn are 8 x 8 pixels, enlarged: what the reader never saw, and blurred."""
+    pytest.importorskip("sklearn", reason="scikit-learn carries the digits of this test")
+    configurations = list(HELD_OUT.configurations())
+    found = rates(reader, real_canvases(scikit_learn_digits("test"), configurations, seed=1), configurations)
+    assert found["joint"] >= 0.6, found
+
+
+def test_probabilities(reader, digits):
+    configurations = list(EIGHT.values())
+    images = real_canvases(digits, configurations, seed=0)
+    together = read_canvases(reader, images)
+    assert together.shape == (8, 8, 11)
+    assert torch.allclose(together.sum(2), torch.ones(8, 8))
+    alone = torch.cat([read_canvases(reader, image[None]) for image in images])
+    assert torch.allclose(together, alone, atol=1e-6)
+    assert torch.allclose(together, read_canvases(reader, images, batch=3), atol=1e-6)
+
+
+def test_a_wrong_digit(reader, digits, is_mnist):
+    asked = [c for c in HELD_OUT.configurations() for _ in range(2)]
+    drawn = [Configuration(c.layout, ((c.digits[0] + 1 + i % 9) % 10, *c.digits[1:]), c.seen) for i, c in enumerate(asked)]
+    found = rates(reader, real_canvases(digits, drawn, seed=2), asked)
+    assert found["digits"] < 0.03
+    assert found["joint"] < 0.02
+    assert found["places"] > (0.95 if is_mnist else 0.8)
+    assert found["clean"] > 0.95
+
+
+@pytest.mark.parametrize(("asked", "drawn"), [(a, d) for a in range(4, 8) for d in range(4, 8) if a != d])
+def test_a_moved_digit(reader, digits, asked, drawn):
+    configurations = [Configuration(asked, (digit,), True) for digit in range(10) for _ in range(5)]
+    moved = [Configuration(drawn, c.digits, True) for c in configurations]
+    found = rates(reader, real_canvases(digits, moved, seed=3), configurations)
+    assert found["places"] < 0.05
+    assert found["clean"] == 0
+    assert found["joint"] == 0
+
+
+def test_a_digit_between_the_places(reader, digits):
+    """In the middle of the canvas, 14 pixels from every place: the reader sees nothing anywhere, and the ink tells."""
+    configurations = [c for c in HELD_OUT.configurations() if len(c.places) == 1 for _ in range(5)]
+    images = torch.zeros(len(configurations), 1, 60, 60)
+    chosen = torch.randint(len(digits), (len(images),), generator=torch.Generator().manual_seed(0))
+    images[..., 16:44, 16:44] = digits.images[chosen, None].float() / 255
+    readings = read_canvases(reader, images)
+    assert (readings.argmax(2) == NOTHING).float().mean() > 0.97
+    found = score(readings, images, configurations)
+    assert found.clean.float().mean() < 0.2
+    added = torch.maximum(images, real_canvases(digits, configurations, seed=4))
+    assert scored(reader, added, configurations).joint.float().mean() < 0.1
+
+
+def test_one_digit_more(reader, digits):
+    """The four corners of a canvas hold a digit where the caption asks for one."""
+    configurations = [c for c in HELD_OUT.configurations() if len(c.places) == 1 for _ in range(5)]
+    other = [Configuration(4 + (c.layout - 4 + 1 + i % 3) % 4, c.digits, True) for i, c in enumerate(configurations)]
+    images = torch.maximum(real_canvases(digits, configurations, seed=5), real_canvases(digits, other, seed=6))
+    found = rates(reader, images, configurations)
+    assert found["clean"] < 0.02
+    assert found["joint"] < 0.02
+    assert found["places"] > 0.9
+
+
+def test_one_digit_less(reader, digits):
+    asked = [c for c in HELD_OUT.configurations() if len(c.places) == 2]
+    images = real_canvases(digits, asked, seed=7)
+    for image, configuration in zip(images, asked, strict=True):
+        rows, columns = PLACES[configuration.places[1]].rows, PLACES[configuration.places[1]].columns
+        image[0, rows[0] : rows[1] + 28, columns[0] : columns[1] + 28] = 0
+    found = rates(reader, images, asked)
+    assert found["places"] < 0.02
+    assert found["clean"] > 0.95
+    assert found["joint"] < 0.02
+
+
+@pytest.mark.parametrize("level", [0.0, 0.1, 0.3, 0.5, 0.8, 1.0])
+def test_plain_grey_is_nothing(reader, level):
+    configurations = list(EIGHT.values())
+    images = torch.full((8, 1, 60, 60), level)
+    assert (read_canvases(reader, images).argmax(2) == NOTHING).all()
+    found = rates(reader, images, configurations)
+    assert found["places"] == found["joint"] == 0
+
+
+def test_haze_does_not_hide_digits_and_ghosts_are_none(reader, digits, is_mnist):
+    configurations = [c for c in HELD_OUT.configurations() for _ in range(2)]
+    images = real_canvases(digits, configurations, seed=8)
+    assert rates(reader, 0.15 + 0.85 * images, configurations)["joint"] > (0.95 if is_mnist else 0.6)
+    assert rates(reader, 0.12 * images, configurations)["places"] < 0.05
+
+
+def test_the_mean_digit_and_half_digits_are_no_digits(reader, digits):
+    """A model that hedges, or stops half-way, must not be paid for it."""
+    configurations = [c for c in HELD_OUT.configurations() if len(c.places) == 1 for _ in range(10)]
+    images = real_canvases(digits, configurations, seed=9)
+    mean = images.clone()
+    for layout in range(4, 8):
+        rows = torch.tensor([c.layout == layout for c in configurations])
+        mean[rows] = images[rows].mean(dim=0, keepdim=True)
+    assert rates(reader, mean, configurations)["joint"] == 0
+    assert rates(reader, (mean * 2.5).clamp(0, 1), configurations)["joint"] < 0.15
+    half = images.clone()
+    for image, configuration in zip(half, configurations, strict=True):
+        place = PLACES[configuration.places[0]]
+        image[0, : place.rows[0] + 15] = 0
+    assert rates(reader, half, configurations)["joint"] < 0.3
+
+
+def test_shuffled_captions_are_right_by_chance(reader, digits):
+    configurations = [c for c in HELD_OUT.configurations() for _ in range(3)]
+    images = real_canvases(digits, configurations, seed=10)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    assert rates(reader, images[order], configurations)["joint"] < 0.02
+
+
+# The whole measurement
+
+
+def test_caption_accuracy_of_a_perfect_and_of_a_constant_model(reader, digits):
+    by_caption = {c.caption: c for c in HELD_OUT.configurations()}
+    asked: list[tuple[str, int]] = []
+
+    def perfect(captions: list[str], seeds: list[int]) -> Tensor:
+        asked.extend(zip(captions, seeds, strict=True))
+        return real_canvases(digits, [by_caption[caption] for caption in captions], seeds[0])
+
+    steps: list[int] = []
+    start = time.process_time()
+    result = caption_accuracy(
+        perfect, reader, HELD_OUT, digits=digits, split="test", samples=2, seed=3, progress=lambda done, total: steps.append(done)
+    )
+    assert time.process_time() - start < 60
+    assert json.loads(json.dumps(result)) == result
+    assert steps[-1] == 880
+    assert len({seed for _, seed in asked}) == 880
+    assert dict.fromkeys(by_caption, 2) == {c: sum(a == c for a, _ in asked) for c in by_caption}
+    protocol = result["protocol"]
+    assert (protocol["captions"], protocol["samples_per_caption"], protocol["seed"], protocol["split"]) == (440, 2, 3, "test")
+    assert protocol["reader"] == reader.digest()
+    assert protocol["held_out"] == [list(hidden) for hidden in HELD_OUT.digits]
+    drawn, real = result["drawings"]["all"], result["real"]["all"]
+    assert drawn["n"] == real["n"] == 880
+    assert drawn["joint"]["rate"] == pytest.approx(real["joint"]["rate"], abs=0.04)
+    assert real["joint"]["low"] < real["joint"]["rate"] < real["joint"]["high"]
+
+    one = real_canvases(digits, [EIGHT[0]], seed=0)
+    constant = caption_accuracy(
+        lambda captions, seeds: one.repeat(len(captions), 1, 1, 1), reader, HELD_OUT, digits=digits, split="test", samples=1
+    )
+    assert constant["drawings"]["all"]["joint"]["rate"] <= 2 / 440  # right for its caption, and for the same in other words
+
+
+def test_bad_input_is_told(reader, digits):
+    with pytest.raises(ValueError, match=r"from 0\.0 to 255\.0"):
+        read_canvases(reader, torch.tensor([0.0, 255.0]).repeat(1800).view(1, 1, 60, 60))
+    with pytest.raises(ValueError, match=r"0\.\.1"):
+        read_canvases(reader, torch.full((1, 1, 60, 60), torch.nan))
+    with pytest.raises(ValueError, match=r"shape \[1, 3, 60, 60\]"):
+        read_canvases(reader, torch.zeros(1, 3, 60, 60))
+    with pytest.raises(ValueError, match="uint8"):
+        read_canvases(reader, torch.zeros(1, 1, 60, 60, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="samples 0"):
+        caption_accuracy(lambda captions, seeds: BLANK, reader, HELD_OUT, digits=digits, split="test", samples=0)
+    with pytest.raises(ValueError, match="1 images came back"):
+        caption_accuracy(lambda captions, seeds: BLANK, reader, HELD_OUT, digits=digits, split="test")
+
+
+def test_loading_refuses_other_folders(tmp_path):
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        load_reader(tmp_path)
+    shutil.copytree(BUNDLED, tmp_path / "other")
+    stored = json.loads((BUNDLED / "config.json").read_text())
+    (tmp_path / "other" / "config.json").write_text(json.dumps(stored | {"kind": "draw"}))
+    with pytest.raises(ValueError, match="kind 'draw'"):
+        load_reader(tmp_path / "other")
+    (tmp_path / "other" / "config.json").write_text(json.dumps(stored))
+    weights = bytearray((BUNDLED / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "other" / "model.safetensors").write_bytes(weights)
+    with pytest.raises(ValueError, match="truncated or altered"):
+        load_reader(tmp_path / "other")
+
+
+def test_the_bundled_folder(reader):
+    """Its config names the digest of its weights, and it is small enough to travel with the package."""
+    stored = json.loads((BUNDLED / "config.json").read_text())
+    assert stored["digest"] == reader.digest()
+    assert reader.digest() in (BUNDLED / "README.md").read_text()
+    assert (BUNDLED / "model.safetensors").stat().st_size < 400_000
+    assert reader.config == ReaderConfig()
+    assert place_windows(BLANK, reader.config.window).shape == (1, 8, 1, 32, 32)

@@ -1,0 +1,189 @@
+"""The command line: what it writes, and one line with exit status 2 for whatever is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cap2im import cli
+from tests.real_data import data_folder
+from tests.tiny import CHANGES, tiny_model
+
+CAPTION = "the digit three is at the top of the digit one"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Runs `cap2im ARGUMENTS` in an empty folder; answers exit status, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["cap2im", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return str(tiny_model(tmp_path_factory.mktemp("tiny") / "tiny-model"))
+
+
+def test_draw_writes_pictures_animation_attention_and_page(run, tmp_path, model):
+    code, out, err = run("draw", CAPTION, "the digit 7 is at the top left of the image", "--model", model, "--samples", "3", "--seed", "9")
+    assert (code, err) == (0, "")
+    folders = sorted((tmp_path / "drawings").iterdir())
+    assert [f.name for f in folders] == ["the-digit-7-is-at-the-top-left-of-the-image", CAPTION.replace(" ", "-")]
+    for folder in folders:
+        names = {path.name for path in folder.iterdir()}
+        assert names == {"sample-1.png", "sample-2.png", "sample-3.png", "grid.png", "drawing.gif", "attention.png", "drawing.html"}
+        assert Image.open(folder / "sample-1.png").size == (60, 60)
+        assert str(folder.relative_to(tmp_path)) in out
+
+
+def test_draw_json_from_file_and_standard_input(run, tmp_path, model):
+    (tmp_path / "captions.txt").write_text(f"{CAPTION}\n\n  the digit 1 is on the left of the digit 2\n")
+    code, out, _ = run("draw", "--file", "captions.txt", "--model", model, "--json", "-n", "1", "-o", "a")
+    assert code == 0
+    written = json.loads(out)
+    assert [entry["caption"] for entry in written] == [CAPTION, "the digit 1 is on the left of the digit 2"]
+    assert all(Path(path).is_file() for entry in written for path in entry["files"])
+    code, out, _ = run("draw", "--file", "-", "--model", model, "--json", "-n", "1", "-o", "b", stdin=f"{CAPTION}\n")
+    assert [entry["caption"] for entry in json.loads(out)] == [CAPTION]
+    one, two = (next((tmp_path / f).glob("the-digit-three*/sample-1.png")).read_bytes() for f in "ab")
+    assert one == two
+
+
+BAD = [
+    (["draw", "the digit eleven is at the top"], r"unknown word 'eleven' (nearest known: "),
+    (["draw", ""], "a caption is empty"),
+    (["draw"], "no caption given"),
+    (["draw", "digit " * 10_000], "10001 words; at most 200"),
+    (["draw", CAPTION, "--model", "nothing"], "unknown model 'nothing'; bundled: "),
+    (["draw", CAPTION, "--device", "tpu"], "no device 'tpu' on this machine; there is cpu"),
+    (["draw", CAPTION, "--samples", "0"], "Invalid value for '--samples'"),
+    (["draw", CAPTION, "--samples", "many"], "Invalid value for '--samples'"),
+    (["draw", CAPTION, "--unknown", "guess"], "'guess' is not one of"),
+    (["draw", CAPTION, "--colour"], "No such option"),
+    (["draw", "--file", "nowhere.txt"], "nowhere.txt: No such file or directory"),
+    (["draw", "--file", "empty.txt"], "empty.txt: no captions in it"),
+    (["draw", "--file", "latin.txt"], "latin.txt: not UTF-8 text"),
+    (["draw", CAPTION, "--out", "empty.txt"], "empty.txt: "),
+    (["draw", CAPTION, "--out", "/proc/nowhere"], "/proc/nowhere: "),
+    (["paint"], "No such command 'paint'"),
+    (["train", "aligndraw"], "unknown recipe 'aligndraw' (did you mean "),
+    (["train", "aligndraw-mnist", "--set", "train.batchsize=64"], "unknown key train.batchsize (did you mean train.batch_size?)"),
+    (["train", "aligndraw-mnist", "--set", "train.learning_rate=-1"], "train.learning_rate: Input should be greater than 0, got -1"),
+    (["train", "aligndraw-mnist", "--data", "nowhere"], "nowhere: no such folder"),
+    (["train", "aligndraw-mnist", "--data", "."], "no train-images-idx3-ubyte and no train-images-idx3-ubyte.gz"),
+    (["train", "aligndraw-digits", "--resume"], "no checkpoint to resume from"),
+    (["train", "aligndraw-digits", "--run", "empty.txt"], "empty.txt"),
+    (["evaluate", "nothing"], "unknown model 'nothing'"),
+    (["evaluate", "aligndraw-mnist", "--data", "nowhere"], "nowhere: no such folder"),
+    (["evaluate", "aligndraw-mnist", "--out", "no/such/file.json"], "no/such/file.json: "),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "")
+def test_bad_input_is_one_line_and_status_2(run, tmp_path, arguments, message):
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("cap2im: ")
+    assert message in lines[0]
+
+
+@pytest.mark.parametrize(("name", "message"), [("model.safetensors", "truncated or altered"), ("config.json", "damaged")])
+def test_damaged_model_is_one_line(run, tmp_path, name, message):
+    folder = tiny_model(tmp_path / "model")
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data[: len(data) // 2])
+    code, out, err = run("draw", CAPTION, "--model", str(folder))
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert f"{name}: " in err
+    assert message in err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unwritable for root")
+def test_unwritable_folder_is_one_line(run, tmp_path, model):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    code, _, err = run("draw", CAPTION, "--model", model, "--out", str(locked))
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "locked" in err
+
+
+def test_dry_run_prints_the_recipe_and_stops(run, tmp_path):
+    code, out, _ = run("train", "aligndraw-mnist", "--set", "train.batch_size=64", "--dry-run")
+    assert code == 0
+    assert "batch_size = 64" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_train_resume_draw_evaluate(run, tmp_path):
+    changes = [part for change in CHANGES for part in ("--set", change)]
+    code, out, _ = run("train", "aligndraw-digits", "--run", "mine", "--device", "cpu", *changes)
+    assert code == 0, out
+    assert "model written to mine/model" in out
+    card = (tmp_path / "mine" / "model" / "README.md").read_text()
+    assert "cap2im train aligndraw-digits --run mine" in card
+    code, _, err = run("train", "aligndraw-digits", "--run", "mine", "--device", "cpu", *changes)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "holds a run already" in err
+    code, _, err = run("train", "aligndraw-digits", "--run", "mine", "--device", "cpu", "--resume", *changes, "--set", "train.seed=5")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "train.seed: 0 -> 5" in err
+    assert run("draw", CAPTION, "--model", "mine", "-n", "1")[0] == 0
+    code, out, err = run("evaluate", "mine", "--samples", "1", "--bound-samples", "2", "--images", "12")
+    assert code == 0, err
+    result = json.loads((tmp_path / "mine" / "model" / "evaluation.json").read_text())
+    assert result["caption_accuracy"]["drawings"]["all"]["n"] == 440
+    assert result["likelihood"]["protocol"]["split"] == "test"
+    assert result["likelihood"]["samples"] == 2
+    assert "joint" in out
+    assert "nats an image" in out
+
+
+def test_evaluate_on_mnist(run, tmp_path):
+    folder = data_folder() / "mnist"
+    code, out, err = run(
+        "evaluate", "aligndraw-mnist", "--data", str(folder), "--samples", "1", "--bound-samples", "1", "--images", "50", "--out", "e.json"
+    )
+    assert code == 0, err
+    result = json.loads((tmp_path / "e.json").read_text())
+    accuracy = result["caption_accuracy"]
+    assert accuracy["real"]["all"]["joint"]["rate"] >= 0.97
+    assert accuracy["drawings"]["seen"]["joint"]["rate"] >= 0.8, "the bundled model draws what captions say"
+    assert -400 < result["likelihood"]["bound"] < 0
+    assert "real digits" in out
+
+
+def test_list(run):
+    code, out, _ = run("list")
+    assert code == 0
+    assert "aligndraw-mnist-paper" in out
+
+
+def test_version(run):
+    assert run("--version")[1].strip() == cli.cap2im.__version__
+
+
+@pytest.mark.parametrize("command", ["draw", "train", "evaluate", "list"])
+def test_help_has_examples(run, command):
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert "Example" in out
+    assert f"cap2im {command}" in " ".join(out.split())

@@ -1,0 +1,133 @@
+"""Models by name, drawings by caption and seed."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import cap2im
+from cap2im.pipeline import Pipeline, bundled_models, find_device, find_model
+from tests.tiny import tiny_model
+
+CAPTIONS = [
+    "the digit three is at the top of the digit one",
+    "the digit 7 is at the bottom left of the image .",
+    "the digit 2 is on the left of the digit 2",
+]
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory) -> Pipeline:
+    return Pipeline.load(str(tiny_model(tmp_path_factory.mktemp("model"))))
+
+
+def test_same_caption_and_seed_same_picture_alone_and_in_company(pipeline):
+    together = pipeline.draw(CAPTIONS, samples=3, seed=5)
+    assert [(d.caption, d.seed) for d in together] == [(c, s) for c in CAPTIONS for s in (5, 6, 7)]
+    for drawing in together:
+        alone = pipeline.draw(drawing.caption, seed=drawing.seed)[0]
+        # a product of another size may round the last bit differently, which can move a pixel's level by one
+        assert np.abs(alone.canvases.astype(int) - drawing.canvases.astype(int)).max() <= 1
+        np.testing.assert_allclose(alone.attention, drawing.attention, atol=1e-5)
+        np.testing.assert_allclose(alone.boxes, drawing.boxes, atol=1e-3)
+
+
+def test_seeds_and_captions_matter(pipeline):
+    images = pipeline.images([CAPTIONS[0], CAPTIONS[0], CAPTIONS[1]], [0, 1, 0])
+    assert not torch.allclose(images[0], images[1], atol=1e-4)
+    assert not torch.allclose(images[0], images[2], atol=1e-4)
+
+
+def test_shorter_caption_in_a_batch_is_not_disturbed_by_padding(pipeline):
+    short, long = "the digit 3", CAPTIONS[0]
+    torch.testing.assert_close(pipeline.images([short, long], [0, 0])[:1], pipeline.images([short], [0]), atol=1e-5, rtol=0)
+    assert pipeline.draw([short, long])[0].attention.shape == (3, 4)  # "." is a word
+
+
+def test_images_are_the_last_canvases(pipeline):
+    drawing = pipeline.draw(CAPTIONS[0], seed=3)[0]
+    image = pipeline.images(CAPTIONS[:1], [3])[0, 0].numpy()
+    assert np.abs(drawing.canvases[-1, :, :, 0] - 255 * image).max() <= 0.51
+
+
+def test_released_variant_draws_captions_independently(tmp_path):
+    pipeline = Pipeline.load(str(tiny_model(tmp_path / "released", "model.variant=released")))
+    torch.testing.assert_close(pipeline.images(CAPTIONS, [0, 0, 0])[:1], pipeline.images(CAPTIONS[:1], [0]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"captions": "the digit eleven"}, "unknown word 'eleven'"),
+        ({"captions": ""}, "a caption is empty"),
+        ({"captions": CAPTIONS[0], "samples": 0}, "samples is 0"),
+        ({"captions": CAPTIONS[0], "seed": -1}, "seed is -1"),
+    ],
+)
+def test_refused_requests(pipeline, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline.draw(**arguments)
+
+
+def test_unknown_words_can_be_skipped(pipeline):
+    drawing = pipeline.draw("the blue digit three", unknown="skip")[0]
+    assert drawing.words == ("the", "digit", "three", ".")
+
+
+def test_bundled_models_load_and_draw():
+    assert "aligndraw-mnist" in bundled_models()
+    for name in bundled_models():
+        drawings = cap2im.load(name).draw(CAPTIONS[0], samples=2)
+        assert len(drawings) == 2
+        assert drawings[0].model == name
+        assert drawings[0].canvases[-1].max() > 100, "something was drawn"
+    assert cap2im.draw(CAPTIONS[0])[0].caption == CAPTIONS[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("aligndraw-mnits", r"unknown model 'aligndraw-mnits'; bundled: aligndraw-mnist; or a folder"),
+        ("no/such/folder", "unknown model"),
+        (".", "neither a model .* nor a run"),
+    ],
+)
+def test_unknown_models(name, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        find_model(name)
+
+
+def test_unreachable_hub(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ValueError, match=r"no folder 'some/model' here, and it cannot be had from the Hugging Face hub"):
+        find_model("some/model")
+    assert "downloading some/model" in capsys.readouterr().err
+
+
+def test_no_such_device():
+    with pytest.raises(ValueError, match=r"no device 'tpu' on this machine; there is cpu"):
+        find_device("tpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(kind="reader"), "kind 'reader' does not draw"),
+        (lambda c: c["model"].update(latent=6), "config and weights do not fit"),
+        (lambda c: c["model"].update(surprise=6), "config and weights do not fit.*surprise"),
+        (lambda c: c["vocabulary"]["words"].append("zebra"), "22 word vectors for 23 words"),
+        (lambda c: c.pop("vocabulary"), "config and weights do not fit.*vocabulary"),
+    ],
+)
+def test_altered_config(tmp_path, change, message):
+    folder = tiny_model(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message):
+        Pipeline.load(str(folder))

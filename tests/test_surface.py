@@ -1,0 +1,138 @@
+"""Walks the public surface: what exists is described, imports follow the architecture, and the core stays small."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cap2im.cli import app
+from cap2im.config import recipe_names
+from cap2im.pipeline import BUNDLED, bundled_models
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src" / "cap2im"
+MODULES = sorted(SOURCE.rglob("*.py"))
+README = (ROOT / "README.md").read_text("utf-8")
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
+
+# package -> what it must not import. `cli` and `serve` use everything, and nothing imports them.
+FORBIDDEN = {
+    "models": ("data", "training", "metrics", "convert", "config", "checkpoint", "pipeline", "drawing", "randomness", "cli"),
+    "data": ("models", "training", "metrics", "convert", "config", "checkpoint", "pipeline", "drawing", "cli"),
+    "convert": ("data", "training", "metrics", "pipeline", "drawing", "cli"),
+    "training": ("pipeline", "drawing", "cli"),
+    "metrics": ("training", "cli"),
+    "drawing": ("models", "data", "training", "metrics", "convert", "config", "checkpoint", "pipeline", "cli"),
+    "checkpoint": ("models", "data", "training", "metrics", "convert", "pipeline", "drawing", "cli"),
+    "config": ("training", "metrics", "convert", "pipeline", "drawing", "checkpoint", "cli"),
+    "pipeline": ("training", "metrics", "cli"),
+    "randomness": ("models", "data", "training", "metrics", "cli"),
+}
+# the reader's network is trained on the windows that caption accuracy looks at
+ALLOWED = {("training", "metrics")}
+
+
+def imports(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text("utf-8"))
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_arrows(path):
+    part = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    found = {name.split(".")[1] for name in imports(path) if name.startswith("cap2im.")}
+    assert not found & set(FORBIDDEN.get(part, ()))
+    if part == "models":
+        outside = {name.split(".")[0] for name in imports(path)} - {"cap2im", "__future__"} - set(sys.stdlib_module_names)
+        assert outside <= {"torch", "pydantic"}
+
+
+def test_every_package_has_its_arrows():
+    parts = {path.relative_to(SOURCE).parts[0].removesuffix(".py") for path in MODULES}
+    assert parts - {"__init__", "__main__", "cli", "recipes"} == set(FORBIDDEN)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_every_module_and_public_name_has_a_docstring(path):
+    tree = ast.parse(path.read_text("utf-8"))
+    if path.name == "__init__.py" and not tree.body:
+        return
+    missing = [] if ast.get_docstring(tree) else ["the module"]
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_") and not ast.get_docstring(node):
+            missing.append(node.name)
+    # names that say all there is to say
+    assert set(missing) <= {"sha256", "held_out", "Section", "ReaderRecipe"}
+
+
+def test_commands_recipes_and_models_are_in_the_readme():
+    commands = [command.name or command.callback.__name__ for command in app.registered_commands]
+    assert commands
+    for name in commands:
+        assert f"cap2im {name}" in README, name
+    for name in [*recipe_names(), *bundled_models()]:
+        assert f"`{name}`" in README, name
+
+
+def test_folders_are_in_the_readmes_map():
+    for folder in (p for p in [*ROOT.iterdir(), *SOURCE.iterdir()] if p.is_dir() and not p.name.startswith((".", "__"))):
+        tracked = subprocess.run(["git", "ls-files", str(folder)], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+        if tracked:
+            assert f"{folder.name}/" in README, folder
+
+
+def test_install_commands_use_the_constraints():
+    for document in DOCUMENTS:
+        for line in document.read_text("utf-8").splitlines():
+            if re.search(r"\bpip install\b", line) and "cap2im[" not in line:
+                assert "-c constraints.txt" in line, f"{document.name}: {line}"
+
+
+def test_links_and_pictures_exist():
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", document.read_text("utf-8")):
+            path = target[0] or target[1]
+            if not path.startswith("http"):
+                assert (document.parent / path).exists(), f"{document.name}: {path}"
+
+
+def test_bundled_files_are_small_and_have_cards():
+    for card in BUNDLED.glob("*/README.md"):
+        text = card.read_text("utf-8")
+        assert "command" in text
+        assert "seed" in text
+    folders = [folder for folder in BUNDLED.iterdir() if folder.is_dir()]
+    assert folders
+    for folder in folders:
+        assert {path.name for path in folder.iterdir()} == {"README.md", "config.json", "model.safetensors"}
+        assert (folder / "model.safetensors").stat().st_size <= 6_000_000
+
+
+CORE_ONLY = """
+import sys
+blocked = {"accelerate", "tensorboard", "sklearn", "matplotlib", "scipy", "torchmetrics", "datasets", "h5py", "pytest"}
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in blocked:
+            raise ImportError(f"{name} is not part of the core")
+sys.meta_path.insert(0, Block())
+import cap2im
+assert "torch" not in sys.modules and "numpy" not in sys.modules, "importing the package is cheap"
+drawing = cap2im.draw("the digit three is at the top of the digit one")[0]
+assert drawing.canvases.shape == (32, 60, 60, 1)
+"""
+
+
+def test_core_alone_draws():
+    subprocess.run([sys.executable, "-c", CORE_ONLY], check=True)
