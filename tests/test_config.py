@@ -36,7 +36,7 @@ def test_paper_recipe_is_the_papers():
         10,
     )
     assert (recipe.data.samples_per_epoch, m.variant, m.initialisation) == (10_000, "paper", "paper")
-    assert (t.kl_warmup_steps, t.ema_decay, t.precision) == (0, 0, "fp32"), "nothing that the paper does not have"
+    assert (t.kl_weights, t.ema_decay, t.precision) == (((0, 1.0),), 0, "fp32"), "nothing that the paper does not have"
 
 
 def test_changes():
@@ -55,6 +55,8 @@ def test_changes():
         ("train.optimizer=sgd", "train.optimizer: Input should be 'rmsprop' or 'adam', got 'sgd'"),
         ("train.batch_size=20000", "train.batch_size 20000 is more than data.samples_per_epoch 10000"),
         ("kind=gan", "kind|tag"),
+        ("train.kl_weights=[[5, 1.0]]", "train.kl_weights: steps must begin at 0 and rise"),
+        ("train.kl_weights=[[0, -1.0]]", "greater than or equal to 0, got -1.0"),
         ("train.batch_size", "expected KEY=VALUE"),
         ("description.x=1", "description is a value, not a section"),
     ],

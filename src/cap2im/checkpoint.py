@@ -195,7 +195,9 @@ def save_checkpoint(run: Path, state: TrainingState, weights: Mapping[str, Tenso
         }
         _write(folder / TRAINING_STATE, json.dumps(document, indent=1).encode())
     for old in checkpoints(run)[:-KEPT_CHECKPOINTS]:
-        shutil.rmtree(old, ignore_errors=True)
+        retired = old.with_name(f".{old.name}")
+        os.replace(old, retired)  # out of sight at once: a kill amid the deletion must not leave half a checkpoint
+        shutil.rmtree(retired, ignore_errors=True)
     return target
 
 

@@ -134,6 +134,7 @@ def train(
     run: Annotated[Path | None, typer.Option(help="Folder of checkpoints, log and result. [default: runs/RECIPE]")] = None,
     data: DataOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    start_from: Annotated[str | None, typer.Option("--from", help="A model whose weights the run starts from.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the whole recipe and stop.")] = False,
     device: Annotated[Literal["auto", "cpu"], typer.Option(help="auto takes the accelerator if there is one.")] = "auto",
     compile_model: Annotated[bool, typer.Option("--compile", help="Compile the network's steps; starts later, runs faster.")] = False,
@@ -151,15 +152,20 @@ def train(
     except ImportError:
         raise ValueError("training needs more than the core: pip install 'cap2im[train]'") from None
     command = shlex.join(["cap2im", *sys.argv[1:]])
+    if resume and start_from is not None:
+        raise ValueError("--from begins a new run, and --resume goes on with an old one: give one of them")
     if isinstance(resolved, DRAWRecipe):
+        from cap2im.pipeline import find_model
         from cap2im.training.card import draw_card
         from cap2im.training.draw import train as train_draw
 
+        start = find_model(start_from) if start_from is not None else None
         result = train_draw(
             resolved,
             folder,
             data=data,
             resume=resume,
+            start_from=start,
             device=device,
             compile_model=compile_model,
             card=lambda figures: draw_card(Path(recipe).stem, resolved, command, figures),
@@ -167,8 +173,8 @@ def train(
     else:
         from cap2im.training.reader import train_reader_run
 
-        if resume or compile_model:
-            raise ValueError("a reader trains in minutes: it has no --resume and no --compile")
+        if resume or compile_model or start_from is not None:
+            raise ValueError("a reader trains in minutes: it has no --resume, no --from and no --compile")
         result = train_reader_run(resolved, folder, data=data, command=command)
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"model written to {result}")

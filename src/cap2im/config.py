@@ -6,6 +6,7 @@ A recipe lies in `cap2im/recipes/NAME.toml` or anywhere else; `--set a.b=c` chan
 from __future__ import annotations
 
 import difflib
+import itertools
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
@@ -13,7 +14,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from cap2im.models.aligndraw import DRAWConfig
 from cap2im.models.reader import ReaderConfig
@@ -47,13 +58,22 @@ class DRAWTraining(Section):
     final_learning_rate: float = Field(1e-4, gt=0)
     clip_norm: float = Field(10.0, gt=0)
     clip: Literal["global", "tensor"] = "global"  # "tensor": each parameter tensor by itself, as released
-    kl_warmup_steps: int = Field(0, ge=0)  # the KL's weight rises linearly to 1; 0 is the bound from the start
-    kl_start: float = Field(1.0, ge=0, le=1)  # the weight it rises from
+    kl_weights: tuple[tuple[NonNegativeInt, NonNegativeFloat], ...] = (
+        (0, 1.0),
+    )  # (step, weight of the KL), linear between; 1 is the bound
     ema_decay: float = Field(0.0, ge=0, lt=1)  # of the weights that validate and draw; 0 is none
     precision: Literal["fp32", "bf16"] = "fp32"
     log_every: int = Field(10, ge=1)  # steps
     validate_every: int = Field(500, ge=1)  # steps
     checkpoint_every: int = Field(500, ge=1)  # steps
+
+    @field_validator("kl_weights")
+    @classmethod
+    def _ascending(cls, knots: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:
+        steps = [step for step, _ in knots]
+        if not knots or steps[0] != 0 or any(a >= b for a, b in itertools.pairwise(steps)):
+            raise ValueError("steps must begin at 0 and rise")
+        return knots
 
 
 class DRAWRecipe(Section):

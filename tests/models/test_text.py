@@ -83,3 +83,12 @@ def test_lstm_cell_is_torch_lstm_cell():
     inputs, hidden, cell = torch.randn(2, 3).double(), torch.randn(2, 4).double(), torch.randn(2, 4).double()
     pre = inputs @ theirs.weight_ih.T + hidden @ theirs.weight_hh.T + theirs.bias_ih + theirs.bias_hh
     torch.testing.assert_close(lstm_cell(pre, cell), theirs(inputs, (hidden, cell)))
+
+
+def test_dropout_hides_features_in_training_alone():
+    torch.manual_seed(0)
+    model = BidirectionalLanguageModel(10, 50, dropout=0.4)
+    tokens, mask = batch(CAPTIONS, 6, 0)
+    hidden = (model(tokens, mask).words == 0).float().mean().item()
+    assert hidden == pytest.approx(0.4, abs=0.05)
+    assert torch.equal(model.eval()(tokens, mask).words, model(tokens, mask).words)

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from cap2im.models.filterbank import PARAMETERS, Variant, filter_bank, filter_offsets, first_pixel
 from cap2im.models.recurrence import Unrolled
-from cap2im.models.text import Alignment, AlignmentPass, BidirectionalLanguageModel, EncodedText, lstm_cell
+from cap2im.models.text import Alignment, AlignmentPass, BidirectionalLanguageModel, EncodedText, lstm_cell, tanh
 
 
 class DRAWConfig(BaseModel):
@@ -42,6 +42,7 @@ class DRAWConfig(BaseModel):
     latent: int = Field(150, ge=1)  # Z, dimension of z_t; 275 for COCO
     vocabulary_size: int = Field(22, ge=1)  # 25,323 for COCO
     language_units: int = Field(128, ge=1)  # of one direction
+    language_dropout: float = Field(0.0, ge=0, lt=1)  # of the words' features, in training; the paper has none
     align_features: int = Field(512, ge=1)  # l
     blank: float = 0.0  # the canvas starts at this logit; the release starts MNIST at -10 (black) and COCO at 0
     initialisation: Literal["paper", "scaled"] = "paper"  # see `initialise`
@@ -157,7 +158,7 @@ class DRAW(nn.Module):
         sentence = 2 * c.language_units if conditional else 0
         read = 2 * c.colours * c.read_patch**2
         if conditional:
-            self.language = BidirectionalLanguageModel(c.vocabulary_size, c.language_units, c.variant)
+            self.language = BidirectionalLanguageModel(c.vocabulary_size, c.language_units, c.variant, c.language_dropout)
             self.alignment = Alignment(sentence, c.generative_units, c.align_features)
             self.prior = nn.Linear(c.generative_units, 2 * c.latent)  # eq. 1; mean and log sigma side by side
         self.read_window = nn.Linear(c.generative_units, PARAMETERS)
@@ -234,7 +235,7 @@ class DRAW(nn.Module):
         """P(Z_t | Z_1..t-1) for t > 1 from h_gen of the step before (eq. 1)."""
         if self.config.conditioning == "none":
             return standard_normal(hidden, self.config.latent)
-        mean, log_sigma = self.prior(hidden).tanh().chunk(2, dim=-1)
+        mean, log_sigma = tanh(self.prior(hidden)).chunk(2, dim=-1)
         return Gaussian(mean, log_sigma)
 
     # The unrolled network

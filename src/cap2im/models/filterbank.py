@@ -17,7 +17,7 @@ Shapes: B batch, P patch side, A canvas side (height and width are equal), C col
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -65,6 +65,31 @@ class FilterBank:
         return self.rows.mT.unsqueeze(1) @ across.unflatten(1, (colours, -1))  # [B, C, A, A]
 
 
+class _GaussianRows(torch.autograd.Function):
+    """Normalised Gaussians over pixels (DRAW eq. 25-26), with a gradient in few passes, for they are made twice at every glimpse.
+
+    With E the exponent and w = exp(E) / (sum exp(E) + floor), the gradient is that of a softmax: dE = w (g - sum(g w)).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, means: Tensor, variance: Tensor, pixels: Tensor) -> Tensor:
+        distance = pixels - means.unsqueeze(3)  # [B, 2, P, A]
+        exponent = distance.square().mul_((-0.5 / variance)[:, None, None, None])
+        weights = exponent.clamp_(min=-80).exp_()  # what is less than exp(-80) is slow to make, and nothing beside the floor
+        weights.mul_((weights.sum(dim=3, keepdim=True) + ROW_SUM_FLOOR).reciprocal())
+        ctx.save_for_backward(distance, weights, variance)
+        return weights
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        distance, weights, variance = ctx.saved_tensors
+        pull = gradient * weights
+        pull.addcmul_(weights, pull.sum(dim=3, keepdim=True), value=-1).mul_(distance)  # dE times distance
+        means = pull.sum(dim=3) / variance[:, None, None]  # [B, 2, P]
+        spread = torch.einsum("bkpa,bkpa->b", pull, distance) / (2 * variance.square())  # [B]
+        return means, spread, None
+
+
 def filter_offsets(patch: int, variant: Variant) -> list[float]:
     """Distances of the P filters from the grid centre, in strides (DRAW eq. 19-20)."""
     if variant == "released":
@@ -93,9 +118,7 @@ def filter_bank(parameters: Tensor, patch: int, side: int, variant: Variant = "p
     first = first_pixel(variant)
     pixels = torch.arange(first, first + side, dtype=parameters.dtype, device=parameters.device)
     means = centre.unsqueeze(2) + stride[:, None, None] * offsets  # [B, 2, P]
-    distance = pixels - means.unsqueeze(3)  # [B, 2, P, A]
-    weights = torch.exp(distance.square() * (-0.5 / variance)[:, None, None, None])
-    weights = weights * (weights.sum(dim=3, keepdim=True) + ROW_SUM_FLOOR).reciprocal()
+    weights = _GaussianRows.apply(means, variance, pixels)  # [B, 2, P, A]
     columns, rows = weights.unbind(1)  # [B, P, A] each
     return FilterBank(
         rows=rows,

@@ -73,10 +73,12 @@ def learning_rate(train: DRAWTraining, step: int, steps_per_epoch: int) -> float
 
 
 def kl_weight(train: DRAWTraining, step: int) -> float:
-    """The weight of the KL in the loss: 1 is the bound of equation 14; less, at the start, keeps the latents in use."""
-    if step >= train.kl_warmup_steps:
-        return 1.0
-    return train.kl_start + (1 - train.kl_start) * step / train.kl_warmup_steps
+    """The weight of the KL in the loss: 1 is the bound of equation 14.
+
+    Less lets the latents say more, and details come sooner; more makes them dear, so that what the caption says is read there.
+    """
+    steps, weights = zip(*train.kl_weights, strict=True)
+    return float(np.interp(step, steps, weights))
 
 
 def _optimizer(model: DRAW, train: DRAWTraining) -> torch.optim.Optimizer:
@@ -127,12 +129,28 @@ def resume_state(run: Path, recipe: DRAWRecipe, resume: bool) -> Path | None:
     return found[-1]
 
 
+def load_weights(model: DRAW, folder: Path, vocabulary: Vocabulary) -> None:
+    """Fills a model with the weights of a folder.
+
+    Raises:
+        ValueError: they are of another network or vocabulary, or damaged.
+    """
+    config = read_config(folder)
+    if config.get("vocabulary") != vocabulary.model_dump(mode="json"):
+        raise ValueError(f"{folder}: has another vocabulary than this training")
+    try:
+        model.load_state_dict({name: value.float() for name, value in read_weights(folder, config).items()})
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: weights of another network: {' '.join(str(error).split())[:300]}") from None
+
+
 def train(
     recipe: DRAWRecipe,
     run: Path,
     *,
     data: Path | None = None,
     resume: bool = False,
+    start_from: Path | None = None,
     device: Literal["auto", "cpu"] = "auto",
     compile_model: bool = False,
     card: Callable[[dict[str, Any]], str] = lambda _: "",
@@ -144,6 +162,7 @@ def train(
         run: folder for checkpoints, log, pictures and the result.
         data: folder of MNIST's files; None for the cache or a download.
         resume: go on from the run's last checkpoint.
+        start_from: a model folder whose weights a new run starts from.
         device: "cpu", or "auto" for whatever Accelerate finds.
         compile_model: compile the step of the network; the first steps then take minutes.
         card: makes the model card's text of the final figures.
@@ -168,6 +187,8 @@ def train(
 
     torch.manual_seed(settings.seed)
     model = DRAW(recipe.model)
+    if start_from is not None:
+        load_weights(model, start_from, vocabulary)
     drawer = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay)) if settings.ema_decay else None
     optimizer = _optimizer(model, settings)
     step, seconds = 0, 0.0
@@ -233,16 +254,18 @@ def train(
                 names = {"train/loss": terms[0], "train/bound": -terms[1], "train/kl": terms[2], "train/kl_weight": weight}
                 log.scalars(step, {**names, "train/learning_rate": learning_rate(settings, step - 1, batches.steps_per_epoch)})
             if step % settings.validate_every == 0 or step == total:
+                drawing_model.eval()
                 figures = validate(drawing_model, validation, accelerator)
                 log.scalars(step, figures)
                 log.picture(step, "drawings", shown_drawings(drawing_model, vocabulary))
+                model.train()
                 progress.console.print(
                     f"step {step}: validation bound {figures['validation/bound']:.2f} nats, KL {figures['validation/kl']:.2f}"
                 )
             if step % settings.checkpoint_every == 0 or step == total:
                 save()
-    if step == total and not figures:  # resumed at the very end
-        figures = validate(drawing_model, validation, accelerator)
+    if not figures:  # resumed at the very end
+        figures = validate(drawing_model.eval(), validation, accelerator)
     log.close()
     result = run / "model"
     if accelerator.is_main_process:
