@@ -40,12 +40,13 @@ def environment() -> dict[str, str]:
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, optimizer):
-    change = f"train.optimizer={optimizer}"
+    changes = (f"train.optimizer={optimizer}", "model.language_dropout=0.2")  # dropout draws from the global generator
+    more = [part for change in changes for part in ("--set", change)]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    train(tiny_recipe(change), whole, device="cpu")
+    train(tiny_recipe(*changes), whole, device="cpu")
 
     log = (tmp_path / "log").open("w")
-    process = subprocess.Popen([sys.executable, *command(broken, "--set", change)], env=environment(), stderr=log, stdout=log)
+    process = subprocess.Popen([sys.executable, *command(broken, *more)], env=environment(), stderr=log, stdout=log)
     deadline = time.monotonic() + 120
     while not (checkpoints(broken) and len((broken / "stats.jsonl").read_text().splitlines()) > 3):
         assert process.poll() is None, (tmp_path / "log").read_text()
@@ -57,7 +58,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, optimizer
     killed_at = load_checkpoint(checkpoints(broken)[-1]).step
     assert 0 < killed_at < 10
 
-    subprocess.run([sys.executable, *command(broken, "--set", change, "--resume")], env=environment(), check=True, capture_output=True)
+    subprocess.run([sys.executable, *command(broken, *more, "--resume")], env=environment(), check=True, capture_output=True)
     ours, theirs = (load_checkpoint(checkpoints(run)[-1]) for run in (whole, broken))
     assert ours.step == theirs.step == 10
     assert ours.tensors.keys() == theirs.tensors.keys()
