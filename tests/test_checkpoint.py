@@ -89,6 +89,26 @@ def test_damaged_json_is_told_by_file(tmp_path, content, message):
     assert TRAINING_STATE in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new"), [(TRAINING_STATE, '"step": 1', '"step": 3'), (CONFIG, '"kind": "draw"', '"kind": "paint"')]
+)
+def test_altered_json_is_told_by_file(tmp_path, name, old, new):
+    folder = save_checkpoint(tmp_path, state(1), WEIGHT, {"kind": "draw"})
+    text = (folder / name).read_text()
+    assert old in text
+    (folder / name).write_text(text.replace(old, new))
+    with pytest.raises(ValueError, match=f"{name}: altered"):
+        read_config(folder) if name == CONFIG else load_checkpoint(folder)
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    save_checkpoint(tmp_path, state(1), WEIGHT, {"kind": "draw"})
+    broken = TrainingState(2, {}, {"model.w": torch.tensor([1.0, float("nan")])}, {})
+    with pytest.raises(ValueError, match=r"not finite after step 2: model.w; the last checkpoint was kept"):
+        save_checkpoint(tmp_path, broken, WEIGHT, {"kind": "draw"})
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000001"]
+
+
 def test_no_model_here(tmp_path):
     with pytest.raises(ValueError, match=r"no config.json in this folder"):
         read_config(tmp_path)

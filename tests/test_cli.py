@@ -64,6 +64,15 @@ def test_draw_json_from_file_and_standard_input(run, tmp_path, model):
     assert one == two
 
 
+def test_drawing_again_leaves_no_stale_samples_and_one_folder_for_the_same_words(run, tmp_path, model):
+    run("draw", CAPTION, "--model", model, "-n", "12")
+    code, out, _ = run("draw", CAPTION, CAPTION.upper(), "--model", model, "-n", "2", "--json")
+    assert code == 0
+    (folder,) = (tmp_path / "drawings").iterdir()
+    assert sorted(path.name for path in folder.glob("sample-*")) == ["sample-1.png", "sample-2.png"]
+    assert len(json.loads(out)) == 1
+
+
 BAD = [
     (["draw", "the digit eleven is at the top"], r"unknown word 'eleven' (nearest known: "),
     (["draw", ""], "a caption is empty"),
@@ -78,7 +87,13 @@ BAD = [
     (["draw", "--file", "nowhere.txt"], "nowhere.txt: No such file or directory"),
     (["draw", "--file", "empty.txt"], "empty.txt: no captions in it"),
     (["draw", "--file", "latin.txt"], "latin.txt: not UTF-8 text"),
-    (["draw", CAPTION, "--out", "empty.txt"], "empty.txt: "),
+    (["draw", CAPTION, "--out", "empty.txt"], "empty.txt: is a file"),
+    (["train", "aligndraw-digits", "--data", "."], "--data .: aligndraw-digits takes its digits from scikit-learn"),
+    (["train", "aligndraw-digits", "--from", "aligndraw-mnist", "--resume"], "give one of them"),
+    (["train", "aligndraw-digits", "--from", "aligndraw-mnist", "--run", "x"], "weights of another network"),
+    (["train", "aligndraw-mnist", "--set", "model.side=32"], "model.side is 32, 60 is needed"),
+    (["train", "aligndraw-mnist", "--set", "train.learning_rate=inf"], "finite number"),
+    (["evaluate", "aligndraw-mnist", "--out", "."], ".: cannot write this file"),
     (["draw", CAPTION, "--out", "/proc/nowhere"], "/proc/nowhere: "),
     (["paint"], "No such command 'paint'"),
     (["train", "aligndraw"], "unknown recipe 'aligndraw' (did you mean "),
@@ -90,7 +105,7 @@ BAD = [
     (["train", "aligndraw-digits", "--run", "empty.txt"], "empty.txt"),
     (["evaluate", "nothing"], "unknown model 'nothing'"),
     (["evaluate", "aligndraw-mnist", "--data", "nowhere"], "nowhere: no such folder"),
-    (["evaluate", "aligndraw-mnist", "--out", "no/such/file.json"], "no/such/file.json: "),
+    (["evaluate", "aligndraw-mnist", "--out", "no/such/file.json"], "no/such/file.json: cannot write this file"),
 ]
 
 
@@ -149,7 +164,7 @@ def test_train_resume_draw_evaluate(run, tmp_path):
     assert run("draw", CAPTION, "--model", "mine", "-n", "1")[0] == 0
     code, out, err = run("evaluate", "mine", "--samples", "1", "--bound-samples", "2", "--images", "12")
     assert code == 0, err
-    result = json.loads((tmp_path / "mine" / "model" / "evaluation.json").read_text())
+    result = json.loads((tmp_path / "evaluation-mine.json").read_text())
     assert result["caption_accuracy"]["drawings"]["all"]["n"] == 440
     assert result["likelihood"]["protocol"]["split"] == "test"
     assert result["likelihood"]["samples"] == 2

@@ -36,6 +36,18 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def _own_sha256(document: Mapping[str, Any]) -> str:
+    """The checksum of a JSON document without its checksums."""
+    return sha256(json.dumps({key: value for key, value in document.items() if key != "sha256"}, sort_keys=True).encode())
+
+
+def _write_json(path: Path, document: Mapping[str, Any], checksums: Mapping[str, str]) -> None:
+    """Writes a document with the checksums of the tensors beside it and its own."""
+    whole = {"format": FORMAT, **document}
+    whole["sha256"] = {**checksums, path.name: _own_sha256(whole)}
+    _write(path, (json.dumps(whole, indent=1, ensure_ascii=False) + "\n").encode())
+
+
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
     """A new folder to write into, which takes the place of `target` when the block ends well and leaves no trace when it does not."""
@@ -95,8 +107,7 @@ def write_model(
     """
     data = dump_tensors(_contiguous(weights, dtype))
     _write(folder / WEIGHTS, data)
-    document = {"format": FORMAT, "version": cap2im.__version__, **config, "sha256": {WEIGHTS: sha256(data)}}
-    _write(folder / CONFIG, (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
+    _write_json(folder / CONFIG, {"version": cap2im.__version__, **config}, {WEIGHTS: sha256(data)})
     if card:
         _write(folder / "README.md", card.encode())
 
@@ -120,6 +131,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         found = document.get("format") if isinstance(document, dict) else type(document).__name__
         raise ValueError(f"{path}: format {found!r}, this version of cap2im reads format {FORMAT}")
+    if _checksum(document, path.name, path) != _own_sha256(document):
+        raise ValueError(f"{path}: altered: it does not have the SHA-256 that it names")
     return document
 
 
@@ -178,7 +191,13 @@ def save_checkpoint(run: Path, state: TrainingState, weights: Mapping[str, Tenso
         state: what training resumes from.
         weights: the state dict that draws (the average, where there is one).
         config: of the model; see `write_model`.
+
+    Raises:
+        ValueError: weights are not finite.
+        OSError: the disk is full, or the folder cannot be written.
     """
+    if spoiled := [name for name, tensor in state.tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
+        raise ValueError(f"{run}: not finite after step {state.step}: {', '.join(spoiled[:3])}; the last checkpoint was kept")
     target = run / "checkpoints" / f"step-{state.step:08d}"
     for draft in target.parent.glob(".step-*"):  # of a process that was killed while it wrote
         shutil.rmtree(draft, ignore_errors=True)
@@ -186,14 +205,8 @@ def save_checkpoint(run: Path, state: TrainingState, weights: Mapping[str, Tenso
         write_model(folder, weights, config)
         data = dump_tensors(_contiguous(state.tensors))
         _write(folder / TRAINING_TENSORS, data)
-        document = {
-            "format": FORMAT,
-            "step": state.step,
-            "recipe": state.recipe,
-            "numbers": state.numbers,
-            "sha256": {TRAINING_TENSORS: sha256(data)},
-        }
-        _write(folder / TRAINING_STATE, json.dumps(document, indent=1).encode())
+        document = {"step": state.step, "recipe": state.recipe, "numbers": state.numbers}
+        _write_json(folder / TRAINING_STATE, document, {TRAINING_TENSORS: sha256(data)})
     for old in checkpoints(run)[:-KEPT_CHECKPOINTS]:
         retired = old.with_name(f".{old.name}")
         os.replace(old, retired)  # out of sight at once: a kill amid the deletion must not leave half a checkpoint

@@ -33,6 +33,13 @@ USAGE_ERROR: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ 
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
+
+
+def _examples(*lines: str) -> str:
+    """The examples below a command's help, one a line."""
+    return "Examples:\n\n" + "\n\n".join(f"  {line}" for line in lines)
+
+
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="Folder of the four MNIST files. Without it: the cache, else a verified download.")
 ]
@@ -106,27 +113,36 @@ def draw(
     from cap2im.drawing import save_all, slug  # torch takes a second to import: bad arguments need not wait for it
     from cap2im.pipeline import Pipeline
 
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is a file, and a folder is needed")
     out.mkdir(parents=True, exist_ok=True)
     if not os.access(out, os.W_OK):
         raise ValueError(f"{out}: cannot write into this folder")
     pipeline = Pipeline.load(model, device=device)
     pipeline.vocabulary.encode(wanted, unknown)  # all problems of all captions, before anything is drawn
+    folders = {out / slug(caption): caption for caption in reversed(wanted)}  # captions of the same words share a folder
+    wanted = list(reversed(folders.values()))
     written = []
     quiet = len(wanted) * samples < 50
     for caption in track(wanted, "drawing", console=console, disable=quiet):
-        saved = save_all(pipeline.draw(caption, samples=samples, seed=seed, unknown=unknown), out / slug(caption))
+        folder = out / slug(caption)
+        for stale in folder.glob("sample-*.png"):  # of an earlier drawing with more samples
+            stale.unlink()
+        saved = save_all(pipeline.draw(caption, samples=samples, seed=seed, unknown=unknown), folder)
         written.append({"caption": caption, "model": pipeline.name, "seed": seed, "files": [str(path) for path in saved.paths]})
         if not as_json:
-            print(f"{caption}\n  {saved.page}")
+            print(f"{caption}\n  {saved.page} and {len(saved.paths) - 1} pictures beside it")
     if as_json:
         print(json.dumps(written, indent=1, ensure_ascii=False))
 
 
 @app.command(
-    epilog="Examples: cap2im train aligndraw-digits --run runs/digits | "
-    "cap2im train aligndraw-mnist --data mnist/ --set train.batch_size=64 | "
-    "cap2im train aligndraw-mnist --data mnist/ --run runs/mnist --resume | "
-    "accelerate launch --multi_gpu --num_processes 2 -m cap2im train aligndraw-mnist"
+    epilog=_examples(
+        "cap2im train aligndraw-digits --run runs/digits",
+        "cap2im train aligndraw-mnist --data mnist/ --set train.batch_size=64",
+        "cap2im train aligndraw-mnist --data mnist/ --resume",
+        "accelerate launch --multi_gpu --num_processes 2 -m cap2im train aligndraw-mnist",
+    )
 )
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe's name (see cap2im list) or a TOML file.")],
@@ -149,9 +165,12 @@ def train(
     folder = run if run is not None else Path("runs") / Path(recipe).stem
     try:
         import accelerate  # noqa: F401
+        import tensorboard  # noqa: F401
     except ImportError:
-        raise ValueError("training needs more than the core: pip install 'cap2im[train]'") from None
+        raise ValueError("training needs more than the core; in the checkout: pip install -c constraints.txt '.[train]'") from None
     command = shlex.join(["cap2im", *sys.argv[1:]])
+    if data is not None and getattr(getattr(resolved, "data", None), "source", "mnist") != "mnist":
+        raise ValueError(f"--data {data}: {recipe} takes its digits from scikit-learn, not from a folder")
     if resume and start_from is not None:
         raise ValueError("--from begins a new run, and --resume goes on with an old one: give one of them")
     if isinstance(resolved, DRAWRecipe):
@@ -168,7 +187,8 @@ def train(
             start_from=start,
             device=device,
             compile_model=compile_model,
-            card=lambda figures: draw_card(Path(recipe).stem, resolved, command, figures),
+            command=command,
+            card=lambda figures: draw_card(Path(recipe).stem, resolved, figures),
         )
     else:
         from cap2im.training.reader import train_reader_run
@@ -180,7 +200,12 @@ def train(
         print(f"model written to {result}")
 
 
-@app.command(epilog="Examples: cap2im evaluate aligndraw-mnist --data mnist/ | cap2im evaluate runs/mnist --data mnist/ --out mnist.json")
+@app.command(
+    epilog=_examples(
+        "cap2im evaluate aligndraw-mnist --data mnist/",
+        "cap2im evaluate runs/aligndraw-mnist --data mnist/ --samples 2 --out quick.json",
+    )
+)
 def evaluate(
     model: Annotated[str, typer.Argument(help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.")] = cap2im.DEFAULT_MODEL,
     data: DataOption = None,
@@ -190,48 +215,48 @@ def evaluate(
     images: Annotated[int, typer.Option(min=2, max=1_000_000, help="Images for the bound.")] = 1000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "cpu",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file. [default: evaluation.json beside the model, or here]")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file. [default: evaluation-MODEL.json]")] = None,
 ) -> None:
     """Measure a model: caption accuracy and the variational bound."""
     from cap2im.metrics.evaluation import evaluate_digits
-    from cap2im.pipeline import BUNDLED, Pipeline, find_model
+    from cap2im.pipeline import Pipeline
 
+    if out is not None and (out.is_dir() or not os.access(out.parent, os.W_OK)):
+        raise ValueError(f"{out}: cannot write this file")
     pipeline = Pipeline.load(model, device=device)
-    folder = find_model(model)
-    target = out if out is not None else (Path() if folder.parent == BUNDLED else folder) / "evaluation.json"
-    if not os.access(target.parent, os.W_OK):
-        raise ValueError(f"{target}: cannot write there")
+    target = out if out is not None else Path(f"evaluation-{pipeline.name}.json")
     result = evaluate_digits(pipeline, data=data, split=split, samples=samples, bound_samples=bound_samples, images=images, seed=seed)
-    target.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     _print_evaluation(result)
+    target.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     print(f"written to {target}")
 
 
 def _print_evaluation(result: dict[str, Any]) -> None:
+    from cap2im.metrics.caption_accuracy import FIELDS
+
     accuracy, likelihood = result["caption_accuracy"], result["likelihood"]
-    table = Table(title=f"{escape(result['model'])}: caption accuracy, % of pictures (95 % interval)")
-    table.add_column("captions")
-    table.add_column("pictures", justify="right")
-    for name in ("digits", "places", "clean", "joint"):
-        table.add_column(name, justify="right")
-    for source, label in (("drawings", "drawn"), ("real", "real digits")):
+    table = Table(title=f"{escape(result['model'])}: caption accuracy, % of pictures", caption="joint has its 95 % interval beside it")
+    table.add_column("captions", no_wrap=True)
+    table.add_column("n", justify="right")
+    for name in FIELDS:
+        table.add_column(name, justify="right", no_wrap=True)
+    for source, label in (("drawings", "drawn"), ("real", "real")):
         for group in ("seen", "held_out", "all"):
             rates = accuracy[source][group]
-            cells = [f"{100 * rates[n]['rate']:.1f} ({100 * rates[n]['low']:.1f}-{100 * rates[n]['high']:.1f})" for n in FIELDS]
+            cells = [f"{100 * rates[name]['rate']:.1f}" for name in FIELDS]
+            cells[-1] += f" ({100 * rates['joint']['low']:.1f}-{100 * rates['joint']['high']:.1f})"
             table.add_row(f"{label}, {group.replace('_', ' ')}", str(rates["n"]), *cells)
     stdout = Console(highlight=False)
     stdout.print(table)
     stdout.print(
-        f"bound {likelihood['bound']:.2f} ± {likelihood['standard_error']:.2f} nats an image "
-        f"(reconstruction {likelihood['reconstruction']:.2f}, KL {likelihood['kl']:.2f}; {likelihood['protocol']['split']}, "
-        f"n = {likelihood['images']}, L = {likelihood['samples']})"
+        f"bound {likelihood['bound']:.2f} ± {likelihood['standard_error']:.2f} nats an image: reconstruction "
+        f"{likelihood['reconstruction']:.2f}, KL {likelihood['kl']:.2f}; {likelihood['protocol']['split']} digits, "
+        f"n = {likelihood['images']}, L = {likelihood['samples']}",
+        soft_wrap=True,
     )
 
 
-FIELDS = ("digits", "places", "clean", "joint")
-
-
-@app.command("list", epilog="Example: cap2im list")
+@app.command("list", epilog=_examples("cap2im list"))
 def list_models() -> None:
     """Show the bundled models and the recipes."""
     from cap2im.checkpoint import read_config

@@ -31,14 +31,14 @@ from cap2im.models.reader import ReaderConfig
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DigitsData(Section):
     """MNIST with captions (alignDRAW, appendix A)."""
 
     source: Literal["mnist", "digits"] = "mnist"  # "digits" are the 1,797 inside scikit-learn
-    held_out_seed: int = Field(0, ge=0)  # chooses the configurations that training never shows
+    held_out_seed: int = Field(0, ge=0, lt=2**63)  # chooses the configurations that training never shows
     samples_per_epoch: int = Field(10_000, ge=1)  # freshly made; the paper's number
     validation_samples: int = Field(1_000, ge=1)
     variant: Literal["paper", "released"] = "paper"  # "released" lets digits overlap
@@ -47,7 +47,7 @@ class DigitsData(Section):
 class DRAWTraining(Section):
     """How a DRAW is trained. The defaults are the paper's for MNIST with captions (appendix B)."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     epochs: int = Field(150, ge=1)
     batch_size: int = Field(100, ge=1)  # over all processes
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
@@ -89,13 +89,17 @@ class DRAWRecipe(Section):
     def _fits(self) -> DRAWRecipe:
         if self.train.batch_size > self.data.samples_per_epoch:
             raise ValueError(f"train.batch_size {self.train.batch_size} is more than data.samples_per_epoch {self.data.samples_per_epoch}")
+        fixed = {"side": 60, "colours": 1, "vocabulary_size": 22}  # what captioned digits are
+        if wrong := {key: value for key, value in fixed.items() if getattr(self.model, key) != value}:
+            told = ", ".join(f"model.{key} is {getattr(self.model, key)}, {value} is needed" for key, value in wrong.items())
+            raise ValueError(f"captioned digits do not fit: {told}")
         return self
 
 
 class ReaderTraining(Section):
     """How the reader of caption accuracy is trained. The defaults made the bundled one."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     steps: int = Field(5500, ge=1)
     canvases: int = Field(80, ge=8)  # of a step
     windows: int = Field(3, ge=1, le=8)  # of a canvas: first those with something at their place, then others at random
@@ -208,7 +212,7 @@ def _problem(error: Any, recipe: type[BaseModel] | None) -> str:
 def differences(old: BaseModel, new: BaseModel) -> list[str]:
     """`key: old -> new` for every value in which two recipes differ."""
     before, after = dict(_flat(old.model_dump())), dict(_flat(new.model_dump()))
-    return [f"{k}: {before.get(k)!r} -> {after.get(k)!r}" for k in before | after if before.get(k) != after.get(k)]
+    return [f"{k}: {before.get(k)!r} -> {after.get(k)!r}" for k in before | after if before.get(k) != after.get(k) and k != "description"]
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

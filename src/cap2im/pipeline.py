@@ -54,16 +54,13 @@ def _download(repository: str) -> Path:
     from huggingface_hub import snapshot_download  # slow to import
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    files = [CONFIG, WEIGHTS, "README.md"]
-    try:
-        return Path(snapshot_download(repository, allow_patterns=files, local_files_only=True))
-    except LocalEntryNotFoundError:
-        print(f"downloading {repository} from the Hugging Face hub", file=sys.stderr)
-    try:
-        return Path(snapshot_download(repository, allow_patterns=files))
+    print(f"looking for {repository} on the Hugging Face hub", file=sys.stderr)
+    try:  # without a network this answers what is in the cache
+        folder = Path(snapshot_download(repository, allow_patterns=[CONFIG, WEIGHTS, "README.md"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"no folder {repository!r} here, and it cannot be had from the Hugging Face hub: {reason}") from None
+    return folder
 
 
 def find_device(name: str) -> torch.device:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cap2im.checkpoint import write_model
 from cap2im.data.digits import Digits, mnist, scikit_learn_digits
 from cap2im.data.mnist_captions import PLACES, Configuration, HeldOut
 from cap2im.metrics.caption_accuracy import (
@@ -334,11 +335,11 @@ def test_loading_refuses_other_folders(tmp_path):
     with pytest.raises(ValueError, match=r"no config\.json"):
         load_reader(tmp_path)
     shutil.copytree(BUNDLED, tmp_path / "other")
-    stored = json.loads((BUNDLED / "config.json").read_text())
-    (tmp_path / "other" / "config.json").write_text(json.dumps(stored | {"kind": "draw"}))
+    stored = (BUNDLED / "config.json").read_text()
+    write_model(tmp_path / "other", load_reader().state_dict(), {"kind": "draw"})
     with pytest.raises(ValueError, match="kind 'draw'"):
         load_reader(tmp_path / "other")
-    (tmp_path / "other" / "config.json").write_text(json.dumps(stored))
+    (tmp_path / "other" / "config.json").write_text(stored)
     weights = bytearray((BUNDLED / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (tmp_path / "other" / "model.safetensors").write_bytes(weights)

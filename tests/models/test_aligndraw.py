@@ -8,7 +8,7 @@ from torch import nn
 
 from cap2im.models.aligndraw import DRAW, DRAWConfig, Gaussian
 from cap2im.models.filterbank import filter_bank
-from cap2im.models.recurrence import Unrolled
+from cap2im.models.recurrence import Plain, Unrolled
 
 TINY = {"side": 12, "glimpses": 4, "inference_units": 7, "generative_units": 6, "latent": 3, "language_units": 5, "align_features": 8}
 
@@ -95,18 +95,20 @@ def test_unrolled_layers_have_the_gradient_of_plain_ones(monkeypatch):
     deferred = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
     monkeypatch.setattr(model, "compiled", True)  # plain layers, as under torch.compile
-    monkeypatch.setattr("cap2im.models.text.Unrolled", lambda layer: layer)
+    monkeypatch.setattr("cap2im.models.text.Unrolled", Plain)
     model(*inputs(model)).value.mean().backward()
     assert any(gradient.abs().max() > 1e-3 for gradient in deferred.values())
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, deferred[name], msg=name)
 
 
-def test_unrolled_layer_multiplies_in_autocasts_type():
+@pytest.mark.parametrize("kind", [Unrolled, Plain])
+def test_layers_multiply_in_autocasts_type(kind):
     layer = nn.Linear(300, 300)
     inputs = torch.randn(8, 300, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
-        outputs = Unrolled(layer)(inputs)
+        outputs = kind(layer)
+    outputs = outputs(inputs)  # outside of autocast, as the steps are
     outputs.square().sum().backward()
     assert outputs.dtype == inputs.grad.dtype == layer.weight.grad.dtype == torch.float32
     error = (outputs - layer(inputs)).norm() / outputs.norm()
@@ -126,3 +128,25 @@ def test_paper_initialisation():
     assert model.start_canvas.mean().item() == pytest.approx(-10.0, abs=1e-3)
     released = DRAW(DRAWConfig(variant="released"))
     assert not released.generative.bias.any()
+
+
+@pytest.mark.slow
+def test_compiled_steps_have_the_numbers_of_plain_ones():
+    model, compiled = make().float(), make().float()
+    compiled.compile_steps()
+    images, tokens, mask, noise = inputs(model)
+    results = []
+    for each in (model, compiled):
+        bound = each(images.float(), tokens, mask, noise.float()).value
+        bound.mean().backward()
+        results.append((bound, each.generative.weight.grad, each.read_window.weight.grad))
+    for plain, other in zip(*results, strict=True):
+        torch.testing.assert_close(other, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_a_second_derivative_is_refused_not_wrong():
+    model = make()
+    noise = inputs(model)[3].requires_grad_()
+    (first,) = torch.autograd.grad(model(*inputs(model)[:3], noise).value.sum(), noise, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()

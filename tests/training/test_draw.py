@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cap2im.checkpoint import checkpoints, load_checkpoint
+from cap2im.checkpoint import checkpoints, load_checkpoint, read_config, read_weights
 from cap2im.config import DRAWTraining
 from cap2im.data.canvas_batches import CanvasBatches
 from cap2im.data.vocabulary import Vocabulary
@@ -98,7 +98,7 @@ def test_losses_are_the_golden_ones(tmp_path):
 
 
 def test_training_learns_and_its_model_draws(tmp_path):
-    changes = ("epochs=40", "learning_rate=0.02", "ema_decay=0.5", "validate_every=50", "checkpoint_every=200")
+    changes = ("epochs=40", "learning_rate=0.02", "ema_decay=0.5", "validate_every=5", "checkpoint_every=200")
     recipe = tiny_recipe(*(f"train.{change}" for change in changes))
     train(recipe, tmp_path, device="cpu", card=lambda figures: f"{figures['steps']} steps")
     bounds = [line["validation/bound"] for line in stats(tmp_path, "validation/bound")]
@@ -111,10 +111,11 @@ def test_training_learns_and_its_model_draws(tmp_path):
 
 
 def test_broken_loss_stops_before_the_update(tmp_path):
-    with pytest.raises(ValueError, match=r"loss is (nan|inf) at step [1-9]"):
+    with pytest.raises(ValueError, match=r"(loss|the gradient's norm) is (nan|inf) at step [1-9]"):
         train(tiny_recipe("train.learning_rate=1e30", "train.checkpoint_every=1"), tmp_path, device="cpu")
     last = load_checkpoint(checkpoints(tmp_path)[-1])
     assert last.step >= 1
+    assert all(tensor.isfinite().all() for name, tensor in last.tensors.items() if name.startswith("model."))
     assert not (tmp_path / "model").exists()
 
 
@@ -133,7 +134,7 @@ def test_resume_refuses_what_does_not_fit(tmp_path):
     train(tiny_recipe("train.epochs=1"), tmp_path, device="cpu")
     with pytest.raises(ValueError, match="holds a run already"):
         train(tiny_recipe("train.epochs=1"), tmp_path, device="cpu")
-    with pytest.raises(ValueError, match=r"another recipe; differences: train.learning_rate: 0.002 -> 0.5"):
+    with pytest.raises(ValueError, match=r"another recipe .*recipe.toml\); differences: train.learning_rate: 0.002 -> 0.5"):
         train(tiny_recipe("train.epochs=1", "train.learning_rate=0.5"), tmp_path, device="cpu", resume=True)
 
 
@@ -162,3 +163,23 @@ def test_schedules():
     assert [kl_weight(DRAWTraining(), s) for s in (0, 10**6)] == [1.0, 1.0]
     knots = DRAWTraining(kl_weights=((0, 0.2), (100, 1.0), (200, 1.0), (300, 4.0)))
     assert [kl_weight(knots, s) for s in (0, 50, 100, 150, 250, 300, 999)] == pytest.approx([0.2, 0.6, 1.0, 1.0, 2.5, 4.0, 4.0])
+
+
+def test_a_run_can_start_from_another_models_weights_and_says_so(tmp_path):
+    first = train(tiny_recipe("train.epochs=1"), tmp_path / "first", device="cpu")
+    recipe = tiny_recipe("train.epochs=1", "train.learning_rate=1e-30", "train.final_learning_rate=1e-30", "train.seed=9")
+    second = train(recipe, tmp_path / "second", device="cpu", start_from=first, command="cap2im train it")
+    before, after = (read_weights(folder, read_config(folder)) for folder in (first, second))
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]), name
+    config = read_config(second)
+    assert config["started_from"] == read_config(first)["sha256"]["model.safetensors"]
+    assert config["command"] == "cap2im train it"
+    with pytest.raises(ValueError, match="other configurations were held out"):
+        train(tiny_recipe("data.held_out_seed=5"), tmp_path / "third", device="cpu", start_from=first)
+
+
+def test_released_captions_cannot_be_shared_among_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
+    with pytest.raises(ValueError, match="cannot be shared among processes"):
+        train(tiny_recipe("model.variant=released"), tmp_path, device="cpu")

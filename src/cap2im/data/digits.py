@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import os
 import sys
 import tempfile
@@ -106,7 +107,7 @@ def download_mnist(folder: Path, mirrors: tuple[str, ...] = MIRRORS) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for stem, sha256 in SHA256.items():
         target = folder / f"{stem}.gz"
-        if target.is_file():
+        if target.is_file() or (folder / stem).is_file():
             continue
         failures = []
         for mirror in mirrors:
@@ -116,7 +117,7 @@ def download_mnist(folder: Path, mirrors: tuple[str, ...] = MIRRORS) -> None:
                 with urllib.request.urlopen(url, timeout=60) as response:
                     data = response.read()
                 found = hashlib.sha256(_decompressed(data, url)).hexdigest()
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 failures.append(f"{url}: {error}")
                 continue
             if found != sha256:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import cap2im
@@ -44,6 +46,8 @@ def evaluate_digits(
     digits = load_digits(recipe.source, split, data)
     reader = load_reader()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+    work = f"{440 * samples:,} drawings, {images * bound_samples:,} posterior samples"
+    print(f"measuring {pipeline.name}: {work}; a minute or a few", file=sys.stderr)  # the bar shows on terminals alone
     with Progress(*columns) as progress:
         bar = progress.add_task("drawing the 440 captions", total=440 * samples)
         accuracy = caption_accuracy(
@@ -68,7 +72,19 @@ def evaluate_digits(
             seed=seed,
             advance=lambda pairs: progress.advance(bar, pairs),
         )
-    protocol = {"data": recipe.source, "split": split, "configurations": "seen", "seed": seed, "cap2im": cap2im.__version__}
+    protocol = {
+        "data": recipe.source,
+        "variant": recipe.variant,
+        "split": split,
+        "configurations": "seen",
+        "held_out": [list(hidden) for hidden in held_out.digits],
+        "images": images,
+        "samples": bound_samples,
+        "seed": seed,
+        "device": pipeline.device.type,
+        "torch": torch.__version__,
+        "cap2im": cap2im.__version__,
+    }
     return {
         "model": pipeline.name,
         "weights_sha256": pipeline.config["sha256"][WEIGHTS],

@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cap2im.models.filterbank import PARAMETERS, Variant, filter_bank, filter_offsets, first_pixel
-from cap2im.models.recurrence import Unrolled
+from cap2im.models.recurrence import Plain, Unrolled
 from cap2im.models.text import Alignment, AlignmentPass, BidirectionalLanguageModel, EncodedText, lstm_cell, tanh
 
 
 class DRAWConfig(BaseModel):
     """Sizes of the network. The defaults are the paper's for MNIST with captions (table 2, appendix B)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     conditioning: Literal["align", "none"] = "align"  # attention over words, or plain DRAW
     side: int = Field(60, ge=4, le=1024)  # pixels of the square canvas; 32 for COCO
@@ -95,7 +95,7 @@ class Pass:
     """What stays the same in all steps of one pass over a batch: the captions' alignment, and the layers, unrolled."""
 
     def __init__(self, model: DRAW, text: EncodedText | None) -> None:
-        unrolled = (lambda layer: layer) if model.compiled else Unrolled
+        unrolled = Plain if model.compiled else Unrolled
         self.alignment: AlignmentPass | None = model.alignment.begin(text, unrolled) if text is not None else None
         self.read_window = unrolled(model.read_window)
         self.inference = unrolled(model.inference)
@@ -235,7 +235,7 @@ class DRAW(nn.Module):
         """P(Z_t | Z_1..t-1) for t > 1 from h_gen of the step before (eq. 1)."""
         if self.config.conditioning == "none":
             return standard_normal(hidden, self.config.latent)
-        mean, log_sigma = tanh(self.prior(hidden)).chunk(2, dim=-1)
+        mean, log_sigma = tanh(self.prior(hidden).to(hidden.dtype)).chunk(2, dim=-1)
         return Gaussian(mean, log_sigma)
 
     # The unrolled network
@@ -263,8 +263,8 @@ class DRAW(nn.Module):
                 state, _ = self.generate(posterior.sample(eps), state, layers)
                 means.append(posterior.mean)
                 log_sigmas.append(posterior.log_sigma)
-        posterior = Gaussian(torch.stack(means, dim=1), torch.stack(log_sigmas, dim=1))  # [B, T, Z]
-        kl = posterior.kl(self.prior_sequence(torch.stack(hidden, dim=1)))  # [B, T]
+            posterior = Gaussian(torch.stack(means, dim=1), torch.stack(log_sigmas, dim=1))  # [B, T, Z]
+            kl = posterior.kl(self.prior_sequence(torch.stack(hidden, dim=1)))  # [B, T]
         reconstruction = F.binary_cross_entropy_with_logits(state.canvas, images, reduction="none")  # [B, C, A, A]
         return Bound(reconstruction.flatten(1).sum(dim=1), kl)
 
@@ -320,9 +320,10 @@ def initialise(model: DRAW) -> None:
     """Sets the starting weights.
 
     "paper": every parameter from N(0, 0.01^2) (appendix B), biases and start states exactly 0 in the release.
-    "scaled": weights from N(0, 1 / fan-in), so that the latents are heard from the first step on; the LSTMs remember (forget gate
-    + 1); neighbouring filters overlap (sigma is half a stride of the neutral grid), so that the gradient reaches every pixel; the
-    window starts at the whole canvas, whatever the state.
+    "scaled": weights from N(0, 1 / fan-in), so that the latents are heard from the first step on; inference and generation remember
+    (forget gate + 1); a word's state begins as that of the word itself, hardly of its neighbours, so that the alignment has to
+    find the word it needs, which carries over to captions never seen; neighbouring filters overlap (sigma is half a stride of the
+    neutral grid), so that the gradient reaches every pixel; the window starts at the whole canvas, whatever the state.
 
     The canvas starts at `blank` in both.
     """
@@ -334,7 +335,9 @@ def initialise(model: DRAW) -> None:
         elif parameter.dim() == 1 or "start" in name:
             nn.init.zeros_(parameter)
         elif name.endswith("words.weight"):  # rows of a one-hot input: fan-in is 1
-            nn.init.normal_(parameter, std=0.5)
+            nn.init.normal_(parameter)
+        elif name.endswith("recurrent.weight"):
+            nn.init.normal_(parameter, std=0.01)
         else:
             nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
     with torch.no_grad():
@@ -343,7 +346,7 @@ def initialise(model: DRAW) -> None:
         if c.initialisation == "paper":
             return
         for name, layer in model.named_modules():
-            if name in ("inference", "generative") or name.endswith("recurrent"):
+            if name in ("inference", "generative"):
                 layer.bias.chunk(4)[1].fill_(1.0)  # forget gate
         if c.conditioning != "none":
             nn.init.normal_(model.alignment.score, std=c.align_features**-0.5)

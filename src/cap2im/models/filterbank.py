@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Variant = Literal["paper", "paper_px0", "released"]
 
@@ -81,6 +82,7 @@ class _GaussianRows(torch.autograd.Function):
         return weights
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         distance, weights, variance = ctx.saved_tensors
         pull = gradient * weights

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -33,6 +34,7 @@ class _Weight(torch.autograd.Function):
         return rows.nothing.clone()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, _: Tensor) -> tuple[Tensor, Tensor | None, None]:
         inputs, gradients = torch.cat(ctx.rows.inputs), torch.cat(ctx.rows.gradients)  # [T*B, in], [T*B, out]
         ctx.rows.inputs, ctx.rows.gradients = [], []
@@ -49,12 +51,30 @@ class _Step(torch.autograd.Function):
         return F.linear(inputs, rows.weight, rows.bias).to(ctx.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         (inputs,) = ctx.saved_tensors
         gradient = gradient.to(ctx.rows.weight.dtype)
         ctx.rows.inputs.append(inputs)
         ctx.rows.gradients.append(gradient)
         return (gradient @ ctx.rows.weight).to(ctx.dtype), ctx.rows.nothing, None
+
+
+def product_type(layer: nn.Linear) -> torch.dtype:
+    """The type in which a layer multiplies here: autocast's inside of autocast, else the weight's."""
+    kind = layer.weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else layer.weight.dtype
+
+
+class Plain:
+    """A linear layer as autograd unrolls it, for torch.compile, which cannot see through `Unrolled`; the same types."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        dtype = product_type(layer)
+        self.weight, self.bias = layer.weight.to(dtype), layer.bias.to(dtype) if layer.bias is not None else None
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return F.linear(inputs.to(self.weight.dtype), self.weight, self.bias).to(inputs.dtype)
 
 
 class Unrolled:
@@ -68,8 +88,7 @@ class Unrolled:
         self.deferred = torch.is_grad_enabled() and layer.weight.requires_grad
         if not self.deferred:
             return
-        kind = layer.weight.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else layer.weight.dtype
+        dtype = product_type(layer)
         bias = layer.bias.detach().to(dtype) if layer.bias is not None else None
         self.rows = _Rows(layer.weight.detach().to(dtype), bias)
         self.anchor = _Weight.apply(layer.weight, layer.bias, self.rows)

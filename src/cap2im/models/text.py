@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from cap2im.models.filterbank import Variant
 from cap2im.models.recurrence import Unrolled
@@ -47,6 +48,7 @@ class _Tanh(torch.autograd.Function):
         return outputs
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (outputs,) = ctx.saved_tensors
         return torch.ops.aten.tanh_backward(gradient, outputs)

@@ -23,7 +23,7 @@ license: mit
 | | |
 | --- | --- |
 | command | `{command}` |
-| seed | {seed} |
+{origin}| seed | {seed} |
 | updates | {steps:,} |
 | time | {hours:.2f} h on {machine} |
 | parameters | {parameters:,} |
@@ -41,12 +41,13 @@ def machine() -> str:
     return f"{torch.get_num_threads()} threads of a CPU ({platform.machine()})"
 
 
-def draw_card(name: str, recipe: DRAWRecipe, command: str, figures: dict[str, Any]) -> str:
+def draw_card(name: str, recipe: DRAWRecipe, figures: dict[str, Any]) -> str:
     """The card of a trained DRAW: how it was made, and the figures that training measured."""
     return CARD.format(
         name=name,
         description=recipe.description,
-        command=command,
+        command=figures["command"],
+        origin=f"| started from | weights of SHA-256 {figures['started_from']} |\n" if "started_from" in figures else "",
         seed=recipe.train.seed,
         steps=figures["steps"],
         hours=figures["seconds"] / 3600,

@@ -8,18 +8,21 @@ number of processes changes them.
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cap2im.checkpoint import (
+    WEIGHTS,
     TrainingState,
     checkpoints,
     load_checkpoint,
@@ -98,6 +101,12 @@ def held_out(recipe: DRAWRecipe) -> HeldOut:
     return HeldOut.from_seed(recipe.data.held_out_seed, recipe.data.variant)
 
 
+def gradient_of(parameter: Tensor) -> Tensor:
+    """A parameter's gradient; every parameter takes part in the bound."""
+    assert parameter.grad is not None
+    return parameter.grad
+
+
 def model_config(recipe: DRAWRecipe, vocabulary: Vocabulary, model: DRAW) -> dict[str, Any]:
     """What a model folder says of a model trained by a recipe."""
     return {
@@ -125,23 +134,32 @@ def resume_state(run: Path, recipe: DRAWRecipe, resume: bool) -> Path | None:
         raise ValueError(f"{run}: no checkpoint to resume from")
     old = parse_recipe(load_checkpoint(found[-1]).recipe, str(found[-1]))
     if changed := differences(old, recipe):
-        raise ValueError(f"{run}: was made by another recipe; differences: {'; '.join(changed)}")
+        raise ValueError(f"{run}: was made by another recipe (its own is {run / 'recipe.toml'}); differences: {'; '.join(changed)}")
     return found[-1]
 
 
-def load_weights(model: DRAW, folder: Path, vocabulary: Vocabulary) -> None:
-    """Fills a model with the weights of a folder.
+def load_weights(model: DRAW, folder: Path, config: Mapping[str, Any]) -> str:
+    """Fills a model with the weights of a folder, and answers their SHA-256.
+
+    Args:
+        model: to fill.
+        folder: of a model.
+        config: what the model in training will say of itself; vocabulary and held-out configurations have to be equal.
 
     Raises:
-        ValueError: they are of another network or vocabulary, or damaged.
+        ValueError: they are of another network, vocabulary or held-out configurations, or damaged.
     """
-    config = read_config(folder)
-    if config.get("vocabulary") != vocabulary.model_dump(mode="json"):
+    theirs = read_config(folder)
+    ours = json.loads(json.dumps(config))
+    if theirs.get("vocabulary") != ours["vocabulary"]:
         raise ValueError(f"{folder}: has another vocabulary than this training")
+    if theirs.get("data", {}).get("held_out") != ours["data"]["held_out"]:
+        raise ValueError(f"{folder}: other configurations were held out; give the data.held_out_seed that it was trained with")
     try:
-        model.load_state_dict({name: value.float() for name, value in read_weights(folder, config).items()})
+        model.load_state_dict({name: value.float() for name, value in read_weights(folder, theirs).items()})
     except RuntimeError as error:
         raise ValueError(f"{folder}: weights of another network: {' '.join(str(error).split())[:300]}") from None
+    return str(theirs["sha256"][WEIGHTS])
 
 
 def train(
@@ -153,6 +171,7 @@ def train(
     start_from: Path | None = None,
     device: Literal["auto", "cpu"] = "auto",
     compile_model: bool = False,
+    command: str = "",
     card: Callable[[dict[str, Any]], str] = lambda _: "",
 ) -> Path:
     """Trains a DRAW and writes its weights to RUN/model.
@@ -165,6 +184,7 @@ def train(
         start_from: a model folder whose weights a new run starts from.
         device: "cpu", or "auto" for whatever Accelerate finds.
         compile_model: compile the step of the network; the first steps then take minutes.
+        command: what was typed, for the card; a resumed run keeps its first.
         card: makes the model card's text of the final figures.
 
     Returns:
@@ -179,16 +199,18 @@ def train(
     accelerator = make_accelerator(device)
     if settings.batch_size % accelerator.num_processes:
         raise ValueError(f"train.batch_size {settings.batch_size} does not divide among {accelerator.num_processes} processes")
+    if recipe.model.variant == "released" and accelerator.num_processes > 1:
+        raise ValueError("model.variant released reads a batch's captions backwards, so the batch cannot be shared among processes")
     checkpoint = resume_state(run, recipe, resume)
     vocabulary = Vocabulary(words=WORDS, aliases=ALIASES)
-    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"vocabulary_size": len(vocabulary)})})
     batches = canvas_batches(recipe, vocabulary, "train", data)
     validation = canvas_batches(recipe, vocabulary, "validation", data).fixed(recipe.data.validation_samples)
 
     torch.manual_seed(settings.seed)
     model = DRAW(recipe.model)
+    origin = {"command": command}
     if start_from is not None:
-        load_weights(model, start_from, vocabulary)
+        origin["started_from"] = load_weights(model, start_from, model_config(recipe, vocabulary, model))
     drawer = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay)) if settings.ema_decay else None
     optimizer = _optimizer(model, settings)
     step, seconds = 0, 0.0
@@ -200,7 +222,7 @@ def train(
             drawer.n_averaged.fill_(state.step)
         restore_optimizer(optimizer, state.tensors, state.numbers)
         restore_random_states(state.tensors, accelerator)
-        step, seconds = state.step, state.numbers["seconds"]
+        step, seconds, origin = state.step, state.numbers["seconds"], state.numbers["origin"]
     device_model: Any = accelerator.prepare(model)
     optimizer = accelerator.prepare(optimizer)
     if drawer is not None:
@@ -214,15 +236,14 @@ def train(
     log = RunLog(run, step, accelerator.is_main_process)
     if accelerator.is_main_process:
         (run / "recipe.toml").write_text(to_toml(recipe))
-    figures: dict[str, Any] = {}
 
     def save() -> None:
         tensors, numbers = optimizer_tensors(optimizer.optimizer)
         tensors |= {f"model.{name}": value for name, value in model.state_dict().items()} | random_states(accelerator)
         if accelerator.is_main_process:
-            numbers["seconds"] = seconds + time.time() - started
+            numbers |= {"seconds": seconds + time.time() - started, "origin": origin}
             state = TrainingState(step, recipe.model_dump(), tensors, numbers)
-            save_checkpoint(run, state, drawing_model.state_dict(), model_config(recipe, vocabulary, model))
+            save_checkpoint(run, state, drawing_model.state_dict(), model_config(recipe, vocabulary, model) | origin)
         accelerator.wait_for_everyone()
 
     with progress_bar() as progress:
@@ -238,13 +259,14 @@ def train(
             kl = bound.kl.sum(dim=1).mean()
             loss = bound.reconstruction.mean() + weight * kl
             terms = accelerator.reduce(torch.stack([loss, -bound.value.mean(), kl]).detach(), "mean").tolist()
-            stop_if_not_finite(terms[0], step)
+            stop_if_not_finite("loss", terms[0], step)
             optimizer.zero_grad()
             accelerator.backward(loss)
             if settings.clip == "global":
-                accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
+                norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
             else:
-                clip_blocks(released_layout(model, lambda p: p.grad if p.grad is not None else p.data).values(), settings.clip_norm)
+                norm = clip_blocks(released_layout(model, gradient_of).values(), settings.clip_norm)
+            stop_if_not_finite("the gradient's norm", float(norm), step)
             optimizer.step()
             if drawer is not None:
                 drawer.update_parameters(model)
@@ -255,19 +277,20 @@ def train(
                 log.scalars(step, {**names, "train/learning_rate": learning_rate(settings, step - 1, batches.steps_per_epoch)})
             if step % settings.validate_every == 0 or step == total:
                 drawing_model.eval()
-                figures = validate(drawing_model, validation, accelerator)
-                log.scalars(step, figures)
+                scores = validate(drawing_model, validation, accelerator)
+                log.scalars(step, scores)
                 log.picture(step, "drawings", shown_drawings(drawing_model, vocabulary))
                 model.train()
                 progress.console.print(
-                    f"step {step}: validation bound {figures['validation/bound']:.2f} nats, KL {figures['validation/kl']:.2f}"
+                    f"step {step}: validation bound {scores['validation/bound']:.2f} nats, KL {scores['validation/kl']:.2f}"
                 )
             if step % settings.checkpoint_every == 0 or step == total:
                 save()
-    if not figures:  # resumed at the very end
-        figures = validate(drawing_model.eval(), validation, accelerator)
     log.close()
     result = run / "model"
+    weights = {name: value.half() for name, value in drawing_model.state_dict().items()}
+    drawing_model.load_state_dict({name: value.float() for name, value in weights.items()})
+    figures: dict[str, Any] = validate(drawing_model.eval(), validation, accelerator)  # of the rounded weights, which people get
     if accelerator.is_main_process:
         figures |= {
             "steps": step,
@@ -275,7 +298,7 @@ def train(
             "parameters": sum(p.numel() for p in model.parameters()),
         }
         with whole_folder(result) as folder:
-            write_model(folder, drawing_model.state_dict(), model_config(recipe, vocabulary, model), card(figures), torch.float16)
+            write_model(folder, weights, model_config(recipe, vocabulary, model) | origin, card(figures | origin))
     accelerator.end_training()
     return result
 

@@ -101,16 +101,14 @@ def _complete(line: str) -> bool:
         return False
 
 
-def stop_if_not_finite(loss: float, step: int) -> None:
+def stop_if_not_finite(what: str, value: float, step: int) -> None:
     """Stops a run before an update that would ruin its weights.
 
     Raises:
-        ValueError: the loss is infinite or not a number.
+        ValueError: the value, a loss or a gradient's norm, is infinite or not a number.
     """
-    if not math.isfinite(loss):
-        raise ValueError(
-            f"loss is {loss} at step {step}; stopped before the update, the last checkpoint is good (a lower learning rate may help)"
-        )
+    if not math.isfinite(value):
+        raise ValueError(f"{what} is {value} at step {step}; stopped before the update (a lower learning rate may help)")
 
 
 def random_states(accelerator: Accelerator) -> dict[str, Tensor]:

@@ -47,8 +47,11 @@ class RMSprop(torch.optim.Optimizer):
 
 
 @torch.no_grad()
-def clip_blocks(gradients: Iterable[Tensor], limit: float) -> None:
-    """Scales each gradient by itself to Euclidean norm `limit` where it reaches it, as the release does."""
+def clip_blocks(gradients: Iterable[Tensor], limit: float) -> Tensor:
+    """Scales each gradient by itself to Euclidean norm `limit` where it reaches it, as the release does; answers the sum of the norms."""
+    total = torch.zeros(())
     for gradient in gradients:
         norm = gradient.norm()
+        total = total.to(norm) + norm
         gradient.mul_(torch.where(norm >= limit, limit / norm, torch.ones_like(norm)))
+    return total
