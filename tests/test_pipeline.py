@@ -133,3 +133,8 @@ def test_altered_config(tmp_path, change, message):
     write_model(folder, weights, {k: v for k, v in config.items() if k not in ("format", "sha256")})
     with pytest.raises(ValueError, match=message):
         Pipeline.load(str(folder))
+
+
+def test_a_drawing_tells_what_it_is_in_a_line(pipeline):
+    told = repr(pipeline.draw(CAPTIONS[0], seed=4)[0])
+    assert told == f"Drawing({CAPTIONS[0]!r}, seed=4, model={pipeline.name!r}, 3 glimpses of 60 x 60)"

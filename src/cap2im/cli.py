@@ -54,9 +54,11 @@ def main() -> None:
     except (ValueError, OSError) as error:
         message, code = _one_line(error), 2
     except (KeyboardInterrupt, typer.Abort):
-        message, code = "interrupted", 130
+        message, code = "", 130
     else:
         message = ""
+    if code == 130:
+        message = "interrupted" + ("; --resume goes on from the last checkpoint" if sys.argv[1:2] == ["train"] else "")
     if message:
         print(f"cap2im: {message}", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)

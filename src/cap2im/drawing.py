@@ -45,7 +45,7 @@ DATA_SLOT = '<script type="application/json" id="drawings">null</script>'
 RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}  # not files on Windows
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Drawing:
     """One picture drawn from one caption.
 
@@ -111,6 +111,10 @@ class Drawing:
         if Path(path).suffix.lower() != ".png":
             raise ValueError(f"a drawing is saved as .png, got {path}")
         return _write(path, _png(self.image, self))
+
+    def __repr__(self) -> str:
+        height, width = self.canvases.shape[1:3]
+        return f"Drawing({self.caption!r}, seed={self.seed}, model={self.model!r}, {self.glimpses} glimpses of {width} x {height})"
 
     def _repr_png_(self) -> bytes:
         return _png(_enlarge(self.image, _zoom(self.image)), self)
