@@ -162,6 +162,80 @@ def load_weights(model: DRAW, folder: Path, config: Mapping[str, Any]) -> str:
     return str(theirs["sha256"][WEIGHTS])
 
 
+class Trainee:
+    """A network in training, with everything that a checkpoint holds of it.
+
+    Attributes:
+        model: whose weights the optimizer moves.
+        drawer: their moving average, or None.
+        step: number of updates made.
+        origin: where it comes from, for the model card: the command, and the weights it started from.
+    """
+
+    def __init__(self, recipe: DRAWRecipe, vocabulary: Vocabulary, command: str) -> None:
+        self.recipe, self.vocabulary = recipe, vocabulary
+        decay = recipe.train.ema_decay
+        torch.manual_seed(recipe.train.seed)
+        self.model = DRAW(recipe.model)
+        self.drawer = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+        self.optimizer: Any = _optimizer(self.model, recipe.train)
+        self.step, self.origin = 0, {"command": command}
+        self._started, self._seconds_before = time.time(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time spent, in all of the run's processes after each other."""
+        return self._seconds_before + time.time() - self._started
+
+    @property
+    def drawing_model(self) -> DRAW:
+        """The network that validates and draws."""
+        return cast(DRAW, self.drawer.module) if self.drawer is not None else self.model
+
+    def config(self) -> dict[str, Any]:
+        """What a folder of this network says of it."""
+        return model_config(self.recipe, self.vocabulary, self.model) | self.origin
+
+    def start_from(self, folder: Path) -> None:
+        """Takes over the weights of a model folder; see `load_weights` for the errors."""
+        self.origin["started_from"] = load_weights(self.model, folder, self.config())
+        self.drawing_model.load_state_dict(self.model.state_dict())
+
+    def restore(self, checkpoint: Path, accelerator: Accelerator) -> None:
+        """Becomes what it was when the checkpoint was saved."""
+        state = load_checkpoint(checkpoint)
+        self.model.load_state_dict({k.removeprefix("model."): v for k, v in state.tensors.items() if k.startswith("model.")})
+        if self.drawer is not None:
+            self.drawer.module.load_state_dict(read_weights(checkpoint, read_config(checkpoint)))
+            self.drawer.n_averaged.fill_(state.step)
+        restore_optimizer(self.optimizer, state.tensors, state.numbers)
+        restore_random_states(state.tensors, accelerator)
+        self.step, self._seconds_before, self.origin = state.step, state.numbers["seconds"], state.numbers["origin"]
+
+    def prepare(self, accelerator: Accelerator) -> Any:
+        """Moves to the device; answers the network to call, which shares gradients among the processes."""
+        prepared = accelerator.prepare(self.model)
+        self.optimizer = accelerator.prepare(self.optimizer)
+        if self.drawer is not None:
+            self.drawer.to(accelerator.device)
+        return prepared
+
+    def save(self, run: Path, accelerator: Accelerator) -> None:
+        """Writes a checkpoint (a collective call)."""
+        tensors, numbers = optimizer_tensors(self.optimizer.optimizer)
+        tensors |= {f"model.{name}": value for name, value in self.model.state_dict().items()} | random_states(accelerator)
+        if accelerator.is_main_process:
+            numbers |= {"seconds": self.seconds, "origin": self.origin}
+            state = TrainingState(self.step, self.recipe.model_dump(), tensors, numbers)
+            save_checkpoint(run, state, self.drawing_model.state_dict(), self.config())
+        accelerator.wait_for_everyone()
+
+    def round(self) -> None:
+        """Rounds the weights that draw to the half precision in which they are handed out, so that what is measured is what people get."""
+        weights = self.drawing_model.state_dict()
+        self.drawing_model.load_state_dict({name: value.half().float() for name, value in weights.items()})
+
+
 def train(
     recipe: DRAWRecipe,
     run: Path,
@@ -193,7 +267,6 @@ def train(
     Raises:
         ValueError: of `resume_state`, missing or damaged data, a batch that the processes cannot share, a loss that is not finite.
     """
-    started = time.time()
     prepare_processor()
     settings = recipe.train
     accelerator = make_accelerator(device)
@@ -206,71 +279,47 @@ def train(
     batches = canvas_batches(recipe, vocabulary, "train", data)
     validation = canvas_batches(recipe, vocabulary, "validation", data).fixed(recipe.data.validation_samples)
 
-    torch.manual_seed(settings.seed)
-    model = DRAW(recipe.model)
-    origin = {"command": command}
-    if start_from is not None:
-        origin["started_from"] = load_weights(model, start_from, model_config(recipe, vocabulary, model))
-    drawer = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay)) if settings.ema_decay else None
-    optimizer = _optimizer(model, settings)
-    step, seconds = 0, 0.0
+    trainee = Trainee(recipe, vocabulary, command)
+    model, drawing_model = trainee.model, trainee.drawing_model
     if checkpoint is not None:
-        state = load_checkpoint(checkpoint)
-        model.load_state_dict({k.removeprefix("model."): v for k, v in state.tensors.items() if k.startswith("model.")})
-        if drawer is not None:
-            drawer.module.load_state_dict(read_weights(checkpoint, read_config(checkpoint)))
-            drawer.n_averaged.fill_(state.step)
-        restore_optimizer(optimizer, state.tensors, state.numbers)
-        restore_random_states(state.tensors, accelerator)
-        step, seconds, origin = state.step, state.numbers["seconds"], state.numbers["origin"]
-    device_model: Any = accelerator.prepare(model)
-    optimizer = accelerator.prepare(optimizer)
-    if drawer is not None:
-        drawer.to(accelerator.device)
+        trainee.restore(checkpoint, accelerator)
+    elif start_from is not None:
+        trainee.start_from(start_from)
+    prepared = trainee.prepare(accelerator)
     if compile_model:
         model.compile_steps()
-    drawing_model = cast(DRAW, drawer.module) if drawer is not None else model
 
     mine = slice(accelerator.process_index, None, accelerator.num_processes)  # this process's rows of a batch
     total = settings.epochs * batches.steps_per_epoch
-    log = RunLog(run, step, accelerator.is_main_process)
+    log = RunLog(run, trainee.step, accelerator.is_main_process)
     if accelerator.is_main_process:
         (run / "recipe.toml").write_text(to_toml(recipe))
 
-    def save() -> None:
-        tensors, numbers = optimizer_tensors(optimizer.optimizer)
-        tensors |= {f"model.{name}": value for name, value in model.state_dict().items()} | random_states(accelerator)
-        if accelerator.is_main_process:
-            numbers |= {"seconds": seconds + time.time() - started, "origin": origin}
-            state = TrainingState(step, recipe.model_dump(), tensors, numbers)
-            save_checkpoint(run, state, drawing_model.state_dict(), model_config(recipe, vocabulary, model) | origin)
-        accelerator.wait_for_everyone()
-
     with progress_bar() as progress:
         progress.disable = not accelerator.is_main_process
-        bar = progress.add_task("training", total=total, completed=step, note="")
-        while step < total:
+        bar = progress.add_task("training", total=total, completed=trainee.step, note="")
+        while (step := trainee.step) < total:
             weight = kl_weight(settings, step)
-            for group in optimizer.param_groups:
+            for group in trainee.optimizer.param_groups:
                 group["lr"] = learning_rate(settings, step, batches.steps_per_epoch)
             batch = batches.at(step)[mine].to(accelerator.device)
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                bound = device_model(batch.images, batch.tokens, batch.mask, batch.noise)
+                bound = prepared(batch.images, batch.tokens, batch.mask, batch.noise)
             kl = bound.kl.sum(dim=1).mean()
             loss = bound.reconstruction.mean() + weight * kl
             terms = accelerator.reduce(torch.stack([loss, -bound.value.mean(), kl]).detach(), "mean").tolist()
             stop_if_not_finite("loss", terms[0], step)
-            optimizer.zero_grad()
+            trainee.optimizer.zero_grad()
             accelerator.backward(loss)
             if settings.clip == "global":
                 norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
             else:
                 norm = clip_blocks(released_layout(model, gradient_of).values(), settings.clip_norm)
             stop_if_not_finite("the gradient's norm", float(norm), step)
-            optimizer.step()
-            if drawer is not None:
-                drawer.update_parameters(model)
-            step += 1
+            trainee.optimizer.step()
+            if trainee.drawer is not None:
+                trainee.drawer.update_parameters(model)
+            trainee.step = step = step + 1
             progress.update(bar, advance=1, note=f"bound {-terms[1]:.1f} nats, KL {terms[2]:.1f}")
             if step % settings.log_every == 0:
                 names = {"train/loss": terms[0], "train/bound": -terms[1], "train/kl": terms[2], "train/kl_weight": weight}
@@ -285,20 +334,15 @@ def train(
                     f"step {step}: validation bound {scores['validation/bound']:.2f} nats, KL {scores['validation/kl']:.2f}"
                 )
             if step % settings.checkpoint_every == 0 or step == total:
-                save()
+                trainee.save(run, accelerator)
     log.close()
     result = run / "model"
-    weights = {name: value.half() for name, value in drawing_model.state_dict().items()}
-    drawing_model.load_state_dict({name: value.float() for name, value in weights.items()})
-    figures: dict[str, Any] = validate(drawing_model.eval(), validation, accelerator)  # of the rounded weights, which people get
+    trainee.round()
+    figures: dict[str, Any] = validate(drawing_model.eval(), validation, accelerator) | trainee.origin
     if accelerator.is_main_process:
-        figures |= {
-            "steps": step,
-            "seconds": round(seconds + time.time() - started),
-            "parameters": sum(p.numel() for p in model.parameters()),
-        }
+        figures |= {"steps": trainee.step, "seconds": round(trainee.seconds), "parameters": trainee.config()["parameters"]}
         with whole_folder(result) as folder:
-            write_model(folder, weights, model_config(recipe, vocabulary, model) | origin, card(figures | origin))
+            write_model(folder, drawing_model.state_dict(), trainee.config(), card(figures), torch.float16)
     accelerator.end_training()
     return result
 
