@@ -61,7 +61,12 @@ def main() -> None:
         message = "interrupted" + ("; --resume goes on from the last checkpoint" if sys.argv[1:2] == ["train"] else "")
     if message:
         print(f"cap2im: {message}", file=sys.stderr)
-    sys.exit(code if isinstance(code, int) else 0)
+    status = code if isinstance(code, int) else 0
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # one of several processes: torch's threads can abort while the interpreter is torn down
+    sys.exit(status)
 
 
 def _one_line(error: Exception) -> str:

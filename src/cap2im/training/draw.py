@@ -343,6 +343,9 @@ def train(
         figures |= {"steps": trainee.step, "seconds": round(trainee.seconds), "parameters": trainee.config()["parameters"]}
         with whole_folder(result) as folder:
             write_model(folder, drawing_model.state_dict(), trainee.config(), card(figures), torch.float16)
+    accelerator.wait_for_everyone()
+    del prepared  # what shares gradients must be gone before the processes part, or one of them may abort at its exit
+    accelerator.free_memory()
     accelerator.end_training()
     return result
 
