@@ -133,4 +133,5 @@ assert drawing.canvases.shape == (32, 60, 60, 1)
 
 
 def test_core_alone_draws():
-    subprocess.run([sys.executable, "-c", CORE_ONLY], check=True)
+    done = subprocess.run([sys.executable, "-c", CORE_ONLY], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
