@@ -41,7 +41,7 @@ def _examples(*lines: str) -> str:
 
 
 DataOption = Annotated[
-    Path | None, typer.Option("--data", help="Folder of the four MNIST files. Without it: the cache, else a verified download.")
+    Path | None, typer.Option("--data", help="A prepared dataset, or the folder of the four MNIST files, which are downloaded otherwise.")
 ]
 
 
@@ -126,7 +126,7 @@ def draw(
     if not os.access(out, os.W_OK):
         raise ValueError(f"{out}: cannot write into this folder")
     pipeline = Pipeline.load(model, device=device)
-    pipeline.vocabulary.encode(wanted, unknown)  # all problems of all captions, before anything is drawn
+    pipeline.tokens(wanted, unknown)  # all problems of all captions, before anything is drawn
     folders = {out / slug(caption): caption for caption in reversed(wanted)}  # captions of the same words share a folder
     wanted = list(reversed(folders.values()))
     written = []
@@ -148,6 +148,7 @@ def draw(
         "cap2im train aligndraw-digits --run runs/digits",
         "cap2im train aligndraw-mnist --data mnist/ --set train.batch_size=64",
         "cap2im train aligndraw-mnist --data mnist/ --resume",
+        "cap2im train aligndraw-coco --data prepared/ --run runs/mine",
         "accelerate launch --multi_gpu --num_processes 2 -m cap2im train aligndraw-mnist",
     )
 )
@@ -161,6 +162,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the whole recipe and stop.")] = False,
     device: Annotated[Literal["auto", "cpu"], typer.Option(help="auto takes the accelerator if there is one.")] = "auto",
     compile_model: Annotated[bool, typer.Option("--compile", help="Compile the network's steps; starts later, runs faster.")] = False,
+    workers: Annotated[int, typer.Option(min=0, max=256, help="Processes that read images ahead.")] = 2,
 ) -> None:
     """Train a model by a recipe."""
     from cap2im.config import DRAWRecipe, load_recipe, to_toml
@@ -176,7 +178,7 @@ def train(
     except ImportError:
         raise ValueError("training needs more than the core; in the checkout: pip install -c constraints.txt '.[train]'") from None
     command = shlex.join(["cap2im", *sys.argv[1:]])
-    if data is not None and getattr(getattr(resolved, "data", None), "source", "mnist") != "mnist":
+    if data is not None and getattr(getattr(resolved, "data", None), "source", "mnist") == "digits":
         raise ValueError(f"--data {data}: {recipe} takes its digits from scikit-learn, not from a folder")
     if resume and start_from is not None:
         raise ValueError("--from begins a new run, and --resume goes on with an old one: give one of them")
@@ -194,6 +196,7 @@ def train(
             start_from=start,
             device=device,
             compile_model=compile_model,
+            workers=workers,
             command=command,
             card=lambda figures: draw_card(Path(recipe).stem, resolved, figures),
         )
@@ -211,38 +214,50 @@ def train(
     epilog=_examples(
         "cap2im evaluate aligndraw-mnist --data mnist/",
         "cap2im evaluate runs/aligndraw-mnist --data mnist/ --samples 2 --out quick.json",
+        "cap2im evaluate runs/mine --data prepared/ --split validation",
     )
 )
 def evaluate(
     model: Annotated[str, typer.Argument(help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.")] = cap2im.DEFAULT_MODEL,
     data: DataOption = None,
-    split: Annotated[Literal["validation", "test"], typer.Option(help="Digits of the bound and of the real canvases.")] = "test",
-    samples: Annotated[int, typer.Option(min=1, max=10_000, help="Drawings of each of the 440 captions.")] = 10,
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Images, or digits, to measure on.")] = "test",
+    samples: Annotated[int, typer.Option(min=1, max=10_000, help="Drawings of each of the 440 captions of digits.")] = 10,
     bound_samples: Annotated[int, typer.Option(min=1, max=10_000, help="L, posterior samples an image for the bound.")] = 16,
     images: Annotated[int, typer.Option(min=2, max=1_000_000, help="Images for the bound.")] = 1000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "cpu",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file. [default: evaluation-MODEL.json]")] = None,
 ) -> None:
-    """Measure a model: caption accuracy and the variational bound."""
-    from cap2im.metrics.evaluation import evaluate_digits
+    """Measure a model: the variational bound, and caption accuracy on digits."""
+    from cap2im.metrics.evaluation import evaluate as measure
     from cap2im.pipeline import Pipeline
 
     if out is not None and (out.is_dir() or not os.access(out.parent, os.W_OK)):
         raise ValueError(f"{out}: cannot write this file")
     pipeline = Pipeline.load(model, device=device)
     target = out if out is not None else Path(f"evaluation-{pipeline.name}.json")
-    result = evaluate_digits(pipeline, data=data, split=split, samples=samples, bound_samples=bound_samples, images=images, seed=seed)
+    result = measure(pipeline, data=data, split=split, samples=samples, bound_samples=bound_samples, images=images, seed=seed)
     _print_evaluation(result)
     target.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     print(f"written to {target}")
 
 
 def _print_evaluation(result: dict[str, Any]) -> None:
+    stdout, likelihood = Console(highlight=False), result["likelihood"]
+    if "caption_accuracy" in result:
+        stdout.print(_accuracy_table(result["model"], result["caption_accuracy"]))
+    stdout.print(
+        f"bound {likelihood['bound']:.2f} ± {likelihood['standard_error']:.2f} nats an image: reconstruction "
+        f"{likelihood['reconstruction']:.2f}, KL {likelihood['kl']:.2f}; {likelihood['protocol']['split']} images, "
+        f"n = {likelihood['images']}, L = {likelihood['samples']}",
+        soft_wrap=True,
+    )
+
+
+def _accuracy_table(model: str, accuracy: dict[str, Any]) -> Table:
     from cap2im.metrics.caption_accuracy import FIELDS
 
-    accuracy, likelihood = result["caption_accuracy"], result["likelihood"]
-    table = Table(title=f"{escape(result['model'])}: caption accuracy, % of pictures", caption="joint has its 95 % interval beside it")
+    table = Table(title=f"{escape(model)}: caption accuracy, % of pictures", caption="joint has its 95 % interval beside it")
     table.add_column("captions", no_wrap=True)
     table.add_column("n", justify="right")
     for name in FIELDS:
@@ -253,14 +268,7 @@ def _print_evaluation(result: dict[str, Any]) -> None:
             cells = [f"{100 * rates[name]['rate']:.1f}" for name in FIELDS]
             cells[-1] += f" ({100 * rates['joint']['low']:.1f}-{100 * rates['joint']['high']:.1f})"
             table.add_row(f"{label}, {group.replace('_', ' ')}", str(rates["n"]), *cells)
-    stdout = Console(highlight=False)
-    stdout.print(table)
-    stdout.print(
-        f"bound {likelihood['bound']:.2f} ± {likelihood['standard_error']:.2f} nats an image: reconstruction "
-        f"{likelihood['reconstruction']:.2f}, KL {likelihood['kl']:.2f}; {likelihood['protocol']['split']} digits, "
-        f"n = {likelihood['images']}, L = {likelihood['samples']}",
-        soft_wrap=True,
-    )
+    return table
 
 
 @app.command("list", epilog=_examples("cap2im list"))
