@@ -110,7 +110,7 @@ def test_nothing_usable_is_refused(tmp_path):
 
 
 KILLED = """
-import os, signal, sys
+import multiprocessing, os, signal, sys
 from cap2im.data import preparing
 from cap2im.data.preparing import Options, prepare
 from cap2im.data.sources import read_source
@@ -120,12 +120,27 @@ write, written = preparing._write_shard, []
 def write_then_die(*arguments):
     written.append(arguments)
     if len(written) == 3:  # in the middle of the third shard
+        preparing.Path(sys.argv[3]).write_text(" ".join(str(child.pid) for child in multiprocessing.active_children()))
         arguments = (*arguments[:-1], lambda rows: os.kill(os.getpid(), signal.SIGKILL))
     return write(*arguments)
 preparing._write_shard = write_then_die
 source = read_source("pairs", sys.argv[1], read_pickle=None)
-prepare(source, preparing.Path(sys.argv[2]), kind="pairs", path=sys.argv[1], workers=1)
+prepare(source, preparing.Path(sys.argv[2]), kind="pairs", path=sys.argv[1], workers=2)
 """
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
 
 
 def test_killed_and_resumed_gives_the_same_bytes(tmp_path, monkeypatch):
@@ -134,8 +149,11 @@ def test_killed_and_resumed_gives_the_same_bytes(tmp_path, monkeypatch):
     (tmp_path / "pairs" / "p1.jpg").write_bytes(b"no picture")
     prepared("pairs", tmp_path / "pairs", tmp_path / "whole")
     out = tmp_path / "out"
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "pairs"), str(out)], capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "pairs"), str(out), str(tmp_path / "workers")]
+    assert subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode == -signal.SIGKILL
+    workers = (tmp_path / "workers").read_text().split()
+    assert workers
+    wait_until(lambda: not any(alive(int(worker)) for worker in workers))  # they must not wait for ever for their parent
     left = {path.name: path.stat().st_mtime_ns for path in (out / "data").glob("*.parquet")}
     assert sorted(left) == ["train-00000-of-00005.parquet", "train-00001-of-00005.parquet"]
     assert any(path.name.endswith(".draft") for path in (out / "data").iterdir())

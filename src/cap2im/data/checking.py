@@ -14,8 +14,9 @@ import numpy as np
 from cap2im.data.captioned import PROBLEMS, SPLIT_FOLDERS, CaptionedImage, PickleReader, Problem, Source, usable_captions
 from cap2im.data.digits import Split
 from cap2im.data.pictures import Examined, ImageBytes, ImageReference, examine_pictures
-from cap2im.data.preparing import MANIFEST, VOCABULARY, available_workers, batched, file_sha256, parallel, progress_bar
+from cap2im.data.preparing import MANIFEST, VOCABULARY, file_sha256
 from cap2im.data.vocabulary import Tokenizer, Vocabulary, split_words
+from cap2im.data.workers import available_workers, batched, parallel, progress_bar
 
 TASK_ROWS = 16
 

@@ -15,34 +15,22 @@ import os
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-
-import rich.progress
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.text import Text
+from typing import Any, Literal
 
 import cap2im
 from cap2im.data.captioned import CaptionedImage, Problem, Source, fingerprint, usable_captions
 from cap2im.data.digits import Split
 from cap2im.data.pictures import JPEG_QUALITY, LARGEST_PNG, Fit, PictureTask, prepare_pictures
 from cap2im.data.vocabulary import Tokenizer, Vocabulary
+from cap2im.data.workers import available_workers, batched, parallel, progress_bar
 
 FORMAT = "cap2im captioned images 1"
 MANIFEST, VOCABULARY, PROBLEMS_FILE, CARD = "manifest.json", "vocabulary.json", "problems.txt", "README.md"
 PROGRESS = "preparing.json"  # only while a run is not done
 TASK_ROWS = 16  # images that a worker is given at once
 GROUP_ROWS = 256  # images that are in memory at once
-
-Task = TypeVar("Task")
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -83,73 +71,6 @@ class Shard:
     captions: int
     sha256: str
     problems: tuple[Problem, ...] = ()
-
-
-def progress_bar(unit: str) -> Progress:
-    """The bar of a long pass over images, with their number a second and the time left."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Speed(unit),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
-
-
-class _Speed(ProgressColumn):
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self.unit = unit
-
-    def render(self, task: rich.progress.Task) -> Text:
-        elapsed = task.finished_time or task.elapsed
-        return Text(f"{self.unit}, {task.completed / elapsed:.0f}/s" if elapsed else self.unit)
-
-
-@contextmanager
-def parallel(workers: int) -> Iterator[Callable[[Callable[[Task], Answer], Iterable[Task]], Iterator[Answer]]]:
-    """A `map` over worker processes, in order, that holds a few tasks at a time; one worker works in this process.
-
-    Raises:
-        ValueError: a worker was killed.
-    """
-    if workers == 1:
-        yield map
-        return
-    # spawn: forking a process that runs torch's threads can hang
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-
-        def in_order(function: Callable[[Task], Answer], tasks: Iterable[Task]) -> Iterator[Answer]:
-            pending: deque[Future[Answer]] = deque()
-            try:
-                for task in tasks:
-                    pending.append(pool.submit(function, task))
-                    if len(pending) >= 4 * workers:
-                        yield pending.popleft().result()
-                while pending:
-                    yield pending.popleft().result()
-            except BrokenProcessPool:
-                raise ValueError("a worker process was killed, perhaps for want of memory; --resume and fewer --workers go on") from None
-
-        try:
-            yield in_order
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def available_workers() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def batched(records: Iterable[Task], rows: int) -> Iterator[list[Task]]:
-    """Consecutive parts; records that are made when they are asked for are made once."""
-    rest = iter(records)
-    while part := list(islice(rest, rows)):
-        yield part
 
 
 def _write_json(path: Path, document: Any) -> None:
