@@ -263,6 +263,33 @@ def _print_evaluation(result: dict[str, Any]) -> None:
     )
 
 
+@app.command(
+    epilog=_examples(
+        "cap2im convert aligndraw.h5 --dictionary dictionary.pkl --out models/aligndraw-coco",
+        "cap2im convert attention-vae.h5 --out models/aligndraw-mnist-2016",
+        "cap2im convert gan.hdf5 --out models/sharpener",
+        "cap2im convert current.ckpt --dictionary dictionary.pkl --out models/port",
+        "cap2im convert skip-thoughts/ --out models/skip-thoughts",
+    )
+)
+def convert(
+    file: Annotated[Path, typer.Argument(exists=True, help="Legacy weights: HDF5, PyTorch, or the folder of skip-thought tables.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the model.")],
+    dictionary: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="The words of the weights: the authors' dictionary.pkl.")
+    ] = None,
+    glimpses: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="T, which no file tells. [default: 32, or 64 for DRAW, as the programs have it]")
+    ] = None,
+) -> None:
+    """Turn the authors' own weights, and those of a PyTorch port, into a model folder. Nothing in the files is executed."""
+    from cap2im.checkpoint import read_config
+    from cap2im.convert.recognise import convert as convert_weights
+
+    folder = convert_weights(file, out, dictionary=dictionary, glimpses=glimpses)
+    print(f"{read_config(folder)['description']}: written to {folder}")
+
+
 @app.command("list", epilog=_examples("cap2im list"))
 def list_models() -> None:
     """Show the bundled models and the recipes."""
