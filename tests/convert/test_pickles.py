@@ -251,6 +251,7 @@ def test_the_attack_is_one(tmp_path):
         b"\x80\x02X\xff\xff\xff\xffabc.",
         b"I" + b"9" * 10_000 + b"\n.",
         python_2_array(b"f8", b"<", b"K\x02K\x03\x86", b"\x89", b"short"),
+        python_2_array(b"f8", b"<", b"K\x02\x85", b"\x89", b"more than two"),
         python_2_array(b"S0", b"|", b"J\xff\xff\xff\x7f\x85", b"\x89", b""),
         python_2_array(b"i7", b"<", b"K\x00\x85", b"\x89", b""),
     ],

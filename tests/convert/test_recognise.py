@@ -57,6 +57,11 @@ def test_authors_files_give_the_golden_drawings(tmp_path, name):
     assert distance(single.double(), theirs) <= 2e-5
 
 
+def test_draw_has_the_glimpses_of_its_own_program(tmp_path):
+    convert(write_hdf5(tmp_path / "weights.h5", golden_arrays(golden("D_draw_n5"))), tmp_path / "model")
+    assert read_config(tmp_path / "model")["model"]["glimpses"] == 64
+
+
 def test_words_of_coco_in_the_order_of_their_numbers(tmp_path):
     file = golden("B_coco_n5")
     path = write_hdf5(tmp_path / "weights.h5", golden_arrays(file))
