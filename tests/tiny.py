@@ -8,10 +8,8 @@ import torch
 
 from cap2im.checkpoint import write_model
 from cap2im.config import DRAWRecipe, load_recipe
-from cap2im.data.mnist_captions import ALIASES, WORDS
-from cap2im.data.vocabulary import Vocabulary
-from cap2im.models.aligndraw import DRAW
-from cap2im.training.draw import model_config
+from cap2im.training.draw import Trainee
+from cap2im.training.material import training_material
 
 CHANGES = (
     "model.blank=0.0",
@@ -44,11 +42,11 @@ def tiny_recipe(*changes: str) -> DRAWRecipe:
 
 def tiny_model(folder: Path, *changes: str) -> Path:
     """Writes an untrained tiny model into a new folder."""
-    recipe = tiny_recipe(*changes)
-    torch.manual_seed(1)
-    model = DRAW(recipe.model)
+    recipe = tiny_recipe(*changes, "train.seed=1")
+    material = training_material(recipe, None)
+    trainee = Trainee(recipe, material.vocabulary, material.about, command="")
     with torch.no_grad():
-        model.patch.weight.mul_(1000)  # a wide window dilutes what it writes; this makes differences visible
+        trainee.model.patch.weight.mul_(1000)  # a wide window dilutes what it writes; this makes differences visible
     folder.mkdir(parents=True, exist_ok=True)
-    write_model(folder, model.state_dict(), model_config(recipe, Vocabulary(words=WORDS, aliases=ALIASES), model))
+    write_model(folder, trainee.model.state_dict(), trainee.config())
     return folder

@@ -29,6 +29,7 @@ import cap2im
 
 FORMAT = 1
 CONFIG, WEIGHTS, TRAINING_STATE, TRAINING_TENSORS = "config.json", "model.safetensors", "training.json", "training.safetensors"
+SENTENCE_ENCODER = "sentence-encoder"  # a folder inside of a model's, for the models that need one
 KEPT_CHECKPOINTS = 2
 
 
@@ -56,7 +57,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
     try:
         draft.chmod(0o755)
         yield draft
-        for path in (*draft.iterdir(), draft):
+        for path in (*draft.rglob("*"), draft):
             _flush(path)
         if target.exists():
             retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -16,6 +16,9 @@ from rich.progress import track
 from rich.table import Table
 
 import cap2im
+
+if TYPE_CHECKING:
+    from cap2im.data.checking import Report
 
 app = typer.Typer(
     name="cap2im",
@@ -41,7 +44,7 @@ def _examples(*lines: str) -> str:
 
 
 DataOption = Annotated[
-    Path | None, typer.Option("--data", help="Folder of the four MNIST files. Without it: the cache, else a verified download.")
+    Path | None, typer.Option("--data", help="A prepared dataset, or the folder of the four MNIST files, which are downloaded otherwise.")
 ]
 
 
@@ -58,7 +61,8 @@ def main() -> None:
     else:
         message = ""
     if code == 130:
-        message = "interrupted" + ("; --resume goes on from the last checkpoint" if sys.argv[1:2] == ["train"] else "")
+        hints = {"train": "; --resume goes on from the last checkpoint", "prepare": "; --resume goes on from the last whole shard"}
+        message = "interrupted" + hints.get("".join(sys.argv[1:2]), "")
     if message:
         print(f"cap2im: {message}", file=sys.stderr)
     status = code if isinstance(code, int) else 0
@@ -126,7 +130,7 @@ def draw(
     if not os.access(out, os.W_OK):
         raise ValueError(f"{out}: cannot write into this folder")
     pipeline = Pipeline.load(model, device=device)
-    pipeline.vocabulary.encode(wanted, unknown)  # all problems of all captions, before anything is drawn
+    pipeline.tokens(wanted, unknown)  # all problems of all captions, before anything is drawn
     folders = {out / slug(caption): caption for caption in reversed(wanted)}  # captions of the same words share a folder
     wanted = list(reversed(folders.values()))
     written = []
@@ -148,6 +152,7 @@ def draw(
         "cap2im train aligndraw-digits --run runs/digits",
         "cap2im train aligndraw-mnist --data mnist/ --set train.batch_size=64",
         "cap2im train aligndraw-mnist --data mnist/ --resume",
+        "cap2im train aligndraw-coco --data prepared/ --run runs/mine",
         "accelerate launch --multi_gpu --num_processes 2 -m cap2im train aligndraw-mnist",
     )
 )
@@ -161,6 +166,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the whole recipe and stop.")] = False,
     device: Annotated[Literal["auto", "cpu"], typer.Option(help="auto takes the accelerator if there is one.")] = "auto",
     compile_model: Annotated[bool, typer.Option("--compile", help="Compile the network's steps; starts later, runs faster.")] = False,
+    workers: Annotated[int, typer.Option(min=0, max=256, help="Processes that read images ahead.")] = 2,
 ) -> None:
     """Train a model by a recipe."""
     from cap2im.config import DRAWRecipe, load_recipe, to_toml
@@ -176,7 +182,7 @@ def train(
     except ImportError:
         raise ValueError("training needs more than the core; in the checkout: pip install -c constraints.txt '.[train]'") from None
     command = shlex.join(["cap2im", *sys.argv[1:]])
-    if data is not None and getattr(getattr(resolved, "data", None), "source", "mnist") != "mnist":
+    if data is not None and getattr(getattr(resolved, "data", None), "source", "mnist") == "digits":
         raise ValueError(f"--data {data}: {recipe} takes its digits from scikit-learn, not from a folder")
     if resume and start_from is not None:
         raise ValueError("--from begins a new run, and --resume goes on with an old one: give one of them")
@@ -194,6 +200,7 @@ def train(
             start_from=start,
             device=device,
             compile_model=compile_model,
+            workers=workers,
             command=command,
             card=lambda figures: draw_card(Path(recipe).stem, resolved, figures),
         )
@@ -211,38 +218,50 @@ def train(
     epilog=_examples(
         "cap2im evaluate aligndraw-mnist --data mnist/",
         "cap2im evaluate runs/aligndraw-mnist --data mnist/ --samples 2 --out quick.json",
+        "cap2im evaluate runs/mine --data prepared/ --split validation",
     )
 )
 def evaluate(
     model: Annotated[str, typer.Argument(help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.")] = cap2im.DEFAULT_MODEL,
     data: DataOption = None,
-    split: Annotated[Literal["validation", "test"], typer.Option(help="Digits of the bound and of the real canvases.")] = "test",
-    samples: Annotated[int, typer.Option(min=1, max=10_000, help="Drawings of each of the 440 captions.")] = 10,
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Images, or digits, to measure on.")] = "test",
+    samples: Annotated[int, typer.Option(min=1, max=10_000, help="Drawings of each of the 440 captions of digits.")] = 10,
     bound_samples: Annotated[int, typer.Option(min=1, max=10_000, help="L, posterior samples an image for the bound.")] = 16,
     images: Annotated[int, typer.Option(min=2, max=1_000_000, help="Images for the bound.")] = 1000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "cpu",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file. [default: evaluation-MODEL.json]")] = None,
 ) -> None:
-    """Measure a model: caption accuracy and the variational bound."""
-    from cap2im.metrics.evaluation import evaluate_digits
+    """Measure a model: the variational bound, and caption accuracy on digits."""
+    from cap2im.metrics.evaluation import evaluate as measure
     from cap2im.pipeline import Pipeline
 
     if out is not None and (out.is_dir() or not os.access(out.parent, os.W_OK)):
         raise ValueError(f"{out}: cannot write this file")
     pipeline = Pipeline.load(model, device=device)
     target = out if out is not None else Path(f"evaluation-{pipeline.name}.json")
-    result = evaluate_digits(pipeline, data=data, split=split, samples=samples, bound_samples=bound_samples, images=images, seed=seed)
+    result = measure(pipeline, data=data, split=split, samples=samples, bound_samples=bound_samples, images=images, seed=seed)
     _print_evaluation(result)
     target.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     print(f"written to {target}")
 
 
 def _print_evaluation(result: dict[str, Any]) -> None:
+    stdout, likelihood = Console(highlight=False), result["likelihood"]
+    if "caption_accuracy" in result:
+        stdout.print(_accuracy_table(result["model"], result["caption_accuracy"]))
+    stdout.print(
+        f"bound {likelihood['bound']:.2f} ± {likelihood['standard_error']:.2f} nats an image: reconstruction "
+        f"{likelihood['reconstruction']:.2f}, KL {likelihood['kl']:.2f}; {likelihood['protocol']['split']} images, "
+        f"n = {likelihood['images']}, L = {likelihood['samples']}",
+        soft_wrap=True,
+    )
+
+
+def _accuracy_table(model: str, accuracy: dict[str, Any]) -> Table:
     from cap2im.metrics.caption_accuracy import FIELDS
 
-    accuracy, likelihood = result["caption_accuracy"], result["likelihood"]
-    table = Table(title=f"{escape(result['model'])}: caption accuracy, % of pictures", caption="joint has its 95 % interval beside it")
+    table = Table(title=f"{escape(model)}: caption accuracy, % of pictures", caption="joint has its 95 % interval beside it")
     table.add_column("captions", no_wrap=True)
     table.add_column("n", justify="right")
     for name in FIELDS:
@@ -253,14 +272,117 @@ def _print_evaluation(result: dict[str, Any]) -> None:
             cells = [f"{100 * rates[name]['rate']:.1f}" for name in FIELDS]
             cells[-1] += f" ({100 * rates['joint']['low']:.1f}-{100 * rates['joint']['high']:.1f})"
             table.add_row(f"{label}, {group.replace('_', ' ')}", str(rates["n"]), *cells)
-    stdout = Console(highlight=False)
-    stdout.print(table)
-    stdout.print(
-        f"bound {likelihood['bound']:.2f} ± {likelihood['standard_error']:.2f} nats an image: reconstruction "
-        f"{likelihood['reconstruction']:.2f}, KL {likelihood['kl']:.2f}; {likelihood['protocol']['split']} digits, "
-        f"n = {likelihood['images']}, L = {likelihood['samples']}",
-        soft_wrap=True,
+    return table
+
+
+KindName = Literal["coco", "birds", "folder", "pairs", "huggingface", "released", "attngan", "cifar"]
+WorkersOption = Annotated[int | None, typer.Option(min=1, max=1024, help="Processes that read images. [default: one for each processor]")]
+ImageColumnOption = Annotated[str | None, typer.Option(help="Column of the images in a table that has several.")]
+CaptionColumnOption = Annotated[str | None, typer.Option(help="Column of the captions in a table where its name does not tell.")]
+
+
+def _needs_datasets() -> None:
+    try:
+        import datasets  # noqa: F401
+    except ImportError:
+        raise ValueError("preparing data needs more than the core; in the checkout: pip install -c constraints.txt '.[train]'") from None
+
+
+def _read_pickle(path: Path) -> Any:
+    from cap2im.convert.pickles import read_pickle
+
+    return read_pickle(path)
+
+
+@app.command(
+    epilog=_examples(
+        "cap2im prepare coco coco/ --out data/coco --captions 5",
+        "cap2im prepare folder photos/ --out data/photos --side 56 --fit crop --validation 0.1",
+        "cap2im prepare pairs photos/ --out data/photos --resume",
+        "cap2im prepare huggingface OWNER/NAME --out data/name --caption-column text",
     )
+)
+def prepare(
+    kind: Annotated[KindName, typer.Argument(help="What PATH is: see docs/own-captions.md.", show_choices=True)],
+    path: Annotated[str, typer.Argument(help="A folder or file; for huggingface also a name on the hub.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the prepared dataset.")],
+    side: Annotated[int, typer.Option(min=4, max=1024, help="Side of the images, in pixels.")] = 32,
+    fit: Annotated[
+        Literal["stretch", "crop", "shorter"],
+        typer.Option(help="Stretch to the square, crop the central square, or scale the shorter side."),
+    ] = "stretch",
+    captions: Annotated[int | None, typer.Option(min=1, help="Take the first ones of each image alone; the paper takes 5.")] = None,
+    tokens: Annotated[
+        Literal["released", "attngan"], typer.Option(help="How captions are split: as alignDRAW or as AttnGAN did.")
+    ] = "released",
+    minimum_count: Annotated[int, typer.Option(min=1, help="Leave rarer words out of the vocabulary.")] = 1,
+    words: Annotated[int | None, typer.Option(min=2, help="Most words in the vocabulary. [default: all]")] = None,
+    validation: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the training images that validates, if none do.")] = 0.0,
+    image_column: ImageColumnOption = None,
+    caption_column: CaptionColumnOption = None,
+    workers: WorkersOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+) -> None:
+    """Make captioned images of any kind into one dataset to train on."""
+    _needs_datasets()
+    from cap2im.data.preparing import Options
+    from cap2im.data.preparing import prepare as prepare_dataset
+    from cap2im.data.sources import read_source
+
+    options = Options(side, fit, captions, tokens, minimum_count, words)
+    source = read_source(
+        kind, path, read_pickle=_read_pickle, side=side, validation=validation, image_column=image_column, caption_column=caption_column
+    )
+    manifest = prepare_dataset(source, out, kind=kind, path=path, options=options, workers=workers, resume=resume)
+    counts = ", ".join(f"{split}: {n['images']:,} images with {n['captions']:,} captions" for split, n in manifest["splits"].items())
+    print(f"{counts}; {manifest['vocabulary']['words']:,} words\nwritten to {out}")
+
+
+@app.command(epilog=_examples("cap2im check photos/", "cap2im check coco/ --kind coco --all", "cap2im check data/photos"))
+def check(
+    path: Annotated[str, typer.Argument(help="Captioned images of any kind, or a prepared dataset.")],
+    kind: Annotated[KindName | None, typer.Option(help="What PATH is. [default: by what lies there]")] = None,
+    tell_all: Annotated[bool, typer.Option("--all", help="List every problem in place of ten of each kind.")] = False,
+    image_column: ImageColumnOption = None,
+    caption_column: CaptionColumnOption = None,
+    workers: WorkersOption = None,
+) -> None:
+    """Say what is wrong with captioned images; exit status 1 if something would be lost."""
+    _needs_datasets()
+    from cap2im.data.checking import check as check_path
+
+    report = check_path(
+        path, kind=kind, read_pickle=_read_pickle, workers=workers, image_column=image_column, caption_column=caption_column
+    )
+    _print_check(path, report, None if tell_all else 10)
+    if report.loses_data:
+        raise typer.Exit(1)
+
+
+def _print_check(path: str, report: Report, most: int | None) -> None:
+    from cap2im.data.captioned import PROBLEMS
+    from cap2im.data.checking import spread
+
+    stdout = Console(highlight=False)
+    for kind, loses in PROBLEMS.items():
+        found = [problem for problem in report.problems if problem.kind == kind]
+        if found:
+            stdout.print(f"{kind}: {len(found):,} ({'data is lost' if loses else 'a warning'})", style="bold", soft_wrap=True)
+            for problem in found[:most]:
+                stdout.print(escape(f"  {problem.file}" + (f": {problem.detail}" if problem.detail else "")), soft_wrap=True)
+            if most is not None and len(found) > most:
+                stdout.print(f"  and {len(found) - most:,} more; --all lists them", soft_wrap=True)
+    table = Table(
+        title=f"{escape(path)}: {report.kind}", caption="pixels (of the shorter side) and words (of a caption): smallest / median / largest"
+    )
+    for name in ("split", "images", "captions", "pixels", "words", "unknown words"):
+        table.add_column(name, justify="left" if name == "split" else "right", no_wrap=name != "unknown words")
+    for split, summary in report.splits.items():
+        unknown = f"{100 * report.unknown[split]:.2f} %" if split in report.unknown else "-"
+        table.add_row(split, f"{summary.images:,}", f"{summary.captions:,}", spread(summary.sides), spread(summary.lengths), unknown)
+    stdout.print(table)
+    verdict = "data would be lost" if report.loses_data else "fine, with warnings" if report.problems else "fine"
+    stdout.print(f"{report.vocabulary:,} different words; {verdict}", soft_wrap=True)
 
 
 @app.command(
@@ -279,7 +401,7 @@ def convert(
         Path | None, typer.Option(exists=True, dir_okay=False, help="The words of the weights: the authors' dictionary.pkl.")
     ] = None,
     glimpses: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="T, which no file tells. [default: 32, or 64 for DRAW, as the programs have it]")
+        int | None, typer.Option(min=1, max=1024, help="T, which no file tells. As the programs have it: 32, or 64 for DRAW.")
     ] = None,
 ) -> None:
     """Turn the authors' own weights, and those of a PyTorch port, into a model folder. Nothing in the files is executed."""

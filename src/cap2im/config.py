@@ -11,15 +11,17 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import tomli_w
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
+    Tag,
     TypeAdapter,
     ValidationError,
     field_validator,
@@ -42,6 +44,31 @@ class DigitsData(Section):
     samples_per_epoch: int = Field(10_000, ge=1)  # freshly made; the paper's number
     validation_samples: int = Field(1_000, ge=1)
     variant: Literal["paper", "released"] = "paper"  # "released" lets digits overlap
+
+
+class CaptionsData(Section):
+    """Captioned images of a dataset that `cap2im prepare` made."""
+
+    source: Literal["captions"]
+    shortest: int = Field(1, ge=1)  # words of the captions to train on; the release takes 7 to 29
+    longest: int = Field(200, ge=1)
+    equal_lengths: bool = False  # a batch holds captions of one length alone, as released; else those of nearly one length
+    sentence_encoder: str = ""  # for conditioning "sentence": a folder, or OWNER/NAME on the Hugging Face hub
+    validation_samples: int = Field(1_000, ge=1)  # at most
+
+    @model_validator(mode="after")
+    def _range(self) -> CaptionsData:
+        if self.shortest > self.longest:
+            raise ValueError(f"shortest {self.shortest} is more than longest {self.longest}")
+        return self
+
+
+_DATA = ("digits", "captions")
+
+
+def _data_kind(value: Any) -> str:
+    source = value.get("source") if isinstance(value, Mapping) else getattr(value, "source", None)
+    return "captions" if source == "captions" else "digits"
 
 
 class DRAWTraining(Section):
@@ -77,16 +104,27 @@ class DRAWTraining(Section):
 
 
 class DRAWRecipe(Section):
-    """alignDRAW or DRAW on digits."""
+    """alignDRAW, noalignDRAW, skipthoughtDRAW or DRAW, on captioned digits or on a prepared dataset."""
 
     kind: Literal["draw"]
     description: str
-    data: DigitsData = DigitsData()
+    data: Annotated[Annotated[DigitsData, Tag("digits")] | Annotated[CaptionsData, Tag("captions")], Discriminator(_data_kind)] = (
+        DigitsData()
+    )
     model: DRAWConfig = DRAWConfig()
     train: DRAWTraining = DRAWTraining()
 
     @model_validator(mode="after")
     def _fits(self) -> DRAWRecipe:
+        if self.train.clip == "tensor" and self.model.conditioning not in ("align", "none"):
+            raise ValueError("train.clip tensor clips the tensors of the authors' programs, which have conditioning align or none")
+        wants_encoder = self.model.conditioning == "sentence"
+        if isinstance(self.data, CaptionsData):
+            if wants_encoder and not self.data.sentence_encoder:
+                raise ValueError("conditioning sentence needs data.sentence_encoder, a folder or OWNER/NAME on the Hugging Face hub")
+            return self
+        if wants_encoder:
+            raise ValueError("conditioning sentence needs a prepared dataset (data.source captions)")
         if self.train.batch_size > self.data.samples_per_epoch:
             raise ValueError(f"train.batch_size {self.train.batch_size} is more than data.samples_per_epoch {self.data.samples_per_epoch}")
         fixed = {"side": 60, "colours": 1, "vocabulary_size": 22}  # what captioned digits are
@@ -175,10 +213,13 @@ def _apply(table: dict[str, Any], change: str) -> None:
     table[last] = value
 
 
-def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def _keys(section: type[BaseModel], chosen: Sequence[str], prefix: str = "") -> Iterator[str]:
+    """The keys of a section and of those inside of it; of sections to choose from, those of the `chosen` tags."""
     for name, info in section.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from _keys(info.annotation, f"{prefix}{name}.")
+        choices = {arg.__metadata__[0].tag: arg.__origin__ for arg in get_args(info.annotation) if get_origin(arg) is Annotated}
+        inner = next((choices[tag] for tag in chosen if tag in choices), info.annotation)
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _keys(inner, chosen, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
 
@@ -190,11 +231,14 @@ def _did_you_mean(name: str, known: Sequence[str]) -> str:
 
 def _problem(error: Any, recipe: type[BaseModel] | None) -> str:
     location = [str(part) for part in error["loc"]]
+    tags = []  # pydantic tells which of the alternatives it took
     if location and location[0] in _RECIPES:
-        location = location[1:]  # pydantic begins with the discriminator
+        tags.append(location.pop(0))
+    if location[:1] == ["data"] and location[1:2] and location[1] in _DATA:
+        tags.append(location.pop(1))
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
-        known = list(_keys(recipe)) if recipe else []
+        known = list(_keys(recipe, tags)) if recipe else []
         section = f"{key.rpartition('.')[0]}."
         names = {k.rpartition(".")[2]: k for k in known}
         similar = difflib.get_close_matches(location[-1], names, n=2, cutoff=0.6)

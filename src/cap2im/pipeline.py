@@ -7,17 +7,21 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from cap2im.checkpoint import CONFIG, WEIGHTS, checkpoints, read_config, read_weights
+from cap2im.checkpoint import CONFIG, SENTENCE_ENCODER, WEIGHTS, checkpoints, read_config, read_weights
 from cap2im.data.vocabulary import Tokens, Unknown, Vocabulary, pad
 from cap2im.drawing import Drawing
 from cap2im.models.aligndraw import DRAW, DRAWConfig
+from cap2im.models.text import EncodedText
 from cap2im.randomness import picture_noise
+
+if TYPE_CHECKING:
+    from cap2im.sentences import SentenceEncoder
 
 BUNDLED = Path(__file__).parent / "pretrained"
 PICTURES_AT_ONCE = 100  # bounds memory; a canvas sequence of 60 x 60 x 32 is half a megabyte
@@ -85,12 +89,14 @@ class Pipeline:
         model: the network, in evaluation mode.
         vocabulary: the words that it knows.
         config: the whole config.json.
+        encoder: makes the sentence vectors, for a model that is conditioned on them.
     """
 
     name: str
     model: DRAW
     vocabulary: Vocabulary
     config: dict[str, Any]
+    encoder: SentenceEncoder | None = None
 
     @classmethod
     def load(cls, name: str, *, device: str = "cpu") -> Pipeline:
@@ -102,14 +108,20 @@ class Pipeline:
             raise ValueError(f"{folder}: a model of kind {config.get('kind')!r} does not draw")
         try:
             sizes, vocabulary = DRAWConfig.model_validate(config["model"]), Vocabulary.model_validate(config["vocabulary"])
-            if sizes.conditioning != "none" and sizes.vocabulary_size != len(vocabulary):
+            if sizes.reads_words and sizes.vocabulary_size != len(vocabulary):
                 raise ValueError(f"{sizes.vocabulary_size} word vectors for {len(vocabulary)} words")
             model = DRAW(sizes)
             model.load_state_dict({key: value.float() for key, value in read_weights(folder, config).items()})
         except (KeyError, ValidationError, RuntimeError) as error:
             raise ValueError(f"{folder}: config and weights do not fit: {' '.join(str(error).split())[:300]}") from None
+        encoder = None
+        if sizes.conditioning == "sentence":
+            from cap2im.sentences import load_sentence_encoder  # some encoders need an extra
+
+            own = folder / SENTENCE_ENCODER  # a finished model has a copy of an encoder that was a folder
+            encoder = load_sentence_encoder(str(own) if own.is_dir() else config["data"]["sentence_encoder"])
         shown = name if folder.parent == BUNDLED else Path(name).resolve().name
-        return cls(shown, model.to(target).eval().requires_grad_(False), vocabulary, config)
+        return cls(shown, model.to(target).eval().requires_grad_(False), vocabulary, config, encoder)
 
     @property
     def device(self) -> torch.device:
@@ -135,21 +147,30 @@ class Pipeline:
             raise ValueError(f"samples is {samples}; at least 1 is needed")
         if seed < 0:
             raise ValueError(f"seed is {seed}; it must not be negative")
-        tokens = self.vocabulary.encode(captions, unknown)
+        tokens = self.tokens(captions, unknown)
         jobs = [(c, t, seed + k) for c, t in zip(captions, tokens, strict=True) for k in range(samples)]
         return [
             drawing for start in range(0, len(jobs), PICTURES_AT_ONCE) for drawing in self._draw(jobs[start : start + PICTURES_AT_ONCE])
         ]
 
-    def _text_and_noise(self, tokens: Sequence[Tokens], seeds: Sequence[int]) -> tuple[Any, Tensor]:
+    def tokens(self, captions: Sequence[str], unknown: Unknown = "error") -> list[Tokens]:
+        """Captions as words and numbers; a model that does not read words by number takes any word.
+
+        Raises:
+            ValueError: empty or over-long captions, unknown words; see `Vocabulary.encode`.
+        """
+        return self.vocabulary.encode(captions, unknown if self.model.config.reads_words else self.vocabulary.training_unknown)
+
+    def _inputs(self, captions: Sequence[str], tokens: Sequence[Tokens], seeds: Sequence[int]) -> tuple[EncodedText | None, Tensor]:
         c = self.model.config
         numbers, mask = pad([t.numbers for t in tokens])
-        text = self.model.encode(numbers.to(self.device), mask.to(self.device), alone=True)
+        vectors = None if self.encoder is None else self.encoder.encode(captions).to(self.device)
+        text = self.model.encode(numbers.to(self.device), mask.to(self.device), vectors, alone=True)
         return text, picture_noise(seeds, (c.glimpses, c.latent)).to(self.device)
 
     @torch.inference_mode()
     def _draw(self, jobs: Sequence[tuple[str, Tokens, int]]) -> Iterable[Drawing]:
-        sequence = self.model.sample(*self._text_and_noise([tokens for _, tokens, _ in jobs], [seed for *_, seed in jobs]))
+        sequence = self.model.sample(*self._inputs(*zip(*jobs, strict=True)))
         canvases = sequence.canvases.sigmoid().mul(255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).cpu().numpy()  # [B, T, A, A, C]
         boxes = self.model.write_boxes(sequence.windows).cpu().numpy()
         for row, (caption, tokens, seed) in enumerate(jobs):
@@ -160,11 +181,11 @@ class Pipeline:
     @torch.inference_mode()
     def images(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """Pictures alone, [N, C, A, A] in 0..1: caption i from seed i."""
-        tokens = self.vocabulary.encode(captions)
+        tokens = self.tokens(captions)
         pictures = []
         for start in range(0, len(tokens), PICTURES_AT_ONCE):
             rows = slice(start, start + PICTURES_AT_ONCE)
-            for state, _ in self.model.drawing(*self._text_and_noise(tokens[rows], seeds[rows])):
+            for state, _ in self.model.drawing(*self._inputs(captions[rows], tokens[rows], seeds[rows])):
                 last = state
             pictures.append(last.canvas.sigmoid().cpu())
         return torch.cat(pictures)

@@ -59,7 +59,9 @@ def test_authors_files_give_the_golden_drawings(tmp_path, name):
 
 def test_draw_has_the_glimpses_of_its_own_program(tmp_path):
     convert(write_hdf5(tmp_path / "weights.h5", golden_arrays(golden("D_draw_n5"))), tmp_path / "model")
-    assert read_config(tmp_path / "model")["model"]["glimpses"] == 64
+    pipeline = Pipeline.load(str(tmp_path / "model"))
+    assert pipeline.model.config.glimpses == 64
+    assert len(pipeline.draw("any words", samples=2)) == 2
 
 
 def test_words_of_coco_in_the_order_of_their_numbers(tmp_path):
@@ -68,6 +70,8 @@ def test_words_of_coco_in_the_order_of_their_numbers(tmp_path):
     convert(path, tmp_path / "model", dictionary=write_dictionary(tmp_path / "dictionary.pkl", COCO_WORDS))
     vocabulary = Pipeline.load(str(tmp_path / "model")).vocabulary
     assert vocabulary.words == ("café", *(f"word{n}" for n in range(1, 29)), "UNK")
+    (caption,) = vocabulary.encode(["Café zebra"], unknown="mark")  # as the release numbers words that it does not know
+    assert caption.numbers == (0, 29, 29)
     assert read_config(tmp_path / "model")["model"]["glimpses"] == 32
     card = (tmp_path / "model" / "README.md").read_text("utf-8")
     assert "`weights.h5`, SHA-256 " in card
@@ -75,8 +79,8 @@ def test_words_of_coco_in_the_order_of_their_numbers(tmp_path):
 
 
 @torch.no_grad()
-def test_rows_that_no_word_has_are_left_out_and_change_nothing(tmp_path):
-    """The release's MNIST configuration has 23 rows for 22 words; a COCO dictionary may begin at 1."""
+def test_vectors_that_no_word_has_change_nothing(tmp_path):
+    """The MNIST configuration has 23 for 22 words: the last is left out. A dictionary may begin at 1: no caption has the 0."""
     file = golden("A_mnist_n4")
     arrays = golden_arrays(file)
     for name in ("W_y_hLangEnc", "W_yRev_hLangEncRev"):
@@ -92,7 +96,12 @@ def test_rows_that_no_word_has_are_left_out_and_change_nothing(tmp_path):
     arrays = {name: np.roll(array, 1, axis=0) if name.startswith("W_y") else array for name, array in arrays.items()}
     dictionary = write_dictionary(tmp_path / "dictionary.pkl", {word: n for n, word in enumerate(MNIST_WORDS, 1)})
     convert(write_hdf5(tmp_path / "rolled.h5", arrays), tmp_path / "rolled", dictionary=dictionary, glimpses=file.meta["T"])
-    assert distance(generated(tmp_path / "rolled", file, torch.float64), file["released/gen/c_ts_gener"]) <= FORWARD
+    rolled = Pipeline.load(str(tmp_path / "rolled"))
+    assert rolled.vocabulary.words == ("<no word 0>", *MNIST_WORDS)
+    caption = "the digit 3 is at the top of the digit 1"
+    assert torch.equal(rolled.images([caption], [5]), pipeline.images([caption], [5]))
+    with pytest.raises(ValueError, match="unknown word '<'"):
+        rolled.draw("<no word 0>")
 
 
 @torch.no_grad()
@@ -260,12 +269,15 @@ def test_hdf5_files_that_lead_elsewhere(tmp_path, arrays):
 def test_words_that_do_not_fit(tmp_path, arrays):
     path = write_hdf5(tmp_path / "weights.h5", arrays)
     for numbers, message in (
-        ({"a": 0, "b": 22}, r"dictionary\.pkl: the weights have vectors of 22 words, none of 1 of its words: b"),
-        ({"a": 0, "b": 0}, "several words have the same number"),
-        ({}, "a dictionary of words and their numbers is needed"),
+        ({"a": 0, "b": 22}, r"dictionary\.pkl: has 23 words, and the weights have vectors of 22: it does not belong to them"),
+        ({"a": 0, "b": 0}, "the words 'a' and 'b' have one number, 0"),
+        ({}, "are no vocabulary"),
     ):
         with pytest.raises(ValueError, match=message):
             convert(path, tmp_path / "model", dictionary=write_dictionary(tmp_path / "dictionary.pkl", numbers))
+    (tmp_path / "list.pkl").write_bytes(b"].")
+    with pytest.raises(ValueError, match=r"list\.pkl: holds a list; a dictionary of words and their numbers is needed"):
+        convert(path, tmp_path / "model", dictionary=tmp_path / "list.pkl")
     write_hdf5(path, changed(arrays, **{name: np.zeros((30, 12)) for name in ("W_y_hLangEnc", "W_yRev_hLangEncRev")}))
     with pytest.raises(ValueError, match=r"has vectors of 30 words and does not say which: give --dictionary dictionary\.pkl"):
         convert(path, tmp_path / "model")

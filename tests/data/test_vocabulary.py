@@ -68,3 +68,38 @@ def test_pad():
     tokens, mask = pad([(1, 2, 3), (4,)])
     assert tokens.tolist() == [[1, 2, 3], [4, 0, 0]]
     assert mask.tolist() == [[True] * 3, [True, False, False]]
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [("A dog's t-shirt.", ["a", "dog", "s", "t", "shirt"]), ("café 3", ["caf", "3"]), ("...", []), ("É", [])],
+)
+def test_attngan_splits_at_everything_but_ascii_words(caption, words):
+    assert split_words(caption, "attngan") == words
+
+
+def test_a_vocabulary_is_built_by_frequency_then_alphabet():
+    captions = ["a dog .", "a cat and a dog .", "an ant"]
+    assert Vocabulary.build(captions).words == (".", "a", "dog", "an", "and", "ant", "cat", "UNK")
+    assert Vocabulary.build(captions, minimum_count=2).words == (".", "a", "dog", "UNK")
+    assert Vocabulary.build(captions, size=3).words == (".", "a", "UNK")
+    attngan = Vocabulary.build(captions, tokens="attngan")
+    assert attngan.words == ("<end>", "a", "dog", "an", "and", "ant", "cat")
+    assert (attngan.tokens, attngan.unknown, attngan.training_unknown) == ("attngan", None, "skip")
+    with pytest.raises(ValueError, match="no word is left of 7"):
+        Vocabulary.build(captions, minimum_count=9)
+
+
+def test_unknown_words_can_be_marked_where_there_is_a_word_for_them():
+    vocabulary = Vocabulary.build(["a dog ."], minimum_count=1)
+    assert vocabulary.encode(["a blue dog"], "mark")[0].words == ("a", "UNK", "dog", ".")
+    assert vocabulary.encode(["zebra"], "mark")[0].numbers == (3, 0)
+    with pytest.raises(ValueError, match="has no word for unknown words"):
+        VOCABULARY.encode(["a blue digit"], "mark")
+    with pytest.raises(ValueError, match=r"'UNK', is not listed"):
+        Vocabulary(words=("a",), unknown="UNK")
+
+
+def test_of_many_problems_the_first_are_told():
+    with pytest.raises(ValueError, match=r"^(a caption is empty; ){5}and 7 captions more$"):
+        VOCABULARY.encode([""] * 12)

@@ -10,7 +10,9 @@ from cap2im.models.aligndraw import DRAW, DRAWConfig, Gaussian
 from cap2im.models.filterbank import filter_bank
 from cap2im.models.recurrence import Plain, Unrolled
 
+CONDITIONINGS = ("align", "mean", "sentence", "none")
 TINY = {"side": 12, "glimpses": 4, "inference_units": 7, "generative_units": 6, "latent": 3, "language_units": 5, "align_features": 8}
+TINY |= {"sentence_features": 9}
 
 
 def make(**changes) -> DRAW:
@@ -28,22 +30,57 @@ def inputs(model: DRAW, batch: int = 5):
     return images, tokens, mask, noise
 
 
-@pytest.mark.parametrize("conditioning", ["align", "none"])
+def sentence_vectors(model: DRAW, batch: int = 5):
+    if model.config.conditioning != "sentence":
+        return None
+    return torch.randn(batch, model.config.sentence_features, generator=torch.Generator().manual_seed(2)).double()
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
 @pytest.mark.parametrize("colours", [1, 3])
 @pytest.mark.parametrize("patch", [4, 5])
 def test_batch_neither_changes_bound_nor_drawing(conditioning, colours, patch):
     model = make(conditioning=conditioning, colours=colours, read_patch=patch, write_patch=patch + 1)
     images, tokens, mask, noise = inputs(model)
-    bound = model(images, tokens, mask, noise)
-    drawing = model.sample(model.encode(tokens, mask), noise)
+    vectors = sentence_vectors(model)
+    bound = model(images, tokens, mask, noise, vectors)
+    drawing = model.sample(model.encode(tokens, mask, vectors), noise)
     assert drawing.canvases.shape == (5, 4, colours, 12, 12)
     for row in range(5):
         one = slice(row, row + 1)
         length = int(mask[row].sum())  # alone, without the padding
-        alone = model(images[one], tokens[one, :length], mask[one, :length], noise[one])
+        vector = None if vectors is None else vectors[one]
+        alone = model(images[one], tokens[one, :length], mask[one, :length], noise[one], vector)
         torch.testing.assert_close(alone.value, bound.value[one])
-        text = model.encode(tokens[one, :length], mask[one, :length])
+        text = model.encode(tokens[one, :length], mask[one, :length], vector)
         torch.testing.assert_close(model.sample(text, noise[one]).canvases, drawing.canvases[one])
+
+
+@pytest.mark.parametrize("conditioning", ["mean", "sentence"])
+def test_without_attention_every_glimpse_hears_the_whole_sentence(conditioning):
+    """The same network as alignDRAW's whose attention is spread evenly, or rests on a single vector, with equal weights."""
+    model, aligned = make(conditioning=conditioning), make(language_units=5)
+    images, tokens, mask, noise = inputs(model)
+    vectors = sentence_vectors(model)
+    c = model.config
+    if conditioning == "sentence":
+        aligned = make(language_units=9, sentence_features=18)
+        vectors = torch.randn(5, 18, dtype=torch.float64)
+        model = make(conditioning="sentence", sentence_features=18)
+    ours, theirs = model.state_dict(), aligned.state_dict()
+    theirs |= {name: value for name, value in ours.items() if name in theirs and name != "generative.weight"}
+    latent, hidden = ours["generative.weight"].split([c.latent, c.generative_units], dim=1)
+    theirs["generative.weight"] = torch.cat([latent, ours["sentence.weight"], hidden], dim=1)
+    theirs["alignment.score"] = torch.zeros_like(theirs["alignment.score"])  # every word weighs the same
+    aligned.load_state_dict(theirs)
+    text = model.encode(tokens, mask, vectors)
+    torch.testing.assert_close(model.bound(images, text, noise).value, aligned.bound(images, text, noise).value)
+    one, other = model.sample(text, noise), aligned.sample(text, noise)
+    torch.testing.assert_close(one.canvases, other.canvases)
+    assert one.words is None
+    assert other.words is not None
+    louder = text.__class__(text.words, text.sentence + 1, text.mask)
+    assert not torch.allclose(model.sample(louder, noise).canvases, one.canvases)
 
 
 def test_kl_is_that_of_torch():

@@ -15,10 +15,9 @@ import torch
 
 from cap2im.checkpoint import checkpoints, load_checkpoint, read_config, read_weights
 from cap2im.config import DRAWTraining
-from cap2im.data.canvas_batches import CanvasBatches
-from cap2im.data.vocabulary import Vocabulary
 from cap2im.pipeline import Pipeline
-from cap2im.training.draw import canvas_batches, kl_weight, learning_rate, train
+from cap2im.training.draw import kl_weight, learning_rate, train
+from cap2im.training.material import training_material
 from tests.tiny import CHANGES, tiny_recipe
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
@@ -139,10 +138,7 @@ def test_resume_refuses_what_does_not_fit(tmp_path):
 
 
 def test_batches_depend_on_the_step_alone():
-    recipe = tiny_recipe()
-    vocabulary = Vocabulary.model_validate(Pipeline.load("aligndraw-mnist").config["vocabulary"])
-    one, two = (canvas_batches(recipe, vocabulary, "train", None) for _ in range(2))
-    assert isinstance(one, CanvasBatches)
+    one, two = (training_material(tiny_recipe(), None).batches for _ in range(2))
     for step in (0, 1, 7):
         one.at(step)
     a, b = one.at(3), two.at(3)

@@ -32,7 +32,8 @@ from cap2im.convert.theano import (
     sharpener_names,
 )
 from cap2im.data.mnist_captions import ALIASES
-from cap2im.data.vocabulary import Vocabulary
+from cap2im.data.published import words_by_number
+from cap2im.data.vocabulary import UNKNOWN, Vocabulary
 from cap2im.models.aligndraw import DRAW
 from cap2im.models.lapgan import Sharpener
 
@@ -227,38 +228,27 @@ def _convert_tables(path: Path, out: Path, dictionary: Path | None, glimpses: in
 
 
 def _vocabulary(path: Path, model: DRAW, dictionary: Path | None) -> Vocabulary:
-    """The words of a model; rows of its word vectors that no word has are taken out of it, for no caption can reach them."""
+    """The words of a model; vectors beyond the last word are taken out of it, for no caption can reach them."""
     c = model.config
     if c.conditioning == "none":
         if dictionary is not None:
             raise ValueError(f"{path}: DRAW has no words: leave out --dictionary")
-        return Vocabulary(words=MNIST_WORDS)  # it hears none of them
+        return Vocabulary(words=(UNKNOWN,), unknown=UNKNOWN)  # it hears nothing of a caption, which may hold any words
     if dictionary is None:
         if c.colours != 1 or c.vocabulary_size - len(MNIST_WORDS) not in (0, 1):
             raise ValueError(f"{path}: has vectors of {c.vocabulary_size:,} words and does not say which: give --dictionary dictionary.pkl")
-        numbers = {word: number for number, word in enumerate(MNIST_WORDS)}
+        words: tuple[str, ...] = MNIST_WORDS
     else:
-        numbers = _read_dictionary(dictionary, c.vocabulary_size)
-    words = sorted(numbers, key=lambda word: numbers[word])
-    _keep_rows(model, [numbers[word] for word in words])
-    return Vocabulary(words=tuple(words), aliases=ALIASES if dictionary is None else {})
-
-
-def _read_dictionary(path: Path, rows: int) -> dict[str, int]:
-    content = read_pickle(path)
-    if not isinstance(content, dict) or not all(isinstance(w, str) and isinstance(n, int) for w, n in content.items()) or not content:
-        raise ValueError(f"{path}: holds a {type(content).__name__}; a dictionary of words and their numbers is needed")
-    if outside := [word for word, number in content.items() if not 0 <= number < rows]:
-        raise ValueError(f"{path}: the weights have vectors of {rows:,} words, none of {len(outside):,} of its words: {_few(outside)}")
-    if len(set(content.values())) != len(content):
-        raise ValueError(f"{path}: several words have the same number")
-    return content
-
-
-def _keep_rows(model: DRAW, rows: list[int]) -> None:
+        numbers = read_pickle(dictionary)
+        if not isinstance(numbers, dict):
+            raise ValueError(f"{dictionary}: holds a {type(numbers).__name__}; a dictionary of words and their numbers is needed")
+        words = words_by_number(numbers, dictionary)
+    if (rows := c.vocabulary_size) < len(words):
+        raise ValueError(f"{dictionary}: has {len(words):,} words, and the weights have vectors of {rows:,}: it does not belong to them")
     for direction in (model.language.forwards, model.language.backwards):
-        direction.words = nn.Embedding.from_pretrained(direction.words.weight.data[rows], freeze=False)
-    model.config = model.config.model_copy(update={"vocabulary_size": len(rows)})
+        direction.words = nn.Embedding.from_pretrained(direction.words.weight.data[: len(words)].clone(), freeze=False)
+    model.config = c.model_copy(update={"vocabulary_size": len(words)})
+    return Vocabulary(words=words, aliases=ALIASES if words == MNIST_WORDS else {}, unknown=UNKNOWN if UNKNOWN in words else None)
 
 
 # Small things

@@ -33,15 +33,16 @@ def released_layout(model: DRAW, tensor: Callable[[Tensor], Tensor] = lambda p: 
     """Each released parameter as a view, in the released orientation, into the tensor that belongs to our parameter.
 
     Args:
-        model: alignDRAW or DRAW.
+        model: alignDRAW or DRAW; the other two were never released.
         tensor: which tensor of a parameter to look into: its data (the default), its gradient, an optimizer's state.
 
     Returns:
         released name -> view. Copying into the views fills the model; the views cover every parameter once.
     """
     c = model.config
-    conditional = c.conditioning != "none"
-    sentence = 2 * c.language_units if conditional else 0
+    assert c.conditioning in ("align", "none")
+    conditional = c.conditioning == "align"
+    sentence = c.text_features
     inference, generative, posterior = (
         tensor(m.weight).T for m in (model.inference, model.generative, model.posterior)
     )  # (inputs, outputs) each

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from cap2im.data.batch import ALL, Batch, fixed_noise, step_noise
 from cap2im.data.digits import Digits, Split, mnist, scikit_learn_digits
 from cap2im.data.mnist_captions import CanvasMaker, CaptionedCanvases
 from cap2im.data.vocabulary import Vocabulary, pad
@@ -32,25 +32,6 @@ def caption_tokens(canvases: CaptionedCanvases, vocabulary: Vocabulary) -> tuple
     return tokens[rows], mask[rows]
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Captioned images with their noise: images [B, C, A, A] in 0..1, tokens and mask [B, L], noise [B, T, Z]."""
-
-    images: Tensor
-    tokens: Tensor
-    mask: Tensor
-    noise: Tensor
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, rows: slice) -> Batch:
-        return Batch(self.images[rows], self.tokens[rows], self.mask[rows], self.noise[rows])
-
-    def to(self, device: torch.device) -> Batch:
-        return Batch(*(t.to(device) for t in (self.images, self.tokens, self.mask, self.noise)))
-
-
 class CanvasBatches:
     """Freshly made canvases, an epoch at a time; every batch is a function of the seed and the step.
 
@@ -71,19 +52,18 @@ class CanvasBatches:
         self.steps_per_epoch = samples_per_epoch // batch_size
         self._epoch: tuple[int, Tensor, Tensor, Tensor] | None = None
 
-    def at(self, step: int) -> Batch:
-        """The batch of the update that follows `step` updates."""
+    def at(self, step: int, rows: slice = ALL) -> Batch:
+        """The batch of the update that follows `step` updates, or some rows of it."""
         number, index = divmod(step, self.steps_per_epoch)
         if self._epoch is None or self._epoch[0] != number:
             canvases = self.maker.make(self.samples_per_epoch, generator("canvases", self.seed, number))
             self._epoch = (number, canvases.images, *caption_tokens(canvases, self.vocabulary))
         _, images, tokens, mask = self._epoch
-        rows = slice(index * self.batch_size, (index + 1) * self.batch_size)
-        noise = torch.randn(self.batch_size, *self.noise_shape, generator=generator("noise", self.seed, step))
-        return Batch(images[rows].float() / 255, tokens[rows], mask[rows], noise)
+        here = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        noise = step_noise(self.seed, step, self.batch_size, self.noise_shape)
+        return Batch(images[here][rows].float() / 255, tokens[here][rows], mask[here][rows], noise[rows])
 
     def fixed(self, count: int) -> Batch:
         """The same canvases and noise at every call, to validate on; independent of the seed."""
         canvases = self.maker.make(count, generator("fixed canvases"))
-        noise = torch.randn(count, *self.noise_shape, generator=generator("fixed noise"))
-        return Batch(canvases.images.float() / 255, *caption_tokens(canvases, self.vocabulary), noise)
+        return Batch(canvases.images.float() / 255, *caption_tokens(canvases, self.vocabulary), fixed_noise(count, self.noise_shape))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +15,13 @@ from torch import Tensor
 
 LONGEST_CAPTION = 200  # words; COCO's longest caption has 57
 
-Unknown = Literal["error", "skip"]
+TOLD_PROBLEMS = 5  # of many captions
+
+UNKNOWN = "UNK"  # as in the authors' dictionary; captions are lower-cased, so that none holds it
+END = "<end>"  # number 0 of AttnGAN's vocabularies: padding
+
+Tokenizer = Literal["released", "attngan"]
+Unknown = Literal["error", "skip", "mark"]
 
 
 @dataclass(frozen=True)
@@ -25,8 +32,14 @@ class Tokens:
     numbers: tuple[int, ...]
 
 
-def split_words(caption: str) -> list[str]:
-    """Lower-cased words as the release splits captions: punctuation is a word of its own, and a caption ends with a full stop."""
+def split_words(caption: str, tokens: Tokenizer = "released") -> list[str]:
+    """Lower-cased words of a caption.
+
+    "released", alignDRAW's: punctuation is a word of its own, and a caption ends with a full stop. "attngan", AttnGAN's: nothing but
+    runs of ASCII letters, digits and underscores.
+    """
+    if tokens == "attngan":
+        return [word for run in re.findall(r"\w+", caption.lower()) if (word := run.encode("ascii", "ignore").decode())]
     words = re.findall(r"\w+(?:['\u2019-]\w+)*|[^\w\s]", caption.lower())
     return words if not words or words[-1] == "." else [*words, "."]
 
@@ -38,6 +51,8 @@ class Vocabulary(BaseModel):
 
     words: tuple[str, ...] = Field(min_length=1)
     aliases: Mapping[str, str] = {}  # other spellings, e.g. three -> 3
+    tokens: Tokenizer = "released"  # how captions are split
+    unknown: str | None = None  # the word that stands for all others, where training had one
 
     @model_validator(mode="after")
     def _consistent(self) -> Vocabulary:
@@ -45,7 +60,38 @@ class Vocabulary(BaseModel):
             raise ValueError("a word is listed twice")
         if strays := [a for a, word in self.aliases.items() if word not in self.words]:
             raise ValueError(f"aliases of words that are not listed: {', '.join(strays)}")
+        if self.unknown is not None and self.unknown not in self.words:
+            raise ValueError(f"the word for unknown words, {self.unknown!r}, is not listed")
         return self
+
+    @classmethod
+    def build(
+        cls, captions: Iterable[str], *, tokens: Tokenizer = "released", minimum_count: int = 1, size: int | None = None
+    ) -> Vocabulary:
+        """The words of captions, most frequent first, equally frequent ones by the alphabet.
+
+        Args:
+            captions: of the training images.
+            tokens: how to split them; "released" adds `UNK` at the end, "attngan" begins with `<end>`.
+            minimum_count: rarer words are left out.
+            size: most words to keep, the added one included; None keeps all.
+
+        Raises:
+            ValueError: no word is left.
+        """
+        counts = Counter(word for caption in captions for word in split_words(caption, tokens))
+        ranked = sorted((word for word, count in counts.items() if count >= minimum_count), key=lambda word: (-counts[word], word))
+        kept = ranked if size is None else ranked[: size - 1]
+        if not kept:
+            raise ValueError(f"no word is left of {len(counts)} (minimum count {minimum_count}, size {size})")
+        if tokens == "attngan":
+            return cls(words=(END, *kept), tokens=tokens)
+        return cls(words=(*kept, UNKNOWN), tokens=tokens, unknown=UNKNOWN)
+
+    @property
+    def training_unknown(self) -> Unknown:
+        """What training does with unknown words: marks them where there is a word for them, else leaves them out, as AttnGAN does."""
+        return "skip" if self.unknown is None else "mark"
 
     def __len__(self) -> int:
         return len(self.words)
@@ -65,18 +111,22 @@ class Vocabulary(BaseModel):
 
         Args:
             captions: any text.
-            unknown: "skip" leaves unknown words out, "error" refuses them.
+            unknown: "error" refuses unknown words, "skip" leaves them out, "mark" puts the vocabulary's word for them in their place.
 
         Raises:
-            ValueError: an empty or over-long caption, or unknown words; all problems of all captions in one message.
+            ValueError: an empty or over-long caption, or unknown words; the problems of all captions in one message.
         """
         numbers = self.numbers
+        if unknown == "mark" and self.unknown is None:
+            raise ValueError("this vocabulary has no word for unknown words; they can be refused or left out")
         result, problems = [], []
         for caption in captions:
             shown = caption if len(caption) <= 60 else f"{caption[:57]}..."
-            words = split_words(caption)
+            words = split_words(caption, self.tokens)
             strangers = [w for w in dict.fromkeys(words) if w not in numbers]
             known = tuple(w for w in words if w in numbers)
+            if unknown == "mark" and self.unknown is not None:
+                known = tuple(w if w in numbers else self.unknown for w in words)
             if not any(re.match(r"\w", w) for w in words):
                 problems.append("a caption is empty" if not caption.strip() else f"caption {shown!r} has no words")
             elif len(words) > LONGEST_CAPTION:
@@ -88,7 +138,8 @@ class Vocabulary(BaseModel):
             else:
                 result.append(Tokens(known, tuple(numbers[w] for w in known)))
         if problems:
-            raise ValueError("; ".join(problems))
+            more = [f"and {len(problems) - TOLD_PROBLEMS} captions more"] if len(problems) > TOLD_PROBLEMS else []
+            raise ValueError("; ".join(problems[:TOLD_PROBLEMS] + more))
         return result
 
     def _stranger(self, word: str) -> str:

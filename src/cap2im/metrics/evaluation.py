@@ -1,4 +1,4 @@
-"""All numbers of a model on MNIST with captions, with the protocol that each was measured by."""
+"""All numbers of a model on what it was trained on, with the protocol that each was measured by."""
 
 from __future__ import annotations
 
@@ -13,12 +13,92 @@ import cap2im
 from cap2im.checkpoint import WEIGHTS
 from cap2im.config import DigitsData
 from cap2im.data.canvas_batches import caption_tokens, load_digits
+from cap2im.data.captions import CaptionBatches, PreparedDataset, sentence_vectors
 from cap2im.data.digits import Split
 from cap2im.data.mnist_captions import CanvasMaker, HeldOut
 from cap2im.metrics.caption_accuracy import caption_accuracy, load_reader
-from cap2im.metrics.likelihood import lower_bound
+from cap2im.metrics.likelihood import Likelihood, lower_bound
 from cap2im.pipeline import Pipeline
 from cap2im.randomness import generator
+
+
+def _progress() -> Progress:
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+
+
+def evaluate(
+    pipeline: Pipeline, *, data: Path | None, split: Split, samples: int, bound_samples: int, images: int, seed: int
+) -> dict[str, Any]:
+    """What can be measured of a model: `evaluate_digits` or `evaluate_captions`, by what it was trained on; JSON-ready.
+
+    Raises:
+        ValueError: it is not known what the model was trained on, or these data are missing, damaged or others.
+    """
+    trained_on = pipeline.config.get("data", {})
+    if "held_out" in trained_on:
+        return evaluate_digits(pipeline, data=data, split=split, samples=samples, bound_samples=bound_samples, images=images, seed=seed)
+    if trained_on.get("source") != "captions":
+        raise ValueError(f"{pipeline.name}: its config.json does not say on what it was trained, so there is nothing to measure it on")
+    if data is None:
+        raise ValueError(f"{pipeline.name} was trained on a prepared dataset: give its folder with --data")
+    return evaluate_captions(pipeline, data=data, split=split, bound_samples=bound_samples, images=images, seed=seed)
+
+
+def evaluate_captions(pipeline: Pipeline, *, data: Path, split: Split, bound_samples: int, images: int, seed: int) -> dict[str, Any]:
+    """The bound on captioned images of a prepared dataset; JSON-ready.
+
+    Args:
+        pipeline: a model of captioned images.
+        data: the prepared dataset; another one than the model's is allowed, and told in the protocol.
+        split: whose images to take.
+        bound_samples: L of equation 15.
+        images: captions, with their images, spread evenly over the split; at most.
+        seed: of everything random.
+
+    Raises:
+        ValueError: there is no such dataset or split, or its images are of another size than the model's.
+    """
+    c = pipeline.model.config
+    dataset = PreparedDataset.open(data)
+    if dataset.manifest["side"] != c.side:
+        raise ValueError(f"{data}: its images are {dataset.manifest['side']} pixels wide, {pipeline.name} draws {c.side} x {c.side}")
+    there = dataset.split(split)
+    vectors = None if pipeline.encoder is None else sentence_vectors(dataset, split, there.captions, pipeline.encoder)
+    vocabulary, noise_shape = pipeline.vocabulary, (c.glimpses, c.latent)
+    batch = CaptionBatches(there, vocabulary, noise_shape, colours=c.colours, batch_size=1, vectors=vectors).fixed(images)
+    with _progress() as progress:
+        bar = progress.add_task("estimating the bound", total=len(batch) * bound_samples)
+        likelihood = lower_bound(
+            pipeline.model,
+            batch.images,
+            batch.tokens,
+            batch.mask,
+            batch.vectors,
+            samples=bound_samples,
+            seed=seed,
+            advance=lambda pairs: progress.advance(bar, pairs),
+        )
+    protocol = {
+        "data": {"sha256": dataset.sha256, "source": dataset.manifest.get("source")},
+        "split": split,
+        "images": len(batch),
+        "samples": bound_samples,
+        "seed": seed,
+        **_versions(pipeline),
+    }
+    return _result(pipeline, likelihood=_likelihood(protocol, likelihood))
+
+
+def _versions(pipeline: Pipeline) -> dict[str, str]:
+    return {"device": pipeline.device.type, "torch": torch.__version__, "cap2im": cap2im.__version__}
+
+
+def _likelihood(protocol: dict[str, Any], likelihood: Likelihood) -> dict[str, Any]:
+    return {"metric": "variational lower bound, nats an image", "protocol": protocol, **likelihood.to_dict()}
+
+
+def _result(pipeline: Pipeline, **metrics: dict[str, Any]) -> dict[str, Any]:
+    return {"model": pipeline.name, "weights_sha256": pipeline.config["sha256"][WEIGHTS], **metrics}
 
 
 def evaluate_digits(
@@ -36,19 +116,16 @@ def evaluate_digits(
         seed: of everything random.
 
     Raises:
-        ValueError: the model was not trained on captioned digits, or the digits are missing or damaged.
+        ValueError: the digits are missing or damaged.
     """
-    trained_on = pipeline.config.get("data", {})
-    if "held_out" not in trained_on:
-        raise ValueError(f"{pipeline.name}: not a model of captioned digits, which is what this evaluation measures")
+    trained_on = pipeline.config["data"]
     held_out = HeldOut(tuple(tuple(hidden) for hidden in trained_on["held_out"]))
     recipe = DigitsData.model_validate({k: v for k, v in trained_on.items() if k != "held_out"})
     digits = load_digits(recipe.source, split, data)
     reader = load_reader()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
     work = f"{440 * samples:,} drawings, {images * bound_samples:,} posterior samples"
     print(f"measuring {pipeline.name}: {work}; a minute or a few", file=sys.stderr)  # the bar shows on terminals alone
-    with Progress(*columns) as progress:
+    with _progress() as progress:
         bar = progress.add_task("drawing the 440 captions", total=440 * samples)
         accuracy = caption_accuracy(
             pipeline.images,
@@ -81,13 +158,6 @@ def evaluate_digits(
         "images": images,
         "samples": bound_samples,
         "seed": seed,
-        "device": pipeline.device.type,
-        "torch": torch.__version__,
-        "cap2im": cap2im.__version__,
+        **_versions(pipeline),
     }
-    return {
-        "model": pipeline.name,
-        "weights_sha256": pipeline.config["sha256"][WEIGHTS],
-        "caption_accuracy": accuracy,
-        "likelihood": {"metric": "variational lower bound, nats an image", "protocol": protocol, **likelihood.to_dict()},
-    }
+    return _result(pipeline, caption_accuracy=accuracy, likelihood=_likelihood(protocol, likelihood))

@@ -40,14 +40,23 @@ class Likelihood:
 
 @torch.inference_mode()
 def lower_bound(
-    model: DRAW, images: Tensor, tokens: Tensor, mask: Tensor, *, samples: int, seed: int, advance: Callable[[int], None] = lambda _: None
+    model: DRAW,
+    images: Tensor,
+    tokens: Tensor,
+    mask: Tensor,
+    vectors: Tensor | None = None,
+    *,
+    samples: int,
+    seed: int,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> Likelihood:
     """Estimates the bound with L posterior samples an image (eq. 15).
 
     Args:
-        model: DRAW or alignDRAW.
+        model: any DRAW.
         images: [N, C, A, A] in 0..1.
         tokens: [N, L] word numbers, and mask [N, L].
+        vectors: [N, S] sentence vectors, for the models that are conditioned on them.
         samples: L of equation 15.
         seed: of the posterior noise.
         advance: told after each pass how many (image, sample) pairs it did.
@@ -58,7 +67,7 @@ def lower_bound(
     for start in range(0, len(images), IMAGES_AT_ONCE):
         part = slice(start, start + IMAGES_AT_ONCE)
         here = images[part].to(device)
-        text = model.encode(tokens[part].to(device), mask[part].to(device))
+        text = model.encode(tokens[part].to(device), mask[part].to(device), None if vectors is None else vectors[part].to(device))
         total = torch.zeros(len(here), 2, device=device, dtype=torch.float64)
         for sample in range(samples):
             noise = torch.randn(len(here), c.glimpses, c.latent, generator=generator("bound", seed, start, sample))

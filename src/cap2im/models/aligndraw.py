@@ -1,4 +1,4 @@
-"""alignDRAW, the conditional DRAW network with attention over words, and DRAW, its unconditional ancestor.
+"""alignDRAW, the conditional DRAW network with attention over words, its variants without attention, and DRAW, its unconditional ancestor.
 
 Source: alignDRAW (arXiv:1511.02793), sections 3.2-3.4, equations 1-15 and table 2; DRAW (arXiv:1502.04623).
 
@@ -31,7 +31,9 @@ class DRAWConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    conditioning: Literal["align", "none"] = "align"  # attention over words, or plain DRAW
+    # alignDRAW attends to words; noalignDRAW takes their "mean"; skipthoughtDRAW a "sentence" vector made elsewhere; DRAW "none" at all
+    conditioning: Literal["align", "mean", "sentence", "none"] = "align"
+    sentence_features: int = Field(4800, ge=1)  # width of that sentence vector; combine-skip's has 4,800
     side: int = Field(60, ge=4, le=1024)  # pixels of the square canvas; 32 for COCO
     colours: Literal[1, 3] = 1  # 3 for COCO
     glimpses: int = Field(32, ge=1, le=1024)  # T
@@ -47,6 +49,18 @@ class DRAWConfig(BaseModel):
     blank: float = 0.0  # the canvas starts at this logit; the release starts MNIST at -10 (black) and COCO at 0
     initialisation: Literal["paper", "scaled"] = "paper"  # see `initialise`
     variant: Variant = "paper"  # "released" follows the authors' code, "port" a PyTorch port of it
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether captions enter as words, through the language model."""
+        return self.conditioning in ("align", "mean")
+
+    @property
+    def text_features(self) -> int:
+        """Width of what the generative LSTM hears of the caption."""
+        return {"align": 2 * self.language_units, "mean": 2 * self.language_units, "sentence": self.sentence_features, "none": 0}[
+            self.conditioning
+        ]
 
 
 @dataclass(frozen=True)
@@ -84,7 +98,7 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Glimpse:
-    """What one step shows: the word weights [B, L] (None for plain DRAW) and the raw window parameters [B, 5]."""
+    """What one step shows: the word weights [B, L] (None without attention) and the raw window parameters [B, 5]."""
 
     words: Tensor | None
     write_window: Tensor
@@ -92,11 +106,19 @@ class Glimpse:
 
 
 class Pass:
-    """What stays the same in all steps of one pass over a batch: the captions' alignment, and the layers, unrolled."""
+    """What stays the same in all steps of one pass over a batch: what is known of the captions, and the layers, unrolled.
+
+    A sentence vector that never changes enters the generative LSTM once, by its own product [B, 4D], instead of at every step.
+    """
 
     def __init__(self, model: DRAW, text: EncodedText | None) -> None:
         unrolled = Plain if model.compiled else Unrolled
-        self.alignment: AlignmentPass | None = model.alignment.begin(text, unrolled) if text is not None else None
+        self.alignment: AlignmentPass | None = None
+        self.sentence: Tensor | None = None
+        if text is not None and model.config.conditioning == "align":
+            self.alignment = model.alignment.begin(text, unrolled)
+        elif text is not None:
+            self.sentence = model.sentence(text.sentence).to(text.sentence.dtype)
         self.read_window = unrolled(model.read_window)
         self.inference = unrolled(model.inference)
         self.posterior = unrolled(model.posterior)
@@ -129,7 +151,7 @@ class DrawnSequence:
 
     Attributes:
         canvases: [B, T, C, A, A] after each glimpse, before the sigmoid.
-        words: [B, T, L] word weights, None for plain DRAW.
+        words: [B, T, L] word weights, None without attention.
         windows: [B, T, 5] raw parameters of the write window; `DRAW.write_boxes` turns them into pixels.
     """
 
@@ -155,18 +177,22 @@ class DRAW(nn.Module):
         super().__init__()
         self.config = c = config
         conditional = c.conditioning != "none"
-        sentence = 2 * c.language_units if conditional else 0
+        attended = c.text_features if c.conditioning == "align" else 0
         read = 2 * c.colours * c.read_patch**2
-        if conditional:
+        if c.reads_words:
             self.language = BidirectionalLanguageModel(c.vocabulary_size, c.language_units, c.variant, c.language_dropout)
-            self.alignment = Alignment(sentence, c.generative_units, c.align_features)
+        if c.conditioning == "align":
+            self.alignment = Alignment(c.text_features, c.generative_units, c.align_features)
+        elif conditional:
+            self.sentence = nn.Linear(c.text_features, 4 * c.generative_units, bias=False)  # s of eq. 3, the same at every step
+        if conditional:
             self.prior = nn.Linear(c.generative_units, 2 * c.latent)  # eq. 1; mean and log sigma side by side
         self.read_window = nn.Linear(c.generative_units, PARAMETERS)
         self.write_window = nn.Linear(c.generative_units, PARAMETERS)
         self.patch = nn.Linear(c.generative_units, c.colours * c.write_patch**2)  # K of eq. 8
         self.inference = nn.Linear(read + c.generative_units + c.inference_units, 4 * c.inference_units)  # eq. 12
         self.posterior = nn.Linear(c.inference_units, 2 * c.latent)  # eq. 13; mean and log sigma^2 side by side
-        self.generative = nn.Linear(c.latent + sentence + c.generative_units, 4 * c.generative_units)  # eq. 3
+        self.generative = nn.Linear(c.latent + attended + c.generative_units, 4 * c.generative_units)  # eq. 3
         if conditional:  # plain DRAW starts at zeros that are not learned
             self.start_canvas = nn.Parameter(torch.zeros(1, c.colours, c.side, c.side))
             self.start_generative = nn.Parameter(torch.zeros(1, c.generative_units))
@@ -225,7 +251,10 @@ class DRAW(nn.Module):
         if layers.alignment is not None:
             sentence, words = layers.alignment(state.hidden)
             inputs.append(sentence)
-        hidden, cell = lstm_cell(layers.generative(torch.cat([*inputs, state.hidden], dim=1)), state.cell)
+        preactivation = layers.generative(torch.cat([*inputs, state.hidden], dim=1))
+        if layers.sentence is not None:
+            preactivation = preactivation + layers.sentence
+        hidden, cell = lstm_cell(preactivation, state.cell)
         window = layers.write_window(hidden)  # [B, 5]
         bank = filter_bank(window, c.write_patch, c.side, c.variant)
         patch = layers.patch(hidden).view(-1, c.colours, c.write_patch, c.write_patch) / bank.gamma.unsqueeze(1)
@@ -240,9 +269,20 @@ class DRAW(nn.Module):
 
     # The unrolled network
 
-    def encode(self, tokens: Tensor, mask: Tensor, *, alone: bool = False) -> EncodedText | None:
-        """The captions as the alignment sees them; None for plain DRAW."""
-        return self.language(tokens, mask, alone=alone) if self.config.conditioning != "none" else None
+    def encode(self, tokens: Tensor, mask: Tensor, vectors: Tensor | None = None, *, alone: bool = False) -> EncodedText | None:
+        """What the network hears of captions; None for plain DRAW.
+
+        Args:
+            tokens: [B, L] word numbers, and mask [B, L].
+            vectors: [B, S] sentence vectors, for conditioning "sentence" alone, which does not see the words.
+            alone: see `BidirectionalLanguageModel`.
+        """
+        if self.config.conditioning == "none":
+            return None
+        if self.config.conditioning == "sentence":
+            assert vectors is not None
+            return EncodedText(vectors.unsqueeze(1), vectors, torch.ones(len(vectors), 1, dtype=torch.bool, device=vectors.device))
+        return self.language(tokens, mask, alone=alone)
 
     def bound(self, images: Tensor, text: EncodedText | None, noise: Tensor) -> Bound:
         """The lower bound of each picture from one posterior sample (eq. 14).
@@ -286,15 +326,16 @@ class DRAW(nn.Module):
     def sample(self, text: EncodedText | None, noise: Tensor) -> DrawnSequence:
         """Draws from the prior and keeps every step; noise is [B, T, Z] standard normal."""
         steps = list(self.drawing(text, noise))
+        words = [glimpse.words for _, glimpse in steps if glimpse.words is not None]
         return DrawnSequence(
             canvases=torch.stack([state.canvas for state, _ in steps], dim=1),
-            words=torch.stack([glimpse.words for _, glimpse in steps if glimpse.words is not None], dim=1) if text is not None else None,
+            words=torch.stack(words, dim=1) if words else None,
             windows=torch.stack([glimpse.write_window for _, glimpse in steps], dim=1),
         )
 
-    def forward(self, images: Tensor, tokens: Tensor, mask: Tensor, noise: Tensor) -> Bound:
+    def forward(self, images: Tensor, tokens: Tensor, mask: Tensor, noise: Tensor, vectors: Tensor | None = None) -> Bound:
         """The bound of captioned images: `encode`, then `bound`."""
-        return self.bound(images, self.encode(tokens, mask), noise)
+        return self.bound(images, self.encode(tokens, mask, vectors), noise)
 
     def write_boxes(self, windows: Tensor) -> Tensor:
         """Where the write window lies: [..., 4] left, top, right, bottom in pixels from the canvas' corner, of raw parameters [..., 5].
@@ -348,7 +389,7 @@ def initialise(model: DRAW) -> None:
         for name, layer in model.named_modules():
             if name in ("inference", "generative"):
                 layer.bias.chunk(4)[1].fill_(1.0)  # forget gate
-        if c.conditioning != "none":
+        if c.conditioning == "align":
             nn.init.normal_(model.alignment.score, std=c.align_features**-0.5)
         for layer, patch in ((model.read_window, c.read_patch), (model.write_window, c.write_patch)):
             layer.weight.mul_(0.1)

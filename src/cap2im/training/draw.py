@@ -1,4 +1,4 @@
-"""Training DRAW and alignDRAW on captioned digits: one flat loop.
+"""Training alignDRAW, its variants and DRAW on captioned images: one flat loop.
 
 Source: alignDRAW (arXiv:1511.02793), section 3.3 and appendix B.
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cap2im.checkpoint import (
+    SENTENCE_ENCODER,
     WEIGHTS,
     TrainingState,
     checkpoints,
@@ -34,13 +36,12 @@ from cap2im.checkpoint import (
 )
 from cap2im.config import DRAWRecipe, DRAWTraining, differences, parse_recipe, to_toml
 from cap2im.convert.theano import released_layout
-from cap2im.data.canvas_batches import Batch, CanvasBatches, load_digits
-from cap2im.data.digits import Split
-from cap2im.data.mnist_captions import ALIASES, WORDS, CanvasMaker, HeldOut
-from cap2im.data.vocabulary import Vocabulary, pad
+from cap2im.data.batch import Batch
+from cap2im.data.vocabulary import Vocabulary
 from cap2im.models.aligndraw import DRAW
 from cap2im.randomness import picture_noise
 from cap2im.training.loop import (
+    BatchesAhead,
     RunLog,
     make_accelerator,
     optimizer_tensors,
@@ -51,16 +52,9 @@ from cap2im.training.loop import (
     restore_random_states,
     stop_if_not_finite,
 )
+from cap2im.training.material import ShownCaptions, training_material
 from cap2im.training.optimizers import RMSprop, clip_blocks
 
-SHOWN_CAPTIONS = (
-    "the digit three is at the top of the digit one .",
-    "the digit seven is at the bottom left of the image .",
-    "the digit two is on the left of the digit eight .",
-    "the digit five is on the right of the digit zero .",
-    "the digit four is at the bottom of the digit six .",
-    "the digit nine is at the top right of the image .",
-)
 SHOWN_SAMPLES = 6
 VALIDATION_BATCH = 250
 
@@ -90,33 +84,10 @@ def _optimizer(model: DRAW, train: DRAWTraining) -> torch.optim.Optimizer:
     return torch.optim.Adam(model.parameters(), lr=train.learning_rate)
 
 
-def canvas_batches(recipe: DRAWRecipe, vocabulary: Vocabulary, split: Split, data: Path | None) -> CanvasBatches:
-    """Captioned canvases of a split's digits, as a recipe wants them."""
-    maker = CanvasMaker(load_digits(recipe.data.source, split, data), held_out(recipe), recipe.data.variant)
-    noise_shape = (recipe.model.glimpses, recipe.model.latent)
-    return CanvasBatches(maker, vocabulary, noise_shape, recipe.data.samples_per_epoch, recipe.train.batch_size, recipe.train.seed)
-
-
-def held_out(recipe: DRAWRecipe) -> HeldOut:
-    return HeldOut.from_seed(recipe.data.held_out_seed, recipe.data.variant)
-
-
 def gradient_of(parameter: Tensor) -> Tensor:
     """A parameter's gradient; every parameter takes part in the bound."""
     assert parameter.grad is not None
     return parameter.grad
-
-
-def model_config(recipe: DRAWRecipe, vocabulary: Vocabulary, model: DRAW) -> dict[str, Any]:
-    """What a model folder says of a model trained by a recipe."""
-    return {
-        "kind": "draw",
-        "description": recipe.description,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "model": recipe.model.model_dump(),
-        "vocabulary": vocabulary.model_dump(),
-        "data": {**recipe.data.model_dump(), "held_out": held_out(recipe).digits},
-    }
 
 
 def resume_state(run: Path, recipe: DRAWRecipe, resume: bool) -> Path | None:
@@ -151,9 +122,9 @@ def load_weights(model: DRAW, folder: Path, config: Mapping[str, Any]) -> str:
     """
     theirs = read_config(folder)
     ours = json.loads(json.dumps(config))
-    if theirs.get("vocabulary") != ours["vocabulary"]:
+    if Vocabulary.model_validate(theirs.get("vocabulary")) != Vocabulary.model_validate(ours["vocabulary"]):
         raise ValueError(f"{folder}: has another vocabulary than this training")
-    if theirs.get("data", {}).get("held_out") != ours["data"]["held_out"]:
+    if theirs.get("data", {}).get("held_out") != ours["data"].get("held_out"):
         raise ValueError(f"{folder}: other configurations were held out; give the data.held_out_seed that it was trained with")
     try:
         model.load_state_dict({name: value.float() for name, value in read_weights(folder, theirs).items()})
@@ -172,8 +143,8 @@ class Trainee:
         origin: where it comes from, for the model card: the command, and the weights it started from.
     """
 
-    def __init__(self, recipe: DRAWRecipe, vocabulary: Vocabulary, command: str) -> None:
-        self.recipe, self.vocabulary = recipe, vocabulary
+    def __init__(self, recipe: DRAWRecipe, vocabulary: Vocabulary, about_data: Mapping[str, Any], command: str) -> None:
+        self.recipe, self.vocabulary, self.about_data = recipe, vocabulary, about_data
         decay = recipe.train.ema_decay
         torch.manual_seed(recipe.train.seed)
         self.model = DRAW(recipe.model)
@@ -194,7 +165,15 @@ class Trainee:
 
     def config(self) -> dict[str, Any]:
         """What a folder of this network says of it."""
-        return model_config(self.recipe, self.vocabulary, self.model) | self.origin
+        return {
+            "kind": "draw",
+            "description": self.recipe.description,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "model": self.recipe.model.model_dump(),
+            "vocabulary": self.vocabulary.model_dump(),
+            "data": dict(self.about_data),
+            **self.origin,
+        }
 
     def start_from(self, folder: Path) -> None:
         """Takes over the weights of a model folder; see `load_weights` for the errors."""
@@ -245,6 +224,7 @@ def train(
     start_from: Path | None = None,
     device: Literal["auto", "cpu"] = "auto",
     compile_model: bool = False,
+    workers: int = 2,
     command: str = "",
     card: Callable[[dict[str, Any]], str] = lambda _: "",
 ) -> Path:
@@ -253,11 +233,12 @@ def train(
     Args:
         recipe: what to train.
         run: folder for checkpoints, log, pictures and the result.
-        data: folder of MNIST's files; None for the cache or a download.
+        data: folder of MNIST's files (None for the cache or a download), or a prepared dataset.
         resume: go on from the run's last checkpoint.
         start_from: a model folder whose weights a new run starts from.
         device: "cpu", or "auto" for whatever Accelerate finds.
         compile_model: compile the step of the network; the first steps then take minutes.
+        workers: processes that read images ahead; captioned digits are made at once and need none.
         command: what was typed, for the card; a resumed run keeps its first.
         card: makes the model card's text of the final figures.
 
@@ -274,12 +255,14 @@ def train(
         raise ValueError(f"train.batch_size {settings.batch_size} does not divide among {accelerator.num_processes} processes")
     if recipe.model.variant == "released" and accelerator.num_processes > 1:
         raise ValueError("model.variant released reads a batch's captions backwards, so the batch cannot be shared among processes")
+    with accelerator.main_process_first():  # what is prepared once for all lies in a cache then
+        material = training_material(recipe, data)
+    recipe, batches, validation = material.recipe, material.batches, material.validation
     checkpoint = resume_state(run, recipe, resume)
-    vocabulary = Vocabulary(words=WORDS, aliases=ALIASES)
-    batches = canvas_batches(recipe, vocabulary, "train", data)
-    validation = canvas_batches(recipe, vocabulary, "validation", data).fixed(recipe.data.validation_samples)
+    if checkpoint is not None and (before := read_config(checkpoint)["data"].get("dataset")) != material.about.get("dataset"):
+        raise ValueError(f"{data}: is not the dataset that {run} was begun with, which was prepared from {before['source']}")
 
-    trainee = Trainee(recipe, vocabulary, command)
+    trainee = Trainee(recipe, material.vocabulary, material.about, command)
     model, drawing_model = trainee.model, trainee.drawing_model
     if checkpoint is not None:
         trainee.restore(checkpoint, accelerator)
@@ -291,6 +274,7 @@ def train(
 
     mine = slice(accelerator.process_index, None, accelerator.num_processes)  # this process's rows of a batch
     total = settings.epochs * batches.steps_per_epoch
+    ahead = BatchesAhead(batches, mine, range(trainee.step, total), workers if material.slow else 0)
     log = RunLog(run, trainee.step, accelerator.is_main_process)
     if accelerator.is_main_process:
         (run / "recipe.toml").write_text(to_toml(recipe))
@@ -302,9 +286,9 @@ def train(
             weight = kl_weight(settings, step)
             for group in trainee.optimizer.param_groups:
                 group["lr"] = learning_rate(settings, step, batches.steps_per_epoch)
-            batch = batches.at(step)[mine].to(accelerator.device)
+            batch = ahead.next().to(accelerator.device)
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                bound = prepared(batch.images, batch.tokens, batch.mask, batch.noise)
+                bound = prepared(batch.images, batch.tokens, batch.mask, batch.noise, batch.vectors)
             kl = bound.kl.sum(dim=1).mean()
             loss = bound.reconstruction.mean() + weight * kl
             terms = accelerator.reduce(torch.stack([loss, -bound.value.mean(), kl]).detach(), "mean").tolist()
@@ -323,12 +307,13 @@ def train(
             progress.update(bar, advance=1, note=f"bound {-terms[1]:.1f} nats, KL {terms[2]:.1f}")
             if step % settings.log_every == 0:
                 names = {"train/loss": terms[0], "train/bound": -terms[1], "train/kl": terms[2], "train/kl_weight": weight}
-                log.scalars(step, {**names, "train/learning_rate": learning_rate(settings, step - 1, batches.steps_per_epoch)})
+                names |= {"train/learning_rate": learning_rate(settings, step - 1, batches.steps_per_epoch), "train/waiting": ahead.waiting}
+                log.scalars(step, names)
             if step % settings.validate_every == 0 or step == total:
                 drawing_model.eval()
                 scores = validate(drawing_model, validation, accelerator)
                 log.scalars(step, scores)
-                log.picture(step, "drawings", shown_drawings(drawing_model, vocabulary))
+                log.picture(step, "drawings", shown_drawings(drawing_model, material.shown))
                 model.train()
                 progress.console.print(
                     f"step {step}: validation bound {scores['validation/bound']:.2f} nats, KL {scores['validation/kl']:.2f}"
@@ -343,6 +328,8 @@ def train(
         figures |= {"steps": trainee.step, "seconds": round(trainee.seconds), "parameters": trainee.config()["parameters"]}
         with whole_folder(result) as folder:
             write_model(folder, drawing_model.state_dict(), trainee.config(), card(figures), torch.float16)
+            if material.encoder_folder is not None:
+                shutil.copytree(material.encoder_folder, folder / SENTENCE_ENCODER)
     accelerator.wait_for_everyone()
     del prepared  # what shares gradients must be gone before the processes part, or one of them may abort at its exit
     accelerator.free_memory()
@@ -357,20 +344,21 @@ def validate(model: DRAW, batch: Batch, accelerator: Accelerator) -> dict[str, f
     sums = torch.zeros(2, device=accelerator.device, dtype=torch.float64)
     for start in range(0, len(rows.images), VALIDATION_BATCH):
         part = rows[start : start + VALIDATION_BATCH].to(accelerator.device)
-        bound = model(part.images, part.tokens, part.mask, part.noise)
+        bound = model(part.images, part.tokens, part.mask, part.noise, part.vectors)
         sums += torch.stack([bound.value.sum(), bound.kl.sum()]).double()
     bound_mean, kl_mean = (accelerator.reduce(sums, "sum") / len(batch.images)).tolist()
     return {"validation/bound": bound_mean, "validation/kl": kl_mean}
 
 
 @torch.no_grad()
-def shown_drawings(model: DRAW, vocabulary: Vocabulary) -> np.ndarray:
+def shown_drawings(model: DRAW, shown: ShownCaptions) -> np.ndarray:
     """A grid [H, W, C] uint8 of fixed captions (rows) and seeds (columns), to watch a model learn."""
     device = next(model.parameters()).device
-    tokens, mask = (t.repeat_interleave(SHOWN_SAMPLES, 0) for t in pad([t.numbers for t in vocabulary.encode(SHOWN_CAPTIONS)]))
-    noise = picture_noise(list(range(SHOWN_SAMPLES)) * len(SHOWN_CAPTIONS), (model.config.glimpses, model.config.latent))
-    text = model.encode(tokens.to(device), mask.to(device), alone=True)
-    images = model.sample(text, noise.to(device)).images.cpu()  # [B, C, A, A]
+    captions, samples = len(shown.tokens), SHOWN_SAMPLES
+    tokens, mask = (t.repeat_interleave(samples, 0).to(device) for t in (shown.tokens, shown.mask))
+    vectors = None if shown.vectors is None else shown.vectors.repeat_interleave(samples, 0).to(device)
+    noise = picture_noise(list(range(samples)) * captions, (model.config.glimpses, model.config.latent))
+    images = model.sample(model.encode(tokens, mask, vectors, alone=True), noise.to(device)).images.cpu()  # [B, C, A, A]
     side, colours = model.config.side, model.config.colours
-    grid = images.view(len(SHOWN_CAPTIONS), SHOWN_SAMPLES, colours, side, side).permute(0, 3, 1, 4, 2)
-    return grid.reshape(len(SHOWN_CAPTIONS) * side, SHOWN_SAMPLES * side, colours).mul(255).round().to(torch.uint8).numpy()
+    grid = images.view(captions, samples, colours, side, side).permute(0, 3, 1, 4, 2)
+    return grid.reshape(captions * side, samples * side, colours).mul(255).round().to(torch.uint8).numpy()

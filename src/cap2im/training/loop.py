@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
+
+from cap2im.data.batch import Batch, Batches
 
 
 def prepare_processor() -> None:
@@ -109,6 +113,47 @@ def stop_if_not_finite(what: str, value: float, step: int) -> None:
     """
     if not math.isfinite(value):
         raise ValueError(f"{what} is {value} at step {step}; stopped before the update (a lower learning rate may help)")
+
+
+class _Steps(Dataset[Batch]):
+    """A step's batch by its number, as torch's loaders want it."""
+
+    def __init__(self, batches: Batches, rows: slice) -> None:
+        self.batches, self.rows = batches, rows
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.batches.at(step, self.rows)
+
+
+class BatchesAhead:
+    """The batches of steps in their order, made by other processes while the network computes.
+
+    Args:
+        batches: answers a step's batch.
+        rows: this process's share of a batch.
+        steps: numbers of the steps to come.
+        workers: processes that make batches; 0 makes each when it is asked for.
+    """
+
+    def __init__(self, batches: Batches, rows: slice, steps: range, workers: int) -> None:
+        # a generator of its own: the loader would take its seed from the global one, and a resumed run would differ
+        loader = DataLoader(_Steps(batches, rows), None, sampler=steps, num_workers=workers, generator=torch.Generator())
+        self._batches = iter(loader)
+        self._waited, self._asked = 0.0, time.perf_counter()
+
+    def next(self) -> Batch:
+        start = time.perf_counter()
+        batch = next(self._batches)
+        self._waited += time.perf_counter() - start
+        return batch
+
+    @property
+    def waiting(self) -> float:
+        """The share of time, since it was last asked for, that went by in waiting for batches."""
+        now = time.perf_counter()
+        share = self._waited / (now - self._asked)
+        self._waited, self._asked = 0.0, now
+        return share
 
 
 def random_states(accelerator: Accelerator) -> dict[str, Tensor]:

@@ -1,0 +1,246 @@
+"""Captioned images that `cap2im prepare` made: read lazily, in batches of captions of nearly one length, by step number.
+
+Source: alignDRAW (arXiv:1511.02793), section 4.1 and mansimov/text2image, coco/homogeneous-data.py.
+
+What the released program does differently: a batch holds captions of one length alone, of 7 to 29 words, and the last batch of a length
+may be smaller. `equal_lengths` does the former; captions that do not fill a batch wait for an epoch whose order takes them in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from cap2im.data.batch import ALL, Batch, fixed_noise, step_noise
+from cap2im.data.digits import Split
+from cap2im.data.vocabulary import Vocabulary, pad
+from cap2im.randomness import generator
+
+MANIFEST, VOCABULARY = "manifest.json", "vocabulary.json"
+CAPTIONS_AT_ONCE = 1_000
+WORTH_A_BAR = 20_000  # captions
+
+
+class SentenceEncoder(Protocol):
+    """Anything that turns captions into vectors [N, features]."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def features(self) -> int: ...
+
+    def encode(self, captions: Sequence[str]) -> Tensor: ...
+
+
+class CaptionedImages:
+    """One split of a prepared dataset; pixels stay on disk until they are asked for.
+
+    Attributes:
+        captions: all captions of all images.
+        image_of: [M] the row of the image that each caption is of.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        from datasets import load_dataset  # an extra, and slow to import
+
+        self._rows = load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+        column = self._rows.data.column("captions").combine_chunks()
+        self.captions: list[str] = column.flatten().to_pylist()
+        self.image_of = np.repeat(np.arange(len(column)), column.value_lengths().to_numpy())
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self._rows)
+
+    def pixels(self, rows: Sequence[int], colours: int) -> Tensor:
+        """Images [N, C, A, A] uint8 of rows; colours is 1 or 3."""
+        pictures = self._rows[list(rows)]["image"]
+        stack = np.stack([np.asarray(picture.convert("RGB" if colours == 3 else "L")) for picture in pictures])
+        return torch.from_numpy(stack.reshape(*stack.shape[:3], colours)).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """A folder that `cap2im prepare` made.
+
+    Attributes:
+        folder: where it lies.
+        manifest: where it came from and what is in it.
+        vocabulary: the words of its training captions.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    vocabulary: Vocabulary
+
+    @classmethod
+    def open(cls, folder: Path) -> PreparedDataset:
+        """Reads what the folder says of itself.
+
+        Raises:
+            ValueError: it is no prepared dataset, or damaged.
+        """
+        if not (folder / MANIFEST).is_file():
+            raise ValueError(f"{folder}: no prepared dataset, for it has no {MANIFEST}; cap2im prepare KIND PATH --out DIR makes one")
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+            vocabulary = Vocabulary.model_validate_json((folder / VOCABULARY).read_text("utf-8"))
+        except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
+            raise ValueError(f"{folder}: damaged dataset: {' '.join(str(error).split())[:300]}") from None
+        return cls(folder, manifest, vocabulary)
+
+    @property
+    def sha256(self) -> str:
+        """Of the manifest, which names the checksums of all images and captions."""
+        return hashlib.sha256((self.folder / MANIFEST).read_bytes()).hexdigest()
+
+    def split(self, name: Split) -> CaptionedImages:
+        """The images of a split.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+        files = sorted((self.folder / "data").glob(f"{name}-*.parquet"))
+        if not files:
+            there = sorted({file.name.split("-")[0] for file in (self.folder / "data").glob("*-*.parquet")})
+            raise ValueError(f"{self.folder}: has no {name} images; its splits: {', '.join(there) or 'none'}")
+        return CaptionedImages(files)
+
+
+def sentence_vectors(dataset: PreparedDataset, split: Split, captions: Sequence[str], encoder: SentenceEncoder) -> np.ndarray:
+    """The vectors [M, S] float16 of a split's captions, made once for each encoder and kept beside the dataset.
+
+    What an encoder says of a few fixed sentences names it: another encoder never finds these vectors.
+    """
+    probe = encoder.encode(["a photo of a cat .", "two people ride a red bus ."]).half().numpy()
+    key = hashlib.sha256(probe.tobytes() + "\n".join(captions).encode()).hexdigest()[:16]
+    path = dataset.folder / "sentence-vectors" / f"{split}-{key}.npy"
+    if not path.is_file():
+        path.parent.mkdir(exist_ok=True)
+        draft = path.with_name(f".{path.stem}-{os.getpid()}.npy")
+        vectors = open_memmap(draft, "w+", np.float16, (len(captions), encoder.features))
+        steps = range(0, len(captions), 100)
+        quiet = len(captions) < CAPTIONS_AT_ONCE
+        for start in track(steps, f"{encoder.name} reads the {split} captions", console=Console(stderr=True), disable=quiet):
+            vectors[start : start + 100] = encoder.encode(captions[start : start + 100]).half().numpy()
+        vectors.flush()
+        os.replace(draft, path)
+    return np.load(path, mmap_mode="r")
+
+
+class CaptionBatches:
+    """Batches of captions of nearly one length, with their images; every batch is a function of the seed and the step.
+
+    Args:
+        images: of a split.
+        vocabulary: numbers the words.
+        noise_shape: (T, Z) of the model's noise.
+        colours: 1 or 3.
+        batch_size: over all processes.
+        seed: of order and noise.
+        lengths: fewest and most words of the captions to use.
+        equal_lengths: a batch holds captions of one length alone.
+        vectors: [M, S] of all captions, for the models that are conditioned on them.
+
+    Raises:
+        ValueError: captions that cannot be numbered, or too few for a batch.
+    """
+
+    def __init__(
+        self,
+        images: CaptionedImages,
+        vocabulary: Vocabulary,
+        noise_shape: tuple[int, int],
+        *,
+        colours: int,
+        batch_size: int,
+        seed: int = 0,
+        lengths: tuple[int, int] = (1, 200),
+        equal_lengths: bool = False,
+        vectors: np.ndarray | None = None,
+    ) -> None:
+        self.images, self.noise_shape, self.colours, self.vectors = images, noise_shape, colours, vectors
+        self.batch_size, self.seed, self.equal_lengths = batch_size, seed, equal_lengths
+        self._numbers, self._ends = _number(images.captions, vocabulary)
+        words = np.diff(self._ends, prepend=0)
+        self._chosen = torch.from_numpy(np.flatnonzero((words >= lengths[0]) & (words <= lengths[1])))  # captions
+        self._lengths = torch.from_numpy(words)[self._chosen]
+        self._epoch: tuple[int, Tensor] | None = None
+        self.steps_per_epoch = self._fill(torch.arange(len(self._chosen))) // batch_size
+        if self.steps_per_epoch == 0:
+            kind = " of one length" if equal_lengths else ""
+            raise ValueError(
+                f"{len(self._chosen)} captions of {lengths[0]} to {lengths[1]} words do not fill a batch of {batch_size}{kind}; "
+                "a smaller train.batch_size may"
+            )
+
+    def _by_length(self, order: Tensor) -> Tensor:
+        """The chosen captions in an order, stably sorted by length, without those that fill no batch."""
+        if not self.equal_lengths:
+            order = order[len(order) % self.batch_size :]
+        order = order[self._lengths[order].argsort(stable=True)]
+        if self.equal_lengths:
+            lengths = self._lengths[order]
+            counts = lengths.bincount()
+            starts = counts.cumsum(0) - counts
+            place = torch.arange(len(order)) - starts[lengths]
+            order = order[place < counts[lengths] // self.batch_size * self.batch_size]
+        return order
+
+    def _fill(self, order: Tensor) -> int:
+        return len(self._by_length(order))
+
+    def _order(self, epoch: int) -> Tensor:
+        """[steps, B] the captions of an epoch's batches."""
+        if self._epoch is None or self._epoch[0] != epoch:
+            random = generator("captions", self.seed, epoch)
+            order = self._by_length(torch.randperm(len(self._chosen), generator=random)).view(-1, self.batch_size)
+            self._epoch = (epoch, self._chosen[order[torch.randperm(len(order), generator=random)]])
+        return self._epoch[1]
+
+    def at(self, step: int, rows: slice = ALL) -> Batch:
+        """The batch of the update that follows `step` updates, or some rows of it."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        noise = step_noise(self.seed, step, self.batch_size, self.noise_shape)
+        return self._batch(self._order(epoch)[index][rows], noise[rows])
+
+    def fixed(self, count: int) -> Batch:
+        """At most `count` captions, spread evenly over all of them, with the same noise at every call."""
+        captions = torch.linspace(0, len(self._chosen) - 1, min(count, len(self._chosen))).long()
+        return self._batch(self._chosen[captions], fixed_noise(len(captions), self.noise_shape))
+
+    def _batch(self, captions: Tensor, noise: Tensor) -> Batch:
+        which = captions.numpy()
+        pixels = self.images.pixels(self.images.image_of[which].tolist(), self.colours)
+        numbers = [self._words(caption) for caption in which]
+        vectors = None if self.vectors is None else torch.from_numpy(self.vectors[which].astype(np.float32))
+        return Batch(pixels.float() / 255, *pad(numbers), noise, vectors)
+
+    def _words(self, caption: int) -> list[int]:
+        start = self._ends[caption - 1] if caption else 0
+        return self._numbers[start : self._ends[caption]].tolist()
+
+
+def _number(captions: Sequence[str], vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+    """The word numbers of all captions one after another, and where each caption ends among them."""
+    numbers, lengths = [], []
+    steps = range(0, len(captions), CAPTIONS_AT_ONCE)
+    for start in track(steps, "reading captions", console=Console(stderr=True), disable=len(captions) < WORTH_A_BAR):
+        for tokens in vocabulary.encode(captions[start : start + CAPTIONS_AT_ONCE], vocabulary.training_unknown):
+            numbers.append(np.array(tokens.numbers, np.int32))
+            lengths.append(len(tokens.numbers))
+    return np.concatenate(numbers), np.cumsum(lengths)
