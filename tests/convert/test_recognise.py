@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 import types
 from collections import OrderedDict
@@ -291,6 +292,14 @@ class Attack:
         return os.system, (self.command,)
 
 
+def test_a_dictionary_is_not_executed(tmp_path, arrays):
+    marker = tmp_path / "ran"
+    (tmp_path / "dictionary.pkl").write_bytes(pickle.dumps({"the": Attack(f"touch {marker}")}, 2))
+    with pytest.raises(ValueError, match=rf"dictionary\.pkl: refused: it asks for {os.system.__module__}\.system; "):
+        convert(write_hdf5(tmp_path / "weights.h5", arrays), tmp_path / "model", dictionary=tmp_path / "dictionary.pkl")
+    assert not marker.exists()
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_pytorch_files_are_not_executed(tmp_path, zipped):
     marker = tmp_path / "ran"
@@ -317,7 +326,7 @@ def test_files_of_no_known_kind(tmp_path, arrays):
     refused(tmp_path / "other.h5", "no weights that are known here: it holds conv1; known are alignDRAW of the authors' program; ")
     whole = write_hdf5(tmp_path / "whole.h5", arrays).read_bytes()
     (tmp_path / "half.h5").write_bytes(whole[: len(whole) // 2])
-    refused(tmp_path / "half.h5", "damaged: ")
+    refused(tmp_path / "half.h5", "damaged, or no weights: .*truncated file")
     torch.save(port_weights(PORT, "two windows"), tmp_path / "whole.pt")
     whole = (tmp_path / "whole.pt").read_bytes()
     (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])

@@ -15,6 +15,7 @@ from pathlib import Path
 from pickle import UnpicklingError  # the exception alone
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -189,10 +190,10 @@ def _read_hdf5(path: Path) -> dict[str, Tensor]:
                     raise ValueError(f"{name} is no array of numbers")
                 if item.nbytes > MOST_BYTES:
                     raise ValueError(f"{name} says that it has {item.nbytes:,} bytes")
-                tensors[name] = torch.from_numpy(item[()]).float() if item.shape else torch.tensor(float(item[()]))
+                tensors[name] = torch.from_numpy(np.array(item, dtype=np.float32))
             return tensors
     except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise ValueError(f"{path}: damaged: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path}: damaged, or no weights: {' '.join(str(error).split())}") from None
 
 
 def _read_pytorch(path: Path) -> dict[str, Tensor]:

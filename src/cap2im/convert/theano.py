@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from cap2im.models.aligndraw import DRAW, DRAWConfig
@@ -90,8 +89,8 @@ def released_layout(model: DRAW, tensor: Callable[[Tensor], Tensor] = lambda p: 
 
 def released_names(conditioning: Literal["align", "none"]) -> frozenset[str]:
     """The names of all parameters of alignDRAW or of DRAW."""
-    with torch.device("meta"):
-        return frozenset(released_layout(DRAW(DRAWConfig(conditioning=conditioning))))
+    units = {"inference_units": 1, "generative_units": 1, "latent": 1, "language_units": 1, "align_features": 1}  # any would do
+    return frozenset(released_layout(DRAW(DRAWConfig.model_validate({"conditioning": conditioning, "side": 4, **units}))))
 
 
 def released_draw(tensors: Tensors, glimpses: int | None = None) -> DRAW:
@@ -156,8 +155,7 @@ def sharpener_layout(model: Sharpener) -> dict[str, Tensor]:
 
 def sharpener_names() -> frozenset[str]:
     """The names of all parameters of the sharpening network."""
-    with torch.device("meta"):
-        return frozenset(sharpener_layout(Sharpener(SharpenerConfig())))
+    return frozenset(sharpener_layout(Sharpener(SharpenerConfig(side=4, sentence_features=1, features=1))))
 
 
 def released_sharpener(tensors: Tensors) -> Sharpener:
