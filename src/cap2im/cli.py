@@ -160,13 +160,17 @@ def train(
     recipe: Annotated[str, typer.Argument(help="A recipe's name (see cap2im list) or a TOML file.")],
     changes: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: change a value of the recipe; may be repeated.")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of checkpoints, log and result. [default: runs/RECIPE]")] = None,
-    data: DataOption = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="A prepared dataset (with --stream a URL, too), or the folder of MNIST files, else downloaded."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     start_from: Annotated[str | None, typer.Option("--from", help="A model whose weights the run starts from.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the whole recipe and stop.")] = False,
     device: Annotated[Literal["auto", "cpu"], typer.Option(help="auto takes the accelerator if there is one.")] = "auto",
     compile_model: Annotated[bool, typer.Option("--compile", help="Compile the network's steps; starts later, runs faster.")] = False,
     workers: Annotated[int, typer.Option(min=0, max=256, help="Processes that read images ahead.")] = 2,
+    stream: Annotated[bool, typer.Option("--stream", help="Read a dataset shard by shard, from a folder or a URL.")] = False,
 ) -> None:
     """Train a model by a recipe."""
     from cap2im.config import DRAWRecipe, load_recipe, to_toml
@@ -196,6 +200,7 @@ def train(
             resolved,
             folder,
             data=data,
+            stream=stream,
             resume=resume,
             start_from=start,
             device=device,
@@ -207,9 +212,9 @@ def train(
     else:
         from cap2im.training.reader import train_reader_run
 
-        if resume or compile_model or start_from is not None:
-            raise ValueError("a reader trains in minutes: it has no --resume, no --from and no --compile")
-        result = train_reader_run(resolved, folder, data=data, command=command)
+        if resume or compile_model or stream or start_from is not None:
+            raise ValueError("a reader trains in minutes: it has no --resume, no --from, no --compile and no --stream")
+        result = train_reader_run(resolved, folder, data=None if data is None else Path(data), command=command)
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"model written to {result}")
 
