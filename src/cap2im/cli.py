@@ -293,12 +293,6 @@ def _needs_datasets() -> None:
         raise ValueError("preparing data needs more than the core; in the checkout: pip install -c constraints.txt '.[train]'") from None
 
 
-def _read_pickle(path: Path) -> Any:
-    from cap2im.convert.pickles import read_pickle
-
-    return read_pickle(path)
-
-
 @app.command(
     epilog=_examples(
         "cap2im prepare coco coco/ --out data/coco --captions 5",
@@ -330,13 +324,14 @@ def prepare(
 ) -> None:
     """Make captioned images of any kind into one dataset to train on."""
     _needs_datasets()
+    from cap2im.convert.pickles import read_pickle
     from cap2im.data.preparing import Options
     from cap2im.data.preparing import prepare as prepare_dataset
     from cap2im.data.sources import read_source
 
     options = Options(side, fit, captions, tokens, minimum_count, words)
     source = read_source(
-        kind, path, read_pickle=_read_pickle, side=side, validation=validation, image_column=image_column, caption_column=caption_column
+        kind, path, read_pickle=read_pickle, side=side, validation=validation, image_column=image_column, caption_column=caption_column
     )
     manifest = prepare_dataset(source, out, kind=kind, path=path, options=options, workers=workers, resume=resume)
     counts = ", ".join(f"{split}: {n['images']:,} images with {n['captions']:,} captions" for split, n in manifest["splits"].items())
@@ -354,11 +349,10 @@ def check(
 ) -> None:
     """Say what is wrong with captioned images; exit status 1 if something would be lost."""
     _needs_datasets()
+    from cap2im.convert.pickles import read_pickle
     from cap2im.data.checking import check as check_path
 
-    report = check_path(
-        path, kind=kind, read_pickle=_read_pickle, workers=workers, image_column=image_column, caption_column=caption_column
-    )
+    report = check_path(path, kind=kind, read_pickle=read_pickle, workers=workers, image_column=image_column, caption_column=caption_column)
     _print_check(path, report, None if tell_all else 10)
     if report.loses_data:
         raise typer.Exit(1)
