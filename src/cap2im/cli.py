@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -16,6 +16,9 @@ from rich.progress import track
 from rich.table import Table
 
 import cap2im
+
+if TYPE_CHECKING:
+    from cap2im.data.checking import Report
 
 app = typer.Typer(
     name="cap2im",
@@ -58,7 +61,8 @@ def main() -> None:
     else:
         message = ""
     if code == 130:
-        message = "interrupted" + ("; --resume goes on from the last checkpoint" if sys.argv[1:2] == ["train"] else "")
+        hints = {"train": "; --resume goes on from the last checkpoint", "prepare": "; --resume goes on from the last whole shard"}
+        message = "interrupted" + hints.get("".join(sys.argv[1:2]), "")
     if message:
         print(f"cap2im: {message}", file=sys.stderr)
     status = code if isinstance(code, int) else 0
@@ -287,6 +291,116 @@ def _accuracy_table(model: str, accuracy: dict[str, Any]) -> Table:
             cells[-1] += f" ({100 * rates['joint']['low']:.1f}-{100 * rates['joint']['high']:.1f})"
             table.add_row(f"{label}, {group.replace('_', ' ')}", str(rates["n"]), *cells)
     return table
+
+
+KindName = Literal["coco", "birds", "folder", "pairs", "huggingface", "released", "attngan", "cifar"]
+WorkersOption = Annotated[int | None, typer.Option(min=1, max=1024, help="Processes that read images. [default: one for each processor]")]
+ImageColumnOption = Annotated[str | None, typer.Option(help="Column of the images in a table that has several.")]
+CaptionColumnOption = Annotated[str | None, typer.Option(help="Column of the captions in a table where its name does not tell.")]
+
+
+def _needs_datasets() -> None:
+    try:
+        import datasets  # noqa: F401
+    except ImportError:
+        raise ValueError("preparing data needs more than the core; in the checkout: pip install -c constraints.txt '.[train]'") from None
+
+
+def _read_pickle(path: Path) -> Any:
+    from cap2im.convert.pickles import read_pickle
+
+    return read_pickle(path)
+
+
+@app.command(
+    epilog=_examples(
+        "cap2im prepare coco coco/ --out data/coco --captions 5",
+        "cap2im prepare folder photos/ --out data/photos --side 56 --fit crop --validation 0.1",
+        "cap2im prepare pairs photos/ --out data/photos --resume",
+        "cap2im prepare huggingface OWNER/NAME --out data/name --caption-column text",
+    )
+)
+def prepare(
+    kind: Annotated[KindName, typer.Argument(help="What PATH is: see docs/own-captions.md.", show_choices=True)],
+    path: Annotated[str, typer.Argument(help="A folder or file; for huggingface also a name on the hub.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the prepared dataset.")],
+    side: Annotated[int, typer.Option(min=4, max=1024, help="Side of the images, in pixels.")] = 32,
+    fit: Annotated[
+        Literal["stretch", "crop", "shorter"],
+        typer.Option(help="Stretch to the square, crop the central square, or scale the shorter side."),
+    ] = "stretch",
+    captions: Annotated[int | None, typer.Option(min=1, help="Take the first ones of each image alone; the paper takes 5.")] = None,
+    tokens: Annotated[
+        Literal["released", "attngan"], typer.Option(help="How captions are split: as alignDRAW or as AttnGAN did.")
+    ] = "released",
+    minimum_count: Annotated[int, typer.Option(min=1, help="Leave rarer words out of the vocabulary.")] = 1,
+    words: Annotated[int | None, typer.Option(min=2, help="Most words in the vocabulary. [default: all]")] = None,
+    validation: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the training images that validates, if none do.")] = 0.0,
+    image_column: ImageColumnOption = None,
+    caption_column: CaptionColumnOption = None,
+    workers: WorkersOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+) -> None:
+    """Make captioned images of any kind into one dataset to train on."""
+    _needs_datasets()
+    from cap2im.data.preparing import Options
+    from cap2im.data.preparing import prepare as prepare_dataset
+    from cap2im.data.sources import read_source
+
+    options = Options(side, fit, captions, tokens, minimum_count, words)
+    source = read_source(
+        kind, path, read_pickle=_read_pickle, side=side, validation=validation, image_column=image_column, caption_column=caption_column
+    )
+    manifest = prepare_dataset(source, out, kind=kind, path=path, options=options, workers=workers, resume=resume)
+    counts = ", ".join(f"{split}: {n['images']:,} images with {n['captions']:,} captions" for split, n in manifest["splits"].items())
+    print(f"{counts}; {manifest['vocabulary']['words']:,} words\nwritten to {out}")
+
+
+@app.command(epilog=_examples("cap2im check photos/", "cap2im check coco/ --kind coco --all", "cap2im check data/photos"))
+def check(
+    path: Annotated[str, typer.Argument(help="Captioned images of any kind, or a prepared dataset.")],
+    kind: Annotated[KindName | None, typer.Option(help="What PATH is. [default: by what lies there]")] = None,
+    tell_all: Annotated[bool, typer.Option("--all", help="List every problem in place of ten of each kind.")] = False,
+    image_column: ImageColumnOption = None,
+    caption_column: CaptionColumnOption = None,
+    workers: WorkersOption = None,
+) -> None:
+    """Say what is wrong with captioned images; exit status 1 if something would be lost."""
+    _needs_datasets()
+    from cap2im.data.checking import check as check_path
+
+    report = check_path(
+        path, kind=kind, read_pickle=_read_pickle, workers=workers, image_column=image_column, caption_column=caption_column
+    )
+    _print_check(path, report, None if tell_all else 10)
+    if report.loses_data:
+        raise typer.Exit(1)
+
+
+def _print_check(path: str, report: Report, most: int | None) -> None:
+    from cap2im.data.captioned import PROBLEMS
+    from cap2im.data.checking import spread
+
+    stdout = Console(highlight=False)
+    for kind, loses in PROBLEMS.items():
+        found = [problem for problem in report.problems if problem.kind == kind]
+        if found:
+            stdout.print(f"{kind}: {len(found):,} ({'data is lost' if loses else 'a warning'})", style="bold", soft_wrap=True)
+            for problem in found[:most]:
+                stdout.print(escape(f"  {problem.file}" + (f": {problem.detail}" if problem.detail else "")), soft_wrap=True)
+            if most is not None and len(found) > most:
+                stdout.print(f"  and {len(found) - most:,} more; --all lists them", soft_wrap=True)
+    table = Table(
+        title=f"{escape(path)}: {report.kind}", caption="pixels (of the shorter side) and words (of a caption): smallest / median / largest"
+    )
+    for name in ("split", "images", "captions", "pixels", "words", "unknown words"):
+        table.add_column(name, justify="left" if name == "split" else "right", no_wrap=name != "unknown words")
+    for split, summary in report.splits.items():
+        unknown = f"{100 * report.unknown[split]:.2f} %" if split in report.unknown else "-"
+        table.add_row(split, f"{summary.images:,}", f"{summary.captions:,}", spread(summary.sides), spread(summary.lengths), unknown)
+    stdout.print(table)
+    verdict = "data would be lost" if report.loses_data else "fine, with warnings" if report.problems else "fine"
+    stdout.print(f"{report.vocabulary:,} different words; {verdict}", soft_wrap=True)
 
 
 @app.command("list", epilog=_examples("cap2im list"))

@@ -1,0 +1,209 @@
+"""What every source of captioned images answers: records of each split, and what is wrong with the files."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+from cap2im.data.digits import Split
+from cap2im.data.pictures import EXTENSIONS, Box, ImageReference
+from cap2im.data.vocabulary import LONGEST_CAPTION, Vocabulary, split_words
+
+PickleReader = Callable[[Path], Any]  # reads a pickle without executing what it holds
+
+SPLIT_FOLDERS: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+
+# what can be wrong -> whether data is lost by it
+PROBLEMS = {
+    "unreadable image": True,
+    "image without captions": True,
+    "image without annotation": False,
+    "caption without image": True,
+    "misspelt metadata file": True,
+    "misplaced metadata file": True,
+    "unusable entry": True,
+    "empty caption": False,
+    "over-long caption": True,
+    "wrong encoding": True,
+    "split not used": True,
+    "duplicate across splits": False,
+    "damaged file": True,
+}
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One thing that is wrong, with the file that it is in."""
+
+    kind: str
+    file: str
+    detail: str = ""
+
+    def __post_init__(self) -> None:
+        assert self.kind in PROBLEMS, self.kind
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.file}" + (f": {self.detail}" if self.detail else "")
+
+
+@dataclass(frozen=True)
+class CaptionedImage:
+    """An image that is not read yet, with its captions as they were found.
+
+    Attributes:
+        class_id: -1 where there is none.
+        box: the part of the picture to take.
+    """
+
+    id: str
+    image: ImageReference
+    captions: tuple[str, ...]
+    class_id: int = -1
+    box: Box | None = None
+
+
+@dataclass(frozen=True)
+class LazyRecords(Sequence[CaptionedImage]):
+    """Records that are made when they are asked for, from rows of arrays or of a table.
+
+    Attributes:
+        rows: which rows, in this order.
+        prefix: of the ids, which end with the row.
+        make: (row, id) -> record.
+        state: what changes when the rows do.
+    """
+
+    rows: Sequence[int]
+    prefix: str
+    make: Callable[[int, str], CaptionedImage]
+    state: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> CaptionedImage: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[CaptionedImage]: ...
+
+    def __getitem__(self, index: int | slice) -> CaptionedImage | Sequence[CaptionedImage]:
+        if isinstance(index, slice):
+            return LazyRecords(self.rows[index], self.prefix, self.make, self.state)
+        row = int(self.rows[index])
+        return self.make(row, self.id(row))
+
+    def id(self, row: int) -> str:
+        return f"{self.prefix}-{row:06d}"
+
+
+@dataclass
+class Source:
+    """Captioned images as somebody has them.
+
+    Attributes:
+        splits: the records of each split.
+        problems: what is wrong with the listing; pictures are not read yet.
+        vocabulary: of sources that bring their own numbers.
+    """
+
+    splits: dict[Split, Sequence[CaptionedImage]]
+    problems: list[Problem] = field(default_factory=list)
+    vocabulary: Vocabulary | None = None
+
+    def without_images(self, split: Split) -> bool:
+        return not self.splits.get(split)
+
+
+def fingerprint(source: Source, options: dict[str, Any]) -> str:
+    """A checksum of a source's listing, the sizes and times of its files, and the options of preparing it."""
+    digest = hashlib.sha256(repr(sorted(options.items())).encode())
+    for split, records in source.splits.items():
+        if isinstance(records, LazyRecords):
+            digest.update(repr((split, records.prefix, records.state, len(records), list(records.rows[:1000]))).encode())
+            continue
+        for record in records:
+            digest.update(repr((split, record, record.image.state)).encode())
+    return digest.hexdigest()
+
+
+def held_out(id: str, share: float) -> bool:
+    """Whether an image belongs to the held-out share: by its id alone, so that more images never move it."""
+    return int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big") < share * 2**64
+
+
+def hold_out(records: Sequence[CaptionedImage], share: float) -> tuple[Sequence[CaptionedImage], Sequence[CaptionedImage]]:
+    """Training records and the held-out share of them."""
+    if isinstance(records, LazyRecords):
+        parts = [[row for row in records.rows if held_out(records.id(row), share) is kept] for kept in (False, True)]
+        return tuple(LazyRecords(rows, records.prefix, records.make, records.state) for rows in parts)  # type: ignore[return-value]
+    return [r for r in records if not held_out(r.id, share)], [r for r in records if held_out(r.id, share)]
+
+
+def usable_captions(record: CaptionedImage, most: int | None = None) -> tuple[list[str], list[Problem]]:
+    """The captions that can be trained on, white space tidied, and what is wrong with the others.
+
+    Args:
+        record: with its captions as found.
+        most: take the first ones of these alone; None takes all.
+    """
+    captions, problems = [], []
+    for caption in record.captions:
+        tidy = " ".join(caption.split())
+        if not re.search(r"\w", tidy):
+            problems.append(Problem("empty caption", record.image.name))
+        elif (words := len(split_words(tidy))) > LONGEST_CAPTION:
+            problems.append(Problem("over-long caption", record.image.name, f"{words} words, at most {LONGEST_CAPTION}: {tidy[:50]}…"))
+        else:
+            captions.append(tidy)
+    if not captions:
+        problems.append(Problem("image without captions", record.image.name))
+    return captions[:most], problems
+
+
+def read_lines(path: Path, problems: list[Problem]) -> list[tuple[int, str]]:
+    """The numbered lines of a text file that are UTF-8; the others are told."""
+    lines = []
+    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
+        try:
+            lines.append((number, line.decode("utf-8")))
+        except UnicodeDecodeError as error:
+            problems.append(Problem("wrong encoding", f"{path}, line {number}", f"not UTF-8 text ({error.reason} at byte {error.start})"))
+    return lines
+
+
+def image_files(folder: Path) -> Iterator[Path]:
+    """The image files below a folder, sorted; hidden ones do not count."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in EXTENSIONS and not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts):
+            yield path
+
+
+def split_of(relative: Path) -> Split:
+    """The split that a file belongs to by the first folder on its way; train if that names none."""
+    return SPLIT_FOLDERS.get(relative.parts[0].lower(), "train") if len(relative.parts) > 1 else "train"
+
+
+def needed_file(*candidates: Path, what: str) -> Path:
+    """The first of several files that exists.
+
+    Raises:
+        ValueError: none does.
+    """
+    for path in candidates:
+        if path.exists():
+            return path
+    raise ValueError(f"{candidates[0]}: no such file; it should hold {what}")

@@ -1,0 +1,278 @@
+"""Preparing: what is written, what is skipped, and that interrupting it changes nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cap2im.cli import _read_pickle as read_pickle
+from cap2im.data import preparing
+from cap2im.data.captions import PreparedDataset
+from cap2im.data.pictures import ImageFile, fitted, prepare_picture
+from cap2im.data.preparing import Options, prepare
+from cap2im.data.sources import read_source
+from tests.data import sources
+from tests.real_data import data_folder
+
+
+def prepared(kind, path, out, options=None, **more):
+    source = read_source(kind, str(path), read_pickle=read_pickle, **more.pop("reading", {}))
+    return prepare(source, out, kind=kind, path=str(path), options=options, **{"workers": 1} | more)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def load(out, cache):
+    import datasets
+
+    return datasets.load_dataset(str(out), cache_dir=str(cache))
+
+
+def test_datasets_alone_opens_it(tmp_path):
+    manifest = prepared("coco", sources.coco(tmp_path / "coco"), tmp_path / "out", Options(side=8, captions=5))
+    opened = load(tmp_path / "out", tmp_path / "cache")
+    assert {split: table.num_rows for split, table in opened.items()} == {"train": 3, "validation": 2}
+    assert {name: type(feature).__name__ for name, feature in opened["train"].features.items()} == {
+        "id": "Value",
+        "image": "Image",
+        "captions": "List",
+        "class_id": "Value",
+    }
+    row = opened["train"][1]
+    assert (row["id"], row["class_id"]) == ("000000000002", -1)
+    assert row["captions"] == [f"Caption {k} of a picture, number 2." for k in range(5)]
+    assert (row["image"].size, row["image"].mode) == ((8, 8), "RGB")
+    expected = np.asarray(sources.picture(2).resize((8, 8), Image.Resampling.BICUBIC), float)
+    assert np.abs(np.asarray(row["image"], float) - expected).mean() < 6  # JPEG stands between them
+    assert manifest["splits"] == {"train": {"images": 3, "captions": 15}, "validation": {"images": 2, "captions": 10}}
+
+
+def test_training_opens_it(tmp_path):
+    prepared("pairs", sources.pairs(tmp_path / "pairs"), tmp_path / "out", Options(side=8), reading={"validation": 0.4})
+    dataset = PreparedDataset.open(tmp_path / "out")
+    assert {"picture", "another", ".", "UNK"} <= set(dataset.vocabulary.words)
+    train = dataset.split("train")
+    assert len(train) + len(dataset.split("validation")) == 4
+    assert train.pixels([0], 3).shape == (1, 3, 8, 8)
+
+
+def test_twice_and_in_parallel_gives_the_same_bytes(tmp_path):
+    sources.coco(tmp_path / "coco")
+    prepared("coco", tmp_path / "coco", tmp_path / "one")
+    prepared("coco", tmp_path / "coco", tmp_path / "two", workers=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_coco_mini(tmp_path, capsys):
+    manifest = prepared("coco", data_folder() / "coco-mini", tmp_path / "out", Options(captions=5))
+    assert manifest["splits"] == {"train": {"images": 80, "captions": 400}, "validation": {"images": 79, "captions": 395}}
+    told = (tmp_path / "out" / "problems.txt").read_text().splitlines()
+    assert len(told) == 80
+    assert all(line.startswith("image without annotation: ") and line.endswith("not in captions_val2017.json") for line in told)
+    assert "80 x image without annotation" in capsys.readouterr().err
+
+
+def test_bad_images_are_skipped_and_told(tmp_path, capsys):
+    sources.pairs(tmp_path / "pairs", 5)
+    whole = (tmp_path / "pairs" / "p0.jpg").read_bytes()
+    (tmp_path / "pairs" / "p0.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "pairs" / "p1.jpg").write_bytes(b"no picture")
+    (tmp_path / "pairs" / "p2.jpg").write_bytes(b"")
+    (tmp_path / "pairs" / "p3.txt").write_text(" \n")
+    manifest = prepared("pairs", tmp_path / "pairs", tmp_path / "out")
+    assert manifest["splits"] == {"train": {"images": 1, "captions": 2}}
+    told = (tmp_path / "out" / "problems.txt").read_text().splitlines()
+    assert [line.split(": ")[0] for line in told] == ["unreadable image"] * 3 + ["image without captions"]
+    assert [f"p{n}.jpg" in line for n, line in enumerate(told)] == [True] * 4
+    assert "truncated" in told[0].lower()
+    assert capsys.readouterr().err.count("problems, listed in") == 1
+
+
+def test_nothing_usable_is_refused(tmp_path):
+    sources.pairs(tmp_path / "pairs", 1)
+    (tmp_path / "pairs" / "p0.jpg").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"none of its training images can be used; the first problem: unreadable image: .*p0.jpg"):
+        prepared("pairs", tmp_path / "pairs", tmp_path / "out")
+
+
+KILLED = """
+import os, signal, sys
+from cap2im.data import preparing
+from cap2im.data.preparing import Options, prepare
+from cap2im.data.sources import read_source
+
+preparing.Options.shard_rows = 4
+write, written = preparing._write_shard, []
+def write_then_die(*arguments):
+    written.append(arguments)
+    if len(written) == 3:  # in the middle of the third shard
+        arguments = (*arguments[:-1], lambda rows: os.kill(os.getpid(), signal.SIGKILL))
+    return write(*arguments)
+preparing._write_shard = write_then_die
+source = read_source("pairs", sys.argv[1], read_pickle=None)
+prepare(source, preparing.Path(sys.argv[2]), kind="pairs", path=sys.argv[1], workers=1)
+"""
+
+
+def test_killed_and_resumed_gives_the_same_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(Options, "shard_rows", 4)
+    sources.pairs(tmp_path / "pairs", 18)
+    (tmp_path / "pairs" / "p1.jpg").write_bytes(b"no picture")
+    prepared("pairs", tmp_path / "pairs", tmp_path / "whole")
+    out = tmp_path / "out"
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "pairs"), str(out)], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    left = {path.name: path.stat().st_mtime_ns for path in (out / "data").glob("*.parquet")}
+    assert sorted(left) == ["train-00000-of-00005.parquet", "train-00001-of-00005.parquet"]
+    assert any(path.name.endswith(".draft") for path in (out / "data").iterdir())
+    assert not (out / "manifest.json").exists()
+    with pytest.raises(ValueError, match="not empty; --resume goes on"):
+        prepared("pairs", tmp_path / "pairs", out)
+    prepared("pairs", tmp_path / "pairs", out, resume=True)
+    assert contents(out) == contents(tmp_path / "whole")
+    assert {name: (out / "data" / name).stat().st_mtime_ns for name in left} == left  # these were not made again
+    prepared("pairs", tmp_path / "pairs", out, resume=True)  # nothing is left to do
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_a_damaged_shard_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(Options, "shard_rows", 4)
+    prepared("pairs", sources.pairs(tmp_path / "pairs", 10), tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "out")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    for name in ("manifest.json", "vocabulary.json", "README.md"):
+        (tmp_path / "out" / name).unlink()
+    preparing._write_json(tmp_path / "out" / "preparing.json", {key: manifest[key] for key in ("fingerprint", "shards")})
+    (tmp_path / "out" / "data" / "train-00001-of-00003.parquet").write_bytes(b"damaged")
+    prepared("pairs", tmp_path / "pairs", tmp_path / "out", resume=True)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("change", ["captions", "picture", "options", "more"])
+def test_resume_refuses_another_source_or_other_options(tmp_path, change):
+    sources.pairs(tmp_path / "pairs")
+    prepared("pairs", tmp_path / "pairs", tmp_path / "out")
+    options = Options()
+    if change == "captions":
+        (tmp_path / "pairs" / "p0.txt").write_text("another caption")
+    elif change == "picture":
+        os.utime(tmp_path / "pairs" / "p0.jpg", (1, 1))
+    elif change == "options":
+        options = replace(options, fit="crop")
+    else:
+        sources.pairs(tmp_path / "pairs", 5)
+    with pytest.raises(ValueError, match="began with another source or other options"):
+        prepared("pairs", tmp_path / "pairs", tmp_path / "out", options, resume=True)
+
+
+def test_a_folder_that_is_in_use_is_refused(tmp_path):
+    sources.pairs(tmp_path / "pairs")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("dear")
+    for resume in (False, True):
+        with pytest.raises(ValueError, match="not empty; choose another"):
+            prepared("pairs", tmp_path / "pairs", tmp_path / "out", resume=resume)
+    with pytest.raises(ValueError, match="is a file, and a folder is needed"):
+        prepared("pairs", tmp_path / "pairs", tmp_path / "out" / "thesis.txt")
+
+
+def test_vocabulary_is_of_the_training_captions(tmp_path):
+    sources.folder(tmp_path / "a" / "train", [{"file_name": "a.jpg", "text": ["A cat, a CAT.", "a rare word"]}])
+    sources.folder(tmp_path / "a" / "val", [{"file_name": "b.jpg", "text": "only here"}])
+    manifest = prepared("folder", tmp_path / "a", tmp_path / "out")
+    assert PreparedDataset.open(tmp_path / "out").vocabulary.words == ("a", ".", "cat", ",", "rare", "word", "UNK")
+    assert manifest["vocabulary"]["words"] == 7
+    prepared("folder", tmp_path / "a", tmp_path / "two", Options(tokens="attngan", minimum_count=2))
+    assert PreparedDataset.open(tmp_path / "two").vocabulary.words == ("<end>", "a", "cat")
+    prepared("folder", tmp_path / "a", tmp_path / "three", Options(words=3))
+    assert PreparedDataset.open(tmp_path / "three").vocabulary.words == ("a", ".", "UNK")
+
+
+# Pictures
+
+
+def from_file(tmp_path, image: Image.Image, name: str, **saving) -> Image.Image:
+    image.save(tmp_path / name, **saving)
+    data = prepare_picture(ImageFile(tmp_path / name), 16, "stretch", None)
+    assert isinstance(data, bytes), data
+    return Image.open(io.BytesIO(data))
+
+
+def test_fits(tmp_path):
+    wide = Image.new("RGB", (400, 100), "black")
+    wide.paste("white", (150, 0, 250, 100))
+    for fit, size, mean in (("stretch", (20, 20), 255 / 4), ("crop", (20, 20), 255), ("shorter", (80, 20), 255 / 4)):
+        result = fitted(wide, 20, fit)
+        assert result.size == size, fit
+        assert np.asarray(result).mean() == pytest.approx(mean, abs=2), fit
+    boxed = fitted(wide, 20, "stretch", (150, 0, 250, 100))
+    assert np.asarray(boxed).mean() == pytest.approx(255, abs=2)
+
+
+def test_a_reduced_jpeg_looks_like_a_fully_decoded_one(tmp_path):
+    """JPEG's own reduction is a shortcut, also for boxes and for pictures that lie on their side."""
+    y, x = np.mgrid[:600, :800] / 100
+    smooth = np.stack([np.sin(x + y), np.cos(2 * x), np.sin(3 * y)], -1) * 127 + 128
+    smooth[:300, :400] = [250, 20, 20]
+    image = Image.fromarray(smooth.astype(np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for exif in (None, turned):
+        image.save(tmp_path / "a.jpg", quality=97, **({} if exif is None else {"exif": exif}))
+        upright = image if exif is None else image.transpose(Image.Transpose.ROTATE_270)
+        for fit in ("stretch", "crop", "shorter"):
+            for box in (None, (40.0, 60.0, 520.0, 560.0), (-100.0, -50.0, 300.0, 350.0)):
+                got = fitted(Image.open(tmp_path / "a.jpg"), 32, fit, box)
+                expected = fitted(upright, 32, fit, box)
+                assert got.size == expected.size
+                assert np.abs(np.asarray(got, float) - np.asarray(expected, float)).mean() < 2, (exif is None, fit, box)
+
+
+def test_every_mode_becomes_rgb_on_white(tmp_path):
+    grey = Image.new("L", (40, 40), 90)
+    for name, image in {
+        "grey.png": grey,
+        "grey.jpg": grey,
+        "palette.gif": Image.new("RGB", (40, 40), (90, 90, 90)).convert("P"),
+        "cmyk.jpg": Image.new("RGB", (40, 40), (90, 90, 90)).convert("CMYK"),
+        "deep.png": Image.fromarray(np.full((40, 40), 90 * 257, np.uint16)),
+    }.items():
+        result = from_file(tmp_path, image, name)
+        assert result.mode == "RGB", name
+        assert np.asarray(result).mean() == pytest.approx(90, abs=4), name
+    clear = Image.new("RGBA", (40, 40), (10, 10, 10, 0))
+    clear.paste((255, 0, 0, 255), (0, 0, 20, 40))
+    result = from_file(tmp_path, clear, "clear.png")
+    assert result.getpixel((2, 8)) == (255, 0, 0)
+    assert result.getpixel((13, 8)) == (255, 255, 255)
+
+
+def test_large_sides_are_stored_as_jpeg(tmp_path):
+    sources.save(tmp_path / "a.png", 1, 300, 300)
+    for side, stored in ((64, "PNG"), (65, "JPEG")):
+        data = prepare_picture(ImageFile(tmp_path / "a.png"), side, "stretch", None)
+        assert Image.open(io.BytesIO(data)).format == stored
+        assert Options(side=side).image_format == stored
+
+
+def test_preparing_is_quick_enough(tmp_path):
+    """150 COCO-size JPEGs a second on two cores are wanted; half of half of that on one core leaves room for a busy machine."""
+    files = sorted((data_folder() / "coco-mini" / "train2017").glob("*.jpg"))[:40]
+    start = time.process_time()
+    for file in files:
+        assert isinstance(prepare_picture(ImageFile(file), 32, "stretch", None), bytes)
+    assert len(files) / (time.process_time() - start) > 75 / 2

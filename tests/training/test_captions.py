@@ -1,0 +1,141 @@
+"""Training on a prepared dataset: every conditioning, exact resume, data that do not fit, evaluation and drawing afterwards."""
+
+from __future__ import annotations
+
+import json
+
+import cap2im.sentences
+import pytest
+import torch
+
+import cap2im.training.draw as training
+from cap2im.checkpoint import read_config, read_weights
+from cap2im.config import load_recipe
+from cap2im.metrics.evaluation import evaluate
+from cap2im.pipeline import Pipeline
+from tests.prepared import prepared_dataset
+
+CHANGES = (
+    "model.side=8",
+    "model.glimpses=2",
+    "model.inference_units=8",
+    "model.generative_units=8",
+    "model.latent=3",
+    "model.read_patch=3",
+    "model.write_patch=3",
+    "train.batch_size=8",
+    "train.precision=fp32",
+    "train.epochs=2",
+    "train.kl_weights=[[0, 1.0]]",
+    "train.warmup_steps=0",
+    "train.checkpoint_every=4",
+    "train.validate_every=6",
+    "train.log_every=1",
+)
+WORDS = ("model.language_units=4",)
+RECIPES = {
+    "aligndraw-cifar": (*WORDS, "model.align_features=4", "model.language_dropout=0.1"),
+    "noaligndraw-cifar": WORDS,
+    "skipthoughtdraw-cifar": ("model.sentence_features=4", "data.sentence_encoder=letters"),
+}
+
+
+class Letters:
+    name, features = "letters", 4
+
+    def encode(self, captions):
+        return torch.tensor([[float(caption.count(letter)) for letter in "rgbu"] for caption in captions])
+
+
+@pytest.fixture(autouse=True)
+def _letters(monkeypatch):
+    monkeypatch.setattr(cap2im.sentences, "load_sentence_encoder", lambda name: Letters())
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return prepared_dataset(tmp_path_factory.mktemp("squares") / "prepared")
+
+
+def recipe(name: str = "aligndraw-cifar", *changes: str):
+    return load_recipe(name, [*CHANGES, *RECIPES[name], *changes])
+
+
+def stats(folder):
+    return [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
+
+
+def run(name, folder, dataset, *changes, **how):
+    return training.train(recipe(name, *changes), folder, data=dataset, device="cpu", **{"workers": 0, **how})
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_training_measuring_and_drawing(name, dataset, tmp_path):
+    model = run(name, tmp_path / "run", dataset)
+    steps = [line for line in stats(tmp_path / "run") if "train/loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 13))
+    assert all(0 <= line["train/waiting"] <= 1 for line in steps)
+    assert (tmp_path / "run" / "samples" / "drawings-00000012.png").is_file()
+    pipeline = Pipeline.load(str(model))
+    caption = "there is a blue square in the middle"
+    one, two = pipeline.draw([caption, "red"], seed=3)
+    assert one.canvases.shape == (2, 8, 8, 3)
+    assert (one.attention is not None) == (name == "aligndraw-cifar")
+    assert not (one.canvases == two.canvases).all()
+    result = evaluate(pipeline, data=dataset, split="test", samples=1, bound_samples=2, images=10, seed=0)
+    protocol = result["likelihood"]["protocol"]
+    assert (protocol["split"], protocol["images"], protocol["data"]["source"]) == ("test", 10, {"kind": "test"})
+    assert result["likelihood"]["bound"] == pytest.approx(-result["likelihood"]["reconstruction"] - result["likelihood"]["kl"])
+    if name == "skipthoughtdraw-cifar":
+        pipeline.draw("a zebra is not in the vocabulary")
+    else:
+        with pytest.raises(ValueError, match="unknown word 'zebra'"):
+            pipeline.draw("a zebra")
+
+
+def test_interrupted_and_resumed_with_workers_equals_uninterrupted(dataset, tmp_path, monkeypatch):
+    def stop(what, value, step):
+        if step == 6:
+            raise KeyboardInterrupt
+
+    whole = run("aligndraw-cifar", tmp_path / "whole", dataset)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "stop_if_not_finite", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run("aligndraw-cifar", tmp_path / "broken", dataset, workers=2)
+    again = run("aligndraw-cifar", tmp_path / "broken", dataset, workers=1, resume=True)
+    one, two = (read_weights(folder, read_config(folder)) for folder in (whole, again))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    losses = [[line["train/loss"] for line in stats(tmp_path / name) if "train/loss" in line] for name in ("whole", "broken")]
+    assert losses[0] == losses[1]
+
+
+def test_data_that_do_not_fit_are_told(dataset, tmp_path):
+    with pytest.raises(ValueError, match=r"trains on a prepared dataset: give its folder with --data"):
+        run("aligndraw-cifar", tmp_path / "a", None)
+    with pytest.raises(ValueError, match=r"holds 8 x 8 pixels, the recipe draws 32 x 32; prepare with --side 32, or .*--set model.side=8"):
+        run("aligndraw-cifar", tmp_path / "a", dataset, "model.side=32")
+    with pytest.raises(ValueError, match=r"has 19 words, the recipe's model.vocabulary_size is 7"):
+        run("aligndraw-cifar", tmp_path / "a", dataset, "model.vocabulary_size=7")
+    with pytest.raises(ValueError, match=r"letters: answers 4 features, the recipe's model\.sentence_features is 5"):
+        run("skipthoughtdraw-cifar", tmp_path / "a", dataset, "model.sentence_features=5")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_run_goes_on_with_its_own_dataset_alone(dataset, tmp_path):
+    run("aligndraw-cifar", tmp_path / "run", dataset, "train.epochs=1")
+    other = prepared_dataset(tmp_path / "other")
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps(manifest | {"source": {"kind": "elsewhere"}}))
+    with pytest.raises(ValueError, match=r"is not the dataset that .* was begun with, which was prepared from {'kind': 'test'}"):
+        run("aligndraw-cifar", tmp_path / "run", other, "train.epochs=1", resume=True)
+
+
+def test_a_model_is_not_measured_on_images_of_another_size(dataset, tmp_path):
+    model = run("noaligndraw-cifar", tmp_path / "run", dataset, "train.epochs=1")
+    larger = prepared_dataset(tmp_path / "larger", side=12, train=4)
+    how = {"split": "test", "samples": 1, "bound_samples": 1, "images": 4, "seed": 0}
+    with pytest.raises(ValueError, match=r"its images are 12 pixels wide, model draws 8 x 8"):
+        evaluate(Pipeline.load(str(model)), data=larger, **how)
+    with pytest.raises(ValueError, match="give its folder with --data"):
+        evaluate(Pipeline.load(str(model)), data=None, **how)
