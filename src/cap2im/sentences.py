@@ -142,6 +142,17 @@ class CLIPEncoder(SentenceEncoder):
         return vectors.clone()
 
 
+def find_encoder(name: str) -> Path:
+    """The folder of a sentence encoder, inside of a run where it is one's; names and errors are those of `load_sentence_encoder`."""
+    path = Path(name)
+    if path.is_dir():
+        found = [folder for folder in (path, path / "model") if (folder / CONFIG).is_file() or (folder / MODULES).is_file()]
+        return found[0] if found else next(reversed(checkpoints(path)), path)
+    if is_repository(name):
+        return download(name, ["*.json", "*.txt", "*.safetensors", "*.model"], ["onnx/*", "openvino/*"])
+    raise ValueError(f"unknown sentence encoder {name!r}; give a folder, or OWNER/NAME on the Hugging Face hub")
+
+
 def load_sentence_encoder(name: str) -> SentenceEncoder:
     """A sentence encoder.
 
@@ -152,16 +163,8 @@ def load_sentence_encoder(name: str) -> SentenceEncoder:
     Raises:
         ValueError: there is no such encoder, its files are damaged or hold code, or what it needs is not installed.
     """
-    path = Path(name)
-    if path.is_dir():
-        found = [folder for folder in (path, path / "model") if (folder / CONFIG).is_file() or (folder / MODULES).is_file()]
-        folder = found[0] if found else next(reversed(checkpoints(path)), path)
-        shown = path.resolve().name
-    elif is_repository(name):
-        folder = download(name, ["*.json", "*.txt", "*.safetensors", "*.model"], ["onnx/*", "openvino/*"])
-        shown = name
-    else:
-        raise ValueError(f"unknown sentence encoder {name!r}; give a folder, or OWNER/NAME on the Hugging Face hub")
+    folder = find_encoder(name)
+    shown = Path(name).resolve().name if Path(name).is_dir() else name
     if (folder / MODULES).is_file():
         return SentenceTransformersEncoder(shown, folder)
     config = _json(folder / CONFIG) if (folder / CONFIG).is_file() else {}

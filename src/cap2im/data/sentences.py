@@ -148,7 +148,7 @@ def _has_words(sentence: str) -> bool:
 def sentence_vocabulary(sentences: Iterable[str], size: int) -> Vocabulary:
     """The most frequent words of sentences, `<eos>` before them and `UNK` after them, `size` in all."""
     words = Vocabulary.build(sentences, size=size - 1)
-    return words.model_copy(update={"words": (END_OF_SENTENCE, *words.words)})
+    return Vocabulary(words=(END_OF_SENTENCE, *words.words), tokens=words.tokens, unknown=words.unknown)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -103,7 +104,7 @@ class Vocabulary(BaseModel):
     def __len__(self) -> int:
         return len(self.words)
 
-    @property
+    @cached_property
     def numbers(self) -> dict[str, int]:
         """Word -> number, aliases included."""
         known = {word: number for number, word in enumerate(self.words)}

@@ -102,11 +102,13 @@ def _prepared(recipe: DRAWRecipe, settings: CaptionsData, data: Path | None) -> 
     dataset = PreparedDataset.open(data)
     recipe = fitted(recipe, dataset)
     sizes = recipe.model
-    encoder = None
+    encoder, encoder_folder = None, None
     if sizes.conditioning == "sentence":
-        from cap2im.sentences import load_sentence_encoder  # some encoders need an extra
+        from cap2im.sentences import find_encoder, load_sentence_encoder  # some encoders need an extra
 
         encoder = load_sentence_encoder(settings.sentence_encoder)
+        if Path(settings.sentence_encoder).is_dir():
+            encoder_folder = find_encoder(settings.sentence_encoder)
         if encoder.features != sizes.sentence_features:
             raise ValueError(
                 f"{settings.sentence_encoder}: answers {encoder.features} features, the recipe's model.sentence_features is "
@@ -137,7 +139,7 @@ def _prepared(recipe: DRAWRecipe, settings: CaptionsData, data: Path | None) -> 
         shown=ShownCaptions(*words, None if encoder is None else encoder.encode(shown)),
         about={**settings.model_dump(), "dataset": {"sha256": dataset.sha256, "source": dataset.manifest.get("source")}, "shown": shown},
         slow=True,
-        encoder_folder=Path(settings.sentence_encoder) if encoder is not None and Path(settings.sentence_encoder).is_dir() else None,
+        encoder_folder=encoder_folder,
     )
 
 
