@@ -153,6 +153,7 @@ def draw(
         "cap2im train aligndraw-mnist --data mnist/ --set train.batch_size=64",
         "cap2im train aligndraw-mnist --data mnist/ --resume",
         "cap2im train aligndraw-coco --data prepared/ --run runs/mine",
+        "cap2im train skipthoughts --data sentences.txt",
         "accelerate launch --multi_gpu --num_processes 2 -m cap2im train aligndraw-mnist",
     )
 )
@@ -173,7 +174,7 @@ def train(
     stream: Annotated[bool, typer.Option("--stream", help="Read a dataset shard by shard, from a folder or a URL.")] = False,
 ) -> None:
     """Train a model by a recipe."""
-    from cap2im.config import DRAWRecipe, load_recipe, to_toml
+    from cap2im.config import DRAWRecipe, SkipThoughtsRecipe, load_recipe, to_toml
 
     resolved = load_recipe(recipe, changes or [])
     if dry_run:
@@ -208,6 +209,23 @@ def train(
             workers=workers,
             command=command,
             card=lambda figures: draw_card(Path(recipe).stem, resolved, figures),
+        )
+    elif isinstance(resolved, SkipThoughtsRecipe):
+        from cap2im.training.card import sentences_card
+        from cap2im.training.skipthoughts import train as train_skipthoughts
+
+        if data is None:
+            raise ValueError(f"{recipe} learns from sentences: give a text, a token file or a prepared dataset with --data")
+        if compile_model or stream or start_from is not None:
+            raise ValueError("skip-thoughts have no --from, no --compile and no --stream")
+        result = train_skipthoughts(
+            resolved,
+            folder,
+            data=Path(data),
+            resume=resume,
+            device=device,
+            command=command,
+            card=lambda figures: sentences_card(Path(recipe).stem, resolved, figures),
         )
     else:
         from cap2im.training.reader import train_reader_run
