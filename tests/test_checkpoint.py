@@ -23,10 +23,12 @@ from cap2im.checkpoint import (
     TrainingState,
     checkpoints,
     load_checkpoint,
+    map_weights,
     read_config,
     read_weights,
     save_checkpoint,
     whole_folder,
+    write_large_model,
     write_model,
 )
 
@@ -57,6 +59,21 @@ def test_half_precision_export(tmp_path):
     assert weights["w"].dtype == torch.float16
     assert weights["i"].dtype == torch.int64
     assert (tmp_path / "README.md").read_text() == "# card"
+
+
+def test_large_models_are_the_same_without_passing_through_memory(tmp_path):
+    (tmp_path / "large").mkdir()
+    turned = {"w": WEIGHT["w"].T, "i": WEIGHT["i"]}
+    write_large_model(tmp_path / "large", turned, {"kind": "draw"})
+    config = read_config(tmp_path / "large")
+    for read in (map_weights, read_weights):
+        weights = read(tmp_path / "large", config)
+        assert all(torch.equal(weights[name], tensor) for name, tensor in turned.items())
+    data = (tmp_path / "large" / WEIGHTS).read_bytes()
+    for damaged in (data[:-1], data[:-1] + bytes([data[-1] ^ 1])):
+        (tmp_path / "large" / WEIGHTS).write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{WEIGHTS}: truncated or altered: SHA-256"):
+            map_weights(tmp_path / "large", config)
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, TRAINING_TENSORS])

@@ -24,13 +24,15 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 FORBIDDEN = {
     "models": ("data", "training", "metrics", "convert", "config", "checkpoint", "pipeline", "drawing", "randomness", "cli"),
     "data": ("models", "training", "metrics", "convert", "config", "checkpoint", "pipeline", "drawing", "cli"),
-    "convert": ("data", "training", "metrics", "pipeline", "drawing", "cli"),
+    "convert": ("training", "metrics", "pipeline", "drawing", "cli"),
     "training": ("pipeline", "drawing", "cli"),
     "metrics": ("training", "cli"),
     "drawing": ("models", "data", "training", "metrics", "convert", "config", "checkpoint", "pipeline", "cli"),
     "checkpoint": ("models", "data", "training", "metrics", "convert", "pipeline", "drawing", "cli"),
     "config": ("training", "metrics", "convert", "pipeline", "drawing", "checkpoint", "cli"),
     "pipeline": ("training", "metrics", "cli"),
+    "hub": ("models", "data", "training", "metrics", "convert", "config", "checkpoint", "pipeline", "drawing", "cli"),
+    "sentences": ("training", "metrics", "convert", "config", "pipeline", "drawing", "cli"),
     "randomness": ("models", "data", "training", "metrics", "cli"),
 }
 
@@ -119,7 +121,7 @@ def test_bundled_files_are_small_and_have_cards():
 
 CORE_ONLY = """
 import sys
-blocked = {"accelerate", "tensorboard", "sklearn", "matplotlib", "scipy", "torchmetrics", "datasets", "h5py", "pytest"}
+blocked = {"accelerate", "tensorboard", "sklearn", "matplotlib", "scipy", "torchmetrics", "datasets", "h5py", "pytest", "transformers"}
 class Block:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in blocked:

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
+from safetensors.torch import load_file, save_file
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
@@ -113,6 +114,17 @@ def write_model(
         _write(folder / "README.md", card.encode())
 
 
+def write_large_model(folder: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """As `write_model`, for weights that memory may not hold twice: they go to the disk from where they are, mapped files included."""
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
+    _write_json(folder / CONFIG, {"version": cap2im.__version__, **config}, {WEIGHTS: _file_sha256(folder / WEIGHTS)})
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The config of a model folder.
 
@@ -158,6 +170,21 @@ def read_tensors(path: Path, expected_sha256: str) -> dict[str, Tensor]:
 def read_weights(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
     """The weights of a model folder, checked against its config."""
     return read_tensors(folder / WEIGHTS, _checksum(config, WEIGHTS, folder / CONFIG))
+
+
+def map_weights(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """As `read_weights`, for weights that memory may not hold: they stay in their file, and what is used of them is read then.
+
+    Raises:
+        ValueError: the file is missing, truncated or altered.
+    """
+    path = folder / WEIGHTS
+    expected = _checksum(config, WEIGHTS, folder / CONFIG)
+    if not path.is_file():
+        raise ValueError(f"{path}: missing")
+    if (found := _file_sha256(path)) != expected:
+        raise ValueError(f"{path}: truncated or altered: SHA-256 {found[:12]}…, expected {expected[:12]}…")
+    return load_file(path)
 
 
 def _checksum(document: Mapping[str, Any], name: str, where: Path) -> str:

@@ -30,6 +30,7 @@ from pydantic import (
 
 from cap2im.models.aligndraw import DRAWConfig
 from cap2im.models.reader import ReaderConfig
+from cap2im.models.skipthoughts import SkipThoughtsConfig
 
 
 class Section(BaseModel):
@@ -155,8 +156,42 @@ class ReaderRecipe(Section):
     train: ReaderTraining = ReaderTraining()
 
 
-Recipe = DRAWRecipe | ReaderRecipe
-_RECIPES: dict[str, type[Section]] = {"draw": DRAWRecipe, "reader": ReaderRecipe}
+class SentencesData(Section):
+    """Sentences with their neighbours: those before and after in a text, or the other captions of an image."""
+
+    vocabulary_size: int = Field(20_000, ge=3)  # most frequent words, `<eos>` and `UNK` included
+    longest: int = Field(30, ge=1)  # words of a sentence; what is beyond is cut off
+    validation_share: float = Field(0.02, gt=0, lt=1)  # of a text or a token file: its last sentences
+    validation_samples: int = Field(2_000, ge=1)  # triples, at most
+
+
+class SkipThoughtsTraining(Section):
+    """How skip-thoughts are trained. Batch size, optimizer and clipping are the paper's (section 3)."""
+
+    seed: int = Field(0, ge=0, lt=2**63)
+    epochs: int = Field(1, ge=1)
+    batch_size: int = Field(128, ge=1)  # over all processes
+    learning_rate: float = Field(1e-3, gt=0)  # of Adam
+    warmup_steps: int = Field(0, ge=0)  # the rate rises linearly from 0
+    clip_norm: float = Field(10.0, gt=0)  # of each encoder with its decoders
+    precision: Literal["fp32", "bf16"] = "fp32"
+    log_every: int = Field(10, ge=1)  # steps
+    validate_every: int = Field(1000, ge=1)  # steps
+    checkpoint_every: int = Field(1000, ge=1)  # steps
+
+
+class SkipThoughtsRecipe(Section):
+    """uni-skip, bi-skip or combine-skip, on any sentences."""
+
+    kind: Literal["skipthoughts"]
+    description: str
+    data: SentencesData = SentencesData()
+    model: SkipThoughtsConfig = SkipThoughtsConfig()
+    train: SkipThoughtsTraining = SkipThoughtsTraining()
+
+
+Recipe = DRAWRecipe | ReaderRecipe | SkipThoughtsRecipe
+_RECIPES: dict[str, type[Section]] = {"draw": DRAWRecipe, "reader": ReaderRecipe, "skipthoughts": SkipThoughtsRecipe}
 _RECIPE: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="kind")])
 
 

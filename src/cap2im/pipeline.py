@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from torch import Tensor
 from cap2im.checkpoint import CONFIG, SENTENCE_ENCODER, WEIGHTS, checkpoints, read_config, read_weights
 from cap2im.data.vocabulary import Tokens, Unknown, Vocabulary, pad
 from cap2im.drawing import Drawing
+from cap2im.hub import download, is_repository
 from cap2im.models.aligndraw import DRAW, DRAWConfig
 from cap2im.models.text import EncodedText
 from cap2im.randomness import picture_noise
@@ -49,22 +48,9 @@ def find_model(name: str) -> Path:
         if found := checkpoints(path):
             return found[-1]
         raise ValueError(f"{path}: neither a model (no {CONFIG}) nor a run (no checkpoint)")
-    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
-        return _download(name)
+    if is_repository(name):
+        return download(name, [CONFIG, WEIGHTS, "README.md"])
     raise ValueError(f"unknown model {name!r}; bundled: {', '.join(bundled_models())}; or a folder, or OWNER/NAME on the Hugging Face hub")
-
-
-def _download(repository: str) -> Path:
-    from huggingface_hub import snapshot_download  # slow to import
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    print(f"looking for {repository} on the Hugging Face hub", file=sys.stderr)
-    try:  # without a network this answers what is in the cache
-        folder = Path(snapshot_download(repository, allow_patterns=[CONFIG, WEIGHTS, "README.md"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"no folder {repository!r} here, and it cannot be had from the Hugging Face hub: {reason}") from None
-    return folder
 
 
 def find_device(name: str) -> torch.device:

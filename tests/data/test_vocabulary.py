@@ -24,6 +24,19 @@ def test_split_words(caption, words):
     assert split_words(caption) == words
 
 
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("A red Bus .", ["A", "red", "Bus", "."]),
+        ("A man's dog isn't here, can't be", ["A", "man", "'s", "dog", "is", "n't", "here", ",", "ca", "n't", "be"]),
+        ("Wait... I'll go -- to O'Brien's t-shirts", ["Wait", "...", "I", "'ll", "go", "--", "to", "O'Brien", "'s", "t-shirts"]),
+        ("", []),
+    ],
+)
+def test_treebank_words_are_as_written(caption, words):
+    assert split_words(caption, "treebank") == words
+
+
 def test_numbers_and_words_as_typed():
     tokens = VOCABULARY.encode(["A digit THREE"])[0]
     assert tokens.words == ("a", "digit", "three", ".")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-import cap2im.sentences
 import pytest
 import torch
 
+import cap2im.sentences
 import cap2im.training.draw as training
 from cap2im.checkpoint import read_config, read_weights
 from cap2im.config import load_recipe

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -20,7 +21,7 @@ TOLD_PROBLEMS = 5  # of many captions
 UNKNOWN = "UNK"  # as in the authors' dictionary; captions are lower-cased, so that none holds it
 END = "<end>"  # number 0 of AttnGAN's vocabularies: padding
 
-Tokenizer = Literal["released", "attngan"]
+Tokenizer = Literal["released", "attngan", "treebank"]
 Unknown = Literal["error", "skip", "mark"]
 
 
@@ -32,12 +33,19 @@ class Tokens:
     numbers: tuple[int, ...]
 
 
+_ENDING = r"'(?:s|re|ve|ll|d|m)\b"
+_TREEBANK = re.compile(rf"\w+(?=n't\b)|n't\b|{_ENDING}|\w+(?:(?!{_ENDING})['\u2019-]\w+)*|``|''|\.\.\.|--|[^\w\s]", re.IGNORECASE)
+
+
 def split_words(caption: str, tokens: Tokenizer = "released") -> list[str]:
-    """Lower-cased words of a caption.
+    """Words of a caption, lower-cased but for "treebank".
 
     "released", alignDRAW's: punctuation is a word of its own, and a caption ends with a full stop. "attngan", AttnGAN's: nothing but
-    runs of ASCII letters, digits and underscores.
+    runs of ASCII letters, digits and underscores. "treebank", of the released skip-thoughts: as written, with punctuation and the endings
+    's, 're, 've, 'll, 'd, 'm and n't as words of their own.
     """
+    if tokens == "treebank":
+        return _TREEBANK.findall(caption)
     if tokens == "attngan":
         return [word for run in re.findall(r"\w+", caption.lower()) if (word := run.encode("ascii", "ignore").decode())]
     words = re.findall(r"\w+(?:['\u2019-]\w+)*|[^\w\s]", caption.lower())
@@ -96,7 +104,7 @@ class Vocabulary(BaseModel):
     def __len__(self) -> int:
         return len(self.words)
 
-    @property
+    @cached_property
     def numbers(self) -> dict[str, int]:
         """Word -> number, aliases included."""
         known = {word: number for number, word in enumerate(self.words)}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import cap2im
-from cap2im.config import DRAWRecipe
+from cap2im.config import DRAWRecipe, SkipThoughtsRecipe
 
 CARD = """---
 library_name: cap2im
@@ -55,6 +55,52 @@ def draw_card(name: str, recipe: DRAWRecipe, figures: dict[str, Any]) -> str:
         parameters=figures["parameters"],
         bound=figures["validation/bound"],
         kl=figures["validation/kl"],
+        version=cap2im.__version__,
+        torch=torch.__version__,
+    )
+
+
+SENTENCES_CARD = """---
+library_name: cap2im
+pipeline_tag: feature-extraction
+license: mit
+---
+
+# {name}
+
+{description}.
+
+| | |
+| --- | --- |
+| command | `{command}` |
+| seed | {seed} |
+| sentences | {sentences:,} (SHA-256 of their words {digest}) |
+| updates | {steps:,} of {batch_size} triples |
+| time | {hours:.2f} h on {machine} |
+| parameters | {parameters:,}, without decoders |
+| validation perplexity of the neighbours' words | {perplexities} |
+| written by | cap2im {version}, torch {torch} |
+
+From Python: `cap2im.sentences.load_sentence_encoder(FOLDER).encode([...])`.
+"""
+
+
+def sentences_card(name: str, recipe: SkipThoughtsRecipe, figures: dict[str, Any]) -> str:
+    """The card of trained skip-thoughts."""
+    told = {key.rpartition("_")[2]: value for key, value in figures.items() if key.startswith("validation/perplexity_")}
+    return SENTENCES_CARD.format(
+        name=name,
+        description=recipe.description,
+        command=figures["command"],
+        seed=recipe.train.seed,
+        sentences=figures["data"]["sentences"],
+        digest=figures["data"]["sha256"],
+        steps=figures["steps"],
+        batch_size=recipe.train.batch_size,
+        hours=figures["seconds"] / 3600,
+        machine=machine(),
+        parameters=figures["parameters"],
+        perplexities=", ".join(f"{key}-skip {value:.2f}" for key, value in told.items()),
         version=cap2im.__version__,
         torch=torch.__version__,
     )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -20,21 +19,16 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cap2im.checkpoint import (
     SENTENCE_ENCODER,
     WEIGHTS,
-    TrainingState,
-    checkpoints,
-    load_checkpoint,
     read_config,
     read_weights,
-    save_checkpoint,
     whole_folder,
     write_model,
 )
-from cap2im.config import DRAWRecipe, DRAWTraining, differences, parse_recipe, to_toml
+from cap2im.config import DRAWRecipe, DRAWTraining, to_toml
 from cap2im.convert.theano import released_layout
 from cap2im.data.batch import Batch
 from cap2im.data.vocabulary import Vocabulary
@@ -44,16 +38,13 @@ from cap2im.training.loop import (
     BatchesAhead,
     RunLog,
     make_accelerator,
-    optimizer_tensors,
     prepare_processor,
     progress_bar,
-    random_states,
-    restore_optimizer,
-    restore_random_states,
     stop_if_not_finite,
 )
 from cap2im.training.material import ShownCaptions, training_material
 from cap2im.training.optimizers import RMSprop, clip_blocks
+from cap2im.training.trainee import Trainee, resume_state
 
 SHOWN_SAMPLES = 6
 VALIDATION_BATCH = 250
@@ -90,25 +81,6 @@ def gradient_of(parameter: Tensor) -> Tensor:
     return parameter.grad
 
 
-def resume_state(run: Path, recipe: DRAWRecipe, resume: bool) -> Path | None:
-    """The checkpoint that a run goes on from, or None for a new run.
-
-    Raises:
-        ValueError: there is a checkpoint and `resume` is false, or none and it is true, or it was made by another recipe.
-    """
-    found = checkpoints(run)
-    if not resume:
-        if found:
-            raise ValueError(f"{run}: holds a run already ({found[-1].name}); add --resume to go on with it, or choose another --run")
-        return None
-    if not found:
-        raise ValueError(f"{run}: no checkpoint to resume from")
-    old = parse_recipe(load_checkpoint(found[-1]).recipe, str(found[-1]))
-    if changed := differences(old, recipe):
-        raise ValueError(f"{run}: was made by another recipe (its own is {run / 'recipe.toml'}); differences: {'; '.join(changed)}")
-    return found[-1]
-
-
 def load_weights(model: DRAW, folder: Path, config: Mapping[str, Any]) -> str:
     """Fills a model with the weights of a folder, and answers their SHA-256.
 
@@ -133,35 +105,21 @@ def load_weights(model: DRAW, folder: Path, config: Mapping[str, Any]) -> str:
     return str(theirs["sha256"][WEIGHTS])
 
 
-class Trainee:
-    """A network in training, with everything that a checkpoint holds of it.
+class DRAWTrainee(Trainee):
+    """A DRAW in training; its moving average, where there is one, draws."""
 
-    Attributes:
-        model: whose weights the optimizer moves.
-        drawer: their moving average, or None.
-        step: number of updates made.
-        origin: where it comes from, for the model card: the command, and the weights it started from.
-    """
+    model: DRAW
 
     def __init__(self, recipe: DRAWRecipe, vocabulary: Vocabulary, about_data: Mapping[str, Any], command: str) -> None:
-        self.recipe, self.vocabulary, self.about_data = recipe, vocabulary, about_data
-        decay = recipe.train.ema_decay
         torch.manual_seed(recipe.train.seed)
-        self.model = DRAW(recipe.model)
-        self.drawer = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
-        self.optimizer: Any = _optimizer(self.model, recipe.train)
-        self.step, self.origin = 0, {"command": command}
-        self._started, self._seconds_before = time.time(), 0.0
-
-    @property
-    def seconds(self) -> float:
-        """Time spent, in all of the run's processes after each other."""
-        return self._seconds_before + time.time() - self._started
+        model = DRAW(recipe.model)
+        super().__init__(recipe, model, _optimizer(model, recipe.train), command, recipe.train.ema_decay)
+        self.vocabulary, self.about_data = vocabulary, about_data
 
     @property
     def drawing_model(self) -> DRAW:
         """The network that validates and draws."""
-        return cast(DRAW, self.drawer.module) if self.drawer is not None else self.model
+        return cast(DRAW, self.published)
 
     def config(self) -> dict[str, Any]:
         """What a folder of this network says of it."""
@@ -180,35 +138,6 @@ class Trainee:
         self.origin["started_from"] = load_weights(self.model, folder, self.config())
         self.drawing_model.load_state_dict(self.model.state_dict())
 
-    def restore(self, checkpoint: Path, accelerator: Accelerator) -> None:
-        """Becomes what it was when the checkpoint was saved."""
-        state = load_checkpoint(checkpoint)
-        self.model.load_state_dict({k.removeprefix("model."): v for k, v in state.tensors.items() if k.startswith("model.")})
-        if self.drawer is not None:
-            self.drawer.module.load_state_dict(read_weights(checkpoint, read_config(checkpoint)))
-            self.drawer.n_averaged.fill_(state.step)
-        restore_optimizer(self.optimizer, state.tensors, state.numbers)
-        restore_random_states(state.tensors, accelerator)
-        self.step, self._seconds_before, self.origin = state.step, state.numbers["seconds"], state.numbers["origin"]
-
-    def prepare(self, accelerator: Accelerator) -> Any:
-        """Moves to the device; answers the network to call, which shares gradients among the processes."""
-        prepared = accelerator.prepare(self.model)
-        self.optimizer = accelerator.prepare(self.optimizer)
-        if self.drawer is not None:
-            self.drawer.to(accelerator.device)
-        return prepared
-
-    def save(self, run: Path, accelerator: Accelerator) -> None:
-        """Writes a checkpoint (a collective call)."""
-        tensors, numbers = optimizer_tensors(self.optimizer.optimizer)
-        tensors |= {f"model.{name}": value for name, value in self.model.state_dict().items()} | random_states(accelerator)
-        if accelerator.is_main_process:
-            numbers |= {"seconds": self.seconds, "origin": self.origin}
-            state = TrainingState(self.step, self.recipe.model_dump(), tensors, numbers)
-            save_checkpoint(run, state, self.drawing_model.state_dict(), self.config())
-        accelerator.wait_for_everyone()
-
     def round(self) -> None:
         """Rounds the weights that draw to the half precision in which they are handed out, so that what is measured is what people get."""
         weights = self.drawing_model.state_dict()
@@ -219,7 +148,8 @@ def train(
     recipe: DRAWRecipe,
     run: Path,
     *,
-    data: Path | None = None,
+    data: str | Path | None = None,
+    stream: bool = False,
     resume: bool = False,
     start_from: Path | None = None,
     device: Literal["auto", "cpu"] = "auto",
@@ -234,6 +164,7 @@ def train(
         recipe: what to train.
         run: folder for checkpoints, log, pictures and the result.
         data: folder of MNIST's files (None for the cache or a download), or a prepared dataset.
+        stream: read a prepared dataset shard by shard, wherever it lies.
         resume: go on from the run's last checkpoint.
         start_from: a model folder whose weights a new run starts from.
         device: "cpu", or "auto" for whatever Accelerate finds.
@@ -256,13 +187,13 @@ def train(
     if recipe.model.variant == "released" and accelerator.num_processes > 1:
         raise ValueError("model.variant released reads a batch's captions backwards, so the batch cannot be shared among processes")
     with accelerator.main_process_first():  # what is prepared once for all lies in a cache then
-        material = training_material(recipe, data)
+        material = training_material(recipe, data, stream=stream, processes=accelerator.num_processes)
     recipe, batches, validation = material.recipe, material.batches, material.validation
     checkpoint = resume_state(run, recipe, resume)
     if checkpoint is not None and (before := read_config(checkpoint)["data"].get("dataset")) != material.about.get("dataset"):
         raise ValueError(f"{data}: is not the dataset that {run} was begun with, which was prepared from {before['source']}")
 
-    trainee = Trainee(recipe, material.vocabulary, material.about, command)
+    trainee = DRAWTrainee(recipe, material.vocabulary, material.about, command)
     model, drawing_model = trainee.model, trainee.drawing_model
     if checkpoint is not None:
         trainee.restore(checkpoint, accelerator)
@@ -301,8 +232,8 @@ def train(
                 norm = clip_blocks(released_layout(model, gradient_of).values(), settings.clip_norm)
             stop_if_not_finite("the gradient's norm", float(norm), step)
             trainee.optimizer.step()
-            if trainee.drawer is not None:
-                trainee.drawer.update_parameters(model)
+            if trainee.average is not None:
+                trainee.average.update_parameters(model)
             trainee.step = step = step + 1
             progress.update(bar, advance=1, note=f"bound {-terms[1]:.1f} nats, KL {terms[2]:.1f}")
             if step % settings.log_every == 0:

@@ -1,0 +1,155 @@
+"""The released skip-thought encoders as a model folder.
+
+Source: ryankiros/skip-thoughts, skipthoughts.py: `uni_skip.npz` and `bi_skip.npz` hold the encoders, `utable.npy` and `btable.npy` the
+word vectors of some 930,000 words, `dictionary.txt` those words, a line each. The release keeps a matrix for both gates and one for the
+candidate, stored as (inputs, outputs); we keep one for all three as (outputs, inputs).
+
+The option files beside them (`.npz.pkl`) are not needed, and never opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cap2im.checkpoint import whole_folder, write_large_model
+from cap2im.models.skipthoughts import GRU, SkipThoughts, SkipThoughtsConfig
+
+PARAMETERS = ("W", "b", "U", "Wx", "bx", "Ux")
+DIRECTIONS = {"uni": {"encoder": "forwards"}, "bi": {"encoder": "forwards", "encoder_r": "backwards"}}
+FILES = {"uni": ("uni_skip.npz", "utable.npy"), "bi": ("bi_skip.npz", "btable.npy")}
+DICTIONARY = "dictionary.txt"
+UNKNOWN = "UNK"
+
+
+def released_layout(gru: GRU, prefix: str) -> dict[str, Tensor]:
+    """Each released parameter of a GRU as a view, in the released orientation, into ours. Copying into the views fills the GRU."""
+    inputs, bias, recurrent = gru.inputs.weight.data.T, gru.inputs.bias.data, gru.recurrent.weight.data.T
+    gates = 2 * recurrent.shape[0]
+    return {
+        f"{prefix}_W": inputs[:, :gates],
+        f"{prefix}_b": bias[:gates],
+        f"{prefix}_U": recurrent[:, :gates],
+        f"{prefix}_Wx": inputs[:, gates:],
+        f"{prefix}_bx": bias[gates:],
+        f"{prefix}_Ux": recurrent[:, gates:],
+    }
+
+
+def fill_encoders(model: SkipThoughts, parameters: Mapping[str, Mapping[str, np.ndarray]], files: Mapping[str, str]) -> None:
+    """Fills the GRUs of "uni" and "bi" from released parameters; `files` names where each comes from, for errors.
+
+    Raises:
+        ValueError: a parameter is missing or has another shape than its neighbours ask for.
+    """
+    for name, encoder in model.by_name().items():
+        for prefix, direction in DIRECTIONS[name].items():
+            for key, view in released_layout(getattr(encoder, direction), prefix).items():
+                array = parameters[name].get(key)
+                if array is None:
+                    raise ValueError(f"{files[name]}: no array {key} in it; there is {', '.join(sorted(parameters[name])) or 'none'}")
+                if array.shape != tuple(view.shape) or array.dtype.kind != "f":
+                    fitting = f"floating point numbers {tuple(view.shape)}, which fit encoder_Ux and the word vectors"
+                    raise ValueError(f"{files[name]}: {key} is {_told(array)}, expected {fitting}")
+                view.copy_(torch.from_numpy(array))
+
+
+def convert_skipthoughts(folder: Path, out: Path, *, half: bool = False) -> Path:
+    """Turns a folder of the released files into a model folder, which `cap2im.sentences.load_sentence_encoder` reads.
+
+    Args:
+        folder: with `uni_skip.npz`, `bi_skip.npz`, `utable.npy`, `btable.npy` and `dictionary.txt`.
+        out: the model folder to write. The word vectors go from disk to disk; only for `half` they pass through memory.
+        half: store the word vectors in half precision, which halves the 4.6 GB.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ValueError: a file is missing, damaged or of other shapes; it says what was expected and what was found.
+    """
+    expected = [*(file for files in FILES.values() for file in files), DICTIONARY]
+    if missing := [file for file in expected if not (folder / file).is_file()]:
+        raise ValueError(f"{folder}: no {', '.join(missing)}; the released skip-thoughts are {', '.join(expected)}")
+    words = read_dictionary(folder / DICTIONARY)
+    tables, parameters = {}, {}
+    for name, (archive, table) in FILES.items():
+        tables[name] = _table(folder / table, len(words))
+        parameters[name] = _arrays(
+            folder / archive, [f"{p}_{part}" for p in DIRECTIONS[name] for part in ("W", "b", "U", "Wx", "bx", "Ux")]
+        )
+    widths = [table.shape[1] for table in tables.values()]
+    if widths[0] != widths[1]:
+        raise ValueError(f"{folder}: word vectors of {widths[0]} numbers in utable.npy and of {widths[1]} in btable.npy")
+    units = {}
+    for name, (archive, _) in FILES.items():
+        matrix = parameters[name].get("encoder_Ux")
+        if matrix is None or matrix.ndim != 2:
+            raise ValueError(f"{folder / archive}: encoder_Ux is {_told(matrix)}, expected a square matrix")
+        units[name] = matrix.shape[0]
+    config = SkipThoughtsConfig(uni=units["uni"], bi=units["bi"], embedding=widths[0])
+    model = SkipThoughts(config, 1)
+    fill_encoders(model, parameters, {name: str(folder / archive) for name, (archive, _) in FILES.items()})
+    weights = {name: value for name, value in model.state_dict().items() if not name.endswith("table.weight")}
+    for name, vectors in tables.items():
+        rows = torch.from_numpy(vectors)
+        weights[f"encoders.{name}.table.weight"] = rows.half() if half else rows
+    document: dict[str, Any] = {
+        "kind": "sentence-encoder",
+        "description": f"combine-skip as its authors released it: {config.features} numbers a sentence, {len(words):,} words",
+        "parameters": sum(value.numel() for value in weights.values()),
+        "model": config.model_dump(),
+        "vocabulary": {"words": words, "tokens": "treebank", "unknown": UNKNOWN},
+    }
+    with whole_folder(out) as draft:
+        write_large_model(draft, weights, document)
+    return out
+
+
+def read_dictionary(path: Path) -> list[str]:
+    """The words of the released dictionary in the order of the tables' rows.
+
+    Words that the release's own reading makes the same (it strips them) keep their last row, as there; an earlier one gets a name that no
+    caption has.
+
+    Raises:
+        ValueError: it is not UTF-8, or has no word UNK.
+    """
+    try:
+        lines = path.read_bytes().removesuffix(b"\n").decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    words = [line.strip() for line in lines]
+    last = {word: row for row, word in enumerate(words)}
+    if UNKNOWN not in last:
+        raise ValueError(f"{path}: no word {UNKNOWN} among its {len(words):,}, so unknown words have no vector")
+    return [word if last[word] == row else f"row {row}" for row, word in enumerate(words)]
+
+
+def _table(path: Path, words: int) -> np.ndarray:
+    """A table of word vectors, left on the disk."""
+    try:
+        table = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path}: not a NumPy array of numbers: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(table, np.ndarray) or table.ndim != 2 or table.dtype != np.float32 or len(table) != words:
+        raise ValueError(f"{path}: {_told(table)}, expected a float32 matrix with a row for each of the {words:,} words of {DICTIONARY}")
+    return table
+
+
+def _arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
+    """Those of the named arrays that an archive holds; what else is in it is not read."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in names if name in archive.files}
+    except Exception as error:  # zipfile, zlib and NumPy each have their own
+        raise ValueError(f"{path}: not a NumPy archive of numbers: {' '.join(str(error).split())[:200]}") from None
+
+
+def _told(array: Any) -> str:
+    return f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "missing" if array is None else type(array).__name__

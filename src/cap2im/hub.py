@@ -1,0 +1,35 @@
+"""Models of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name has the form OWNER/NAME."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None
+
+
+def download(repository: str, wanted: Sequence[str], unwanted: Sequence[str] = ()) -> Path:
+    """The folder of a repository's files, from the hub or, without a network, from the cache. Says so on standard error.
+
+    Args:
+        repository: OWNER/NAME.
+        wanted: patterns of the files to take.
+        unwanted: patterns of those among them to leave.
+
+    Raises:
+        ValueError: there is no such repository, or no network and nothing in the cache.
+    """
+    from huggingface_hub import snapshot_download  # slow to import
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    print(f"looking for {repository} on the Hugging Face hub", file=sys.stderr)
+    try:  # without a network this answers what is in the cache
+        return Path(snapshot_download(repository, allow_patterns=list(wanted), ignore_patterns=list(unwanted)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"no folder {repository!r} here, and it cannot be had from the Hugging Face hub: {reason}") from None

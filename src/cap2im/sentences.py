@@ -1,0 +1,217 @@
+"""Sentence encoders: captions to vectors, for the models that are conditioned on a whole sentence.
+
+One interface for our skip-thoughts and for ready encoders: any model of sentence-transformers, or the text tower of a CLIP. Nothing that
+comes with a model is executed: code in it is refused, and weights are read from safetensors files alone.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from cap2im.checkpoint import CONFIG, checkpoints, map_weights, read_config
+from cap2im.data.vocabulary import Vocabulary, pad
+from cap2im.hub import download, is_repository
+from cap2im.models.skipthoughts import SkipThoughts, SkipThoughtsConfig
+
+KIND = "sentence-encoder"
+SENTENCES_AT_ONCE = 64
+MODULES = "modules.json"  # what sentence-transformers calls the list of a model's parts
+KNOWN_MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
+CLIP_TYPES = ("clip", "clip_text_model")
+NEEDED = "needs more than the core; in the checkout: pip install -c constraints.txt '.[sentences]'"
+
+
+class SentenceEncoder(ABC):
+    """What turns captions into vectors.
+
+    Attributes:
+        name: what people call it.
+        features: numbers in a vector.
+    """
+
+    name: str
+    features: int
+
+    @abstractmethod
+    def encode(self, captions: Sequence[str]) -> Tensor:
+        """Vectors [N, features], float32 on the CPU; a caption's vector does not depend on the others, but for rounding.
+
+        Raises:
+            ValueError: a caption is empty.
+        """
+
+
+class SkipThoughtsEncoder(SentenceEncoder):
+    """Our skip-thoughts, or the released ones. The vector of each of its encoders has length 1; unknown words count as `UNK`."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        config = read_config(folder)
+        if config.get("kind") != KIND:
+            raise ValueError(f"{folder}: a model of kind {config.get('kind')!r} does not encode sentences")
+        try:
+            sizes, self.vocabulary = SkipThoughtsConfig.model_validate(config["model"]), Vocabulary.model_validate(config["vocabulary"])
+            weights = map_weights(folder, config)
+            with torch.device("meta"):
+                self.model = SkipThoughts(sizes, len(self.vocabulary))
+            # word vectors stay in their file, in the precision in which they lie there
+            kept = {key: value if key.endswith("table.weight") else value.float() for key, value in weights.items()}
+            self.model.load_state_dict(kept, assign=True)
+        except (KeyError, ValidationError, RuntimeError) as error:
+            raise ValueError(f"{folder}: config and weights do not fit: {' '.join(str(error).split())[:300]}") from None
+        self.model.eval().requires_grad_(False)
+        self.name, self.features = name, sizes.features
+
+    @torch.inference_mode()
+    def encode(self, captions: Sequence[str]) -> Tensor:
+        tokens = [t.numbers for t in self.vocabulary.encode(captions, "mark")]
+        order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
+        vectors = torch.empty(len(tokens), self.features)
+        for start in range(0, len(order), SENTENCES_AT_ONCE):
+            rows = order[start : start + SENTENCES_AT_ONCE]
+            vectors[rows] = self.model(*pad([tokens[row] for row in rows]))
+        return vectors.clone()
+
+
+class SentenceTransformersEncoder(SentenceEncoder):
+    """A model of sentence-transformers, encoding as it says itself."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError:
+            raise ValueError(f"{folder}: a model of sentence-transformers {NEEDED}") from None
+        for module in _json(folder / MODULES):
+            package, _, kind = str(module.get("type")).rpartition(".")
+            if not f"{package}.".startswith("sentence_transformers.") or kind not in KNOWN_MODULES:
+                raise ValueError(f"{folder / MODULES}: part {module.get('type')!r} is not allowed; {', '.join(KNOWN_MODULES)} are")
+            _refuse_pickles(folder / str(module.get("path", "")))
+        try:
+            with _Quiet():
+                self._model = SentenceTransformer(
+                    str(folder), device="cpu", local_files_only=True, trust_remote_code=False, model_kwargs={"use_safetensors": True}
+                ).float()
+        except Exception as error:  # the library names no base class
+            raise _unreadable(folder, error) from None
+        self._model.eval()
+        self.name, self.features = name, self.encode(["a"]).shape[1]
+
+    @torch.inference_mode()
+    def encode(self, captions: Sequence[str]) -> Tensor:
+        _refuse_empty(captions)
+        if not captions:
+            return torch.empty(0, self.features)
+        vectors = self._model.encode(list(captions), batch_size=SENTENCES_AT_ONCE, convert_to_tensor=True, show_progress_bar=False)
+        return vectors.float().clone()
+
+
+class CLIPEncoder(SentenceEncoder):
+    """The text tower of a CLIP with its projection; captions that are too long for it are cut off."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        try:
+            from transformers import AutoTokenizer, CLIPTextModelWithProjection
+        except ImportError:
+            raise ValueError(f"{folder}: a CLIP {NEEDED}") from None
+        _refuse_pickles(folder)
+        try:
+            with _Quiet():
+                self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+                model = CLIPTextModelWithProjection.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
+        except Exception as error:  # the library names no base class
+            raise _unreadable(folder, error) from None
+        self._model = model.float().eval()
+        self.name, self.features = name, int(model.text_projection.out_features)
+
+    @torch.inference_mode()
+    def encode(self, captions: Sequence[str]) -> Tensor:
+        _refuse_empty(captions)
+        longest = self._model.config.max_position_embeddings
+        vectors = torch.empty(len(captions), self.features)
+        for start in range(0, len(captions), SENTENCES_AT_ONCE):
+            rows = slice(start, start + SENTENCES_AT_ONCE)
+            words = self._tokenizer(list(captions[rows]), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+            vectors[rows] = self._model(input_ids=words["input_ids"], attention_mask=words["attention_mask"]).text_embeds
+        return vectors.clone()
+
+
+def find_encoder(name: str) -> Path:
+    """The folder of a sentence encoder, inside of a run where it is one's; names and errors are those of `load_sentence_encoder`."""
+    path = Path(name)
+    if path.is_dir():
+        found = [folder for folder in (path, path / "model") if (folder / CONFIG).is_file() or (folder / MODULES).is_file()]
+        return found[0] if found else next(reversed(checkpoints(path)), path)
+    if is_repository(name):
+        return download(name, ["*.json", "*.txt", "*.safetensors", "*.model"], ["onnx/*", "openvino/*"])
+    raise ValueError(f"unknown sentence encoder {name!r}; give a folder, or OWNER/NAME on the Hugging Face hub")
+
+
+def load_sentence_encoder(name: str) -> SentenceEncoder:
+    """A sentence encoder.
+
+    Args:
+        name: a folder of skip-thoughts (a model, or the run of a training), of a model of sentence-transformers, or of a CLIP; or
+            OWNER/NAME of one of them on the Hugging Face hub.
+
+    Raises:
+        ValueError: there is no such encoder, its files are damaged or hold code, or what it needs is not installed.
+    """
+    folder = find_encoder(name)
+    shown = Path(name).resolve().name if Path(name).is_dir() else name
+    if (folder / MODULES).is_file():
+        return SentenceTransformersEncoder(shown, folder)
+    config = _json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    if isinstance(config, dict) and config.get("model_type") in CLIP_TYPES:
+        return CLIPEncoder(shown, folder)
+    if isinstance(config, dict) and "kind" in config:
+        return SkipThoughtsEncoder(shown, folder)
+    known = f"one of cap2im, of sentence-transformers ({MODULES}), or a CLIP ({CONFIG} with model_type clip)"
+    raise ValueError(f"{folder}: no sentence encoder in this folder, which would be {known}")
+
+
+class _Quiet:
+    """Keeps transformers from reporting on weights that are not needed, such as a CLIP's eyes."""
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging
+
+        self._verbosity, self._bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        from transformers.utils import logging
+
+        logging.set_verbosity(self._verbosity)
+        if self._bars:
+            logging.enable_progress_bar()
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: damaged: {error}") from None
+
+
+def _refuse_pickles(folder: Path) -> None:
+    """Raises where weights are pickled, which could execute anything, and not there as safetensors too."""
+    pickled = [path.name for path in folder.glob("*.bin")]
+    if pickled and not list(folder.glob("*.safetensors")):
+        raise ValueError(f"{folder}: weights are in {pickled[0]}, which is a pickle; only safetensors files are read")
+
+
+def _refuse_empty(captions: Sequence[str]) -> None:
+    if any(not caption.strip() for caption in captions):
+        raise ValueError("a caption is empty")
+
+
+def _unreadable(folder: Path, error: Exception) -> ValueError:
+    return ValueError(f"{folder}: cannot be read: {' '.join(str(error).split())[:300]}")

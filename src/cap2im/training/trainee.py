@@ -1,0 +1,96 @@
+"""What a checkpoint holds of a network in training, and going on from one; the same for all loops."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from cap2im.checkpoint import TrainingState, checkpoints, load_checkpoint, read_config, read_weights, save_checkpoint
+from cap2im.config import Recipe, differences, parse_recipe
+from cap2im.training.loop import optimizer_tensors, random_states, restore_optimizer, restore_random_states
+
+
+def resume_state(run: Path, recipe: Recipe, resume: bool) -> Path | None:
+    """The checkpoint that a run goes on from, or None for a new run.
+
+    Raises:
+        ValueError: there is a checkpoint and `resume` is false, or none and it is true, or it was made by another recipe.
+    """
+    found = checkpoints(run)
+    if not resume:
+        if found:
+            raise ValueError(f"{run}: holds a run already ({found[-1].name}); add --resume to go on with it, or choose another --run")
+        return None
+    if not found:
+        raise ValueError(f"{run}: no checkpoint to resume from")
+    old = parse_recipe(load_checkpoint(found[-1]).recipe, str(found[-1]))
+    if changed := differences(old, recipe):
+        raise ValueError(f"{run}: was made by another recipe (its own is {run / 'recipe.toml'}); differences: {'; '.join(changed)}")
+    return found[-1]
+
+
+class Trainee:
+    """A network in training, with everything that a checkpoint holds of it.
+
+    Attributes:
+        model: whose weights the optimizer moves.
+        average: their moving average, or None.
+        step: number of updates made.
+        origin: where it comes from, for the model card: the command, and the weights it started from.
+    """
+
+    def __init__(self, recipe: Recipe, model: nn.Module, optimizer: Optimizer, command: str, average_decay: float = 0.0) -> None:
+        self.recipe, self.model = recipe, model
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average_decay)) if average_decay else None
+        self.optimizer: Any = optimizer
+        self.step, self.origin = 0, {"command": command}
+        self._started, self._seconds_before = time.time(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time spent, in all of the run's processes after each other."""
+        return self._seconds_before + time.time() - self._started
+
+    @property
+    def published(self) -> nn.Module:
+        """The network whose weights a model folder holds."""
+        return self.model if self.average is None else self.average.module
+
+    def config(self) -> dict[str, Any]:
+        """What a folder of this network says of it."""
+        raise NotImplementedError
+
+    def restore(self, checkpoint: Path, accelerator: Accelerator) -> None:
+        """Becomes what it was when the checkpoint was saved."""
+        state = load_checkpoint(checkpoint)
+        self.model.load_state_dict({k.removeprefix("model."): v for k, v in state.tensors.items() if k.startswith("model.")})
+        if self.average is not None:
+            self.average.module.load_state_dict(read_weights(checkpoint, read_config(checkpoint)))
+            self.average.n_averaged.fill_(state.step)
+        restore_optimizer(self.optimizer, state.tensors, state.numbers)
+        restore_random_states(state.tensors, accelerator)
+        self.step, self._seconds_before, self.origin = state.step, state.numbers["seconds"], state.numbers["origin"]
+
+    def prepare(self, accelerator: Accelerator) -> Any:
+        """Moves to the device; answers the network to call, which shares gradients among the processes."""
+        prepared = accelerator.prepare(self.model)
+        self.optimizer = accelerator.prepare(self.optimizer)
+        if self.average is not None:
+            self.average.to(accelerator.device)
+        return prepared
+
+    def save(self, run: Path, accelerator: Accelerator) -> None:
+        """Writes a checkpoint (a collective call)."""
+        tensors, numbers = optimizer_tensors(self.optimizer.optimizer)
+        tensors |= {f"model.{name}": value for name, value in self.model.state_dict().items()} | random_states(accelerator)
+        if accelerator.is_main_process:
+            numbers |= {"seconds": self.seconds, "origin": self.origin}
+            state = TrainingState(self.step, self.recipe.model_dump(), tensors, numbers)
+            save_checkpoint(run, state, self.published.state_dict(), self.config())
+        accelerator.wait_for_everyone()

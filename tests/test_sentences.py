@@ -1,0 +1,221 @@
+"""Sentence encoders: one interface, vectors that do not depend on their company, and nothing that comes with a model is executed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cap2im.checkpoint import write_model
+from cap2im.data.sentences import sentence_vocabulary
+from cap2im.models.skipthoughts import SkipThoughts, SkipThoughtsConfig
+from cap2im.sentences import SentenceEncoder, load_sentence_encoder
+
+CAPTIONS = ["a dog .", "a red dog runs over the table .", "the table is red .", "red ."]
+WORDS = ("a", "dog", "red", "runs", "over", "the", "table", "is", ".")
+
+
+def skipthoughts(folder: Path) -> Path:
+    """Untrained skip-thoughts."""
+    torch.manual_seed(0)
+    config = SkipThoughtsConfig(uni=6, bi=4, embedding=5)
+    vocabulary = sentence_vocabulary(CAPTIONS, 100)
+    weights = SkipThoughts(config, len(vocabulary)).state_dict()
+    folder.mkdir()
+    write_model(folder, weights, {"kind": "sentence-encoder", "model": config.model_dump(), "vocabulary": vocabulary.model_dump()})
+    return folder
+
+
+def sentence_transformer(folder: Path) -> Path:
+    """An untrained BERT of two layers, with mean pooling."""
+    library = pytest.importorskip("sentence_transformers", reason="the extra sentences is not installed")
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    bert = folder.with_name("bert")
+    bert.mkdir()
+    (bert / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    BertTokenizer(str(bert / "vocab.txt")).save_pretrained(bert)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=14, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, max_position_embeddings=32
+    )
+    BertModel(config).save_pretrained(bert)
+    library.SentenceTransformer(str(bert), device="cpu").save(str(folder))  # adds the mean of the words
+    return folder
+
+
+def clip(folder: Path) -> Path:
+    """The untrained text tower of a CLIP."""
+    pytest.importorskip("transformers", reason="the extra sentences is not installed")
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+
+    folder.mkdir()
+    pieces = [*(chr(c) for c in range(97, 123)), *(f"{chr(c)}</w>" for c in range(97, 123)), ".</w>"]
+    words = [*pieces, "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    CLIPTokenizer.from_pretrained(str(folder)).save_pretrained(folder)
+    torch.manual_seed(0)
+    end = len(words) - 1
+    config = CLIPTextConfig(
+        vocab_size=len(words),
+        hidden_size=8,
+        intermediate_size=16,
+        projection_dim=6,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=40,
+        bos_token_id=end - 1,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    CLIPTextModelWithProjection(config).save_pretrained(folder)
+    return folder
+
+
+MAKERS = {"skip-thoughts": (skipthoughts, 14), "sentence-transformers": (sentence_transformer, 8), "clip": (clip, 6)}
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def encoder(request, tmp_path_factory) -> tuple[SentenceEncoder, int]:
+    make, features = MAKERS[request.param]
+    return load_sentence_encoder(str(make(tmp_path_factory.mktemp(request.param) / "mine"))), features
+
+
+def test_interface(encoder):
+    encoder, features = encoder
+    vectors = encoder.encode(CAPTIONS)
+    assert (encoder.name, encoder.features) == ("mine", features)
+    assert vectors.shape == (4, features)
+    assert (vectors.dtype, vectors.device.type, vectors.requires_grad) == (torch.float32, "cpu", False)
+    (vectors + 0).requires_grad_()  # not an inference tensor: training may use it
+    assert encoder.encode([]).shape == (0, features)
+
+
+def test_company_changes_nothing(encoder):
+    encoder, _ = encoder
+    captions = [*CAPTIONS, *[f"{'the red ' * (n % 9)}dog ." for n in range(100)]]  # more than one batch
+    together = encoder.encode(captions)
+    torch.testing.assert_close(encoder.encode(captions[::-1]).flip(0), together, rtol=1e-4, atol=1e-5)
+    for row, caption in enumerate(CAPTIONS):
+        torch.testing.assert_close(encoder.encode([caption])[0], together[row], rtol=1e-4, atol=1e-5)
+        others = [i for i in range(len(CAPTIONS)) if i != row]
+        assert ((together[others] - together[row]).norm(dim=1) > 1e-3).all(), "captions differ"
+
+
+def test_empty_captions_are_refused(encoder):
+    with pytest.raises(ValueError, match="a caption is empty"):
+        encoder[0].encode(["a dog .", " "])
+
+
+def test_clip_cuts_what_is_too_long(tmp_path):
+    encoder = load_sentence_encoder(str(clip(tmp_path / "clip")))
+    assert torch.isfinite(encoder.encode(["dog " * 100])).all()
+
+
+def test_unknown_words_count_as_unk(tmp_path):
+    encoder = load_sentence_encoder(str(skipthoughts(tmp_path / "mine")))
+    one, two = encoder.encode(["a zebra .", "a yak ."])
+    torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, r"no sentence encoder in this folder"),
+        ({"config.json": {"model_type": "llama"}}, r"no sentence encoder in this folder"),
+        ({"config.json": {"format": 1, "kind": "draw"}}, r"no SHA-256 for config.json"),
+        ({"modules.json": [{"type": "evil.Module", "path": ""}]}, r"modules.json: part 'evil.Module' is not allowed; Transformer, Pooling"),
+        ({"modules.json": [{"type": "sentence_transformers_evil.Pooling", "path": ""}]}, r"is not allowed"),
+        ({"modules.json": [{"type": "sentence_transformers.models.WordEmbeddings", "path": ""}]}, r"is not allowed"),
+        (
+            {"modules.json": [{"type": "sentence_transformers.models.Dense", "path": "d"}], "d/pytorch_model.bin": {}},
+            r"weights are in pytorch_model.bin, which is a pickle; only safetensors",
+        ),
+        ({"config.json": {"model_type": "clip"}, "pytorch_model.bin": {}}, r"which is a pickle; only safetensors files are read"),
+        ({"config.json": {"model_type": "clip"}}, r"cannot be read: "),
+    ],
+)
+def test_refused_folders(tmp_path, files, message):
+    if any("modules" in name for name in files):
+        pytest.importorskip("sentence_transformers", reason="the extra sentences is not installed")
+    if files.get("config.json", {}).get("model_type") == "clip":
+        pytest.importorskip("transformers", reason="the extra sentences is not installed")
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message) as error:
+        load_sentence_encoder(str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_code_beside_a_model_is_not_run(tmp_path):
+    folder = clip(tmp_path / "clip")
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModel": "code.Model", "AutoTokenizer": "code.Tokenizer", "AutoConfig": "code.Config"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with contextlib.suppress(ValueError):  # it may be refused, or read as the CLIP that it is
+        load_sentence_encoder(str(folder))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_unknown_name():
+    with pytest.raises(ValueError, match="unknown sentence encoder 'nothing'; give a folder, or OWNER/NAME"):
+        load_sentence_encoder("nothing")
+
+
+def test_the_hub_is_told_before_it_is_asked(monkeypatch, capsys):
+    asked = {}
+
+    def nowhere(repository, **patterns):
+        assert "looking for owner/name on the Hugging Face hub" in capsys.readouterr().err
+        asked.update(patterns)
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", nowhere)
+    with pytest.raises(ValueError, match="cannot be had from the Hugging Face hub: no network"):
+        load_sentence_encoder("owner/name")
+    assert not [pattern for pattern in asked["allow_patterns"] if pattern.endswith((".py", ".bin", "*"))]
+
+
+WITHOUT = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"transformers", "sentence_transformers"}:
+            raise ImportError(f"{name} is not installed")
+sys.meta_path.insert(0, Block())
+from cap2im.sentences import load_sentence_encoder
+print(load_sentence_encoder(sys.argv[1]).encode(["a dog ."]).shape[1])
+for folder in sys.argv[2:]:
+    try:
+        load_sentence_encoder(folder)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_skipthoughts_need_no_extra_and_the_others_say_what_they_need(tmp_path):
+    mine, modules, tower = skipthoughts(tmp_path / "mine"), tmp_path / "modules", tmp_path / "tower"
+    for folder, name, content in ((modules, "modules.json", "[]"), (tower, "config.json", '{"model_type": "clip"}')):
+        folder.mkdir()
+        (folder / name).write_text(content)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, str(mine), str(modules), str(tower)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    features, *told = done.stdout.splitlines()
+    assert features == "14"
+    assert len(told) == 2
+    assert all("needs more than the core" in line and "'.[sentences]'" in line for line in told)
