@@ -131,7 +131,7 @@ def _captions(files: Iterable[Path]) -> Iterator[list[str]]:
         from pyarrow import ArrowException  # an extra
         from pyarrow.parquet import ParquetFile
     except ImportError:
-        raise ValueError("reading a prepared dataset needs pyarrow; it comes with: pip install -c constraints.txt '.[all]'") from None
+        raise ValueError("reading a prepared dataset needs more than the core; in the checkout: pip install -c constraints.txt '.[train]'") from None
     for file in files:
         try:
             for batch in ParquetFile(file).iter_batches(columns=["captions"]):
