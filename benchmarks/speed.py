@@ -1,8 +1,9 @@
 """How fast alignDRAW trains and draws, as a share of what the machine's matrix multiply reaches in the same run.
 
-    python benchmarks/speed.py [--device cuda] [--compile] [--threads 2]
+    python benchmarks/speed.py [--recipe aligndraw-coco-paper] [--device cuda] [--compile] [--threads 2]
 
-Prints the tables of benchmarks/README.md. The full MNIST configuration: 60 x 60, T = 32, batch 100.
+Prints the tables of benchmarks/README.md, for the network of a recipe and batches of 100; if none is named, MNIST with captions at
+60 x 60, T = 32.
 """
 
 from __future__ import annotations
@@ -22,16 +23,18 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from cap2im.config import load_recipe
+from cap2im.data.batch import Batch
 from cap2im.data.canvas_batches import caption_tokens
 from cap2im.data.digits import scikit_learn_digits
 from cap2im.data.mnist_captions import ALIASES, WORDS, CanvasMaker, HeldOut
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.models import aligndraw, text
-from cap2im.models.aligndraw import DRAW
+from cap2im.models.aligndraw import DRAW, DRAWConfig
 from cap2im.models.recurrence import Plain
 from cap2im.randomness import generator
 
 BATCH = 100
+COCO_WORDS = 25_323
 SIDE = 2048  # of the matrices whose product is the machine's rate
 PARTS = {  # operator -> where its time is booked
     "aten::mm": "matrix products",
@@ -75,20 +78,29 @@ def multiply_rate(clock: Clock, dtype: torch.dtype = torch.float32) -> float:
     return 2 * SIDE**3 / clock.seconds(lambda: a @ b, repeat=4) / 1e9
 
 
+def some_batch(config: DRAWConfig) -> Batch:
+    """Captioned digits for the network of MNIST with captions; for the others noise, and captions of random words, 12 as COCO's median."""
+    noise = torch.randn(BATCH, config.glimpses, config.latent, generator=generator("noise"))
+    if config.vocabulary_size == len(WORDS):
+        canvases = CanvasMaker(scikit_learn_digits("train"), HeldOut.from_seed(0)).make(BATCH, generator("benchmark"))
+        return Batch(canvases.images.float() / 255, *caption_tokens(canvases, Vocabulary(words=WORDS, aliases=ALIASES)), noise)
+    random = generator("benchmark")
+    images = torch.rand(BATCH, config.colours, config.side, config.side, generator=random)
+    tokens = torch.randint(config.vocabulary_size, (BATCH, 12), generator=random)
+    vectors = torch.randn(BATCH, config.sentence_features, generator=random) if config.conditioning == "sentence" else None
+    return Batch(images, tokens, torch.ones_like(tokens, dtype=torch.bool), noise, vectors)
+
+
 def training_step(model: DRAW, device: torch.device, precision: str) -> Callable[[], None]:
     """A whole update on one batch: forward, backward, clipping, RMSprop."""
     from cap2im.training.optimizers import RMSprop
 
-    maker = CanvasMaker(scikit_learn_digits("train"), HeldOut.from_seed(0))
-    canvases = maker.make(BATCH, generator("benchmark"))
-    tokens, mask = (t.to(device) for t in caption_tokens(canvases, Vocabulary(words=WORDS, aliases=ALIASES)))
-    images = (canvases.images.float() / 255).to(device)
-    noise = torch.randn(BATCH, model.config.glimpses, model.config.latent, generator=generator("noise")).to(device)
+    batch = some_batch(model.config).to(device)
     optimizer = RMSprop(model.parameters())
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            bound = model(images, tokens, mask, noise)
+            bound = model(batch.images, batch.tokens, batch.mask, batch.noise, batch.vectors)
         optimizer.zero_grad()
         (-bound.value.mean()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
@@ -99,15 +111,11 @@ def training_step(model: DRAW, device: torch.device, precision: str) -> Callable
 
 def sampling(model: DRAW, device: torch.device) -> Callable[[], None]:
     """Draws 100 pictures."""
-    vocabulary = Vocabulary(words=WORDS)
-    captions = [c.caption for c in HeldOut.from_seed(0).configurations()][:BATCH]
-    tokens = torch.tensor([t.numbers for t in vocabulary.encode(captions)], device=device)
-    mask = torch.ones_like(tokens, dtype=torch.bool)
-    noise = torch.randn(BATCH, model.config.glimpses, model.config.latent, device=device)
+    batch = some_batch(model.config).to(device)
 
     @torch.inference_mode()
     def draw() -> None:
-        for _ in model.drawing(model.encode(tokens, mask), noise):
+        for _ in model.drawing(model.encode(batch.tokens, batch.mask, batch.vectors), batch.noise):
             pass
 
     return draw
@@ -144,6 +152,7 @@ def without_deferred_gradients(step: Callable[[], None]) -> Callable[[], None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="aligndraw-mnist-paper")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--runs", type=int, default=7)
@@ -156,7 +165,9 @@ def main() -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{arguments.threads} threads, {platform.machine()}"
     print(f"{name}; torch {torch.__version__}, cap2im on Python {platform.python_version()}; median of {arguments.runs} runs\n")
 
-    config = load_recipe("aligndraw-mnist-paper").model
+    config = load_recipe(arguments.recipe).model
+    if arguments.recipe != parser.get_default("recipe") and config.reads_words:
+        config = config.model_copy(update={"vocabulary_size": COCO_WORDS})
     rate = multiply_rate(clock)
     print(f"Matrix multiply {SIDE}^3: fp32 {rate:.0f} GFLOP/s, bf16 {multiply_rate(clock, torch.bfloat16):.0f} GFLOP/s\n")
     model = DRAW(config).to(device)
@@ -192,6 +203,8 @@ def main() -> None:
     for part, share in exact.items():
         print(f"| {part} | {share:.0%} | {rounded.get(part, 0.0):.0%} |")
 
+    if arguments.recipe != parser.get_default("recipe"):
+        return
     maker = CanvasMaker(scikit_learn_digits("train"), HeldOut.from_seed(0))
     epoch = clock.seconds(lambda: maker.make(10_000, generator("epoch")))
     step_seconds = clock.seconds(training_step(model, device, "fp32"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cap2im.data.preparing import FORMAT
 from cap2im.data.vocabulary import Vocabulary
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (120, 120, 120)}
@@ -32,7 +33,7 @@ def prepared_dataset(folder: Path, *, side: int = 8, train: int = 24, validation
     features = Features({"id": Value("string"), "image": ImageFeature(), "captions": List(Value("string")), "class_id": Value("int64")})
     random = np.random.default_rng(0)
     (folder / "data").mkdir(parents=True)
-    captions_of = {}
+    captions_of, shards = {}, []
     for split, count in (("train", train), ("validation", validation), ("test", test)):
         colours = [list(COLOURS)[i % len(COLOURS)] for i in range(count)]
         captions = [[SHAPES[i % 4].format(c), SHAPES[(i + 1 + i // 4 % 3) % 4].format(c)] for i, c in enumerate(colours)]
@@ -43,8 +44,11 @@ def prepared_dataset(folder: Path, *, side: int = 8, train: int = 24, validation
             "captions": captions,
             "class_id": [list(COLOURS).index(c) for c in colours],
         }
-        Dataset.from_dict(rows, features=features).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+        file = f"data/{split}-00000-of-00001.parquet"
+        Dataset.from_dict(rows, features=features).to_parquet(folder / file)
+        shards.append({"file": file, "rows": count})
     vocabulary = Vocabulary.build(captions_of["train"])
     (folder / "vocabulary.json").write_text(vocabulary.model_dump_json())
-    (folder / "manifest.json").write_text(json.dumps({"format": 1, "source": {"kind": "test"}, "side": side, "fit": "stretch"}))
+    manifest = {"format": FORMAT, "source": {"kind": "test"}, "side": side, "fit": "stretch", "shards": shards}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder

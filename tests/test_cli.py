@@ -107,8 +107,13 @@ BAD = [
     (["train", "skipthoughts-small", "--data", "nowhere"], "nowhere: no such file or folder"),
     (["train", "skipthoughts-small", "--data", "empty.txt"], "empty.txt: empty"),
     (["train", "skipthoughts-small", "--data", "latin.txt"], "latin.txt, line 1: not UTF-8 text"),
-    (["train", "skipthoughts-small", "--data", "latin.txt", "--compile"], "no --from and no --compile"),
+    (["train", "skipthoughts-small", "--data", "latin.txt", "--compile"], "skip-thoughts have no --from, no --compile and no --stream"),
     (["train", "skipthoughts-small", "--set", "model.uni=0", "--set", "model.bi=0"], "nothing is left to encode with"),
+    (["convert", "nowhere.h5", "--out", "model"], "'nowhere.h5' does not exist"),
+    (["convert", "empty.txt"], "Missing option '--out'"),
+    (["convert", "empty.txt", "--out", "model"], "empty.txt: neither an HDF5 nor a PyTorch file"),
+    (["convert", "empty.txt", "--out", "."], ".: exists already; give a new or an empty folder"),
+    (["convert", "latin.txt", "--out", "model", "--glimpses", "0"], "Invalid value for '--glimpses'"),
     (["evaluate", "nothing"], "unknown model 'nothing'"),
     (["evaluate", "aligndraw-mnist", "--data", "nowhere"], "nowhere: no such folder"),
     (["evaluate", "aligndraw-mnist", "--out", "no/such/file.json"], "no/such/file.json: cannot write this file"),
@@ -203,7 +208,7 @@ def test_version(run):
     assert run("--version")[1].strip() == cli.cap2im.__version__
 
 
-@pytest.mark.parametrize("command", ["draw", "train", "evaluate", "list"])
+@pytest.mark.parametrize("command", ["draw", "train", "evaluate", "convert", "list"])
 def test_help_has_examples(run, command):
     code, out, _ = run(command, "--help")
     assert code == 0

@@ -24,7 +24,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 FORBIDDEN = {
     "models": ("data", "training", "metrics", "convert", "config", "checkpoint", "pipeline", "drawing", "randomness", "cli"),
     "data": ("models", "training", "metrics", "convert", "config", "checkpoint", "pipeline", "drawing", "cli"),
-    "convert": ("data", "training", "metrics", "pipeline", "drawing", "cli"),
+    "convert": ("training", "metrics", "pipeline", "drawing", "cli"),
     "training": ("pipeline", "drawing", "cli"),
     "metrics": ("training", "cli"),
     "drawing": ("models", "data", "training", "metrics", "convert", "config", "checkpoint", "pipeline", "cli"),

@@ -161,13 +161,19 @@ def train(
     recipe: Annotated[str, typer.Argument(help="A recipe's name (see cap2im list) or a TOML file.")],
     changes: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: change a value of the recipe; may be repeated.")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of checkpoints, log and result. [default: runs/RECIPE]")] = None,
-    data: DataOption = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", help="A prepared dataset (with --stream a URL, too), sentences, or the folder of MNIST files, else downloaded."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     start_from: Annotated[str | None, typer.Option("--from", help="A model whose weights the run starts from.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the whole recipe and stop.")] = False,
     device: Annotated[Literal["auto", "cpu"], typer.Option(help="auto takes the accelerator if there is one.")] = "auto",
     compile_model: Annotated[bool, typer.Option("--compile", help="Compile the network's steps; starts later, runs faster.")] = False,
     workers: Annotated[int, typer.Option(min=0, max=256, help="Processes that read images ahead.")] = 2,
+    stream: Annotated[bool, typer.Option("--stream", help="Read a dataset shard by shard, from a folder or a URL.")] = False,
 ) -> None:
     """Train a model by a recipe."""
     from cap2im.config import DRAWRecipe, SkipThoughtsRecipe, load_recipe, to_toml
@@ -197,6 +203,7 @@ def train(
             resolved,
             folder,
             data=data,
+            stream=stream,
             resume=resume,
             start_from=start,
             device=device,
@@ -211,12 +218,12 @@ def train(
 
         if data is None:
             raise ValueError(f"{recipe} learns from sentences: give a text, a token file or a prepared dataset with --data")
-        if compile_model or start_from is not None:
-            raise ValueError("skip-thoughts have no --from and no --compile")
+        if compile_model or stream or start_from is not None:
+            raise ValueError("skip-thoughts have no --from, no --compile and no --stream")
         result = train_skipthoughts(
             resolved,
             folder,
-            data=data,
+            data=Path(data),
             resume=resume,
             device=device,
             command=command,
@@ -225,9 +232,9 @@ def train(
     else:
         from cap2im.training.reader import train_reader_run
 
-        if resume or compile_model or start_from is not None:
-            raise ValueError("a reader trains in minutes: it has no --resume, no --from and no --compile")
-        result = train_reader_run(resolved, folder, data=data, command=command)
+        if resume or compile_model or stream or start_from is not None:
+            raise ValueError("a reader trains in minutes: it has no --resume, no --from, no --compile and no --stream")
+        result = train_reader_run(resolved, folder, data=None if data is None else Path(data), command=command)
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"model written to {result}")
 
@@ -306,12 +313,6 @@ def _needs_datasets() -> None:
         raise ValueError("preparing data needs more than the core; in the checkout: pip install -c constraints.txt '.[train]'") from None
 
 
-def _read_pickle(path: Path) -> Any:
-    from cap2im.convert.pickles import read_pickle
-
-    return read_pickle(path)
-
-
 @app.command(
     epilog=_examples(
         "cap2im prepare coco coco/ --out data/coco --captions 5",
@@ -343,13 +344,14 @@ def prepare(
 ) -> None:
     """Make captioned images of any kind into one dataset to train on."""
     _needs_datasets()
+    from cap2im.convert.pickles import read_pickle
     from cap2im.data.preparing import Options
     from cap2im.data.preparing import prepare as prepare_dataset
     from cap2im.data.sources import read_source
 
     options = Options(side, fit, captions, tokens, minimum_count, words)
     source = read_source(
-        kind, path, read_pickle=_read_pickle, side=side, validation=validation, image_column=image_column, caption_column=caption_column
+        kind, path, read_pickle=read_pickle, side=side, validation=validation, image_column=image_column, caption_column=caption_column
     )
     manifest = prepare_dataset(source, out, kind=kind, path=path, options=options, workers=workers, resume=resume)
     counts = ", ".join(f"{split}: {n['images']:,} images with {n['captions']:,} captions" for split, n in manifest["splits"].items())
@@ -367,11 +369,10 @@ def check(
 ) -> None:
     """Say what is wrong with captioned images; exit status 1 if something would be lost."""
     _needs_datasets()
+    from cap2im.convert.pickles import read_pickle
     from cap2im.data.checking import check as check_path
 
-    report = check_path(
-        path, kind=kind, read_pickle=_read_pickle, workers=workers, image_column=image_column, caption_column=caption_column
-    )
+    report = check_path(path, kind=kind, read_pickle=read_pickle, workers=workers, image_column=image_column, caption_column=caption_column)
     _print_check(path, report, None if tell_all else 10)
     if report.loses_data:
         raise typer.Exit(1)
@@ -401,6 +402,33 @@ def _print_check(path: str, report: Report, most: int | None) -> None:
     stdout.print(table)
     verdict = "data would be lost" if report.loses_data else "fine, with warnings" if report.problems else "fine"
     stdout.print(f"{report.vocabulary:,} different words; {verdict}", soft_wrap=True)
+
+
+@app.command(
+    epilog=_examples(
+        "cap2im convert aligndraw.h5 --dictionary dictionary.pkl --out models/aligndraw-coco",
+        "cap2im convert attention-vae.h5 --out models/aligndraw-mnist-2016",
+        "cap2im convert gan.hdf5 --out models/sharpener",
+        "cap2im convert current.ckpt --dictionary dictionary.pkl --out models/port",
+        "cap2im convert skip-thoughts/ --out models/skip-thoughts",
+    )
+)
+def convert(
+    file: Annotated[Path, typer.Argument(exists=True, help="Legacy weights: HDF5, PyTorch, or the folder of skip-thought tables.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the model.")],
+    dictionary: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="The words of the weights: the authors' dictionary.pkl.")
+    ] = None,
+    glimpses: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="T, which no file tells. As the programs have it: 32, or 64 for DRAW.")
+    ] = None,
+) -> None:
+    """Turn the authors' own weights, and those of a PyTorch port, into a model folder. Nothing in the files is executed."""
+    from cap2im.checkpoint import read_config
+    from cap2im.convert.recognise import convert as convert_weights
+
+    folder = convert_weights(file, out, dictionary=dictionary, glimpses=glimpses)
+    print(f"{read_config(folder)['description']}: written to {folder}")
 
 
 @app.command("list", epilog=_examples("cap2im list"))

@@ -55,3 +55,87 @@ def folder(root: Path, entries: Sequence[Mapping[str, object]], name: str = "met
         save(root / file_name, number)
     (root / name).write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     return root
+
+
+def python_2(value: object) -> bytes:
+    """A value as Python 2 pickled it, in protocol 2 with `str` for text: pickle writes bytes so, once told that they are text."""
+    return b"\x80\x02" + _python_2(value) + b"."
+
+
+def _python_2(value: object) -> bytes:
+    if isinstance(value, str):
+        data = value.encode()
+        return b"T" + len(data).to_bytes(4, "little") + data
+    if isinstance(value, bool) or value is None:
+        raise TypeError(value)
+    if isinstance(value, (int, np.integer)):
+        return b"J" + int(value).to_bytes(4, "little", signed=True)
+    if isinstance(value, (list, tuple)):
+        return b"](" + b"".join(map(_python_2, value)) + b"e"
+    assert isinstance(value, dict)
+    return b"}(" + b"".join(_python_2(key) + _python_2(item) for key, item in value.items()) + b"u"
+
+
+def write(path: Path, data: bytes | str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return path
+
+
+BIRDS = ("001.Albatross/Albatross_0001", "001.Albatross/Albatross_0002", "002.Jay/Jay_0001", "002.Jay/Jay_0002")
+BIRD_BOX = (60.0, 27.0, 325.0, 304.0)  # in a picture of 500 x 375
+
+
+def birds(root: Path) -> Path:
+    """CUB-200-2011 with captions; a bird's box is white, the rest black."""
+    cub = root / "CUB_200_2011"
+    for name in BIRDS:
+        image = Image.new("RGB", (500, 375), "black")
+        image.paste("white", (60, 27, 385, 331))
+        path = cub / "images" / f"{name}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+        write(root / "text" / f"{name}.txt", "".join(f"this bird is white, {k}.\n" for k in range(10)) + "\n")
+    numbered = list(enumerate(BIRDS, 1))
+    write(cub / "images.txt", "".join(f"{n} {name}.jpg\n" for n, name in numbered))
+    write(cub / "bounding_boxes.txt", "".join(f"{n} {' '.join(map(str, BIRD_BOX))}\n" for n, _ in numbered))
+    write(cub / "image_class_labels.txt", "".join(f"{n} {int(name[:3])}\n" for n, name in numbered))
+    write(cub / "train_test_split.txt", "".join(f"{n} {int('0002' not in name)}\n" for n, name in numbered))
+    return root
+
+
+ATTNGAN_WORDS = {"<end>": 0, "a": 3, "bird": 1, "plane": 2, "red": 4}
+
+
+def attngan(root: Path) -> Path:
+    """AttnGAN's metadata for three training images and one test image, two captions each."""
+    names = {"train": ["COCO_1", "COCO_2", "COCO_3"], "test": ["COCO_4"]}
+    captions = {"train": [[3, 1], [3, 4, 1], [3, 2], [3, 4, 2], [1], [2]], "test": [[3, 4, 1], [3, 1]]}
+    for split, listed in names.items():
+        for name in listed:
+            save(root / "images" / f"{name}.jpg", int(name[-1]))
+        write(root / split / "filenames.pickle", python_2(listed))
+        write(root / split / "class_info.pickle", python_2([int(name[-1]) * 10 for name in listed]))
+    by_number = {number: word for word, number in ATTNGAN_WORDS.items()}
+    write(root / "captions.pickle", python_2([captions["train"], captions["test"], by_number, ATTNGAN_WORDS]))
+    return root
+
+
+RELEASED_WORDS = {"UNK": 1, "a": 2, "dog": 3, "red": 4, ".": 5, "bus": 6}
+
+
+def released(root: Path, side: int = 32, white: float = 1.0) -> Path:
+    """alignDRAW's arrays: two training images, one each to validate and test, five captions of each."""
+    for split, count in (("train", 2), ("dev", 1), ("test", 1)):
+        pixels = np.stack([np.asarray(picture(n + len(split), side, side)).transpose(2, 0, 1) for n in range(count)])
+        root.mkdir(parents=True, exist_ok=True)
+        scaled = pixels.reshape(count, -1) / 255 * white
+        np.save(root / f"{split}-images-{side}x{side}.npy", scaled.astype(np.uint8 if white == 255 else np.float32))
+        captions = np.zeros((5 * count, 6), np.int32)
+        for row in range(5 * count):
+            captions[row, :4] = (2, 3 + row % 2, 6, 5)
+        np.save(root / f"{split}-captions.npy", captions)
+        np.save(root / f"{split}-captions-len.npy", np.full((5 * count, 1), 4))
+        write(root / f"{split}-cap2im.pkl", python_2({row: row // 5 for row in range(5 * count)}))
+    write(root / "dictionary.pkl", python_2(RELEASED_WORDS))
+    return root

@@ -133,9 +133,15 @@ def test_sentence_vectors_are_made_once_for_each_encoder(dataset):
 def test_what_is_no_dataset_is_told(dataset, tmp_path):
     with pytest.raises(ValueError, match=r"no prepared dataset, for it has no manifest\.json; cap2im prepare"):
         PreparedDataset.open(tmp_path)
-    (tmp_path / "manifest.json").write_text(json.dumps({"side": 8}))
+    (tmp_path / "manifest.json").write_text(json.dumps(dataset.manifest))
     with pytest.raises(ValueError, match=r"damaged dataset.*vocabulary\.json"):
         PreparedDataset.open(tmp_path)
     (tmp_path / "vocabulary.json").write_text(dataset.vocabulary.model_dump_json())
-    with pytest.raises(ValueError, match="has no train images; its splits: none"):
+    with pytest.raises(ValueError, match=r"train-00000-of-00001\.parquet: missing here; .*--stream"):
         PreparedDataset.open(tmp_path).split("train")
+    (tmp_path / "manifest.json").write_text(json.dumps(dataset.manifest | {"shards": dataset.manifest["shards"][1:]}))
+    with pytest.raises(ValueError, match="has no train images; its splits: test, validation"):
+        PreparedDataset.open(tmp_path).split("train")
+    (tmp_path / "manifest.json").write_text(json.dumps(dataset.manifest | {"format": "another"}))
+    with pytest.raises(ValueError, match="damaged dataset: its format is 'another'"):
+        PreparedDataset.open(tmp_path)

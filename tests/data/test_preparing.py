@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cap2im.cli import _read_pickle as read_pickle
+from cap2im.convert.pickles import read_pickle
 from cap2im.data import preparing
 from cap2im.data.captions import PreparedDataset
 from cap2im.data.pictures import ImageFile, fitted, prepare_picture

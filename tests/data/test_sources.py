@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cap2im.cli import _read_pickle as read_pickle
+from cap2im.convert.pickles import read_pickle
 from cap2im.data.captioned import held_out, usable_captions
 from cap2im.data.folders import class_caption
 from cap2im.data.sources import guess_kind, read_source

@@ -16,20 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import fsspec
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
 from cap2im.data.batch import ALL, Batch, fixed_noise, step_noise
 from cap2im.data.digits import Split
+from cap2im.data.preparing import FORMAT, MANIFEST, VOCABULARY
 from cap2im.data.vocabulary import Vocabulary, pad
 from cap2im.randomness import generator
 
-MANIFEST, VOCABULARY = "manifest.json", "vocabulary.json"
 CAPTIONS_AT_ONCE = 1_000
 WORTH_A_BAR = 20_000  # captions
 
@@ -75,49 +75,71 @@ class CaptionedImages:
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """A folder that `cap2im prepare` made.
+    """What `cap2im prepare` made.
 
     Attributes:
-        folder: where it lies.
+        folder: a folder, or any URL that fsspec knows.
         manifest: where it came from and what is in it.
         vocabulary: the words of its training captions.
+        sha256: of the manifest, which names the checksums of all images and captions.
     """
 
-    folder: Path
+    folder: str
     manifest: dict[str, Any]
     vocabulary: Vocabulary
+    sha256: str
 
     @classmethod
-    def open(cls, folder: Path) -> PreparedDataset:
-        """Reads what the folder says of itself.
+    def open(cls, folder: str | Path) -> PreparedDataset:
+        """Reads what a dataset says of itself.
 
         Raises:
             ValueError: it is no prepared dataset, or damaged.
         """
-        if not (folder / MANIFEST).is_file():
-            raise ValueError(f"{folder}: no prepared dataset, for it has no {MANIFEST}; cap2im prepare KIND PATH --out DIR makes one")
         try:
-            manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-            vocabulary = Vocabulary.model_validate_json((folder / VOCABULARY).read_text("utf-8"))
-        except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
+            with fsspec.open(f"{folder}/{MANIFEST}", "rb") as file:
+                text = file.read()
+        except (OSError, ImportError, ValueError) as error:
+            reason = f" ({' '.join(str(error).split())[:200]})" if "://" in str(folder) else ""
+            raise ValueError(
+                f"{folder}: no prepared dataset, for it has no {MANIFEST}{reason}; cap2im prepare KIND PATH --out DIR makes one"
+            ) from None
+        try:
+            manifest = json.loads(text)
+            with fsspec.open(f"{folder}/{VOCABULARY}", "rb") as file:
+                vocabulary = Vocabulary.model_validate_json(file.read())
+            if manifest["format"] != FORMAT:
+                raise ValueError(f"its format is {manifest['format']!r}, this version of cap2im reads {FORMAT!r}")
+        except (OSError, ValueError, KeyError, TypeError) as error:  # pydantic's and JSON's errors are ValueErrors
             raise ValueError(f"{folder}: damaged dataset: {' '.join(str(error).split())[:300]}") from None
-        return cls(folder, manifest, vocabulary)
+        return cls(str(folder), manifest, vocabulary, hashlib.sha256(text).hexdigest())
 
-    @property
-    def sha256(self) -> str:
-        """Of the manifest, which names the checksums of all images and captions."""
-        return hashlib.sha256((self.folder / MANIFEST).read_bytes()).hexdigest()
-
-    def split(self, name: Split) -> CaptionedImages:
-        """The images of a split.
+    def shards(self, split: Split) -> list[dict[str, Any]]:
+        """The manifest's entries for the shards of a split: file, rows, captions, sha256.
 
         Raises:
             ValueError: there is no such split.
         """
-        files = sorted((self.folder / "data").glob(f"{name}-*.parquet"))
-        if not files:
-            there = sorted({file.name.split("-")[0] for file in (self.folder / "data").glob("*-*.parquet")})
-            raise ValueError(f"{self.folder}: has no {name} images; its splits: {', '.join(there) or 'none'}")
+        shards = self.manifest["shards"]
+        found = [shard for shard in shards if Path(shard["file"]).name.startswith(f"{split}-")]
+        if not found:
+            there = sorted({Path(shard["file"]).name.split("-")[0] for shard in shards})
+            raise ValueError(f"{self.folder}: has no {split} images; its splits: {', '.join(there) or 'none'}")
+        return found
+
+    def url(self, file: str) -> str:
+        """Where a shard lies; the manifest names it relative to the dataset, or by a URL of its own."""
+        return file if "://" in file else f"{self.folder}/{file}"
+
+    def split(self, name: Split) -> CaptionedImages:
+        """The images of a split; the dataset has to be a folder of this machine.
+
+        Raises:
+            ValueError: there is no such split, or it is elsewhere or incomplete.
+        """
+        files = [Path(self.url(shard["file"])) for shard in self.shards(name)]
+        if missing := [file for file in files if not file.is_file()]:
+            raise ValueError(f"{missing[0]}: missing here; shards that lie elsewhere can be trained on with --stream")
         return CaptionedImages(files)
 
 
@@ -128,7 +150,7 @@ def sentence_vectors(dataset: PreparedDataset, split: Split, captions: Sequence[
     """
     probe = encoder.encode(["a photo of a cat .", "two people ride a red bus ."]).half().numpy()
     key = hashlib.sha256(probe.tobytes() + "\n".join(captions).encode()).hexdigest()[:16]
-    path = dataset.folder / "sentence-vectors" / f"{split}-{key}.npy"
+    path = Path(dataset.folder) / "sentence-vectors" / f"{split}-{key}.npy"
     if not path.is_file():
         path.parent.mkdir(exist_ok=True)
         draft = path.with_name(f".{path.stem}-{os.getpid()}.npy")
@@ -173,7 +195,8 @@ class CaptionBatches:
         equal_lengths: bool = False,
         vectors: np.ndarray | None = None,
     ) -> None:
-        self.images, self.noise_shape, self.colours, self.vectors = images, noise_shape, colours, vectors
+        self.images, self.captions = images, images.captions
+        self.noise_shape, self.colours, self.vectors = noise_shape, colours, vectors
         self.batch_size, self.seed, self.equal_lengths = batch_size, seed, equal_lengths
         self._numbers, self._ends = _number(images.captions, vocabulary)
         words = np.diff(self._ends, prepend=0)

@@ -276,17 +276,20 @@ def read_cifar(path: Path) -> Source:
     if not found["train"]:
         raise ValueError(f"{path}: neither train.tar nor a folder train of CLASS/NAME.jpg in it")
     listings = {name: dict(_class_images(paths[0])) for name, paths in found.items() if paths}
+    if not listings["train"]:
+        raise ValueError(f"{found['train'][0]}: no CLASS/NAME.jpg in it")
     classes = sorted({member.split("/")[0] for listing in listings.values() for member in listing})
-    by_split: dict[Split, list[CaptionedImage]] = {"train": [], "validation": [], "test": []}
+    splits: dict[Split, list[CaptionedImage]] = {"train": [], "validation": [], "test": []}
     for name, listing in listings.items():
-        for class_id, class_name in enumerate(classes):
-            members = sorted(member for member in listing if member.split("/")[0] == class_name)
-            first_held_out = len(members) - len(members) // 10 if name == "train" else 0
-            for index, member in enumerate(members):
-                split: Split = "test" if name == "test" else "train" if index < first_held_out else "validation"
-                record = CaptionedImage(f"{name}/{member}", listing[member], (class_caption(class_name),), class_id)
-                by_split[split].append(record)
-    return Source({split: records for split, records in by_split.items() if records})
+        members = {each: sorted(member for member in listing if member.split("/")[0] == each) for each in classes}
+        for index in range(max(map(len, members.values()))):  # classes take turns, so that a stream of the records is a mixture
+            for class_id, class_name in enumerate(classes):
+                if index < (count := len(members[class_name])):
+                    member = members[class_name][index]
+                    split: Split = "test" if name == "test" else "train" if index < count - count // 10 else "validation"
+                    record = CaptionedImage(f"{name}/{member}", listing[member], (class_caption(class_name),), class_id)
+                    splits[split].append(record)
+    return Source({split: records for split, records in splits.items() if records})
 
 
 def _class_images(path: Path) -> Iterator[tuple[str, ImageFile]]:

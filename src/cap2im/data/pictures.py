@@ -101,13 +101,17 @@ class ArrayImage:
 ImageReference = ImageFile | ImageBytes | ArrayImage
 
 
-@lru_cache(maxsize=8)
 def open_array(path: Path, key: str | None = None) -> Any:
     """An array that stays on disk until rows of it are asked for.
 
     Raises:
         ValueError: the file is damaged or holds Python objects.
     """
+    return _open_array(path, key, ImageFile(path).state)
+
+
+@lru_cache(maxsize=8)
+def _open_array(path: Path, key: str | None, state: str) -> Any:
     try:
         if key is None:
             return np.load(path, mmap_mode="r", allow_pickle=False)

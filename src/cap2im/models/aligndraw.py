@@ -4,7 +4,7 @@ Source: alignDRAW (arXiv:1511.02793), sections 3.2-3.4, equations 1-15 and table
 
 What the released program adds to the paper, and we keep in every variant: a gamma that multiplies what is read and divides what is
 written (DRAW eq. 27, 29); a bias inside the prior's tanh; a posterior whose linear layer gives log sigma^2; LSTM cells that start at
-zero. Differences that `variant` selects are told in `filterbank` and `text`.
+zero. Differences that `variant` selects are told in `filterbank` and `text`; "port" also halves the prior's log sigma.
 
 Shapes: B batch, L words, T glimpses, D features, Z latent, P patch side, A canvas side (H = W), C colours.
 """
@@ -48,7 +48,7 @@ class DRAWConfig(BaseModel):
     align_features: int = Field(512, ge=1)  # l
     blank: float = 0.0  # the canvas starts at this logit; the release starts MNIST at -10 (black) and COCO at 0
     initialisation: Literal["paper", "scaled"] = "paper"  # see `initialise`
-    variant: Variant = "paper"  # "released" follows the authors' code
+    variant: Variant = "paper"  # "released" follows the authors' code, "port" a PyTorch port of it
 
     @property
     def reads_words(self) -> bool:
@@ -265,7 +265,7 @@ class DRAW(nn.Module):
         if self.config.conditioning == "none":
             return standard_normal(hidden, self.config.latent)
         mean, log_sigma = tanh(self.prior(hidden).to(hidden.dtype)).chunk(2, dim=-1)
-        return Gaussian(mean, log_sigma)
+        return Gaussian(mean, 0.5 * log_sigma if self.config.variant == "port" else log_sigma)
 
     # The unrolled network
 

@@ -8,6 +8,7 @@ Where the released alignDRAW program differs from the papers, and what we do by 
   a step and, for even P, by another half. We follow the paper; `variant="released"` follows the release.
 * pixel numbers. A grid centre of (A+1)/2 is the middle of the image only if pixels are numbered 1..A. Neither paper says so; the
   release numbers them 0..A-1. We number from 1; `variant="paper_px0"` is the paper's grid with the release's numbers.
+  `variant="port"` follows a PyTorch port of the release (repository vicissitude1999/text2image), which divides as Python 3 does.
 * normalisation. Rows are divided by their sum plus 1e-4 in every variant, as released, so that a filter that lies outside of the
   image fades away. DRAW equations 25-26 divide by the sum alone.
 
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-Variant = Literal["paper", "paper_px0", "released"]
+Variant = Literal["paper", "paper_px0", "released", "port"]
 
 ROW_SUM_FLOOR = 1e-4
 PARAMETERS = 5  # g~x, g~y, log delta~, log sigma^2, log gamma: the order of the release
@@ -96,6 +97,8 @@ def filter_offsets(patch: int, variant: Variant) -> list[float]:
     """Distances of the P filters from the grid centre, in strides (DRAW eq. 19-20)."""
     if variant == "released":
         return [i - patch // 2 - 0.5 for i in range(patch)]
+    if variant == "port":
+        return [i - patch / 2 - 0.5 for i in range(patch)]
     return [i - patch / 2 + 0.5 for i in range(patch)]
 
 

@@ -4,7 +4,8 @@ Source: alignDRAW (arXiv:1511.02793), section 3.1 and equations 5-7.
 
 What the released program does differently: its backward LSTM reads the *batch* backwards instead of the words, and is not flipped
 back, so that the second half of a caption's states comes from another caption of the batch, read forwards. Its sampling
-programs repeat one caption, where this amounts to a second forward LSTM. `variant="released"` does both.
+programs repeat one caption, where this amounts to a second forward LSTM. `variant="released"` does both. `variant="port"` does what a
+PyTorch port does: the backward LSTM reads the words backwards, but its states stay in the order of reading.
 
 Shapes: B batch, L words, D features, K align features.
 """
@@ -108,7 +109,7 @@ class BidirectionalLanguageModel(nn.Module):
     Args:
         vocabulary_size: number of words, padding and unknown word included where the vocabulary has them.
         units: D/2, units of one direction.
-        variant: "released" reads the batch backwards; see the module's docstring.
+        variant: "released" reads the batch backwards, "port" leaves the backward states in their order; see the module's docstring.
         dropout: share of a word's features that training hides, so that what is said of one word is not learned of whole sentences.
     """
 
@@ -135,7 +136,9 @@ class BidirectionalLanguageModel(nn.Module):
         if self.variant == "released":
             back = self.backwards(tokens if alone else tokens.flip(0), start)
         else:
-            back = reverse_words(self.backwards(reverse_words(tokens, lengths), start), lengths)
+            back = self.backwards(reverse_words(tokens, lengths), start)
+            if self.variant != "port":
+                back = reverse_words(back, lengths)
         words = self.dropout(torch.cat([ahead, back], dim=2))  # [B, L, D]
         sentence = (words * mask.unsqueeze(2)).sum(dim=1) / lengths.unsqueeze(1)  # [B, D]
         return EncodedText(words, sentence, mask)

@@ -148,7 +148,8 @@ def train(
     recipe: DRAWRecipe,
     run: Path,
     *,
-    data: Path | None = None,
+    data: str | Path | None = None,
+    stream: bool = False,
     resume: bool = False,
     start_from: Path | None = None,
     device: Literal["auto", "cpu"] = "auto",
@@ -163,6 +164,7 @@ def train(
         recipe: what to train.
         run: folder for checkpoints, log, pictures and the result.
         data: folder of MNIST's files (None for the cache or a download), or a prepared dataset.
+        stream: read a prepared dataset shard by shard, wherever it lies.
         resume: go on from the run's last checkpoint.
         start_from: a model folder whose weights a new run starts from.
         device: "cpu", or "auto" for whatever Accelerate finds.
@@ -185,7 +187,7 @@ def train(
     if recipe.model.variant == "released" and accelerator.num_processes > 1:
         raise ValueError("model.variant released reads a batch's captions backwards, so the batch cannot be shared among processes")
     with accelerator.main_process_first():  # what is prepared once for all lies in a cache then
-        material = training_material(recipe, data)
+        material = training_material(recipe, data, stream=stream, processes=accelerator.num_processes)
     recipe, batches, validation = material.recipe, material.batches, material.validation
     checkpoint = resume_state(run, recipe, resume)
     if checkpoint is not None and (before := read_config(checkpoint)["data"].get("dataset")) != material.about.get("dataset"):

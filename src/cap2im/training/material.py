@@ -13,9 +13,10 @@ from torch import Tensor
 from cap2im.config import CaptionsData, DigitsData, DRAWRecipe
 from cap2im.data.batch import Batch, Batches
 from cap2im.data.canvas_batches import CanvasBatches, load_digits
-from cap2im.data.captions import CaptionBatches, CaptionedImages, PreparedDataset, sentence_vectors
+from cap2im.data.captions import CaptionBatches, PreparedDataset, SentenceEncoder, sentence_vectors
 from cap2im.data.digits import Split
 from cap2im.data.mnist_captions import ALIASES, WORDS, CanvasMaker, HeldOut
+from cap2im.data.shards import ShardBatches
 from cap2im.data.vocabulary import Vocabulary, pad
 
 SHOWN_DIGITS = (
@@ -63,17 +64,49 @@ class Material:
     encoder_folder: Path | None = None
 
 
-def training_material(recipe: DRAWRecipe, data: Path | None) -> Material:
+def training_material(recipe: DRAWRecipe, data: str | Path | None, *, stream: bool = False, processes: int = 1) -> Material:
     """Reads or makes what a recipe trains on.
 
     Args:
         recipe: of a DRAW.
         data: folder of MNIST's files (None for the cache or a download), or a prepared dataset.
+        stream: read a prepared dataset shard by shard, wherever it lies; validation images are read at once.
+        processes: that share every batch.
 
     Raises:
         ValueError: data are missing or damaged, or do not fit the recipe.
     """
-    return _prepared(recipe, recipe.data, data) if isinstance(recipe.data, CaptionsData) else _digits(recipe, recipe.data, data)
+    if not isinstance(recipe.data, CaptionsData):
+        if stream:
+            raise ValueError("captioned digits are made while training, and cannot be streamed")
+        return _digits(recipe, recipe.data, None if data is None else Path(data))
+    if data is None:
+        raise ValueError("this recipe trains on a prepared dataset: give its folder with --data (cap2im prepare makes one)")
+    dataset = PreparedDataset.open(data)
+    settings, recipe = recipe.data, fitted(recipe, dataset, resizes=stream)
+    encoder = sentence_encoder(recipe)
+    if stream:
+        return _streamed(recipe, settings, dataset, encoder, processes)
+    return _prepared(recipe, settings, dataset, encoder)
+
+
+def sentence_encoder(recipe: DRAWRecipe) -> SentenceEncoder | None:
+    """The encoder that a recipe conditions on, if it does.
+
+    Raises:
+        ValueError: it is missing, or answers vectors of another width than the recipe's.
+    """
+    if not isinstance(recipe.data, CaptionsData) or recipe.model.conditioning != "sentence":
+        return None
+    from cap2im.sentences import load_sentence_encoder  # some encoders need an extra
+
+    encoder = load_sentence_encoder(recipe.data.sentence_encoder)
+    if encoder.features != recipe.model.sentence_features:
+        raise ValueError(
+            f"{recipe.data.sentence_encoder}: answers {encoder.features} features, the recipe's model.sentence_features is "
+            f"{recipe.model.sentence_features}"
+        )
+    return encoder
 
 
 def _digits(recipe: DRAWRecipe, settings: DigitsData, data: Path | None) -> Material:
@@ -96,41 +129,63 @@ def _digits(recipe: DRAWRecipe, settings: DigitsData, data: Path | None) -> Mate
     )
 
 
-def _prepared(recipe: DRAWRecipe, settings: CaptionsData, data: Path | None) -> Material:
-    if data is None:
-        raise ValueError("this recipe trains on a prepared dataset: give its folder with --data (cap2im prepare makes one)")
-    dataset = PreparedDataset.open(data)
-    recipe = fitted(recipe, dataset)
+def _prepared(recipe: DRAWRecipe, settings: CaptionsData, dataset: PreparedDataset, encoder: SentenceEncoder | None) -> Material:
     sizes = recipe.model
-    encoder, encoder_folder = None, None
-    if sizes.conditioning == "sentence":
-        from cap2im.sentences import find_encoder, load_sentence_encoder  # some encoders need an extra
 
-        encoder = load_sentence_encoder(settings.sentence_encoder)
-        if Path(settings.sentence_encoder).is_dir():
-            encoder_folder = find_encoder(settings.sentence_encoder)
-        if encoder.features != sizes.sentence_features:
-            raise ValueError(
-                f"{settings.sentence_encoder}: answers {encoder.features} features, the recipe's model.sentence_features is "
-                f"{sizes.sentence_features}"
-            )
-
-    def batches(split: Split, **how: Any) -> tuple[CaptionedImages, CaptionBatches]:
+    def batches(split: Split, **how: Any) -> CaptionBatches:
         images = dataset.split(split)
         vectors = None if encoder is None else sentence_vectors(dataset, split, images.captions, encoder)
         noise_shape = (sizes.glimpses, sizes.latent)
-        return images, CaptionBatches(images, dataset.vocabulary, noise_shape, colours=sizes.colours, vectors=vectors, **how)
+        return CaptionBatches(images, dataset.vocabulary, noise_shape, colours=sizes.colours, vectors=vectors, **how)
 
-    _, training = batches(
+    training = batches(
         "train",
         batch_size=recipe.train.batch_size,
         seed=recipe.train.seed,
         lengths=(settings.shortest, settings.longest),
         equal_lengths=settings.equal_lengths,
     )
-    images, validation = batches("validation", batch_size=1)
-    shown = spread(images.captions, SHOWN_CAPTIONS)
+    return _captioned(recipe, settings, dataset, encoder, training, batches("validation", batch_size=1))
+
+
+def _streamed(
+    recipe: DRAWRecipe, settings: CaptionsData, dataset: PreparedDataset, encoder: SentenceEncoder | None, processes: int
+) -> Material:
+    sizes = recipe.model
+
+    def batches(split: Split, batch_size: int, processes: int, seed: int) -> ShardBatches:
+        noise_shape = (sizes.glimpses, sizes.latent)
+        return ShardBatches(
+            dataset,
+            split,
+            noise_shape,
+            side=sizes.side,
+            colours=sizes.colours,
+            batch_size=batch_size,
+            processes=processes,
+            seed=seed,
+            encoder=encoder,
+        )
+
+    training = batches("train", recipe.train.batch_size, processes, recipe.train.seed)
+    return _captioned(recipe, settings, dataset, encoder, training, batches("validation", 1, 1, seed=0))
+
+
+def _captioned(
+    recipe: DRAWRecipe,
+    settings: CaptionsData,
+    dataset: PreparedDataset,
+    encoder: SentenceEncoder | None,
+    training: Batches,
+    validation: CaptionBatches | ShardBatches,
+) -> Material:
+    shown = spread(validation.captions, SHOWN_CAPTIONS)
     words = pad([t.numbers for t in dataset.vocabulary.encode(shown, dataset.vocabulary.training_unknown)])
+    encoder_folder = None
+    if encoder is not None and Path(settings.sentence_encoder).is_dir():
+        from cap2im.sentences import find_encoder
+
+        encoder_folder = find_encoder(settings.sentence_encoder)
     return Material(
         recipe,
         dataset.vocabulary,
@@ -149,17 +204,17 @@ def spread(captions: Sequence[str], count: int) -> list[str]:
     return [different[i] for i in torch.linspace(0, len(different) - 1, min(count, len(different))).long().tolist()]
 
 
-def fitted(recipe: DRAWRecipe, dataset: PreparedDataset) -> DRAWRecipe:
-    """The recipe with the dataset's vocabulary size.
+def fitted(recipe: DRAWRecipe, dataset: PreparedDataset, *, resizes: bool) -> DRAWRecipe:
+    """The recipe with the dataset's vocabulary size; `resizes` tells that images of any size will do.
 
     Raises:
         ValueError: the recipe insists on another vocabulary size, or on images of another size.
     """
-    words, side = len(dataset.vocabulary), dataset.manifest["side"]
+    words, side, fit = len(dataset.vocabulary), dataset.manifest["side"], dataset.manifest["fit"]
     if "vocabulary_size" in recipe.model.model_fields_set and recipe.model.vocabulary_size != words:
         raise ValueError(f"{dataset.folder}: has {words} words, the recipe's model.vocabulary_size is {recipe.model.vocabulary_size}")
-    if dataset.manifest["fit"] == "shorter" or side != recipe.model.side:
-        kept = f"{side} x {side} pixels" if dataset.manifest["fit"] != "shorter" else f"images whose shorter side is {side} pixels"
+    if not resizes and (fit == "shorter" or side != recipe.model.side):
+        kept = f"images whose shorter side is {side} pixels" if fit == "shorter" else f"{side} x {side} pixels"
         raise ValueError(
             f"{dataset.folder}: holds {kept}, the recipe draws {recipe.model.side} x {recipe.model.side}; "
             f"prepare with --side {recipe.model.side}, or change the recipe with --set model.side={side}"

@@ -1,0 +1,371 @@
+"""Legacy weights, written in their original layouts, through `cap2im convert`, give the numbers that the original programs gave."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import types
+from collections import OrderedDict
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cap2im.checkpoint import read_config, read_weights
+from cap2im.convert.recognise import convert, kinds
+from cap2im.convert.theano import BATCH_RECORDS, MNIST_WORDS, released_layout
+from cap2im.data.mnist_captions import WORDS
+from cap2im.models.aligndraw import DRAW, DRAWConfig
+from cap2im.models.filterbank import Variant
+from cap2im.models.lapgan import Sharpener, SharpenerConfig
+from cap2im.pipeline import Pipeline
+from tests.convert.legacy import golden_arrays, port_drawing, port_weights, run, write_dictionary, write_hdf5
+from tests.parity.golden import FORWARD, Golden, distance, golden, pixels
+
+COCO_WORDS = {"UNK": 29, "café": 0, **{f"word{n}": n for n in range(1, 29)}}  # of case B
+
+
+def generated(folder: Path, file: Golden, dtype: torch.dtype) -> Tensor:
+    """The golden drawing by a converted model: canvases [T, B, X]."""
+    model = Pipeline.load(str(folder)).model.to(dtype)
+    text = None
+    if "in/y" in file:
+        text = model.encode(file["in/y"], torch.ones_like(file["in/y"], dtype=torch.bool))
+    canvases = model.sample(text, file["in/eps_gener"].transpose(0, 1).to(dtype)).canvases
+    return pixels(canvases).transpose(0, 1)
+
+
+@pytest.mark.parametrize("name", ["A_mnist_n4", "A_mnist_n5", "B_coco_n4", "B_coco_n5", "C_mnist_full", "D_draw_n5"])
+@torch.no_grad()
+def test_authors_files_give_the_golden_drawings(tmp_path, name):
+    file = golden(name)
+    records = {} if name.startswith("B") else {record: np.zeros((2, 3)) for record in BATCH_RECORDS}  # the MNIST programs save these too
+    path = write_hdf5(tmp_path / "weights.h5", golden_arrays(file) | records)
+    options = ["--dictionary", write_dictionary(tmp_path / "dictionary.pkl", COCO_WORDS)] if name.startswith("B") else []
+    glimpses = [] if name in ("C_mnist_full",) else ["--glimpses", file.meta["T"]]
+    run("convert", path, "--out", tmp_path / "model", *glimpses, *options)
+    config = read_config(tmp_path / "model")
+    assert config["model"]["variant"] == "released"
+    assert config["model"]["glimpses"] == file.meta["T"]
+    assert config["model"]["write_patch"] == config["model"]["read_patch"] == file.meta["N"]
+    theirs = file["released/gen/c_ts_gener"]
+    assert distance(generated(tmp_path / "model", file, torch.float64), theirs) <= (1e-7 if name == "C_mnist_full" else FORWARD)
+    single = generated(tmp_path / "model", file, torch.float32)
+    assert distance(single.double(), theirs) <= 2e-5
+
+
+def test_draw_has_the_glimpses_of_its_own_program(tmp_path):
+    convert(write_hdf5(tmp_path / "weights.h5", golden_arrays(golden("D_draw_n5"))), tmp_path / "model")
+    pipeline = Pipeline.load(str(tmp_path / "model"))
+    assert pipeline.model.config.glimpses == 64
+    assert len(pipeline.draw("any words", samples=2)) == 2
+
+
+def test_words_of_coco_in_the_order_of_their_numbers(tmp_path):
+    file = golden("B_coco_n5")
+    path = write_hdf5(tmp_path / "weights.h5", golden_arrays(file))
+    convert(path, tmp_path / "model", dictionary=write_dictionary(tmp_path / "dictionary.pkl", COCO_WORDS))
+    vocabulary = Pipeline.load(str(tmp_path / "model")).vocabulary
+    assert vocabulary.words == ("café", *(f"word{n}" for n in range(1, 29)), "UNK")
+    (caption,) = vocabulary.encode(["Café zebra"], unknown="mark")  # as the release numbers words that it does not know
+    assert caption.numbers == (0, 29, 29)
+    assert read_config(tmp_path / "model")["model"]["glimpses"] == 32
+    card = (tmp_path / "model" / "README.md").read_text("utf-8")
+    assert "`weights.h5`, SHA-256 " in card
+    assert "12 x 12 x 3" in card
+
+
+@torch.no_grad()
+def test_vectors_that_no_word_has_change_nothing(tmp_path):
+    """The MNIST configuration has 23 for 22 words: the last is left out. A dictionary may begin at 1: no caption has the 0."""
+    file = golden("A_mnist_n4")
+    arrays = golden_arrays(file)
+    for name in ("W_y_hLangEnc", "W_yRev_hLangEncRev"):
+        arrays[name] = np.concatenate([arrays[name], np.full_like(arrays[name][:1], 1e6)])
+    path = write_hdf5(tmp_path / "weights.h5", arrays)
+    convert(path, tmp_path / "mnist", glimpses=file.meta["T"])
+    pipeline = Pipeline.load(str(tmp_path / "mnist"))
+    assert pipeline.vocabulary.words == MNIST_WORDS
+    assert sorted(MNIST_WORDS) == sorted(WORDS)
+    assert distance(generated(tmp_path / "mnist", file, torch.float64), file["released/gen/c_ts_gener"]) <= FORWARD
+    assert pipeline.draw("the digit three is at the top of the digit 1")[0].attention.shape == (6, 12)
+
+    arrays = {name: np.roll(array, 1, axis=0) if name.startswith("W_y") else array for name, array in arrays.items()}
+    dictionary = write_dictionary(tmp_path / "dictionary.pkl", {word: n for n, word in enumerate(MNIST_WORDS, 1)})
+    convert(write_hdf5(tmp_path / "rolled.h5", arrays), tmp_path / "rolled", dictionary=dictionary, glimpses=file.meta["T"])
+    rolled = Pipeline.load(str(tmp_path / "rolled"))
+    assert rolled.vocabulary.words == ("<no word 0>", *MNIST_WORDS)
+    caption = "the digit 3 is at the top of the digit 1"
+    assert torch.equal(rolled.images([caption], [5]), pipeline.images([caption], [5]))
+    with pytest.raises(ValueError, match="unknown word '<'"):
+        rolled.draw("<no word 0>")
+
+
+@torch.no_grad()
+def test_sharpening_network(tmp_path):
+    file = golden("G_sharpen")
+    run("convert", write_hdf5(tmp_path / "gan.hdf5", golden_arrays(file)), "--out", tmp_path / "sharpener")
+    config = read_config(tmp_path / "sharpener")
+    assert config["kind"] == "sharpener"
+    model = Sharpener(SharpenerConfig.model_validate(config["model"]))
+    model.load_state_dict(read_weights(tmp_path / "sharpener", config))
+    images = file["in/x_blurry"].view(-1, 3, 12, 12)
+    assert distance(model.double()(images, file["in/skipthought"]), file["released/out/edges"]) <= FORWARD
+    with pytest.raises(ValueError, match="a model of kind 'sharpener' does not draw"):
+        Pipeline.load(str(tmp_path / "sharpener"))
+
+
+@torch.no_grad()
+def test_museums_file_is_the_authors_as_tensors(tmp_path):
+    file = golden("B_coco_n5")
+    tensors = {name: torch.from_numpy(array) for name, array in golden_arrays(file).items()}
+    dictionary = write_dictionary(tmp_path / "dictionary.pkl", COCO_WORDS)
+    for name, content, zipped in (("a", tensors, True), ("b", {"state_dict": OrderedDict(tensors)}, True), ("c", tensors, False)):
+        torch.save(content, tmp_path / f"{name}.pt", _use_new_zipfile_serialization=zipped)
+        run("convert", tmp_path / f"{name}.pt", "--dictionary", dictionary, "--glimpses", file.meta["T"], "-o", tmp_path / name)
+        assert distance(generated(tmp_path / name, file, torch.float64), file["released/gen/c_ts_gener"]) <= FORWARD
+
+
+# The PyTorch port
+
+PORT = DRAWConfig(
+    side=32,
+    colours=3,
+    glimpses=4,
+    read_patch=5,
+    write_patch=5,
+    inference_units=9,
+    generative_units=8,
+    latent=6,
+    vocabulary_size=11,
+    language_units=7,
+    align_features=10,
+    variant="port",
+)
+
+
+def port_checkpoint(path: Path, weights: dict[str, Tensor]) -> Path:
+    """As the port's training writes it, optimizer and schedule included."""
+    parameters = [torch.nn.Parameter(tensor.clone()) for tensor in weights.values()]
+    optimizer = torch.optim.RMSprop(parameters, lr=0.001)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[11], gamma=0.1)
+    sum(p.sum() for p in parameters).backward()
+    optimizer.step()
+    schedule.step()
+    states = {"model": OrderedDict(weights), "optimizer": optimizer.state_dict(), "scheduler": schedule.state_dict()}
+    torch.save({"epoch": 17, "best_obj": 1834.5, **states}, path)
+    return path
+
+
+@pytest.mark.parametrize("windows", ["two windows", "one window"])
+@pytest.mark.parametrize("changes", [{}, {"colours": 1, "side": 60, "read_patch": 4, "write_patch": 4}])
+@torch.no_grad()
+def test_port_draws_as_its_equations_say(tmp_path, windows, changes):
+    sizes = PORT.model_copy(update=changes)
+    weights = port_weights(sizes, windows)
+    with torch.enable_grad():
+        path = port_checkpoint(tmp_path / "current.ckpt", weights)
+    dictionary = write_dictionary(tmp_path / "dictionary.pkl", {f"w{n}": n for n in range(11)})
+    run("convert", path, "--dictionary", dictionary, "--glimpses", "4", "--out", tmp_path / "model")
+    model = Pipeline.load(str(tmp_path / "model")).model.double()
+    assert model.config == sizes
+    tokens = torch.tensor([[1, 2, 3, 4, 5], [10, 0, 7, 7, 1]])
+    noise = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(1)).double()
+    text = model.encode(tokens, torch.ones_like(tokens, dtype=torch.bool), alone=True)
+    drawn = model.sample(text, noise)
+    canvases, alphas = port_drawing(weights, sizes, windows, tokens, noise)
+    assert distance(drawn.canvases, canvases) <= FORWARD
+    assert distance(drawn.words, alphas) <= FORWARD
+    for variant in set(get_args(Variant)) - {"port"}:  # the control: none of the others would do
+        other = type(model)(sizes.model_copy(update={"variant": variant})).double()
+        other.load_state_dict(model.state_dict())
+        text = other.encode(tokens, torch.ones_like(tokens, dtype=torch.bool), alone=True)
+        assert distance(other.sample(text, noise).canvases, canvases) > 1e-3
+
+
+@torch.no_grad()
+def test_port_does_not_let_padding_in(tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save({f"module.{name}": tensor for name, tensor in port_weights(PORT, "two windows").items()}, path)
+    convert(path, tmp_path / "model", dictionary=write_dictionary(tmp_path / "d.pkl", {f"w{n}": n for n in range(11)}))
+    pipeline = Pipeline.load(str(tmp_path / "model"))
+    captions = ["w1 w2 w10", "w1 w2 w3 w4 w5 w6 w7"]
+    together = pipeline.vocabulary.encode(captions, unknown="skip")
+    assert [len(t.numbers) for t in together] == [3, 7]
+    short, both = (pipeline.draw(c, unknown="skip")[0].canvases.astype(int) for c in (captions[:1], captions))
+    assert np.abs(short - both).max() <= 1
+
+
+# What is refused
+
+
+@pytest.fixture
+def arrays() -> dict[str, np.ndarray]:
+    """alignDRAW in the authors' layout, tiny."""
+    c = DRAWConfig(side=8, read_patch=2, write_patch=3, inference_units=5, generative_units=6, latent=4, language_units=3, align_features=7)
+    return {name: view.detach().numpy().copy() for name, view in released_layout(DRAW(c)).items()}
+
+
+def changed(arrays, **changes):
+    return {name: array for name, array in (arrays | changes).items() if array is not None}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"b_c": None}, r"damaged, or no alignDRAW of the authors' program, which has 33 parameters; missing: b_c$"),
+        ({"extra": np.zeros(3)}, r"33 parameters; surplus: extra$"),
+        (
+            {"b_c": None, "c0": None, "h0_dec": None, "v_align": None, "b_mu": None, "more": np.zeros(1)},
+            "missing: b_c, .* and 1 more; surplus: more",
+        ),
+        ({"b_hdec": np.zeros(9)}, r"alignDRAW of the authors' program: b_hdec has shape \[9\], \[24\] is needed beside the others"),
+        ({"c0": np.zeros((1, 65))}, r"c0: 65 numbers are no square picture of 1 or 3 colours"),
+        ({"c0": np.zeros(64)}, r"c0 has shape \[64\], 2 axes are needed"),
+        ({"W_hdec_c": np.zeros((6, 7))}, r"W_hdec_c: 7 numbers are no square picture"),
+        ({"b_mu": np.full(4, np.nan)}, "b_mu is not finite"),
+    ],
+)
+def test_damaged_parameters_are_named(tmp_path, arrays, change, message):
+    path = write_hdf5(tmp_path / "weights.h5", changed(arrays, **change))
+    with pytest.raises(ValueError, match=message) as error:
+        convert(path, tmp_path / "model")
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "model").exists()
+
+
+def test_wrongly_shaped_parameters_of_the_port_are_named(tmp_path):
+    weights = port_weights(PORT, "two windows") | {"w_logvar.weight": torch.zeros(2, 2)}
+    torch.save(weights, tmp_path / "port.pt")
+    with pytest.raises(ValueError, match=r"PyTorch port: w_logvar\.weight has shape \[2, 2\], \[6, 9\] is needed"):
+        convert(tmp_path / "port.pt", tmp_path / "model")
+
+
+@pytest.mark.parametrize(("extra", "message"), [("clip.logit_scale", "CLIP's sentence vector"), ("dec_linear.weight", "early version")])
+def test_kinds_of_the_port_that_are_not_read(tmp_path, extra, message):
+    torch.save(port_weights(PORT, "two windows") | {extra: torch.zeros(1)}, tmp_path / "port.pt")
+    with pytest.raises(ValueError, match=message):
+        convert(tmp_path / "port.pt", tmp_path / "model")
+
+
+def test_hdf5_files_that_lead_elsewhere(tmp_path, arrays):
+    h5py = pytest.importorskip("h5py")
+    write_hdf5(tmp_path / "other.h5", arrays)
+    write_hdf5(tmp_path / "weights.h5", changed(arrays, b_c=None, b_mu=None))
+    with h5py.File(tmp_path / "weights.h5", "a") as file:
+        file["b_c"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "b_c")
+    with pytest.raises(ValueError, match="b_c is no array of numbers"):
+        convert(tmp_path / "weights.h5", tmp_path / "model")
+    with h5py.File(tmp_path / "large.h5", "w") as file:
+        file.create_dataset("b_c", (2**40,), dtype="f", chunks=(2**20,))
+    with pytest.raises(ValueError, match="b_c says that it has 4,398,046,511,104 bytes"):
+        convert(tmp_path / "large.h5", tmp_path / "model")
+
+
+def test_words_that_do_not_fit(tmp_path, arrays):
+    path = write_hdf5(tmp_path / "weights.h5", arrays)
+    for numbers, message in (
+        ({"a": 0, "b": 22}, r"dictionary\.pkl: has 23 words, and the weights have vectors of 22: it does not belong to them"),
+        ({"a": 0, "b": 0}, "the words 'a' and 'b' have one number, 0"),
+        ({}, "are no vocabulary"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            convert(path, tmp_path / "model", dictionary=write_dictionary(tmp_path / "dictionary.pkl", numbers))
+    (tmp_path / "list.pkl").write_bytes(b"].")
+    with pytest.raises(ValueError, match=r"list\.pkl: holds a list; a dictionary of words and their numbers is needed"):
+        convert(path, tmp_path / "model", dictionary=tmp_path / "list.pkl")
+    write_hdf5(path, changed(arrays, **{name: np.zeros((30, 12)) for name in ("W_y_hLangEnc", "W_yRev_hLangEncRev")}))
+    with pytest.raises(ValueError, match=r"has vectors of 30 words and does not say which: give --dictionary dictionary\.pkl"):
+        convert(path, tmp_path / "model")
+
+
+class Attack:
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def test_a_dictionary_is_not_executed(tmp_path, arrays):
+    marker = tmp_path / "ran"
+    (tmp_path / "dictionary.pkl").write_bytes(pickle.dumps({"the": Attack(f"touch {marker}")}, 2))
+    with pytest.raises(ValueError, match=rf"dictionary\.pkl: refused: it asks for {os.system.__module__}\.system; "):
+        convert(write_hdf5(tmp_path / "weights.h5", arrays), tmp_path / "model", dictionary=tmp_path / "dictionary.pkl")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pytorch_files_are_not_executed(tmp_path, zipped):
+    marker = tmp_path / "ran"
+    torch.save(
+        {"model": port_weights(PORT, "two windows"), "x": Attack(f"touch {marker}")},
+        tmp_path / "a.pt",
+        _use_new_zipfile_serialization=zipped,
+    )
+    with pytest.raises(ValueError, match=rf"a\.pt: refused: it asks for {os.system.__module__}\.system") as error:
+        convert(tmp_path / "a.pt", tmp_path / "model")
+    assert "\n" not in str(error.value)
+    assert not marker.exists()
+
+
+def test_files_of_no_known_kind(tmp_path, arrays):
+    def refused(path: Path, message: str, **options) -> None:
+        with pytest.raises(ValueError, match=message) as error:
+            convert(path, tmp_path / "model", **options)
+        assert "\n" not in str(error.value)
+
+    (tmp_path / "text").write_text("hello, world")
+    refused(tmp_path / "text", r"neither an HDF5 nor a PyTorch file \(it begins with b'hello, w'\)")
+    write_hdf5(tmp_path / "other.h5", {"conv1": np.zeros(3)})
+    refused(tmp_path / "other.h5", "no weights that are known here: it holds conv1; known are alignDRAW of the authors' program; ")
+    whole = write_hdf5(tmp_path / "whole.h5", arrays).read_bytes()
+    (tmp_path / "half.h5").write_bytes(whole[: len(whole) // 2])
+    refused(tmp_path / "half.h5", "damaged, or no weights: .*truncated file")
+    torch.save(port_weights(PORT, "two windows"), tmp_path / "whole.pt")
+    whole = (tmp_path / "whole.pt").read_bytes()
+    (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])
+    refused(tmp_path / "half.pt", "damaged, or not of PyTorch")
+    np.savez(tmp_path / "arrays.npz", a=np.zeros(3))
+    refused(tmp_path / "arrays.npz", "damaged, or not of PyTorch")
+    torch.save([1, 2], tmp_path / "list.pt")
+    refused(tmp_path / "list.pt", "no state dict in it: it holds a list")
+    torch.save({"epoch": 1}, tmp_path / "epoch.pt")
+    refused(tmp_path / "epoch.pt", "no state dict in it: it holds epoch")
+    (tmp_path / "folder").mkdir()
+    refused(tmp_path / "folder", r"a folder without uni_skip\.npz, .*: no skip-thought tables")
+
+
+def test_nothing_is_overwritten(tmp_path, arrays):
+    path = write_hdf5(tmp_path / "weights.h5", arrays)
+    for name in ("empty", "full"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    convert(path, tmp_path / "empty")
+    for taken in ("full", "empty", "weights.h5"):
+        with pytest.raises(ValueError, match="exists already; give a new or an empty folder"):
+            convert(path, tmp_path / taken)
+
+
+def test_skip_thought_tables_go_to_their_own_converter(tmp_path, monkeypatch):
+    seen = []
+    module = types.ModuleType("cap2im.convert.skipthoughts")
+    module.convert_skipthoughts = lambda folder, out: seen.append((folder, out))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for name in ("uni_skip.npz", "bi_skip.npz", "utable.npy", "btable.npy"):
+        (tmp_path / name).touch()
+    assert convert(tmp_path, tmp_path / "out") == tmp_path / "out"
+    assert seen == [(tmp_path, tmp_path / "out")]
+    with pytest.raises(ValueError, match="leave out --dictionary"):
+        convert(tmp_path, tmp_path / "out", glimpses=3)
+
+
+def test_kinds_are_told_apart_by_their_own_names():
+    """Complete files have no rival: no kind's names are another's."""
+    names = [kind.names for kind in kinds()]
+    assert len(set(names)) == len(names)

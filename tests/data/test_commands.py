@@ -1,0 +1,109 @@
+"""`cap2im prepare` and `cap2im check` from the command line: what they print, and their exit status."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from cap2im import cli
+from tests.data import sources
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Runs `cap2im ARGUMENTS` in an empty folder; answers exit status, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["cap2im", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def test_prepare_and_check(run, tmp_path):
+    sources.coco(tmp_path / "coco")
+    code, out, _ = run("prepare", "coco", "coco", "--out", "data", "--side", "8", "--fit", "crop", "--captions", "5", "--workers", "1")
+    assert code == 0
+    assert "train: 3 images with 15 captions, validation: 2 images with 10 captions" in out
+    assert "written to data" in out
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    assert (manifest["side"], manifest["fit"], manifest["captions"]) == (8, "crop", 5)
+    code, out, _ = run("check", "data", "--workers", "1")
+    assert code == 0
+    assert "data: prepared" in out
+    assert out.rstrip().endswith("fine")
+    assert run("prepare", "coco", "coco", "--out", "data", "--side", "8", "--fit", "crop", "--captions", "5", "--resume")[0] == 0
+
+
+@pytest.mark.parametrize(("kind", "make"), [("birds", sources.birds), ("attngan", sources.attngan), ("released", sources.released)])
+def test_prepare_what_authors_published(run, tmp_path, kind, make):
+    make(tmp_path / "there")
+    code, _, err = run("prepare", kind, "there", "--out", "data", "--workers", "1")
+    assert code == 0, err
+    vocabulary = json.loads((tmp_path / "data" / "vocabulary.json").read_text())
+    expected = {"attngan": ["<end>", "bird", "plane", "a", "red"], "released": ["<no word 0>", "UNK", "a", "dog", "red", ".", "bus"]}
+    assert vocabulary["words"] == expected.get(kind, vocabulary["words"])
+    assert run("check", "data", "--workers", "1")[0] == 0
+
+
+def test_check_lists_ten_of_a_kind_and_all_when_asked(run, tmp_path):
+    sources.pairs(tmp_path / "photos", 15)
+    for number in range(12):
+        (tmp_path / "photos" / f"p{number}.txt").unlink()
+    code, out, _ = run("check", "photos", "--workers", "1")
+    assert code == 1
+    assert "image without captions: 12 (data is lost)" in out
+    assert out.count("there is no p") == 10
+    assert "and 2 more; --all lists them" in out
+    assert "data would be lost" in out
+    assert run("check", "photos", "--workers", "1", "--all")[1].count("there is no p") == 12
+
+
+def test_warnings_alone_are_fine(run, tmp_path):
+    sources.coco(tmp_path / "coco")
+    code, out, _ = run("check", "coco", "--workers", "1")
+    assert code == 0
+    assert "image without annotation: 1 (a warning)" in out
+    assert "fine, with warnings" in out
+
+
+BAD = [
+    (["prepare", "coco", "gone", "--out", "data"], "gone: no such file or folder"),
+    (["prepare", "coco", "empty", "--out", "data"], "empty: no annotations/captions_train2017.json"),
+    (["prepare", "cocoa", "empty", "--out", "data"], "'cocoa' is not one of"),
+    (["prepare", "pairs", "photos", "--out", "photos"], "photos: this folder is not empty"),
+    (["prepare", "pairs", "photos", "--out", "photos/p0.txt"], "photos/p0.txt: is a file"),
+    (["prepare", "pairs", "photos", "--out", "data", "--side", "3"], "Invalid value for '--side'"),
+    (["prepare", "pairs", "photos", "--out", "data", "--validation", "1.5"], "Invalid value for '--validation'"),
+    (["prepare", "pairs", "photos/p0.txt", "--out", "data"], "is a file, and pairs wants a folder"),
+    (["prepare", "pairs", "photos", "--out", "data", "--minimum-count", "99"], "no word is left"),
+    (["prepare", "huggingface", "./gone.parquet", "--out", "data"], "no such file or folder"),
+    (["check", "gone"], "gone: no such file or folder"),
+    (["check", "empty"], "cannot tell what kind"),
+    (["check", "photos", "--kind", "coco"], "no annotations/captions_train2017.json"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_bad_input_ends_in_one_line(run, tmp_path, arguments, message):
+    sources.pairs(tmp_path / "photos", 2)
+    (tmp_path / "empty").mkdir()
+    code, out, err = run(*arguments, *(() if "--side" in arguments else ("--workers", "1")))
+    assert (code, out) == (2, "")
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("cap2im: ")
+    assert message in last
+    assert "Traceback" not in err
+
+
+def test_preparing_explains_a_missing_library(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    code, _, err = run("prepare", "pairs", ".", "--out", "data")
+    assert code == 2
+    assert "pip install -c constraints.txt '.[train]'" in err

@@ -1,0 +1,153 @@
+"""Training straight from shards: Parquet and tar, shared among processes, resumed by the step alone, from anywhere that fsspec knows."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import fsspec
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from cap2im.data.captions import PreparedDataset
+from cap2im.data.shards import ShardBatches, read_shard
+from tests.prepared import COLOURS, prepared_dataset
+
+
+def split_into_shards(folder: Path, rows: tuple[int, ...]) -> None:
+    """Cuts the one training shard into several, and tells the manifest."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (old,) = (shard for shard in manifest["shards"] if "train-" in shard["file"])
+    table, start, entries = pq.read_table(folder / old["file"]), 0, []
+    for i, count in enumerate(rows):
+        name = f"data/train-{i:05d}-of-{len(rows):05d}.parquet"
+        pq.write_table(table.slice(start, count), folder / name)
+        entries.append({"file": name, "rows": count})
+        start += count
+    assert start == old["rows"]
+    manifest["shards"] = [*entries, *(shard for shard in manifest["shards"] if "train-" not in shard["file"])]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = prepared_dataset(tmp_path / "prepared")
+    split_into_shards(folder, (7, 5, 9, 3))
+    return folder
+
+
+def batches(folder, **changes) -> ShardBatches:
+    how = {"side": 8, "colours": 3, "batch_size": 4, "seed": 0} | changes
+    return ShardBatches(PreparedDataset.open(folder), "train", (2, 3), **how)
+
+
+def seen(made: ShardBatches, steps, rows=slice(None)) -> list[float]:
+    """What tells images apart: the sum of their noise."""
+    return [round(image.sum().item(), 4) for step in steps for image in made.at(step, rows).images]
+
+
+def test_every_image_comes_once_an_epoch_with_a_caption_of_its_own(folder):
+    made = batches(folder)
+    assert made.steps_per_epoch == 6
+    first, second = seen(made, range(6)), seen(made, range(6, 12))
+    assert len(set(first)) == 24
+    assert first != second
+    assert set(first) == set(second)
+    captions = set()
+    for step in range(12):
+        batch = made.at(step)
+        for tokens, mask, image in zip(batch.tokens, batch.mask, batch.images, strict=True):
+            words = [made.dataset.vocabulary.words[t] for t in tokens[mask]]
+            captions.add(" ".join(words))
+            assert COLOURS[next(w for w in words if w in COLOURS)] == tuple((image[:, 4, 4] * 255).round().int().tolist())
+    assert len(captions) > 10, "not always the first caption"
+
+
+def test_position_is_the_step_alone(folder):
+    one, two = batches(folder), batches(folder)
+    for step in range(9):
+        one.at(step)
+    assert torch.equal(one.at(9).images, two.at(9).images)
+    assert torch.equal(one.at(9).tokens, two.at(9).tokens)
+    assert torch.equal(one.at(9).noise, two.at(9).noise)
+    assert not torch.equal(batches(folder, seed=1).at(9).images, two.at(9).images)
+
+
+def test_processes_have_different_images(folder):
+    made = batches(folder, processes=2)
+    assert made.steps_per_epoch == 4, "the two smallest of four shards, in parts of two"
+    shares = [seen(made, range(4), slice(i, None, 2)) for i in range(2)]
+    assert len(set(shares[0] + shares[1])) == 16
+    with pytest.raises(ValueError, match="4 train shards cannot be shared among 5 processes"):
+        batches(folder, processes=5)
+    with pytest.raises(ValueError, match="no more than 3 train images, which do not fill its batch"):
+        batches(folder, processes=4, batch_size=16)
+
+
+def test_images_of_another_size_are_resized(folder):
+    assert batches(folder, side=5, colours=1).at(0).images.shape == (4, 1, 5, 5)
+    fixed = batches(folder).fixed(10)
+    assert fixed.images.shape == (10, 3, 8, 8)
+    assert len(batches(folder).fixed(1000)) == 24
+
+
+def test_a_dataset_elsewhere_is_streamed_without_a_copy(folder):
+    memory = fsspec.filesystem("memory")
+    for path in folder.rglob("*.*"):
+        memory.pipe(f"/bucket/{path.relative_to(folder)}", path.read_bytes())
+    here, there = batches(folder), batches("memory://bucket")
+    assert torch.equal(here.at(7).images, there.at(7).images)
+    with pytest.raises(ValueError, match="shards that lie elsewhere can be trained on with --stream"):
+        PreparedDataset.open("memory://bucket").split("train")
+    with pytest.raises(ValueError, match=r"memory://nothing: no prepared dataset, for it has no manifest\.json"):
+        PreparedDataset.open("memory://nothing")
+
+
+def tar(path: Path, members: dict[str, bytes]) -> str:
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return str(path)
+
+
+def test_tar_shards_hold_images_beside_their_captions(folder, tmp_path):
+    image = read_shard(str(folder / "data" / "train-00000-of-00004.parquet"))[0].image
+    told = json.dumps({"captions": ["a red square .", "red ."]}).encode()
+    members = {"a/1.png": image, "a/1.json": told, "a/2.png": image, "a/2.txt": b"a blue square .\n\nblue .\n", "a/2.cls": b"3"}
+    one, two = read_shard(tar(tmp_path / "shard.tar", members))
+    assert one.captions == ("a red square .", "red .")
+    assert two.captions == ("a blue square .", "blue .")
+    assert one.image == two.image == image
+    single = read_shard(tar(tmp_path / "caption.tar", {"1.jpg": image, "1.json": b'{"caption": "red ."}'}))
+    assert single[0].captions == ("red .",)
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"1.png": b"x"}, r"1 has no \.txt"),
+        ({"1.txt": b"red ."}, r"1 has no \.jpg or"),
+        ({"1.png": b"x", "1.txt": b"\n"}, "1 has no captions"),
+        ({"1.png": b"x", "1.json": b"{"}, "missing or damaged shard: Expecting"),
+    ],
+)
+def test_incomplete_tar_shards_are_told(tmp_path, members, message):
+    with pytest.raises(ValueError, match=rf"shard\.tar: missing or damaged shard: .*{message}|{message}"):
+        read_shard(tar(tmp_path / "shard.tar", members))
+
+
+def test_damaged_shards_are_told(folder, tmp_path):
+    (tmp_path / "bad.tar").write_bytes(b"nothing like a tar file")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 nothing")
+    for name in ("bad.tar", "bad.parquet", "gone.parquet"):
+        with pytest.raises(ValueError, match=f"{name}: missing or damaged shard"):
+            read_shard(str(tmp_path / name))
+    made = batches(folder)
+    made._rows[:] = 4
+    with pytest.raises(ValueError, match=r"holds \d images; the manifest says 4"):
+        made.at(0)
