@@ -181,11 +181,9 @@ def _captioned(
 ) -> Material:
     shown = spread(validation.captions, SHOWN_CAPTIONS)
     words = pad([t.numbers for t in dataset.vocabulary.encode(shown, dataset.vocabulary.training_unknown)])
-    encoder_folder = None
-    if encoder is not None and Path(settings.sentence_encoder).is_dir():
-        from cap2im.sentences import find_encoder
+    from cap2im.sentences import find_encoder
 
-        encoder_folder = find_encoder(settings.sentence_encoder)
+    own_encoder = encoder is not None and Path(settings.sentence_encoder).is_dir()
     return Material(
         recipe,
         dataset.vocabulary,
@@ -194,7 +192,7 @@ def _captioned(
         shown=ShownCaptions(*words, None if encoder is None else encoder.encode(shown)),
         about={**settings.model_dump(), "dataset": {"sha256": dataset.sha256, "source": dataset.manifest.get("source")}, "shown": shown},
         slow=True,
-        encoder_folder=encoder_folder,
+        encoder_folder=find_encoder(settings.sentence_encoder) if own_encoder else None,
     )
 
 
