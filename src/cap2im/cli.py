@@ -163,7 +163,7 @@ def train(
     run: Annotated[Path | None, typer.Option(help="Folder of checkpoints, log and result. [default: runs/RECIPE]")] = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", help="A prepared dataset (with --stream a URL, too), or the folder of MNIST files, else downloaded."),
+        typer.Option("--data", help="A prepared dataset (with --stream a URL, too), sentences, or MNIST's folder, else downloaded."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     start_from: Annotated[str | None, typer.Option("--from", help="A model whose weights the run starts from.")] = None,

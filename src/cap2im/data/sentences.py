@@ -127,11 +127,9 @@ def _token_groups(path: Path) -> Iterator[list[str]]:
 
 
 def _captions(files: Iterable[Path]) -> Iterator[list[str]]:
-    try:
-        from pyarrow import ArrowException  # an extra
-        from pyarrow.parquet import ParquetFile
-    except ImportError:
-        raise ValueError("reading a prepared dataset needs pyarrow; it comes with: pip install -c constraints.txt '.[all]'") from None
+    from pyarrow import ArrowException  # comes with datasets, an extra
+    from pyarrow.parquet import ParquetFile
+
     for file in files:
         try:
             for batch in ParquetFile(file).iter_batches(columns=["captions"]):
