@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,22 +14,6 @@ from tests.real_data import data_folder
 from tests.tiny import CHANGES, tiny_model
 
 CAPTION = "the digit three is at the top of the digit one"
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Runs `cap2im ARGUMENTS` in an empty folder; answers exit status, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["cap2im", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture(scope="module")
