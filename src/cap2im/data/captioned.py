@@ -124,9 +124,6 @@ class Source:
     problems: list[Problem] = field(default_factory=list)
     vocabulary: Vocabulary | None = None
 
-    def without_images(self, split: Split) -> bool:
-        return not self.splits.get(split)
-
 
 def fingerprint(source: Source, options: dict[str, Any]) -> str:
     """A checksum of a source's listing, the sizes and times of its files, and the options of preparing it."""
