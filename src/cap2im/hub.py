@@ -9,8 +9,8 @@ from pathlib import Path
 
 
 def is_repository(name: str) -> bool:
-    """Whether a name has the form OWNER/NAME."""
-    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None
+    """Whether a name has the form OWNER/NAME, and is not a folder that is missing here: there is no folder OWNER."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None and not Path(name).parent.is_dir()
 
 
 def download(repository: str, wanted: Sequence[str], unwanted: Sequence[str] = ()) -> Path:

@@ -116,3 +116,13 @@ def test_unknown_words_can_be_marked_where_there_is_a_word_for_them():
 def test_of_many_problems_the_first_are_told():
     with pytest.raises(ValueError, match=r"^(a caption is empty; ){5}and 7 captions more$"):
         VOCABULARY.encode([""] * 12)
+
+
+def test_known_words_stay_whole_between_spaces():
+    vocabulary = Vocabulary(words=("a", "man", "'s", "n't", "t-shirt", "UNK", "."), unknown="UNK")
+    assert vocabulary.split("A man 's T-Shirt is n't red") == ["a", "man", "'s", "t-shirt", "is", "n't", "red", "."]
+    assert vocabulary.split("a t-shirt.") == ["a", "t-shirt", "."]
+    assert vocabulary.numbered("A man 's blue t-shirt") == [0, 1, 2, 5, 4, 6]
+    assert vocabulary.numbered("") == []
+    attngan = Vocabulary.build(["a dog"], tokens="attngan")
+    assert attngan.numbered("A blue dog!") == [1, 2]

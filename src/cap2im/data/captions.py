@@ -174,12 +174,12 @@ class CaptionBatches:
         colours: 1 or 3.
         batch_size: over all processes.
         seed: of order and noise.
-        lengths: fewest and most words of the captions to use.
+        lengths: fewest and most words of the captions to use; captions without a known word are never used.
         equal_lengths: a batch holds captions of one length alone.
         vectors: [M, S] of all captions, for the models that are conditioned on them.
 
     Raises:
-        ValueError: captions that cannot be numbered, or too few for a batch.
+        ValueError: too few captions for a batch.
     """
 
     def __init__(
@@ -263,7 +263,7 @@ def _number(captions: Sequence[str], vocabulary: Vocabulary) -> tuple[np.ndarray
     numbers, lengths = [], []
     steps = range(0, len(captions), CAPTIONS_AT_ONCE)
     for start in track(steps, "reading captions", console=Console(stderr=True), disable=len(captions) < WORTH_A_BAR):
-        for tokens in vocabulary.encode(captions[start : start + CAPTIONS_AT_ONCE], vocabulary.training_unknown):
-            numbers.append(np.array(tokens.numbers, np.int32))
-            lengths.append(len(tokens.numbers))
+        for caption in captions[start : start + CAPTIONS_AT_ONCE]:
+            numbers.append(np.array(vocabulary.numbered(caption), np.int32))
+            lengths.append(len(numbers[-1]))
     return np.concatenate(numbers), np.cumsum(lengths)

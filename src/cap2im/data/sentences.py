@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cap2im.data.vocabulary import Vocabulary, split_words
+from cap2im.data.vocabulary import Vocabulary
 from cap2im.randomness import generator
 
 END_OF_SENTENCE = "<eos>"  # number 0, as in the released dictionary; no sentence holds it, for its brackets are words of their own
@@ -169,12 +169,10 @@ class SentenceGroups:
     def of(cls, groups: Iterable[list[str]], vocabulary: Vocabulary, *, longest: int, ordered: bool) -> SentenceGroups:
         """Numbers sentences; unknown words become the vocabulary's word for them, and what is beyond `longest` words is cut off."""
         assert vocabulary.unknown is not None
-        known = vocabulary.numbers
-        unknown = known[vocabulary.unknown]
         numbers, starts, firsts = array("i"), array("q", [0]), array("q", [0])  # a list would take many times the memory
         for group in groups:
             for sentence in group:
-                numbers.extend(known.get(word, unknown) for word in split_words(sentence, vocabulary.tokens)[:longest])
+                numbers.extend(vocabulary.numbered(sentence)[:longest])
                 starts.append(len(numbers))
             firsts.append(len(starts) - 1)
         words, sentences, paragraphs = (torch.from_numpy(np.array(values)) for values in (numbers, starts, firsts))

@@ -33,6 +33,7 @@ class Tokens:
     numbers: tuple[int, ...]
 
 
+_WORDS = re.compile(r"\w+(?:['\u2019-]\w+)*|[^\w\s]")
 _ENDING = r"'(?:s|re|ve|ll|d|m)\b"
 _TREEBANK = re.compile(rf"\w+(?=n't\b)|n't\b|{_ENDING}|\w+(?:(?!{_ENDING})['\u2019-]\w+)*|``|''|\.\.\.|--|[^\w\s]", re.IGNORECASE)
 
@@ -48,7 +49,10 @@ def split_words(caption: str, tokens: Tokenizer = "released") -> list[str]:
         return _TREEBANK.findall(caption)
     if tokens == "attngan":
         return [word for run in re.findall(r"\w+", caption.lower()) if (word := run.encode("ascii", "ignore").decode())]
-    words = re.findall(r"\w+(?:['\u2019-]\w+)*|[^\w\s]", caption.lower())
+    return _with_full_stop(_WORDS.findall(caption.lower()))
+
+
+def _with_full_stop(words: list[str]) -> list[str]:
     return words if not words or words[-1] == "." else [*words, "."]
 
 
@@ -110,6 +114,20 @@ class Vocabulary(BaseModel):
         known = {word: number for number, word in enumerate(self.words)}
         return known | {alias: known[word] for alias, word in self.aliases.items()}
 
+    def split(self, caption: str) -> list[str]:
+        """The words of a caption; where a known word stands between spaces, it stays whole, as in captions that were split elsewhere."""
+        if self.tokens != "released":
+            return split_words(caption, self.tokens)
+        pieces = caption.lower().split()
+        return _with_full_stop([w for piece in pieces for w in ([piece] if piece in self.numbers else _WORDS.findall(piece))])
+
+    def numbered(self, caption: str) -> list[int]:
+        """The numbers of a caption's words; unknown ones are marked where there is a word for them, else left out. Never fails."""
+        numbers = self.numbers
+        stand_in = None if self.unknown is None else numbers[self.unknown]
+        found = (numbers.get(word, stand_in) for word in self.split(caption))
+        return [number for number in found if number is not None]
+
     def nearest(self, word: str, count: int = 3) -> list[str]:
         """Known words that are spelled most like a word."""
         return difflib.get_close_matches(word, [*self.words, *self.aliases], n=count, cutoff=0.5)
@@ -130,7 +148,7 @@ class Vocabulary(BaseModel):
         result, problems = [], []
         for caption in captions:
             shown = caption if len(caption) <= 60 else f"{caption[:57]}..."
-            words = split_words(caption, self.tokens)
+            words = self.split(caption)
             strangers = [w for w in dict.fromkeys(words) if w not in numbers]
             known = tuple(w for w in words if w in numbers)
             if unknown == "mark" and self.unknown is not None:

@@ -87,10 +87,10 @@ def load_weights(model: DRAW, folder: Path, config: Mapping[str, Any]) -> str:
     Args:
         model: to fill.
         folder: of a model.
-        config: what the model in training will say of itself; vocabulary and held-out configurations have to be equal.
+        config: what the model in training will say of itself; vocabulary, held-out configurations and variant have to be equal.
 
     Raises:
-        ValueError: they are of another network, vocabulary or held-out configurations, or damaged.
+        ValueError: they are of another network, vocabulary, held-out configurations or variant, or damaged.
     """
     theirs = read_config(folder)
     ours = json.loads(json.dumps(config))
@@ -98,6 +98,8 @@ def load_weights(model: DRAW, folder: Path, config: Mapping[str, Any]) -> str:
         raise ValueError(f"{folder}: has another vocabulary than this training")
     if theirs.get("data", {}).get("held_out") != ours["data"].get("held_out"):
         raise ValueError(f"{folder}: other configurations were held out; give the data.held_out_seed that it was trained with")
+    if (variant := theirs.get("model", {}).get("variant")) != ours["model"]["variant"]:
+        raise ValueError(f"{folder}: its model.variant is {variant!r}, this training's is {ours['model']['variant']!r}")
     try:
         model.load_state_dict({name: value.float() for name, value in read_weights(folder, theirs).items()})
     except RuntimeError as error:

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
 from cap2im.data.batch import Batch, Batches
+from cap2im.data.workers import available_workers
 
 
 def prepare_processor() -> None:
@@ -132,11 +133,12 @@ class BatchesAhead:
         batches: answers a step's batch.
         rows: this process's share of a batch.
         steps: numbers of the steps to come.
-        workers: processes that make batches; 0 makes each when it is asked for.
+        workers: processes that make batches, no more than there are processors; 0 makes each when it is asked for.
     """
 
     def __init__(self, batches: Batches, rows: slice, steps: range, workers: int) -> None:
         # a generator of its own: the loader would take its seed from the global one, and a resumed run would differ
+        workers = min(workers, available_workers())
         loader = DataLoader(_Steps(batches, rows), None, sampler=steps, num_workers=workers, generator=torch.Generator())
         self._batches = iter(loader)
         self._waited, self._asked = 0.0, time.perf_counter()
