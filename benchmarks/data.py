@@ -1,0 +1,71 @@
+"""How fast photos are prepared, and whether training has to wait for its batches.
+
+    python -m benchmarks.data COCO_FOLDER [--workers 2] [--repeat 8]
+
+Prepares a COCO folder several times over into one dataset of 32 x 32 images, then reads batches of 100 from it, beside a training step of
+the COCO configuration on the same machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import platform
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from benchmarks.speed import COCO_WORDS, Clock, training_step
+
+from cap2im.config import load_recipe
+from cap2im.convert.pickles import read_pickle
+from cap2im.data.captions import CaptionBatches, PreparedDataset
+from cap2im.data.preparing import prepare
+from cap2im.data.shards import ShardBatches
+from cap2im.data.sources import read_source
+from cap2im.data.workers import available_workers
+from cap2im.models.aligndraw import DRAW
+
+BATCH = 100
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("coco", type=Path)
+    parser.add_argument("--workers", type=int, default=available_workers())
+    parser.add_argument("--repeat", type=int, default=8, help="how often each photo is prepared")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the training step")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.set_flush_denormal(True)
+    print(f"{platform.machine()}, {arguments.workers} workers, {arguments.threads} threads; torch {torch.__version__}\n")
+
+    source = read_source("coco", str(arguments.coco), read_pickle=read_pickle)
+    for split, records in source.splits.items():
+        source.splits[split] = [
+            dataclasses.replace(record, id=f"{record.id}-{turn}") for turn in range(arguments.repeat) for record in records
+        ]
+    images = sum(len(records) for records in source.splits.values())
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "prepared"
+        start = time.perf_counter()
+        prepare(source, out, kind="coco", path=str(arguments.coco), workers=arguments.workers)
+        seconds = time.perf_counter() - start
+        print(f"| preparing | {images:,} photos in {seconds:.1f} s: {images / seconds:.0f} a second |\n| --- | --- |")
+
+        dataset = PreparedDataset.open(out)
+        config = load_recipe("aligndraw-coco-paper").model.model_copy(update={"vocabulary_size": COCO_WORDS})
+        noise_shape = (config.glimpses, config.latent)
+        lazily = CaptionBatches(dataset.split("train"), dataset.vocabulary, noise_shape, colours=3, batch_size=BATCH)
+        streamed = ShardBatches(dataset, "train", noise_shape, side=32, colours=3, batch_size=BATCH)
+        clock = Clock(torch.device("cpu"), runs=5)
+        step = clock.seconds(training_step(DRAW(config), torch.device("cpu"), "bf16"))
+        for name, batches in (("a batch, read lazily", lazily), ("a batch, streamed", streamed)):
+            counter = iter(range(10**9))
+            seconds = clock.seconds(lambda batches=batches, counter=counter: batches.at(next(counter)), repeat=5)
+            print(f"| {name} | {seconds * 1000:.0f} ms, where a training step in bf16 takes {step:.2f} s: {seconds / step:.1%} |")
+
+
+if __name__ == "__main__":
+    main()
