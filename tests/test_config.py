@@ -39,6 +39,21 @@ def test_paper_recipe_is_the_papers():
     assert (t.kl_weights, t.ema_decay, t.precision) == (((0, 1.0),), 0, "fp32"), "nothing that the paper does not have"
 
 
+@pytest.mark.parametrize(
+    ("model", "conditioning"), [("align", "align"), ("noalign", "mean"), ("skipthought", "sentence"), ("", "none")], ids=str
+)
+@pytest.mark.parametrize(("size", "side"), [("paper", 32), ("56", 56)])
+def test_coco_recipes_are_the_papers(model, conditioning, size, side):
+    recipe = load_recipe(f"{model}draw-coco-{size}")
+    m, t = recipe.model, recipe.train
+    assert (m.conditioning, m.side, m.colours, m.glimpses, m.read_patch, m.write_patch) == (conditioning, side, 3, 32, 9, 9)  # table 2
+    assert (m.inference_units, m.generative_units, m.latent, m.sentence_features) == (550, 550, 275, 4800)
+    assert (t.epochs, t.drop_epoch, t.learning_rate, t.final_learning_rate, t.clip_norm) == (18, 11, 1e-3, 1e-4, 10)  # appendix B
+    assert (t.optimizer, t.kl_weights, t.ema_decay, t.precision) == ("rmsprop", ((0, 1.0),), 0, "fp32")
+    assert (m.initialisation, m.variant, m.language_dropout, m.blank) == ("paper", "paper", 0, 0)
+    assert conditioning == "none" or (recipe.data.shortest, recipe.data.longest) == (7, 29)
+
+
 def test_skipthoughts_recipe_is_the_papers():
     recipe = load_recipe("skipthoughts")
     m, t = recipe.model, recipe.train
