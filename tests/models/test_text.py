@@ -92,3 +92,40 @@ def test_dropout_hides_features_in_training_alone():
     hidden = (model(tokens, mask).words == 0).float().mean().item()
     assert hidden == pytest.approx(0.4, abs=0.05)
     assert torch.equal(model.eval()(tokens, mask).words, model(tokens, mask).words)
+
+
+def test_forgetting_cuts_captions_in_training_alone():
+    """Of the word before, a state knows with the chance that nothing is forgotten; of one three words away, with its third power."""
+    torch.manual_seed(0)
+    model = BidirectionalLanguageModel(10, 4, forgetting=0.3).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    tokens = torch.tensor([[3, 1, 4, 1]]).expand(2000, -1)
+    changed = torch.cat([torch.full((2000, 1), 7), tokens[:, 1:]], dim=1)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    states = []
+    for words in (tokens, changed):
+        torch.manual_seed(1)  # the same forgetting
+        states.append(model(words, mask).words[:, :, :4])  # of the forward LSTM
+    knows = (states[0] != states[1]).any(dim=2).double().mean(dim=0)
+    assert knows.tolist() == pytest.approx([1, 0.7, 0.7**2, 0.7**3], abs=0.04)
+    model.eval()
+    assert torch.equal(model(tokens, mask).words, model(tokens, mask).words)
+    assert (model(tokens, mask).words[0, -1, :4] != model(changed, mask).words[0, -1, :4]).all()
+
+
+def test_noise_reads_words_by_their_weights_in_training_alone():
+    """Gumbel noise of scale 1: the word of the highest score is each word with the chance that is its weight without noise."""
+    torch.manual_seed(0)
+    alignment = Alignment(6, 5, 7, noise=1.0).double()
+    torch.nn.init.normal_(alignment.score)
+    words, hidden = torch.randn(1, 4, 6).double(), torch.randn(1, 5).double()
+    mask = torch.tensor([[True, True, True, False]])
+    text = EncodedText(words.expand(20_000, -1, -1), words.mean(1).expand(20_000, -1), mask.expand(20_000, -1))
+    _, noisy = alignment.begin(text)(hidden.expand(20_000, -1))
+    alignment.eval()
+    _, weights = alignment.begin(text)(hidden.expand(20_000, -1))
+    torch.testing.assert_close(noisy.argmax(dim=1).bincount(minlength=4) / 20_000, weights[0].float(), atol=0.015, rtol=0)
+    torch.testing.assert_close(noisy.sum(dim=1), torch.ones(20_000).double())
+    assert not noisy[:, 3].any()
+    assert torch.equal(weights[0], weights[1])

@@ -45,7 +45,9 @@ class DRAWConfig(BaseModel):
     vocabulary_size: int = Field(22, ge=1)  # 25,323 for COCO
     language_units: int = Field(128, ge=1)  # of one direction
     language_dropout: float = Field(0.0, ge=0, lt=1)  # of the words' features, in training; the paper has none
+    language_forgetting: float = Field(0.0, ge=0, lt=1)  # in training; see `BidirectionalLanguageModel`; the paper has none
     align_features: int = Field(512, ge=1)  # l
+    align_noise: float = Field(0.0, ge=0)  # in training; see `Alignment`; the paper has none
     blank: float = 0.0  # the canvas starts at this logit; the release starts MNIST at -10 (black) and COCO at 0
     initialisation: Literal["paper", "scaled"] = "paper"  # see `initialise`
     variant: Variant = "paper"  # "released" follows the authors' code, "port" a PyTorch port of it
@@ -180,9 +182,11 @@ class DRAW(nn.Module):
         attended = c.text_features if c.conditioning == "align" else 0
         read = 2 * c.colours * c.read_patch**2
         if c.reads_words:
-            self.language = BidirectionalLanguageModel(c.vocabulary_size, c.language_units, c.variant, c.language_dropout)
+            self.language = BidirectionalLanguageModel(
+                c.vocabulary_size, c.language_units, c.variant, c.language_dropout, c.language_forgetting
+            )
         if c.conditioning == "align":
-            self.alignment = Alignment(c.text_features, c.generative_units, c.align_features)
+            self.alignment = Alignment(c.text_features, c.generative_units, c.align_features, c.align_noise)
         elif conditional:
             self.sentence = nn.Linear(c.text_features, 4 * c.generative_units, bias=False)  # s of eq. 3, the same at every step
         if conditional:

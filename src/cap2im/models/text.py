@@ -91,13 +91,16 @@ class DirectionalLSTM(nn.Module):
         self.words = nn.Embedding(vocabulary_size, 4 * units)  # W_y of the release
         self.recurrent = nn.Linear(units, 4 * units)
 
-    def forward(self, tokens: Tensor, hidden: Tensor) -> Tensor:
-        """States [B, L, D] of tokens [B, L], starting from hidden [B, D] and an empty cell."""
+    def forward(self, tokens: Tensor, start: Tensor, forget: Tensor | None = None) -> Tensor:
+        """States [B, L, D] of tokens [B, L], from the state start [B, D] and an empty cell on, and anew where forget [B, L] is true."""
         inputs = self.words(tokens)  # [B, L, 4D]
-        cell = torch.zeros_like(hidden)
+        hidden, cell = start, torch.zeros_like(start)
         recurrent = Unrolled(self.recurrent)
         states = []
-        for word in inputs.unbind(1):
+        for position, word in enumerate(inputs.unbind(1)):
+            if forget is not None:
+                anew = forget[:, position, None]
+                hidden, cell = torch.where(anew, start, hidden), cell.masked_fill(anew, 0.0)
             hidden, cell = lstm_cell(word + recurrent(hidden), cell)
             states.append(hidden)
         return torch.stack(states, dim=1)
@@ -110,11 +113,14 @@ class BidirectionalLanguageModel(nn.Module):
         vocabulary_size: number of words, padding and unknown word included where the vocabulary has them.
         units: D/2, units of one direction.
         variant: "released" reads the batch backwards, "port" leaves the backward states in their order; see the module's docstring.
-        dropout: share of a word's features that training hides, so that what is said of one word is not learned of whole sentences.
+        dropout: share of a word's features that training hides.
+        forgetting: chance at each word that a direction forgets, in training, all that it has read. What is said of a word is then
+            learned of the word and its neighbours, not of whole sentences, and carries over to sentences never seen.
     """
 
-    def __init__(self, vocabulary_size: int, units: int, variant: Variant = "paper", dropout: float = 0.0) -> None:
+    def __init__(self, vocabulary_size: int, units: int, variant: Variant = "paper", dropout: float = 0.0, forgetting: float = 0.0) -> None:
         super().__init__()
+        self.forgetting = forgetting
         self.dropout = nn.Dropout(dropout)
         self.variant = variant
         self.forwards = DirectionalLSTM(vocabulary_size, units)
@@ -132,16 +138,21 @@ class BidirectionalLanguageModel(nn.Module):
         start = self.start.expand(tokens.shape[0], -1)
         lengths = mask.sum(dim=1)
         tokens = tokens.masked_fill(~mask, 0)
-        ahead = self.forwards(tokens, start)
+        ahead = self.forwards(tokens, start, self._forget(tokens))
         if self.variant == "released":
-            back = self.backwards(tokens if alone else tokens.flip(0), start)
+            back = self.backwards(tokens if alone else tokens.flip(0), start, self._forget(tokens))
         else:
-            back = self.backwards(reverse_words(tokens, lengths), start)
+            back = self.backwards(reverse_words(tokens, lengths), start, self._forget(tokens))
             if self.variant != "port":
                 back = reverse_words(back, lengths)
         words = self.dropout(torch.cat([ahead, back], dim=2))  # [B, L, D]
         sentence = (words * mask.unsqueeze(2)).sum(dim=1) / lengths.unsqueeze(1)  # [B, D]
         return EncodedText(words, sentence, mask)
+
+    def _forget(self, tokens: Tensor) -> Tensor | None:
+        if not (self.training and self.forgetting):
+            return None
+        return torch.rand(tokens.shape, device=tokens.device) < self.forgetting
 
 
 class Alignment(nn.Module):
@@ -151,17 +162,21 @@ class Alignment(nn.Module):
         word_features: D, width of a word's vector.
         state_features: width of the generative LSTM.
         features: K, the paper's l.
+        noise: scale of the Gumbel noise that training adds to the words' scores. A glimpse then reads a word drawn by chance, unless
+            one stands out; so one does, and a drawing goes from word to word.
     """
 
-    def __init__(self, word_features: int, state_features: int, features: int) -> None:
+    def __init__(self, word_features: int, state_features: int, features: int, noise: float = 0.0) -> None:
         super().__init__()
+        self.noise = noise
         self.word = nn.Linear(word_features, features)  # U and b
         self.state = nn.Linear(state_features, features, bias=False)  # W
         self.score = nn.Parameter(torch.zeros(features))  # v
 
     def begin(self, text: EncodedText, unrolled: Callable[[nn.Linear], Callable[[Tensor], Tensor]] = Unrolled) -> AlignmentPass:
         """What stays the same in all steps of one pass over a drawing."""
-        return AlignmentPass(text, 2 * self.word(text.words).to(text.words.dtype), unrolled(self.state), 2 * self.score)
+        doubled_words = 2 * self.word(text.words).to(text.words.dtype)
+        return AlignmentPass(text, doubled_words, unrolled(self.state), 2 * self.score, self.noise if self.training else 0.0)
 
 
 @dataclass(frozen=True)
@@ -172,6 +187,7 @@ class AlignmentPass:
     doubled_words: Tensor  # [B, L, K] 2 (U h_lang + b)
     state: Callable[[Tensor], Tensor]  # W
     doubled_score: Tensor  # [K] 2 v
+    noise: float
 
     def __call__(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """The sentence vector s_t [B, D] and the weight of each word [B, L] for the state h_gen of the step before.
@@ -181,5 +197,7 @@ class AlignmentPass:
         """
         features = (self.doubled_words + 2 * self.state(hidden).unsqueeze(1)).sigmoid_()  # [B, L, K]
         scores = features @ self.doubled_score  # [B, L]
+        if self.noise:
+            scores = scores - self.noise * torch.empty_like(scores).exponential_().log()  # minus the log of an exponential is Gumbel
         weights = scores.masked_fill(~self.text.mask, float("-inf")).softmax(dim=1)
         return torch.bmm(weights.unsqueeze(1), self.text.words).squeeze(1), weights
