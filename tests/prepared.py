@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cap2im.data.preparing import FORMAT
+from cap2im.data.preparing import FORMAT, file_sha256
 from cap2im.data.vocabulary import Vocabulary
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (120, 120, 120)}
@@ -46,7 +46,7 @@ def prepared_dataset(folder: Path, *, side: int = 8, train: int = 24, validation
         }
         file = f"data/{split}-00000-of-00001.parquet"
         Dataset.from_dict(rows, features=features).to_parquet(folder / file)
-        shards.append({"file": file, "rows": count})
+        shards.append({"file": file, "rows": count, "sha256": file_sha256(folder / file)})
     vocabulary = Vocabulary.build(captions_of["train"])
     (folder / "vocabulary.json").write_text(vocabulary.model_dump_json())
     manifest = {"format": FORMAT, "source": {"kind": "test"}, "side": side, "fit": "stretch", "shards": shards}

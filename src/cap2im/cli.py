@@ -44,7 +44,8 @@ def _examples(*lines: str) -> str:
 
 
 DataOption = Annotated[
-    Path | None, typer.Option("--data", help="A prepared dataset, or the folder of the four MNIST files, which are downloaded otherwise.")
+    str | None,
+    typer.Option("--data", help="A prepared dataset (or its URL), sentences, or the folder of MNIST's files, else downloaded."),
 ]
 
 
@@ -161,10 +162,7 @@ def train(
     recipe: Annotated[str, typer.Argument(help="A recipe's name (see cap2im list) or a TOML file.")],
     changes: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: change a value of the recipe; may be repeated.")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of checkpoints, log and result. [default: runs/RECIPE]")] = None,
-    data: Annotated[
-        str | None,
-        typer.Option("--data", help="A prepared dataset (with --stream a URL, too), sentences, or MNIST's folder, else downloaded."),
-    ] = None,
+    data: DataOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     start_from: Annotated[str | None, typer.Option("--from", help="A model whose weights the run starts from.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the whole recipe and stop.")] = False,

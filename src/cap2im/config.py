@@ -28,6 +28,7 @@ from pydantic import (
     model_validator,
 )
 
+from cap2im.data.vocabulary import LONGEST_CAPTION
 from cap2im.models.aligndraw import DRAWConfig
 from cap2im.models.reader import ReaderConfig
 from cap2im.models.skipthoughts import SkipThoughtsConfig
@@ -52,7 +53,7 @@ class CaptionsData(Section):
 
     source: Literal["captions"]
     shortest: int = Field(1, ge=1)  # words of the captions to train on; the release takes 7 to 29
-    longest: int = Field(200, ge=1)
+    longest: int = Field(LONGEST_CAPTION, ge=1)
     equal_lengths: bool = False  # a batch holds captions of one length alone, as released; else those of nearly one length
     sentence_encoder: str = ""  # for conditioning "sentence": a folder, or OWNER/NAME on the Hugging Face hub
     validation_samples: int = Field(1_000, ge=1)  # at most

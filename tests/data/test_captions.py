@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from cap2im.data.captions import CaptionBatches, PreparedDataset, sentence_vectors
-from cap2im.data.vocabulary import split_words
+from cap2im.data.captions import CaptionBatches, CaptionedImages, sentence_vectors
+from cap2im.data.prepared import PreparedDataset
+from cap2im.data.vocabulary import Vocabulary, split_words
 from tests.prepared import COLOURS, prepared_dataset
 
 
@@ -20,7 +24,7 @@ def dataset(tmp_path_factory) -> PreparedDataset:
 
 def batches(dataset, **changes) -> CaptionBatches:
     how = {"colours": 3, "batch_size": 6, "seed": 0} | changes
-    return CaptionBatches(dataset.split("train"), dataset.vocabulary, (2, 3), **how)
+    return CaptionBatches(CaptionedImages(dataset, "train"), dataset.vocabulary, (2, 3), **how)
 
 
 def words_of(dataset, batch) -> list[list[str]]:
@@ -29,7 +33,7 @@ def words_of(dataset, batch) -> list[list[str]]:
 
 
 def test_a_split_has_its_images_and_their_captions(dataset):
-    images = dataset.split("validation")
+    images = CaptionedImages(dataset, "validation")
     assert len(images) == 6
     assert len(images.captions) == 12
     assert images.image_of.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
@@ -95,7 +99,7 @@ def test_lengths_are_limited_and_too_few_captions_are_told(dataset):
 
 def test_fixed_batches_are_spread_over_all_captions(dataset):
     batch = batches(dataset).fixed(4)
-    captions = dataset.split("train").captions
+    captions = CaptionedImages(dataset, "train").captions
     assert words_of(dataset, batch) == [split_words(captions[i]) for i in (0, 15, 31, 47)]
     assert len(batches(dataset).fixed(1000)) == 48
 
@@ -115,7 +119,7 @@ class Letters:
 
 
 def test_sentence_vectors_are_made_once_for_each_encoder(dataset):
-    captions = dataset.split("train").captions
+    captions = CaptionedImages(dataset, "train").captions
     encoder = Letters()
     vectors = sentence_vectors(dataset, "train", captions, encoder)
     assert vectors[7].tolist() == [captions[7].count(letter) for letter in "abcd"]
@@ -130,18 +134,88 @@ def test_sentence_vectors_are_made_once_for_each_encoder(dataset):
         assert row.tolist() == [" ".join(words).count(letter) for letter in "abcd"]
 
 
+def copied(dataset, folder) -> Path:
+    return Path(shutil.copytree(dataset.folder, folder))
+
+
+def change_manifest(folder: Path, **changes) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | changes))
+
+
 def test_what_is_no_dataset_is_told(dataset, tmp_path):
     with pytest.raises(ValueError, match=r"no prepared dataset, for it has no manifest\.json; cap2im prepare"):
         PreparedDataset.open(tmp_path)
-    (tmp_path / "manifest.json").write_text(json.dumps(dataset.manifest))
-    with pytest.raises(ValueError, match=r"damaged dataset.*vocabulary\.json"):
-        PreparedDataset.open(tmp_path)
-    (tmp_path / "vocabulary.json").write_text(dataset.vocabulary.model_dump_json())
-    with pytest.raises(ValueError, match=r"train-00000-of-00001\.parquet: missing here; .*--stream"):
-        PreparedDataset.open(tmp_path).split("train")
-    (tmp_path / "manifest.json").write_text(json.dumps(dataset.manifest | {"shards": dataset.manifest["shards"][1:]}))
-    with pytest.raises(ValueError, match="has no train images; its splits: test, validation"):
-        PreparedDataset.open(tmp_path).split("train")
-    (tmp_path / "manifest.json").write_text(json.dumps(dataset.manifest | {"format": "another"}))
-    with pytest.raises(ValueError, match="damaged dataset: its format is 'another'"):
-        PreparedDataset.open(tmp_path)
+    folder = copied(dataset, tmp_path / "copy")
+    (folder / "vocabulary.json").unlink()
+    with pytest.raises(ValueError, match=r"damaged dataset: no vocabulary\.json"):
+        PreparedDataset.open(folder)
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match="damaged dataset: : Invalid JSON"):
+        PreparedDataset.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "another"}, "its format is 'another', this version"),
+        ({"side": None}, "damaged dataset: side: Input should be a valid integer"),
+        ({"fit": "squash"}, "damaged dataset: fit: Input should be 'stretch', 'crop' or 'shorter'"),
+        (
+            {"shards": [{"file": "foo-0.parquet", "rows": 1}]},
+            "shards.0.file: Value error, the name begins with none of train, ",
+        ),
+        ({"shards": [{"file": "train-0.parquet"}]}, "shards.0.rows: Field required"),
+    ],
+)
+def test_damaged_manifests_are_told(dataset, tmp_path, changes, message):
+    folder = copied(dataset, tmp_path / "copy")
+    change_manifest(folder, **changes)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        PreparedDataset.open(folder)
+
+
+def test_damaged_missing_and_exchanged_shards_are_told(dataset, tmp_path):
+    folder = copied(dataset, tmp_path / "copy")
+    shards = json.loads((folder / "manifest.json").read_text())["shards"]
+    train = folder / shards[0]["file"]
+    whole = train.read_bytes()
+    train.write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match=r"train-00000-of-00001\.parquet: truncated or altered"):
+        CaptionedImages(PreparedDataset.open(folder), "train")
+    train.unlink()
+    with pytest.raises(ValueError, match=r"train-00000-of-00001\.parquet: is no Parquet file of this machine; .*--stream"):
+        CaptionedImages(PreparedDataset.open(folder), "train")
+    train.write_bytes(whole)
+    change_manifest(folder, shards=[shards[0] | {"rows": 23}, shards[1] | {"rows": 0}])
+    with pytest.raises(ValueError, match="holds 24 images; the manifest says 23"):
+        CaptionedImages(PreparedDataset.open(folder), "train")
+    with pytest.raises(ValueError, match=r"has no validation images; its splits: train; prepare with --validation 0\.1"):
+        CaptionedImages(PreparedDataset.open(folder), "validation")
+
+
+class ByColumn(list):
+    """Rows as `datasets` answers several of them."""
+
+    def __getitem__(self, which):
+        chosen = [list.__getitem__(self, row) for row in which]
+        return {name: [row[name] for row in chosen] for name in chosen[0]}
+
+
+def test_an_image_that_cannot_be_decoded_is_named(dataset):
+    images = CaptionedImages(dataset, "validation")
+    rows = images._rows.to_list()
+    rows[2]["image"]["bytes"] = b"nothing"
+    images._rows = ByColumn(rows)
+    assert images.pixels([1], 3).shape == (1, 3, 8, 8)
+    with pytest.raises(ValueError, match=r"validation: image validation-2: cannot be decoded"):
+        images.pixels([1, 2], 3)
+
+
+def test_captions_without_a_known_word_are_never_used(dataset):
+    images = CaptionedImages(dataset, "train")
+    images.captions[5] = "\u732b \u72ac"
+    attngan = Vocabulary.build(images.captions, tokens="attngan")
+    made = CaptionBatches(images, attngan, (2, 3), colours=3, batch_size=47)
+    assert made.steps_per_epoch == 1
+    assert made.at(0).mask.any(dim=1).all()

@@ -11,9 +11,12 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
-from cap2im.data.captions import PreparedDataset
+from cap2im.data.captions import CaptionedImages
+from cap2im.data.prepared import PreparedDataset
 from cap2im.data.shards import ShardBatches, read_shard
+from cap2im.data.vocabulary import Vocabulary
 from tests.prepared import COLOURS, prepared_dataset
 
 
@@ -100,10 +103,52 @@ def test_a_dataset_elsewhere_is_streamed_without_a_copy(folder):
         memory.pipe(f"/bucket/{path.relative_to(folder)}", path.read_bytes())
     here, there = batches(folder), batches("memory://bucket")
     assert torch.equal(here.at(7).images, there.at(7).images)
-    with pytest.raises(ValueError, match="shards that lie elsewhere can be trained on with --stream"):
-        PreparedDataset.open("memory://bucket").split("train")
+    with pytest.raises(ValueError, match="shards that are tar files or lie elsewhere want --stream"):
+        CaptionedImages(PreparedDataset.open("memory://bucket"), "train")
     with pytest.raises(ValueError, match=r"memory://nothing: no prepared dataset, for it has no manifest\.json"):
         PreparedDataset.open("memory://nothing")
+
+
+def test_what_cannot_be_read_from_a_url_is_told():
+    with pytest.raises(ValueError, match=r"nosuch://bucket/manifest\.json: cannot be read: Protocol not known"):
+        PreparedDataset.open("nosuch://bucket")
+
+
+def tar_dataset(folder: Path, members: dict[str, bytes], rows: int, **changes) -> None:
+    """Makes a tar file the only training shard."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    tar(folder / "data" / "train-0.tar", members)
+    shards = [{"file": "data/train-0.tar", "rows": rows}]
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"shards": shards} | changes))
+
+
+def test_images_of_any_shape_are_cropped_as_prepared(folder):
+    wide = Image.new("RGB", (40, 20), "red")
+    wide.paste("blue", (10, 0, 30, 20))  # the central square
+    buffer = io.BytesIO()
+    wide.save(buffer, "PNG")
+    members = {f"{i}.{kind}": data for i in range(4) for kind, data in (("png", buffer.getvalue()), ("txt", b"red ."))}
+    tar_dataset(folder, members, 4, fit="shorter")
+    images = batches(folder).at(0).images
+    assert images[:, 2].min() > 0.9  # bicubic: the edge of the square feels what lies outside
+    assert images[:, 0].max() < 0.1
+
+
+def test_an_image_that_cannot_be_decoded_is_named(folder):
+    tar_dataset(folder, {"7.png": b"nothing", "7.txt": b"red ."}, 1)
+    with pytest.raises(ValueError, match=r"train-0\.tar: image 7: cannot be decoded"):
+        batches(folder, batch_size=1).at(0)
+
+
+def test_captions_without_a_known_word_are_never_used(folder):
+    image = read_shard(str(folder / "data" / "train-00000-of-00004.parquet"))[0].image
+    (folder / "vocabulary.json").write_text(Vocabulary.build(["a red square"], tokens="attngan").model_dump_json())
+    tar_dataset(folder, {"1.png": image, "1.json": json.dumps({"captions": ["\u732b", "red"]}).encode()}, 1)
+    made = batches(folder, batch_size=1)
+    assert all(made.at(step).tokens.tolist() == [[2]] for step in range(5))
+    tar_dataset(folder, {"1.png": image, "1.txt": "\u732b".encode()}, 1)
+    with pytest.raises(ValueError, match=r"image 1: has no caption with a known word"):
+        batches(folder, batch_size=1).at(0)
 
 
 def tar(path: Path, members: dict[str, bytes]) -> str:
@@ -131,7 +176,7 @@ def test_tar_shards_hold_images_beside_their_captions(folder, tmp_path):
     ("members", "message"),
     [
         ({"1.png": b"x"}, r"1 has no \.txt"),
-        ({"1.txt": b"red ."}, r"1 has no \.jpg or"),
+        ({"1.txt": b"red ."}, r"1 has no \.bmp or \.gif or \.jpeg or \.jpg"),
         ({"1.png": b"x", "1.txt": b"\n"}, "1 has no captions"),
         ({"1.png": b"x", "1.json": b"{"}, "missing or damaged shard: Expecting"),
     ],

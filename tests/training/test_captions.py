@@ -113,7 +113,7 @@ def test_interrupted_and_resumed_with_workers_equals_uninterrupted(dataset, tmp_
 def test_data_that_do_not_fit_are_told(dataset, tmp_path):
     with pytest.raises(ValueError, match=r"trains on a prepared dataset: give its folder with --data"):
         run("aligndraw-cifar", tmp_path / "a", None)
-    with pytest.raises(ValueError, match=r"holds 8 x 8 pixels, the recipe draws 32 x 32; prepare with --side 32, or .*--set model.side=8"):
+    with pytest.raises(ValueError, match=r"its images are 8 pixels wide, the recipe's model.side is 32; prepare with --side 32"):
         run("aligndraw-cifar", tmp_path / "a", dataset, "model.side=32")
     with pytest.raises(ValueError, match=r"has 19 words, the recipe's model.vocabulary_size is 7"):
         run("aligndraw-cifar", tmp_path / "a", dataset, "model.vocabulary_size=7")
@@ -127,7 +127,7 @@ def test_a_run_goes_on_with_its_own_dataset_alone(dataset, tmp_path):
     other = prepared_dataset(tmp_path / "other")
     manifest = json.loads((other / "manifest.json").read_text())
     (other / "manifest.json").write_text(json.dumps(manifest | {"source": {"kind": "elsewhere"}}))
-    with pytest.raises(ValueError, match=r"is not the dataset that .* was begun with, which was prepared from {'kind': 'test'}"):
+    with pytest.raises(ValueError, match=r"is not the dataset that .* was begun with"):
         run("aligndraw-cifar", tmp_path / "run", other, "train.epochs=1", resume=True)
 
 
@@ -135,7 +135,30 @@ def test_a_model_is_not_measured_on_images_of_another_size(dataset, tmp_path):
     model = run("noaligndraw-cifar", tmp_path / "run", dataset, "train.epochs=1")
     larger = prepared_dataset(tmp_path / "larger", side=12, train=4)
     how = {"split": "test", "samples": 1, "bound_samples": 1, "images": 4, "seed": 0}
-    with pytest.raises(ValueError, match=r"its images are 12 pixels wide, model draws 8 x 8"):
+    with pytest.raises(ValueError, match=r"its images are 12 pixels wide, a drawing of model is 8; prepare with --side 8"):
         evaluate(Pipeline.load(str(model)), data=larger, **how)
-    with pytest.raises(ValueError, match="give its folder with --data"):
+    with pytest.raises(ValueError, match="give a prepared dataset with --data"):
         evaluate(Pipeline.load(str(model)), data=None, **how)
+
+
+def test_a_streamed_run_remembers_it_and_is_measured_from_its_shards(dataset, tmp_path, monkeypatch):
+    model = run("aligndraw-cifar", tmp_path / "run", dataset, "train.epochs=1", stream=True)
+    with pytest.raises(ValueError, match="is not the dataset that"):
+        run("aligndraw-cifar", tmp_path / "run", dataset, "train.epochs=1", resume=True)
+    how = {"split": "test", "samples": 1, "bound_samples": 2, "images": 6, "seed": 0}
+    here = evaluate(Pipeline.load(str(model)), data=dataset, **how)
+    monkeypatch.setattr("cap2im.data.prepared.PreparedDataset.is_here", lambda *_: False)
+    streamed = evaluate(Pipeline.load(str(model)), data=dataset, **how)
+    assert streamed["likelihood"]["bound"] == pytest.approx(here["likelihood"]["bound"], rel=0.05)
+    with pytest.raises(ValueError, match=r"--stream takes captions of every length as they come: --set data.shortest=1"):
+        run("aligndraw-cifar", tmp_path / "other", dataset, "data.shortest=5", stream=True)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_wrong_with_an_image_is_one_line_from_any_process(dataset, tmp_path, monkeypatch, workers):
+    def broken(_):
+        raise OSError("broken")
+
+    monkeypatch.setattr("cap2im.data.captions.Image.open", broken)
+    with pytest.raises(ValueError, match=r"^[^\n]*: image (train|validation)-\d+: cannot be decoded: broken$"):
+        run("aligndraw-cifar", tmp_path / "run", dataset, workers=workers)

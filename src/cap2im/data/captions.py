@@ -9,24 +9,24 @@ may be smaller. `equal_lengths` does the former; captions that do not fill a bat
 from __future__ import annotations
 
 import hashlib
-import json
+import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import fsspec
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
 from cap2im.data.batch import ALL, Batch, fixed_noise, step_noise
 from cap2im.data.digits import Split
-from cap2im.data.preparing import FORMAT, MANIFEST, VOCABULARY
+from cap2im.data.pictures import Fit, fitted
+from cap2im.data.prepared import PreparedDataset
 from cap2im.data.vocabulary import Vocabulary, pad
 from cap2im.randomness import generator
 
@@ -52,12 +52,19 @@ class CaptionedImages:
     Attributes:
         captions: all captions of all images.
         image_of: [M] the row of the image that each caption is of.
+
+    Raises:
+        ValueError: there is no such split, or its files are missing, damaged or not those of the manifest.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        from datasets import load_dataset  # an extra, and slow to import
+    def __init__(self, dataset: PreparedDataset, split: Split) -> None:
+        import datasets  # an extra, and slow to import
 
-        self._rows = load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+        self.name = f"{dataset.folder}, {split}"
+        rows = datasets.load_dataset("parquet", data_files=[str(file) for file in dataset.files(split)], split="train")
+        if len(rows) != (told := sum(shard.rows for shard in dataset.shards(split))):
+            raise ValueError(f"{self.name}: holds {len(rows)} images; the manifest says {told}")
+        self._rows = rows.cast_column("image", datasets.Image(decode=False))
         column = self._rows.data.column("captions").combine_chunks()
         self.captions: list[str] = column.flatten().to_pylist()
         self.image_of = np.repeat(np.arange(len(column)), column.value_lengths().to_numpy())
@@ -68,79 +75,24 @@ class CaptionedImages:
 
     def pixels(self, rows: Sequence[int], colours: int) -> Tensor:
         """Images [N, C, A, A] uint8 of rows; colours is 1 or 3."""
-        pictures = self._rows[list(rows)]["image"]
-        stack = np.stack([np.asarray(picture.convert("RGB" if colours == 3 else "L")) for picture in pictures])
-        return torch.from_numpy(stack.reshape(*stack.shape[:3], colours)).permute(0, 3, 1, 2)
+        found = self._rows[list(rows)]
+        named = zip(found["image"], found["id"], strict=True)
+        return torch.stack([pixels_of(image["bytes"], f"{self.name}: image {name}", colours) for image, name in named])
 
 
-@dataclass(frozen=True)
-class PreparedDataset:
-    """What `cap2im prepare` made.
+def pixels_of(stored: bytes, name: str, colours: int, side: int | None = None, fit: Fit = "stretch") -> Tensor:
+    """The pixels [C, A, A] uint8 of a stored image, resized if a side is given.
 
-    Attributes:
-        folder: a folder, or any URL that fsspec knows.
-        manifest: where it came from and what is in it.
-        vocabulary: the words of its training captions.
-        sha256: of the manifest, which names the checksums of all images and captions.
+    Raises:
+        ValueError: it cannot be decoded; the message names it.
     """
-
-    folder: str
-    manifest: dict[str, Any]
-    vocabulary: Vocabulary
-    sha256: str
-
-    @classmethod
-    def open(cls, folder: str | Path) -> PreparedDataset:
-        """Reads what a dataset says of itself.
-
-        Raises:
-            ValueError: it is no prepared dataset, or damaged.
-        """
-        try:
-            with fsspec.open(f"{folder}/{MANIFEST}", "rb") as file:
-                text = file.read()
-        except (OSError, ImportError, ValueError) as error:
-            reason = f" ({' '.join(str(error).split())[:200]})" if "://" in str(folder) else ""
-            raise ValueError(
-                f"{folder}: no prepared dataset, for it has no {MANIFEST}{reason}; cap2im prepare KIND PATH --out DIR makes one"
-            ) from None
-        try:
-            manifest = json.loads(text)
-            with fsspec.open(f"{folder}/{VOCABULARY}", "rb") as file:
-                vocabulary = Vocabulary.model_validate_json(file.read())
-            if manifest["format"] != FORMAT:
-                raise ValueError(f"its format is {manifest['format']!r}, this version of cap2im reads {FORMAT!r}")
-        except (OSError, ValueError, KeyError, TypeError) as error:  # pydantic's and JSON's errors are ValueErrors
-            raise ValueError(f"{folder}: damaged dataset: {' '.join(str(error).split())[:300]}") from None
-        return cls(str(folder), manifest, vocabulary, hashlib.sha256(text).hexdigest())
-
-    def shards(self, split: Split) -> list[dict[str, Any]]:
-        """The manifest's entries for the shards of a split: file, rows, captions, sha256.
-
-        Raises:
-            ValueError: there is no such split.
-        """
-        shards = self.manifest["shards"]
-        found = [shard for shard in shards if Path(shard["file"]).name.startswith(f"{split}-")]
-        if not found:
-            there = sorted({Path(shard["file"]).name.split("-")[0] for shard in shards})
-            raise ValueError(f"{self.folder}: has no {split} images; its splits: {', '.join(there) or 'none'}")
-        return found
-
-    def url(self, file: str) -> str:
-        """Where a shard lies; the manifest names it relative to the dataset, or by a URL of its own."""
-        return file if "://" in file else f"{self.folder}/{file}"
-
-    def split(self, name: Split) -> CaptionedImages:
-        """The images of a split; the dataset has to be a folder of this machine.
-
-        Raises:
-            ValueError: there is no such split, or it is elsewhere or incomplete.
-        """
-        files = [Path(self.url(shard["file"])) for shard in self.shards(name)]
-        if missing := [file for file in files if not file.is_file()]:
-            raise ValueError(f"{missing[0]}: missing here; shards that lie elsewhere can be trained on with --stream")
-        return CaptionedImages(files)
+    try:
+        with Image.open(io.BytesIO(stored)) as picture:
+            upright = picture if side is None or picture.size == (side, side) else fitted(picture, side, fit)
+            pixels = np.array(upright.convert("RGB" if colours == 3 else "L"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"{name}: cannot be decoded: {error}") from None
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], colours)).permute(2, 0, 1)
 
 
 def sentence_vectors(dataset: PreparedDataset, split: Split, captions: Sequence[str], encoder: SentenceEncoder) -> np.ndarray:
@@ -153,7 +105,7 @@ def sentence_vectors(dataset: PreparedDataset, split: Split, captions: Sequence[
     path = Path(dataset.folder) / "sentence-vectors" / f"{split}-{key}.npy"
     if not path.is_file():
         path.parent.mkdir(exist_ok=True)
-        draft = path.with_name(f".{path.stem}-{os.getpid()}.npy")
+        draft = path.with_name(f".{path.name}")
         vectors = open_memmap(draft, "w+", np.float16, (len(captions), encoder.features))
         steps = range(0, len(captions), 100)
         quiet = len(captions) < CAPTIONS_AT_ONCE

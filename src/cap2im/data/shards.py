@@ -1,13 +1,14 @@
 """Training straight from the shards of a prepared dataset, wherever they lie: for data that exceed a disk.
 
 Each process reads its own shards, one at a time, whole and in a random order, and goes through a shard's images in a random order; what
-comes next depends on the seed and the step alone, so that a resumed run opens the right shard at once. A shard is Parquet, as
-`cap2im prepare` writes it, or a tar file in the layout of WebDataset: `NAME.jpg` or `NAME.png` beside `NAME.json` with its `captions`, or
-`NAME.txt` with one caption a line.
+comes next depends on the seed, the step and the number of processes, so that a resumed run opens the right shard at once. A shard is
+Parquet, as `cap2im prepare` writes it, or a tar file in the layout of WebDataset: `NAME.jpg` or `NAME.png` beside `NAME.json` with its
+`captions`, or `NAME.txt` with one caption a line.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import tarfile
@@ -17,24 +18,23 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import fsspec
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from cap2im.data.batch import ALL, Batch, fixed_noise, step_noise
-from cap2im.data.captions import PreparedDataset, SentenceEncoder
+from cap2im.data.captions import SentenceEncoder, pixels_of
 from cap2im.data.digits import Split
+from cap2im.data.pictures import EXTENSIONS, Fit
+from cap2im.data.prepared import PreparedDataset
 from cap2im.data.vocabulary import pad
 from cap2im.randomness import generator
-
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclass(frozen=True)
 class CaptionedBytes:
-    """An image as it is stored, with its captions."""
+    """An image as it is stored, with its captions, and how to call it."""
 
+    name: str
     image: bytes
     captions: tuple[str, ...]
 
@@ -48,31 +48,32 @@ def read_shard(url: str) -> list[CaptionedBytes]:
     try:
         with fsspec.open(url, "rb") as file:
             data = file.read()
-        return _parquet(data) if url.endswith(".parquet") else _tar(data)
+        return _parquet(url, data) if url.endswith(".parquet") else _tar(url, data)
     except (OSError, KeyError, tarfile.TarError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{url}: missing or damaged shard: {' '.join(str(error).split())[:200]}") from None
 
 
-def _parquet(data: bytes) -> list[CaptionedBytes]:
+def _parquet(url: str, data: bytes) -> list[CaptionedBytes]:
     import pyarrow.parquet as pq  # an extra
     from pyarrow import ArrowInvalid
 
     try:
-        table = pq.read_table(io.BytesIO(data), columns=["image", "captions"])
+        table = pq.read_table(io.BytesIO(data), columns=["id", "image", "captions"])
     except ArrowInvalid as error:
         raise OSError(str(error)) from None
-    rows = zip(table.column("image").to_pylist(), table.column("captions").to_pylist(), strict=True)
-    return [CaptionedBytes(image["bytes"], tuple(captions)) for image, captions in rows]
+    rows = zip(*(table.column(name).to_pylist() for name in ("id", "image", "captions")), strict=True)
+    return [CaptionedBytes(f"{url}: image {name}", image["bytes"], tuple(captions)) for name, image, captions in rows]
 
 
-def _tar(data: bytes) -> list[CaptionedBytes]:
+def _tar(url: str, data: bytes) -> list[CaptionedBytes]:
     members: dict[str, dict[str, bytes]] = {}
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         for member in archive:
             if member.isfile() and (file := archive.extractfile(member)) is not None:
                 path = PurePosixPath(member.name)
                 members.setdefault(str(path.with_suffix("")), {})[path.suffix.lower()] = file.read()
-    return [CaptionedBytes(_one(name, parts, PICTURES), _captions(name, parts)) for name, parts in members.items()]
+    images = {name: _one(name, parts, sorted(EXTENSIONS)) for name, parts in members.items()}
+    return [CaptionedBytes(f"{url}: image {name}", image, _captions(name, members[name])) for name, image in images.items()]
 
 
 def _one(name: str, parts: dict[str, bytes], suffixes: Iterable[str]) -> bytes:
@@ -128,7 +129,7 @@ class ShardBatches:
         self.dataset, self.noise_shape, self.encoder = dataset, noise_shape, encoder
         self.side, self.colours, self.batch_size, self.seed = side, colours, batch_size, seed
         self._shards = dataset.shards(split)
-        self._rows = torch.tensor([shard["rows"] for shard in self._shards])
+        self._rows = torch.tensor([shard.rows for shard in self._shards])
         if len(self._shards) < processes:
             raise ValueError(f"{dataset.folder}: {len(self._shards)} {split} shards cannot be shared among {processes} processes")
         least = int(self._rows.sort().values[: len(self._shards) // processes].sum())  # images that every process has, whatever the order
@@ -172,8 +173,10 @@ class ShardBatches:
     def _images(self, shard: int) -> list[CaptionedBytes]:
         """All of a shard; the last one stays in memory."""
         if self._open[0] != shard:
-            url = self.dataset.url(self._shards[shard]["file"])
-            images = read_shard(url)
+            url, known = self.dataset.url(self._shards[shard]), self.dataset.vocabulary.numbered
+            images = [dataclasses.replace(i, captions=tuple(c for c in i.captions if known(c))) for i in read_shard(url)]
+            if silent := next((image.name for image in images if not image.captions), None):
+                raise ValueError(f"{silent}: has no caption with a known word")
             if len(images) != self._rows[shard]:
                 raise ValueError(f"{url}: holds {len(images)} images; the manifest says {int(self._rows[shard])}")
             self._open = (shard, images)
@@ -181,16 +184,8 @@ class ShardBatches:
 
     def _batch(self, chosen: Sequence[tuple[CaptionedBytes, int]], noise: Tensor) -> Batch:
         captions = [image.captions[number % len(image.captions)] for image, number in chosen]
-        vocabulary = self.dataset.vocabulary
-        tokens, mask = pad([t.numbers for t in vocabulary.encode(captions, vocabulary.training_unknown)])
-        pixels = torch.stack([self._pixels(image.image) for image, _ in chosen])
+        tokens, mask = pad([self.dataset.vocabulary.numbered(caption) for caption in captions])
+        fit: Fit = "stretch" if self.dataset.manifest.fit == "stretch" else "crop"
+        pixels = torch.stack([pixels_of(image.image, image.name, self.colours, self.side, fit) for image, _ in chosen])
         vectors = None if self.encoder is None else self.encoder.encode(captions)
         return Batch(pixels.float() / 255, tokens, mask, noise, vectors)
-
-    def _pixels(self, stored: bytes) -> Tensor:
-        """[C, A, A] uint8."""
-        with Image.open(io.BytesIO(stored)) as picture:
-            pixels = picture.convert("RGB" if self.colours == 3 else "L")
-        if pixels.size != (self.side, self.side):
-            pixels = pixels.resize((self.side, self.side), Image.Resampling.LANCZOS, reducing_gap=3.0)
-        return torch.from_numpy(np.array(pixels).reshape(self.side, self.side, self.colours)).permute(2, 0, 1)

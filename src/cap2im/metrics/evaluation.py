@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import cap2im
 from cap2im.checkpoint import WEIGHTS
 from cap2im.config import DigitsData
 from cap2im.data.canvas_batches import caption_tokens, load_digits
-from cap2im.data.captions import CaptionBatches, PreparedDataset, sentence_vectors
+from cap2im.data.captions import CaptionBatches, CaptionedImages, sentence_vectors
 from cap2im.data.digits import Split
 from cap2im.data.mnist_captions import CanvasMaker, HeldOut
+from cap2im.data.prepared import PreparedDataset
+from cap2im.data.shards import ShardBatches
 from cap2im.metrics.caption_accuracy import caption_accuracy, load_reader
 from cap2im.metrics.likelihood import Likelihood, lower_bound
 from cap2im.pipeline import Pipeline
@@ -27,24 +30,22 @@ def _progress() -> Progress:
 
 
 def evaluate(
-    pipeline: Pipeline, *, data: Path | None, split: Split, samples: int, bound_samples: int, images: int, seed: int
+    pipeline: Pipeline, *, data: str | Path | None, split: Split, samples: int, bound_samples: int, images: int, seed: int
 ) -> dict[str, Any]:
-    """What can be measured of a model: `evaluate_digits` or `evaluate_captions`, by what it was trained on; JSON-ready.
+    """What can be measured of a model: `evaluate_digits` if it was trained on captioned digits, else `evaluate_captions`; JSON-ready.
 
     Raises:
-        ValueError: it is not known what the model was trained on, or these data are missing, damaged or others.
+        ValueError: data are missing, damaged or of another size.
     """
-    trained_on = pipeline.config.get("data", {})
-    if "held_out" in trained_on:
-        return evaluate_digits(pipeline, data=data, split=split, samples=samples, bound_samples=bound_samples, images=images, seed=seed)
-    if trained_on.get("source") != "captions":
-        raise ValueError(f"{pipeline.name}: its config.json does not say on what it was trained, so there is nothing to measure it on")
+    if "held_out" in pipeline.config.get("data", {}):
+        digits = None if data is None else Path(data)
+        return evaluate_digits(pipeline, data=digits, split=split, samples=samples, bound_samples=bound_samples, images=images, seed=seed)
     if data is None:
-        raise ValueError(f"{pipeline.name} was trained on a prepared dataset: give its folder with --data")
+        raise ValueError(f"{pipeline.name} draws more than captioned digits: give a prepared dataset with --data")
     return evaluate_captions(pipeline, data=data, split=split, bound_samples=bound_samples, images=images, seed=seed)
 
 
-def evaluate_captions(pipeline: Pipeline, *, data: Path, split: Split, bound_samples: int, images: int, seed: int) -> dict[str, Any]:
+def evaluate_captions(pipeline: Pipeline, *, data: str | Path, split: Split, bound_samples: int, images: int, seed: int) -> dict[str, Any]:
     """The bound on captioned images of a prepared dataset; JSON-ready.
 
     Args:
@@ -60,12 +61,16 @@ def evaluate_captions(pipeline: Pipeline, *, data: Path, split: Split, bound_sam
     """
     c = pipeline.model.config
     dataset = PreparedDataset.open(data)
-    if dataset.manifest["side"] != c.side:
-        raise ValueError(f"{data}: its images are {dataset.manifest['side']} pixels wide, {pipeline.name} draws {c.side} x {c.side}")
-    there = dataset.split(split)
-    vectors = None if pipeline.encoder is None else sentence_vectors(dataset, split, there.captions, pipeline.encoder)
-    vocabulary, noise_shape = pipeline.vocabulary, (c.glimpses, c.latent)
-    batch = CaptionBatches(there, vocabulary, noise_shape, colours=c.colours, batch_size=1, vectors=vectors).fixed(images)
+    noise_shape = (c.glimpses, c.latent)
+    if dataset.is_here(split):
+        dataset.require_size(c.side, f"a drawing of {pipeline.name}")
+        there = CaptionedImages(dataset, split)
+        vectors = None if pipeline.encoder is None else sentence_vectors(dataset, split, there.captions, pipeline.encoder)
+        batch = CaptionBatches(there, pipeline.vocabulary, noise_shape, colours=c.colours, batch_size=1, vectors=vectors).fixed(images)
+    else:
+        dataset = dataclasses.replace(dataset, vocabulary=pipeline.vocabulary)
+        streamed = ShardBatches(dataset, split, noise_shape, side=c.side, colours=c.colours, batch_size=1, encoder=pipeline.encoder)
+        batch = streamed.fixed(images)
     with _progress() as progress:
         bar = progress.add_task("estimating the bound", total=len(batch) * bound_samples)
         likelihood = lower_bound(
@@ -79,7 +84,7 @@ def evaluate_captions(pipeline: Pipeline, *, data: Path, split: Split, bound_sam
             advance=lambda pairs: progress.advance(bar, pairs),
         )
     protocol = {
-        "data": {"sha256": dataset.sha256, "source": dataset.manifest.get("source")},
+        "data": dataset.about(),
         "split": split,
         "images": len(batch),
         "samples": bound_samples,

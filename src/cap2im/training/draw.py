@@ -3,7 +3,7 @@
 Source: alignDRAW (arXiv:1511.02793), section 3.3 and appendix B.
 
 The data and the noise of a step are functions of the seed and the step's number (see `cap2im.randomness`), so that neither resuming nor the
-number of processes changes them.
+number of processes changes them. (Of a streamed dataset each process has shards of its own: there the number of processes counts.)
 """
 
 from __future__ import annotations

@@ -116,14 +116,17 @@ def stop_if_not_finite(what: str, value: float, step: int) -> None:
         raise ValueError(f"{what} is {value} at step {step}; stopped before the update (a lower learning rate may help)")
 
 
-class _Steps(Dataset[Batch]):
-    """A step's batch by its number, as torch's loaders want it."""
+class _Steps(Dataset[Batch | Exception]):
+    """A step's batch by its number, as torch's loaders want it; an error is answered, for a loader would raise it as a long story."""
 
     def __init__(self, batches: Batches, rows: slice) -> None:
         self.batches, self.rows = batches, rows
 
-    def __getitem__(self, step: int) -> Batch:
-        return self.batches.at(step, self.rows)
+    def __getitem__(self, step: int) -> Batch | Exception:
+        try:
+            return self.batches.at(step, self.rows)
+        except (ValueError, OSError) as error:
+            return error
 
 
 class BatchesAhead:
@@ -147,6 +150,8 @@ class BatchesAhead:
         start = time.perf_counter()
         batch = next(self._batches)
         self._waited += time.perf_counter() - start
+        if isinstance(batch, Exception):
+            raise batch
         return batch
 
     @property

@@ -13,11 +13,12 @@ from torch import Tensor
 from cap2im.config import CaptionsData, DigitsData, DRAWRecipe
 from cap2im.data.batch import Batch, Batches
 from cap2im.data.canvas_batches import CanvasBatches, load_digits
-from cap2im.data.captions import CaptionBatches, PreparedDataset, SentenceEncoder, sentence_vectors
+from cap2im.data.captions import CaptionBatches, CaptionedImages, SentenceEncoder, sentence_vectors
 from cap2im.data.digits import Split
 from cap2im.data.mnist_captions import ALIASES, WORDS, CanvasMaker, HeldOut
+from cap2im.data.prepared import PreparedDataset
 from cap2im.data.shards import ShardBatches
-from cap2im.data.vocabulary import Vocabulary, pad
+from cap2im.data.vocabulary import LONGEST_CAPTION, Vocabulary, pad
 
 SHOWN_DIGITS = (
     "the digit three is at the top of the digit one .",
@@ -133,7 +134,7 @@ def _prepared(recipe: DRAWRecipe, settings: CaptionsData, dataset: PreparedDatas
     sizes = recipe.model
 
     def batches(split: Split, **how: Any) -> CaptionBatches:
-        images = dataset.split(split)
+        images = CaptionedImages(dataset, split)
         vectors = None if encoder is None else sentence_vectors(dataset, split, images.captions, encoder)
         noise_shape = (sizes.glimpses, sizes.latent)
         return CaptionBatches(images, dataset.vocabulary, noise_shape, colours=sizes.colours, vectors=vectors, **how)
@@ -152,6 +153,11 @@ def _streamed(
     recipe: DRAWRecipe, settings: CaptionsData, dataset: PreparedDataset, encoder: SentenceEncoder | None, processes: int
 ) -> Material:
     sizes = recipe.model
+    if settings.equal_lengths or (settings.shortest, settings.longest) != (1, LONGEST_CAPTION):
+        raise ValueError(
+            "--stream takes captions of every length as they come: "
+            f"--set data.shortest=1 --set data.longest={LONGEST_CAPTION} --set data.equal_lengths=false"
+        )
 
     def batches(split: Split, batch_size: int, processes: int, seed: int) -> ShardBatches:
         noise_shape = (sizes.glimpses, sizes.latent)
@@ -168,7 +174,8 @@ def _streamed(
         )
 
     training = batches("train", recipe.train.batch_size, processes, recipe.train.seed)
-    return _captioned(recipe, settings, dataset, encoder, training, batches("validation", 1, 1, seed=0))
+    validation = batches("validation", 1, 1, seed=0)
+    return _captioned(recipe, settings, dataset, encoder, training, validation, stream=True, processes=processes)
 
 
 def _captioned(
@@ -178,9 +185,10 @@ def _captioned(
     encoder: SentenceEncoder | None,
     training: Batches,
     validation: CaptionBatches | ShardBatches,
+    **streamed: Any,
 ) -> Material:
-    shown = spread(validation.captions, SHOWN_CAPTIONS)
-    words = pad([t.numbers for t in dataset.vocabulary.encode(shown, dataset.vocabulary.training_unknown)])
+    shown = [caption for caption in spread(validation.captions, SHOWN_CAPTIONS) if dataset.vocabulary.numbered(caption)]
+    words = pad([dataset.vocabulary.numbered(caption) for caption in shown])
     from cap2im.sentences import find_encoder
 
     own_encoder = encoder is not None and Path(settings.sentence_encoder).is_dir()
@@ -190,7 +198,7 @@ def _captioned(
         batches=training,
         validation=validation.fixed(settings.validation_samples),
         shown=ShownCaptions(*words, None if encoder is None else encoder.encode(shown)),
-        about={**settings.model_dump(), "dataset": {"sha256": dataset.sha256, "source": dataset.manifest.get("source")}, "shown": shown},
+        about={**settings.model_dump(), "dataset": dataset.about() | streamed, "shown": shown},
         slow=True,
         encoder_folder=find_encoder(settings.sentence_encoder) if own_encoder else None,
     )
@@ -208,13 +216,9 @@ def fitted(recipe: DRAWRecipe, dataset: PreparedDataset, *, resizes: bool) -> DR
     Raises:
         ValueError: the recipe insists on another vocabulary size, or on images of another size.
     """
-    words, side, fit = len(dataset.vocabulary), dataset.manifest["side"], dataset.manifest["fit"]
+    words = len(dataset.vocabulary)
     if "vocabulary_size" in recipe.model.model_fields_set and recipe.model.vocabulary_size != words:
         raise ValueError(f"{dataset.folder}: has {words} words, the recipe's model.vocabulary_size is {recipe.model.vocabulary_size}")
-    if not resizes and (fit == "shorter" or side != recipe.model.side):
-        kept = f"images whose shorter side is {side} pixels" if fit == "shorter" else f"{side} x {side} pixels"
-        raise ValueError(
-            f"{dataset.folder}: holds {kept}, the recipe draws {recipe.model.side} x {recipe.model.side}; "
-            f"prepare with --side {recipe.model.side}, or change the recipe with --set model.side={side}"
-        )
+    if not resizes:
+        dataset.require_size(recipe.model.side, "the recipe's model.side")
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"vocabulary_size": words})})
