@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cap2im.checkpoint import CONFIG, checkpoints, map_weights, read_config
 from cap2im.data.vocabulary import Vocabulary, pad
-from cap2im.hub import download, is_repository
+from cap2im.hub import ENCODER_FILES, download, is_repository
 from cap2im.models.skipthoughts import SkipThoughts, SkipThoughtsConfig
 
 KIND = "sentence-encoder"
@@ -149,7 +149,7 @@ def find_encoder(name: str) -> Path:
         found = [folder for folder in (path, path / "model") if (folder / CONFIG).is_file() or (folder / MODULES).is_file()]
         return found[0] if found else next(reversed(checkpoints(path)), path)
     if is_repository(name):
-        return download(name, ["*.json", "*.txt", "*.safetensors", "*.model"], ["onnx/*", "openvino/*"])
+        return download(name, ENCODER_FILES, ["onnx/*", "openvino/*"])
     raise ValueError(f"unknown sentence encoder {name!r}; give a folder, or OWNER/NAME on the Hugging Face hub")
 
 
