@@ -88,11 +88,11 @@ class SentenceTransformersEncoder(SentenceEncoder):
             from sentence_transformers import SentenceTransformer
         except ImportError:
             raise ValueError(f"{folder}: a model of sentence-transformers {NEEDED}") from None
-        for module in _json(folder / MODULES):
+        for module in _modules(folder):
             package, _, kind = str(module.get("type")).rpartition(".")
             if not f"{package}.".startswith("sentence_transformers.") or kind not in KNOWN_MODULES:
                 raise ValueError(f"{folder / MODULES}: part {module.get('type')!r} is not allowed; {', '.join(KNOWN_MODULES)} are")
-            _refuse_pickles(folder / str(module.get("path", "")))
+            _refuse_pickles(folder / module["path"])
         try:
             with _Quiet():
                 self._model = SentenceTransformer(
@@ -199,6 +199,20 @@ def _json(path: Path) -> Any:
         return json.loads(path.read_text("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: damaged: {error}") from None
+
+
+def _modules(folder: Path) -> list[dict[str, Any]]:
+    """The parts of a model of sentence-transformers, each with its `path` inside of the model's folder.
+
+    Raises:
+        ValueError: what lists them is damaged, or a part lies elsewhere.
+    """
+    modules = _json(folder / MODULES)
+    if not isinstance(modules, list) or not modules or not all(isinstance(m, dict) and isinstance(m.get("path"), str) for m in modules):
+        raise ValueError(f"{folder / MODULES}: damaged: a list of parts, each with its type and path, is needed")
+    if outside := [m["path"] for m in modules if not (folder / m["path"]).resolve().is_relative_to(folder.resolve())]:
+        raise ValueError(f"{folder / MODULES}: part {outside[0]!r} lies outside of the folder")
+    return modules
 
 
 def _refuse_pickles(folder: Path) -> None:
