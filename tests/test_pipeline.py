@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 
 import cap2im
 from cap2im.checkpoint import read_weights, write_model
@@ -108,6 +109,22 @@ def test_unreachable_hub(monkeypatch, tmp_path, capsys):
     with pytest.raises(ValueError, match=r"no folder 'some/model' here, and it cannot be had from the Hugging Face hub"):
         find_model("some/model")
     assert "looking for some/model" in capsys.readouterr().err
+
+
+def test_of_the_hub_a_model_comes_with_its_sentence_encoder_and_nothing_that_could_be_executed(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    wanted = ["config.json", "model.safetensors", "README.md"]
+    wanted += [f"sentence-encoder/{name}" for name in ("config.json", "model.safetensors", "vocab.txt", "1_Pooling/config.json")]
+    others = ["training.safetensors", "sentence-encoder/model.bin", "sentence-encoder/code.py", "sentence-encoder/1_Dense/model.bin"]
+    fetched: list[str] = []
+
+    def snapshot(repository, *, allow_patterns, ignore_patterns):
+        fetched.extend(filter_repo_objects([*wanted, *others], allow_patterns=allow_patterns, ignore_patterns=ignore_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    assert find_model("some/model") == tmp_path
+    assert fetched == wanted
 
 
 def test_no_such_device():

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from cap2im.checkpoint import write_model
+from cap2im.checkpoint import read_config, write_model
 from cap2im.data.sentences import sentence_vocabulary
 from cap2im.models.skipthoughts import SkipThoughts, SkipThoughtsConfig
-from cap2im.sentences import SentenceEncoder, load_sentence_encoder
+from cap2im.sentences import SentenceEncoder, copy_encoder, load_sentence_encoder
 
 CAPTIONS = ["a dog .", "a red dog runs over the table .", "the table is red .", "red ."]
 WORDS = ("a", "dog", "red", "runs", "over", "the", "table", "is", ".")
@@ -131,6 +132,8 @@ def test_unknown_words_count_as_unk(tmp_path):
         ({}, r"no sentence encoder in this folder"),
         ({"config.json": {"model_type": "llama"}}, r"no sentence encoder in this folder"),
         ({"config.json": {"format": 1, "kind": "draw"}}, r"no SHA-256 for config.json"),
+        *(({"modules.json": broken}, r"modules.json: damaged: a list of parts") for broken in (["a"], {"a": 1}, [], 3, [{"path": 1}])),
+        ({"modules.json": [{"type": "sentence_transformers.models.Dense", "path": "../x"}]}, r"part '../x' lies outside of the folder"),
         ({"modules.json": [{"type": "evil.Module", "path": ""}]}, r"modules.json: part 'evil.Module' is not allowed; Transformer, Pooling"),
         ({"modules.json": [{"type": "sentence_transformers_evil.Pooling", "path": ""}]}, r"is not allowed"),
         ({"modules.json": [{"type": "sentence_transformers.models.WordEmbeddings", "path": ""}]}, r"is not allowed"),
@@ -164,6 +167,58 @@ def test_code_beside_a_model_is_not_run(tmp_path):
     with contextlib.suppress(ValueError):  # it may be refused, or read as the CLIP that it is
         load_sentence_encoder(str(folder))
     assert not (tmp_path / "ran").exists()
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("links", [True, False])
+def test_a_copy_is_the_same_encoder_without_its_training(tmp_path, monkeypatch, kind, links):
+    source = MAKERS[kind][0](tmp_path / "mine")
+    (source / "README.md").write_text("a card")
+    whole = files(source)
+    (source / "onnx").mkdir()
+    for name in (
+        ("training.safetensors", "training.json") if kind == "skip-thoughts" else ("optimizer.pt", "code.py", "onnx/model.safetensors")
+    ):
+        (source / name).write_bytes(b"of its training")
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("another disk")))
+    copy_encoder(source, tmp_path / "copy")
+    assert files(tmp_path / "copy") == whole
+    assert (tmp_path / "copy" / "model.safetensors").samefile(source / "model.safetensors") == links
+    ours, theirs = load_sentence_encoder(str(tmp_path / "copy")), load_sentence_encoder(str(source))
+    assert torch.equal(ours.encode(CAPTIONS), theirs.encode(CAPTIONS))
+    assert ours.sha256 == theirs.sha256
+
+
+def test_a_copy_from_the_hubs_cache_holds_no_symbolic_links(tmp_path):
+    source, cached = skipthoughts(tmp_path / "blobs"), tmp_path / "snapshot"
+    cached.mkdir()
+    for name in files(source):
+        (cached / name).symlink_to(source / name)
+    copy_encoder(cached, tmp_path / "copy")
+    assert files(tmp_path / "copy") == files(source)
+    assert not any(path.is_symlink() for path in (tmp_path / "copy").iterdir())
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_other_weights_have_another_sha256(tmp_path, kind):
+    make, _ = MAKERS[kind]
+    folder = make(tmp_path / "mine")
+    before = load_sentence_encoder(str(folder)).sha256
+    weights = load_file(folder / "model.safetensors")
+    if kind == "skip-thoughts":
+        config = read_config(folder)
+        assert before == config["sha256"]["model.safetensors"]
+        write_model(folder, {name: tensor + 1 for name, tensor in weights.items()}, config)
+    else:
+        save_file({name: tensor + 1 for name, tensor in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    after = load_sentence_encoder(str(folder)).sha256
+    assert len(after) == len(before) == 64
+    assert after != before
 
 
 def test_unknown_name():

@@ -418,12 +418,13 @@ def convert(
     glimpses: Annotated[
         int | None, typer.Option(min=1, max=1024, help="T, which no file tells. As the programs have it: 32, or 64 for DRAW.")
     ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Store the skip-thoughts' word vectors in half precision: 2.3 GB, not 4.6.")] = False,
 ) -> None:
     """Turn the authors' own weights, and those of a PyTorch port, into a model folder. Nothing in the files is executed."""
     from cap2im.checkpoint import read_config
     from cap2im.convert.recognise import convert as convert_weights
 
-    folder = convert_weights(file, out, dictionary=dictionary, glimpses=glimpses)
+    folder = convert_weights(file, out, dictionary=dictionary, glimpses=glimpses, half=half)
     print(f"{read_config(folder)['description']}: written to {folder}")
 
 

@@ -162,7 +162,7 @@ class SentencesData(Section):
 
     vocabulary_size: int = Field(20_000, ge=3)  # most frequent words, `<eos>` and `UNK` included
     longest: int = Field(30, ge=1)  # words of a sentence; what is beyond is cut off
-    validation_share: float = Field(0.02, gt=0, lt=1)  # of a text or a token file: its last sentences
+    validation_share: float = Field(0.02, gt=0, lt=1)  # the last sentences, where a prepared dataset has none for validation
     validation_samples: int = Field(2_000, ge=1)  # triples, at most
 
 

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+ENCODER_FILES = ("*.json", "*.txt", "*.safetensors", "*.model")  # all that a sentence encoder needs; none of them holds code
+
 
 def is_repository(name: str) -> bool:
     """Whether a name has the form OWNER/NAME, and is not a folder that is missing here: there is no folder OWNER."""

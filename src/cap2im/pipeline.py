@@ -14,7 +14,7 @@ from torch import Tensor
 from cap2im.checkpoint import CONFIG, SENTENCE_ENCODER, WEIGHTS, checkpoints, read_config, read_weights
 from cap2im.data.vocabulary import Tokens, Unknown, Vocabulary, pad
 from cap2im.drawing import Drawing
-from cap2im.hub import download, is_repository
+from cap2im.hub import ENCODER_FILES, download, is_repository
 from cap2im.models.aligndraw import DRAW, DRAWConfig
 from cap2im.models.text import EncodedText
 from cap2im.randomness import picture_noise
@@ -49,7 +49,7 @@ def find_model(name: str) -> Path:
             return found[-1]
         raise ValueError(f"{path}: neither a model (no {CONFIG}) nor a run (no checkpoint)")
     if is_repository(name):
-        return download(name, [CONFIG, WEIGHTS, "README.md"])
+        return download(name, [CONFIG, WEIGHTS, "README.md", *(f"{SENTENCE_ENCODER}/{pattern}" for pattern in ENCODER_FILES)])
     raise ValueError(f"unknown model {name!r}; bundled: {', '.join(bundled_models())}; or a folder, or OWNER/NAME on the Hugging Face hub")
 
 

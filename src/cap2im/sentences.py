@@ -7,8 +7,11 @@ comes with a model is executed: code in it is refused, and weights are read from
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +19,15 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from cap2im.checkpoint import CONFIG, checkpoints, map_weights, read_config
+from cap2im.checkpoint import CONFIG, WEIGHTS, checkpoints, file_sha256, map_weights, read_config, sha256
 from cap2im.data.vocabulary import Vocabulary, pad
-from cap2im.hub import download, is_repository
+from cap2im.hub import ENCODER_FILES, download, is_repository
 from cap2im.models.skipthoughts import SkipThoughts, SkipThoughtsConfig
 
 KIND = "sentence-encoder"
 SENTENCES_AT_ONCE = 64
 MODULES = "modules.json"  # what sentence-transformers calls the list of a model's parts
+CARD = "README.md"
 KNOWN_MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
 CLIP_TYPES = ("clip", "clip_text_model")
 NEEDED = "needs more than the core; in the checkout: pip install -c constraints.txt '.[sentences]'"
@@ -39,6 +43,11 @@ class SentenceEncoder(ABC):
 
     name: str
     features: int
+
+    @property
+    @abstractmethod
+    def sha256(self) -> str:
+        """Of the weights, wherever they lie: a copy has that of the original."""
 
     @abstractmethod
     def encode(self, captions: Sequence[str]) -> Tensor:
@@ -67,7 +76,11 @@ class SkipThoughtsEncoder(SentenceEncoder):
         except (KeyError, ValidationError, RuntimeError) as error:
             raise ValueError(f"{folder}: config and weights do not fit: {' '.join(str(error).split())[:300]}") from None
         self.model.eval().requires_grad_(False)
-        self.name, self.features = name, sizes.features
+        self.name, self.features, self._sha256 = name, sizes.features, str(config["sha256"][WEIGHTS])
+
+    @property
+    def sha256(self) -> str:
+        return self._sha256
 
     @torch.inference_mode()
     def encode(self, captions: Sequence[str]) -> Tensor:
@@ -88,11 +101,11 @@ class SentenceTransformersEncoder(SentenceEncoder):
             from sentence_transformers import SentenceTransformer
         except ImportError:
             raise ValueError(f"{folder}: a model of sentence-transformers {NEEDED}") from None
-        for module in _json(folder / MODULES):
+        for module in _modules(folder):
             package, _, kind = str(module.get("type")).rpartition(".")
             if not f"{package}.".startswith("sentence_transformers.") or kind not in KNOWN_MODULES:
                 raise ValueError(f"{folder / MODULES}: part {module.get('type')!r} is not allowed; {', '.join(KNOWN_MODULES)} are")
-            _refuse_pickles(folder / str(module.get("path", "")))
+            _refuse_pickles(folder / module["path"])
         try:
             with _Quiet():
                 self._model = SentenceTransformer(
@@ -101,7 +114,12 @@ class SentenceTransformersEncoder(SentenceEncoder):
         except Exception as error:  # the library names no base class
             raise _unreadable(folder, error) from None
         self._model.eval()
+        self._folder = folder
         self.name, self.features = name, self.encode(["a"]).shape[1]
+
+    @cached_property
+    def sha256(self) -> str:
+        return _weights_sha256(self._folder)
 
     @torch.inference_mode()
     def encode(self, captions: Sequence[str]) -> Tensor:
@@ -127,8 +145,12 @@ class CLIPEncoder(SentenceEncoder):
                 model = CLIPTextModelWithProjection.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
         except Exception as error:  # the library names no base class
             raise _unreadable(folder, error) from None
-        self._model = model.float().eval()
+        self._model, self._folder = model.float().eval(), folder
         self.name, self.features = name, int(model.text_projection.out_features)
+
+    @cached_property
+    def sha256(self) -> str:
+        return _weights_sha256(self._folder)
 
     @torch.inference_mode()
     def encode(self, captions: Sequence[str]) -> Tensor:
@@ -149,7 +171,7 @@ def find_encoder(name: str) -> Path:
         found = [folder for folder in (path, path / "model") if (folder / CONFIG).is_file() or (folder / MODULES).is_file()]
         return found[0] if found else next(reversed(checkpoints(path)), path)
     if is_repository(name):
-        return download(name, ["*.json", "*.txt", "*.safetensors", "*.model"], ["onnx/*", "openvino/*"])
+        return download(name, ENCODER_FILES, ["onnx/*", "openvino/*"])
     raise ValueError(f"unknown sentence encoder {name!r}; give a folder, or OWNER/NAME on the Hugging Face hub")
 
 
@@ -167,13 +189,30 @@ def load_sentence_encoder(name: str) -> SentenceEncoder:
     shown = Path(name).resolve().name if Path(name).is_dir() else name
     if (folder / MODULES).is_file():
         return SentenceTransformersEncoder(shown, folder)
-    config = _json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
-    if isinstance(config, dict) and config.get("model_type") in CLIP_TYPES:
+    config = _config(folder)
+    if config.get("model_type") in CLIP_TYPES:
         return CLIPEncoder(shown, folder)
-    if isinstance(config, dict) and "kind" in config:
+    if "kind" in config:
         return SkipThoughtsEncoder(shown, folder)
     known = f"one of cap2im, of sentence-transformers ({MODULES}), or a CLIP ({CONFIG} with model_type clip)"
     raise ValueError(f"{folder}: no sentence encoder in this folder, which would be {known}")
+
+
+def copy_encoder(source: Path, target: Path) -> None:
+    """Copies what `load_sentence_encoder` needs of an encoder, and its card: no code, and nothing of its training.
+
+    Args:
+        source: its folder, as `find_encoder` answers it.
+        target: a new folder; its files are hard links where the disk has them.
+    """
+    target.mkdir()
+    for file in _files(source):
+        copy, original = target / file.relative_to(source), file.resolve()  # in the hub's cache files are symbolic links
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(original, copy)
+        except OSError:  # another disk, or one without links
+            shutil.copyfile(original, copy)
 
 
 class _Quiet:
@@ -199,6 +238,39 @@ def _json(path: Path) -> Any:
         return json.loads(path.read_text("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: damaged: {error}") from None
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    config = _json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    return config if isinstance(config, dict) else {}
+
+
+def _files(folder: Path) -> list[Path]:
+    """What an encoder consists of, and its card."""
+    parts, patterns = [folder], [*ENCODER_FILES, CARD]
+    if (folder / MODULES).is_file():
+        parts += [folder / module["path"] for module in _modules(folder)]
+    elif "kind" in _config(folder):
+        patterns = [CONFIG, WEIGHTS, CARD]
+    return [file for part in dict.fromkeys(parts) for pattern in patterns for file in sorted(part.glob(pattern))]
+
+
+def _weights_sha256(folder: Path) -> str:
+    return sha256("".join(file_sha256(file) for file in _files(folder) if file.suffix == ".safetensors").encode())
+
+
+def _modules(folder: Path) -> list[dict[str, Any]]:
+    """The parts of a model of sentence-transformers, each with its `path` inside of the model's folder.
+
+    Raises:
+        ValueError: what lists them is damaged, or a part lies elsewhere.
+    """
+    modules = _json(folder / MODULES)
+    if not isinstance(modules, list) or not modules or not all(isinstance(m, dict) and isinstance(m.get("path"), str) for m in modules):
+        raise ValueError(f"{folder / MODULES}: damaged: a list of parts, each with its type and path, is needed")
+    if outside := [m["path"] for m in modules if not (folder / m["path"]).resolve().is_relative_to(folder.resolve())]:
+        raise ValueError(f"{folder / MODULES}: part {outside[0]!r} lies outside of the folder")
+    return modules
 
 
 def _refuse_pickles(folder: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import io
 import os
 import pickle
 import pickletools
 import struct
+import tracemalloc
 from collections import OrderedDict
 from pathlib import Path
 
@@ -134,6 +136,55 @@ def test_shared_objects_stay_shared_and_cost_one_visit(read):
     endless: list = []
     endless.append(endless)
     assert (found := read(pickle.dumps(endless)))[0] is found
+
+
+def peak(read, data: bytes) -> int:
+    """The most bytes of memory that reading takes at once."""
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(ValueError):
+            read(data)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+MUCH = b"T" + struct.pack("<i", 200_000) + b"x" * 200_000 + b"q\x00"
+MUCH_TEXT = b"X" + struct.pack("<i", 200_000) + b"x" * 200_000 + b"q\x00"
+MANY = b"](" + b"".join(b"M" + struct.pack("<H", n) for n in range(60_000)) + b"eq\x00"
+
+
+def test_bytes_that_are_told_again_are_decoded_once(read):
+    data = b"\x80\x02](" + MUCH + 5_000 * b"h\x00" + b"e."
+    assert peak(read, data) < 5_000_000
+    assert len(found := read(data)) == 5_001
+    assert all(text is found[0] for text in found)
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        MUCH_TEXT + b"c_codecs\nencode\nq\x01" + 5_000 * b"h\x01h\x00U\x06latin1\x86R",
+        MANY + b"c__builtin__\nset\nq\x01" + 500 * b"h\x01h\x00\x85R",
+        MUCH
+        + b"cnumpy\ndtype\nU\x02u1\x85Rq\x01cnumpy.core.multiarray\n_reconstruct\nq\x02cnumpy\nndarray\nq\x03"
+        + 5_000 * (b"h\x02h\x03\x85R(K\x01J" + struct.pack("<i", 200_000) + b"\x85h\x01\x89h\x00tb"),
+    ],
+    ids=["encoded text", "sets", "arrays"],
+)
+def test_one_part_is_not_built_from_again_and_again(read, again):
+    data = b"\x80\x02](" + again + b"e."
+    with pytest.raises(ValueError, match="refused: it builds far more than it holds"):
+        read(data)
+    assert peak(read, data) < 150 * len(data)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_honest_pickles_have_room(read, protocol):
+    """Many small things, which grow most."""
+    numbers = range(1_000)
+    many = [[set(), {1}, frozenset({n, -n}), OrderedDict(), OrderedDict(a=n), np.int8(n % 9), np.zeros(1), b"x%d" % n] for n in numbers]
+    assert len(read(pickle.dumps(many, protocol))) == 1_000
 
 
 # Refusals

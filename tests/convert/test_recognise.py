@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import sys
-import types
 from collections import OrderedDict
 from pathlib import Path
 from typing import get_args
@@ -17,7 +15,7 @@ from torch import Tensor
 
 from cap2im.checkpoint import read_config, read_weights
 from cap2im.convert.recognise import convert, kinds
-from cap2im.convert.theano import BATCH_RECORDS, MNIST_WORDS, released_layout
+from cap2im.convert.theano import BATCH_RECORDS, MNIST_WORDS, released_draw, released_layout, released_sharpener, sharpener_layout
 from cap2im.data.mnist_captions import WORDS
 from cap2im.models.aligndraw import DRAW, DRAWConfig
 from cap2im.models.filterbank import Variant
@@ -239,11 +237,43 @@ def test_damaged_parameters_are_named(tmp_path, arrays, change, message):
     assert not (tmp_path / "model").exists()
 
 
+def test_sizes_are_compared_before_they_take_memory(tmp_path, arrays):
+    """Three million recurrent rows ask for a network of 144 terabytes."""
+    path = write_hdf5(tmp_path / "weights.h5", changed(arrays, W_henc_henc=np.zeros((3_000_000, 1))))
+    with pytest.raises(ValueError, match=r"W_henc_henc has shape \[3000000, 1\], \[3000000, 12000000\] is needed beside the others"):
+        convert(path, tmp_path / "model")
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    with pytest.raises(ValueError, match="sizes that no machine can hold"):
+        released_draw(tensors | {"W_henc_henc": torch.zeros(1, 1).expand(2**33, 1)})
+    sharpener = Sharpener(SharpenerConfig(side=4, sentence_features=1, features=1))
+    tensors = sharpener_layout(sharpener) | {"W_conv0": torch.zeros(1, 1, 1, 1).expand(3_000_000, 1, 1, 1)}
+    with pytest.raises(ValueError, match=r"W_conv0 has shape \[3000000, 1, 1, 1\], "):
+        released_sharpener(tensors)
+
+
 def test_wrongly_shaped_parameters_of_the_port_are_named(tmp_path):
     weights = port_weights(PORT, "two windows") | {"w_logvar.weight": torch.zeros(2, 2)}
     torch.save(weights, tmp_path / "port.pt")
     with pytest.raises(ValueError, match=r"PyTorch port: w_logvar\.weight has shape \[2, 2\], \[6, 9\] is needed"):
         convert(tmp_path / "port.pt", tmp_path / "model")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # quantised tensors are on their way out of torch
+@pytest.mark.parametrize(
+    "odd",
+    [
+        lambda: torch.zeros(6, 9).to_sparse(),
+        lambda: torch.quantize_per_tensor(torch.zeros(6, 9), 0.1, 0, torch.qint8),
+        lambda: torch.zeros(6, 9, dtype=torch.complex64),
+        lambda: torch.zeros(6, 9, device="meta"),
+        lambda: torch.zeros(1, 1).expand(2**20, 2**20),
+    ],
+)
+def test_tensors_that_are_no_plain_arrays(tmp_path, odd):
+    torch.save(port_weights(PORT, "two windows") | {"w_logvar.weight": odd()}, tmp_path / "port.pt")
+    with pytest.raises(ValueError, match=r"port\.pt: w_logvar\.weight (is no array of numbers|says that it has)") as error:
+        convert(tmp_path / "port.pt", tmp_path / "model")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("extra", "message"), [("clip.logit_scale", "CLIP's sentence vector"), ("dec_linear.weight", "early version")])
@@ -338,7 +368,7 @@ def test_files_of_no_known_kind(tmp_path, arrays):
     torch.save({"epoch": 1}, tmp_path / "epoch.pt")
     refused(tmp_path / "epoch.pt", "no state dict in it: it holds epoch")
     (tmp_path / "folder").mkdir()
-    refused(tmp_path / "folder", r"a folder without uni_skip\.npz, .*: no skip-thought tables")
+    refused(tmp_path / "folder", r"folder: no uni_skip\.npz, .*dictionary\.txt; the released skip-thoughts are ")
 
 
 def test_nothing_is_overwritten(tmp_path, arrays):
@@ -352,17 +382,11 @@ def test_nothing_is_overwritten(tmp_path, arrays):
             convert(path, tmp_path / taken)
 
 
-def test_skip_thought_tables_go_to_their_own_converter(tmp_path, monkeypatch):
-    seen = []
-    module = types.ModuleType("cap2im.convert.skipthoughts")
-    module.convert_skipthoughts = lambda folder, out: seen.append((folder, out))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    for name in ("uni_skip.npz", "bi_skip.npz", "utable.npy", "btable.npy"):
-        (tmp_path / name).touch()
-    assert convert(tmp_path, tmp_path / "out") == tmp_path / "out"
-    assert seen == [(tmp_path, tmp_path / "out")]
-    with pytest.raises(ValueError, match="leave out --dictionary"):
+def test_options_that_a_kind_does_not_have(tmp_path, arrays):
+    with pytest.raises(ValueError, match="leave out --dictionary and --glimpses"):
         convert(tmp_path, tmp_path / "out", glimpses=3)
+    with pytest.raises(ValueError, match="leave out --half"):
+        convert(write_hdf5(tmp_path / "weights.h5", arrays), tmp_path / "out", half=True)
 
 
 def test_kinds_are_told_apart_by_their_own_names():

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from cap2im.checkpoint import WEIGHTS, read_config
 from cap2im.convert.skipthoughts import convert_skipthoughts
 from cap2im.sentences import load_sentence_encoder
+from tests.convert.legacy import run
 from tests.parity.golden import Golden, golden
 from tests.released_skipthoughts import write_released
 
@@ -29,7 +30,8 @@ def released(file, tmp_path) -> Path:
 @pytest.mark.parametrize(("half", "tolerance"), [(False, 2e-5), (True, 2e-3)])
 def test_round_trip_gives_the_golden_vectors(file, released, tmp_path, half, tolerance):
     (released / "uni_skip.npz.pkl").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")  # lies beside, and is never opened
-    out = convert_skipthoughts(released, tmp_path / "model", half=half)
+    out = tmp_path / "model"
+    run("convert", released, "--out", out, *(["--half"] if half else []))
     encoder = load_sentence_encoder(str(out))
     assert (encoder.name, encoder.features) == ("model", 14 + 9 + 9)
     ours = encoder.encode([str(sentence) for sentence in file.arrays["sentences"]])

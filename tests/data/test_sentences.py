@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from cap2im.data.preparing import FORMAT
 from cap2im.data.sentences import SentenceGroups, SentenceSource, TripleBatches, sentence_vocabulary, spread_triples
+from cap2im.data.vocabulary import Vocabulary
 
 TEXT = "A one .\nA two .\nA three .\nA four .\n\n* * *\nB one .\nB two .\n\nC one .\nC two .\nC three ."
 TOKENS = "b.jpg#0\tred dog .\na.jpg.1#0\tone .\nb.jpg#1\t\na.jpg.1#1\ttwo .\na.jpg.1#2\tthree .\nb.jpg#2\tblue dog .\nc.jpg#0\talone .\n"
@@ -22,6 +25,19 @@ def groups(of: SentenceSource) -> tuple[SentenceGroups, list[str]]:
     read = list(of.groups("train"))
     flat = [sentence for group in read for sentence in group]
     return SentenceGroups.of(read, sentence_vocabulary(flat, 1000), longest=30, ordered=of.ordered), flat
+
+
+def prepared(folder: Path, captions: dict[str, list[list[str]]]) -> Path:
+    """What sentences need of a prepared dataset."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    (folder / "data").mkdir()
+    shards = []
+    for part, images in captions.items():
+        shards.append({"file": f"data/{part}-00000-of-00001.parquet", "rows": len(images)})
+        pq.write_table(pa.table({"id": [str(i) for i in range(len(images))], "captions": images}), folder / shards[-1]["file"])
+    (folder / "manifest.json").write_text(json.dumps({"format": FORMAT, "shards": shards}))
+    (folder / "vocabulary.json").write_text(Vocabulary(words=("a",)).model_dump_json())
+    return folder
 
 
 def test_a_text_is_parted_by_lines_without_words(tmp_path):
@@ -66,17 +82,23 @@ def test_validation_is_the_end_and_no_image_is_on_both_sides(tmp_path):
 
 
 def test_a_prepared_dataset(tmp_path):
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    (tmp_path / "data").mkdir()
-    for part, captions in (("train", [["a dog", "  "], ["two", "three"]]), ("validation", [["four", "five"]])):
-        table = pa.table({"id": [str(i) for i in range(len(captions))], "captions": captions})
-        pq.write_table(table, tmp_path / "data" / f"{part}-00000-of-00001.parquet")
-    of = SentenceSource.open(tmp_path, 0.5)
+    captions = {"train": [["a dog", "  "], ["two", "three"]], "validation": [["four", "five"]]}
+    of = SentenceSource.open(prepared(tmp_path, captions), 0.5)
     assert (list(of.groups("train")), list(of.groups("validation"))) == ([["a dog"], ["two", "three"]], [["four", "five"]])
     assert not of.ordered
-    (tmp_path / "data" / "train-00000-of-00001.parquet").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"train-00000-of-00001.parquet: no column of captions"):
-        list(of.groups("train"))
+    (tmp_path / "data" / "train-00007-of-00008.parquet").write_bytes(b"a leftover that the manifest does not name")
+    assert list(of.groups("train")) == [["a dog"], ["two", "three"]]
+    for spoil in (lambda path: path.write_bytes(b"nothing"), Path.unlink):
+        spoil(tmp_path / "data" / "train-00000-of-00001.parquet")
+        with pytest.raises(ValueError, match=r"train-00000-of-00001.parquet: no column of captions") as error:
+            list(of.groups("train"))
+        assert "\n" not in str(error.value)
+
+
+def test_a_prepared_dataset_without_images_for_validation(tmp_path):
+    of = SentenceSource.open(prepared(tmp_path, {"train": [["a", "b"], ["c", "d"], ["e", "f"], ["g", " "]], "test": [["t", "t"]]}), 0.4)
+    assert list(of.groups("train")) == [["a", "b"], ["c", "d"]]
+    assert list(of.groups("validation")) == [["e", "f"], ["g"]]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +119,7 @@ def test_refused_files(tmp_path, content, message):
 
 
 def test_a_folder_that_was_not_prepared(tmp_path):
-    with pytest.raises(ValueError, match=r"no data/train-\*.parquet"):
+    with pytest.raises(ValueError, match=r"no prepared dataset, for it has no manifest.json"):
         SentenceSource.open(tmp_path, 0.1)
 
 

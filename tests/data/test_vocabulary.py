@@ -126,3 +126,12 @@ def test_known_words_stay_whole_between_spaces():
     assert vocabulary.numbered("") == []
     attngan = Vocabulary.build(["a dog"], tokens="attngan")
     assert attngan.numbered("A blue dog!") == [1, 2]
+
+
+@pytest.mark.parametrize("word", ["<eos>", "<end>", "<END>", "<no word 4>", "-unk-"])
+def test_no_caption_can_say_what_stands_for_no_word(word):
+    vocabulary = Vocabulary(words=("<eos>", "<end>", "<no word 4>", "-unk-", "a", "."), unknown="-unk-")
+    assert set(vocabulary.split(f"a {word}")) == set(split_words(f"a {word}")), "as if it were not known"
+    assert set(vocabulary.numbered(f"a {word}")) == {4, 3, 5}
+    with pytest.raises(ValueError, match="unknown word"):
+        vocabulary.encode([f"a {word}"])

@@ -16,6 +16,7 @@ import math
 import pickletools
 import re
 import struct
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 
 MOST_BYTES = 2**28  # a byte of pickle can become sixty of memory; the largest of the authors' files has some 30 million
+MOST_GROWTH = 64  # of what is built by name: bytes of memory for each byte of pickle, or else one part is built from again and again
 
 # operations that push what follows them in the file, by their code
 _NUMBERS = {ord(code): struct.Struct(layout) for code, layout in {"K": "<B", "M": "<H", "J": "<i", "G": ">d"}.items()}
@@ -115,6 +117,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # the stacks that marks have put aside
         self.memo: dict[int, Any] = {}
+        self.room = MOST_GROWTH * len(data) + 2**16
 
     def run(self) -> Any:
         data = self.data
@@ -224,18 +227,27 @@ class _Machine:
                 raise _RefusedError(f"it asks for {self.line().decode()}.{self.line().decode()}")
             case "R":  # REDUCE
                 name, arguments = self.last(2)
-                self.stack[-2:] = [_build(name, arguments)]
+                self.stack[-2:] = [self.counted(_build(name, arguments))]
             case "b":  # BUILD
                 state = self.stack.pop()
                 target = self.stack[-1]
                 if not isinstance(target, (_Type, _Array)):
                     raise _RefusedError(f"it sets the attributes of {_described(target)}")
                 target.set_state(state)
+                self.counted(target)
             case _:
                 known = next((op.name for op in pickletools.opcodes if op.code == code), None)
                 if known is None:
                     raise ValueError(f"no operation has the code {ord(code)}")
                 raise _RefusedError(f"it uses the operation {known}{' on ' + _described(self.stack[-1]) if self.stack else ''}")
+
+    def counted(self, built: Any) -> Any:
+        """What was built, where there was room for it."""
+        array = built.value if isinstance(built, _Array) else None
+        self.room -= sys.getsizeof(built) if array is None else array.nbytes
+        if self.room < 0:
+            raise _RefusedError("it builds far more than it holds")
+        return built
 
     def take(self, count: int) -> bytes:
         if count < 0 or self.position + count > len(self.data):
@@ -394,8 +406,6 @@ def _finished(value: Any, done: dict[int, Any]) -> Any:
         value: of the machine.
         done: by identity, what is finished or being finished, so that shared objects stay shared and cost one visit.
     """
-    if isinstance(value, bytes):
-        return _decoded(value)
     if value is None or isinstance(value, (str, int, float)):
         return value
     if id(value) in done:
@@ -405,7 +415,9 @@ def _finished(value: Any, done: dict[int, Any]) -> Any:
     if isinstance(value, (_Name, _Type, _Array)):
         raise _RefusedError(f"it holds {_described(value)}")
     done[id(value)] = (value, value)  # the second keeps the first alive, and with it its identity
-    if isinstance(value, list):
+    if isinstance(value, bytes):
+        done[id(value)] = (_decoded(value), value)
+    elif isinstance(value, list):
         value[:] = [_finished(item, done) for item in value]
     elif isinstance(value, dict):
         items = [(_finished(key, done), _finished(item, done)) for key, item in value.items()]

@@ -6,7 +6,6 @@ Nothing in a file is executed: HDF5 holds arrays alone, PyTorch files are read a
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 import cap2im
-from cap2im.checkpoint import whole_folder, write_model
+from cap2im.checkpoint import file_sha256, whole_folder, write_model
 from cap2im.convert.pickles import read_pickle
 from cap2im.convert.port import port_draw, port_names
+from cap2im.convert.skipthoughts import convert_skipthoughts
 from cap2im.convert.theano import (
     BATCH_RECORDS,
     MNIST_WORDS,
@@ -55,8 +55,6 @@ Legacy weights, converted by `cap2im convert`; not trained here.
 | --- | --- |
 {table}
 """
-
-_SKIP_THOUGHTS = ("uni_skip.npz", "bi_skip.npz", "utable.npy", "btable.npy")
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ _UNREAD = {
 }
 
 
-def convert(path: Path, out: Path, *, dictionary: Path | None = None, glimpses: int | None = None) -> Path:
+def convert(path: Path, out: Path, *, dictionary: Path | None = None, glimpses: int | None = None, half: bool = False) -> Path:
     """Writes a model folder from legacy weights.
 
     Args:
@@ -102,6 +100,7 @@ def convert(path: Path, out: Path, *, dictionary: Path | None = None, glimpses: 
         out: a new or empty folder.
         dictionary: the authors' `dictionary.pkl`; MNIST with captions needs none.
         glimpses: T, which no file tells; None for that of the program's configuration.
+        half: store the word vectors of skip-thoughts in half precision.
 
     Returns:
         the folder.
@@ -112,14 +111,18 @@ def convert(path: Path, out: Path, *, dictionary: Path | None = None, glimpses: 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out}: exists already; give a new or an empty folder")
     if path.is_dir():
-        return _convert_tables(path, out, dictionary, glimpses)
+        if dictionary is not None or glimpses is not None:
+            raise ValueError(f"{path}: skip-thought tables have their dictionary.txt beside them: leave out --dictionary and --glimpses")
+        return convert_skipthoughts(path, out, half=half)
+    if half:
+        raise ValueError(f"{path}: only the word vectors of skip-thoughts are stored in half precision: leave out --half")
     tensors = read_tensors(path)
     kind = recognise(path, tensors)
     try:
         model = kind.model(tensors, glimpses)
     except ValueError as error:
         raise ValueError(f"{path}: {kind.what}: {' '.join(str(error).split())}") from None
-    origin = {"file": path.name, "sha256": _sha256(path), "kind": kind.what}
+    origin = {"file": path.name, "sha256": file_sha256(path), "kind": kind.what}
     config: dict[str, Any] = {"description": f"{kind.what}, converted", "converted_from": origin}
     if isinstance(model, DRAW):
         vocabulary = _vocabulary(path, model, dictionary)
@@ -209,20 +212,17 @@ def _read_pytorch(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: no state dict in it: it holds a {type(content).__name__}")
     for state in (content, *(content.get(key) for key in ("model", "state_dict", "weights"))):
         if isinstance(state, Mapping) and state and all(isinstance(value, Tensor) for value in state.values()):
-            return {str(name).removeprefix("module."): tensor.detach().float() for name, tensor in state.items()}
+            return {str(name).removeprefix("module."): _plain(path, str(name), tensor) for name, tensor in state.items()}
     raise ValueError(f"{path}: no state dict in it: it holds {_few(map(str, content))}")
 
 
-def _convert_tables(path: Path, out: Path, dictionary: Path | None, glimpses: int | None) -> Path:
-    missing = [name for name in _SKIP_THOUGHTS if not (path / name).is_file()]
-    if missing:
-        raise ValueError(f"{path}: a folder without {', '.join(missing)}: no skip-thought tables")
-    if dictionary is not None or glimpses is not None:
-        raise ValueError(f"{path}: skip-thought tables have their dictionary.txt beside them: leave out --dictionary and --glimpses")
-    from cap2im.convert.skipthoughts import convert_skipthoughts
-
-    convert_skipthoughts(path, out)
-    return out
+def _plain(path: Path, name: str, tensor: Tensor) -> Tensor:
+    """As float32."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_nested or tensor.device.type != "cpu":
+        raise ValueError(f"{path}: {name} is no array of numbers but sparse, quantised, nested, complex or without content")
+    if (size := tensor.numel() * tensor.element_size()) > MOST_BYTES:  # strides of 0 need no room in the file
+        raise ValueError(f"{path}: {name} says that it has {size:,} bytes")
+    return tensor.detach().float()
 
 
 # Words
@@ -258,11 +258,6 @@ def _vocabulary(path: Path, model: DRAW, dictionary: Path | None) -> Vocabulary:
 def _few(names: Any) -> str:
     listed = sorted(names)
     return ", ".join(listed[:4]) + (f" and {len(listed) - 4:,} more" if len(listed) > 4 else "") if listed else "nothing"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _card(name: str, config: Mapping[str, Any]) -> str:

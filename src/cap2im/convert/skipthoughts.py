@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from cap2im.checkpoint import whole_folder, write_large_model
+from cap2im.data.vocabulary import UNKNOWN
 from cap2im.models.skipthoughts import GRU, SkipThoughts, SkipThoughtsConfig
 
 PARAMETERS = ("W", "b", "U", "Wx", "bx", "Ux")
 DIRECTIONS = {"uni": {"encoder": "forwards"}, "bi": {"encoder": "forwards", "encoder_r": "backwards"}}
 FILES = {"uni": ("uni_skip.npz", "utable.npy"), "bi": ("bi_skip.npz", "btable.npy")}
 DICTIONARY = "dictionary.txt"
-UNKNOWN = "UNK"
 
 
 def released_layout(gru: GRU, prefix: str) -> dict[str, Tensor]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Literal, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from cap2im.models.aligndraw import DRAW, DRAWConfig
@@ -26,6 +27,7 @@ DRAW_SIDE = 28  # of the plain DRAW program, which has no learned canvas that wo
 BATCH_RECORDS = frozenset({"c_ts", "read_attent_params", "write_attent_params"})
 
 Tensors = Mapping[str, Tensor]
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def released_layout(model: DRAW, tensor: Callable[[Tensor], Tensor] = lambda p: p.data) -> dict[str, Tensor]:
@@ -103,9 +105,8 @@ def released_draw(tensors: Tensors, glimpses: int | None = None) -> DRAW:
     Raises:
         ValueError: shapes that do not belong together.
     """
-    model = DRAW(released_config(tensors, glimpses))
-    fill(released_layout(model), tensors)
-    return model
+    config = released_config(tensors, glimpses)
+    return _filled(lambda: DRAW(config), released_layout, tensors)
 
 
 def released_config(tensors: Tensors, glimpses: int | None = None) -> DRAWConfig:
@@ -172,8 +173,19 @@ def released_sharpener(tensors: Tensors) -> Sharpener:
         features=tensors["W_conv0"].shape[0],
         kernels=(tensors["W_conv0"].shape[3], tensors["W_conv1"].shape[3], tensors["W_conv2"].shape[3]),
     )
-    model = Sharpener(config)
-    fill(sharpener_layout(model), tensors)
+    return _filled(lambda: Sharpener(config), sharpener_layout, tensors)
+
+
+def _filled(make: Callable[[], Model], layout: Callable[[Model], Mapping[str, Tensor]], tensors: Tensors) -> Model:
+    """A model with released parameters, whose shapes are compared before it takes any memory."""
+    try:
+        with torch.device("meta"):
+            shapes = {name: tuple(view.shape) for name, view in layout(make()).items()}
+    except RuntimeError as error:
+        raise ValueError(f"sizes that no machine can hold: {' '.join(str(error).split())[:200]}") from None
+    check_shapes(shapes, tensors)
+    model = make()
+    fill(layout(model), tensors)
     return model
 
 

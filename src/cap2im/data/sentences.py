@@ -11,15 +11,18 @@ from __future__ import annotations
 import hashlib
 import re
 from array import array
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import fsspec
 import numpy as np
 import torch
 from torch import Tensor
 
+from cap2im.data.captions import PreparedDataset
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.randomness import generator
 
@@ -37,12 +40,14 @@ class SentenceSource:
         path: a text, one sentence a line, whose paragraphs are parted by lines without words; a token file as Flickr8k's,
             `IMAGE#N<TAB>caption`; or a folder that `cap2im prepare` made.
         kind: which of these it is.
-        validation_share: of the sentences, which training does not see: the last ones, or what the folder holds for validation.
+        validation_share: of the sentences, which training does not see: the last ones, where a folder holds none for validation.
+        shards: of a folder, where the captions of its parts lie.
     """
 
     path: Path
     kind: Literal["text", "tokens", "prepared"]
     validation_share: float
+    shards: Mapping[Part, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: Path, validation_share: float) -> SentenceSource:
@@ -52,10 +57,11 @@ class SentenceSource:
             ValueError: there is nothing, or no sentences are in it.
         """
         if path.is_dir():
-            for part in ("train", "validation"):
-                if not list((path / "data").glob(f"{part}-*.parquet")):
-                    raise ValueError(f"{path}: no data/{part}-*.parquet in this folder; a folder that cap2im prepare made has them")
-            return cls(path, "prepared", validation_share)
+            dataset = PreparedDataset.open(path)
+            shards: dict[Part, list[str]] = {"train": [dataset.url(shard["file"]) for shard in dataset.shards("train")]}
+            with suppress(ValueError):  # it has no images for validation
+                shards["validation"] = [dataset.url(shard["file"]) for shard in dataset.shards("validation")]
+            return cls(path, "prepared", validation_share, shards)
         if not path.is_file():
             raise ValueError(f"{path}: no such file or folder; sentences come from a text, a token file or a prepared dataset")
         first = next((line for _, line in _lines(path) if line), None)
@@ -74,19 +80,23 @@ class SentenceSource:
         Raises:
             ValueError: a line of a token file is not as it should be, the text is not UTF-8, or a Parquet file cannot be read.
         """
-        if self.kind == "prepared":
-            yield from _captions(sorted((self.path / "data").glob(f"{part}-*.parquet")))
+        if "validation" in self.shards:
+            yield from _captions(self.shards[part])
             return
-        read = _paragraphs if self.kind == "text" else _token_groups
-        boundary = round((1 - self.validation_share) * sum(len(group) for group in read(self.path)))
+        boundary = round((1 - self.validation_share) * sum(len(group) for group in self._all()))
         seen = 0
-        for group in read(self.path):
+        for group in self._all():
             cut = min(max(boundary - seen, 0), len(group))
             if cut and not self.ordered:
                 cut = len(group)  # an image's captions stay together
             if here := group[:cut] if part == "train" else group[cut:]:
                 yield here
             seen += len(group)
+
+    def _all(self) -> Iterator[list[str]]:
+        if self.kind == "prepared":
+            return _captions(self.shards["train"])
+        return _paragraphs(self.path) if self.kind == "text" else _token_groups(self.path)
 
 
 _TOKEN_LINE = re.compile(r"([^\t]*\S)#\d+(?:\t(.*))?")  # a caption may be empty
@@ -126,17 +136,18 @@ def _token_groups(path: Path) -> Iterator[list[str]]:
     yield from images.values()
 
 
-def _captions(files: Iterable[Path]) -> Iterator[list[str]]:
+def _captions(shards: Iterable[str]) -> Iterator[list[str]]:
     from pyarrow import ArrowException  # comes with datasets, an extra
     from pyarrow.parquet import ParquetFile
 
-    for file in files:
+    for shard in shards:
         try:
-            for batch in ParquetFile(file).iter_batches(columns=["captions"]):
-                for captions in batch.column(0).to_pylist():
-                    yield [caption.strip() for caption in captions or [] if _has_words(caption)]
-        except (ArrowException, IndexError) as error:
-            raise ValueError(f"{file}: no column of captions can be read from it: {' '.join(str(error).split())[:200]}") from None
+            with fsspec.open(shard, "rb") as file:
+                for batch in ParquetFile(file).iter_batches(columns=["captions"]):
+                    for captions in batch.column(0).to_pylist():
+                        yield [caption.strip() for caption in captions or [] if _has_words(caption)]
+        except (ArrowException, IndexError, OSError) as error:
+            raise ValueError(f"{shard}: no column of captions can be read from it: {' '.join(str(error).split())[:200]}") from None
 
 
 def _has_words(sentence: str) -> bool:

@@ -33,6 +33,7 @@ class Tokens:
     numbers: tuple[int, ...]
 
 
+_MARK = re.compile(r"<[^<>]+>")  # <eos>, <end>, <no word 7>: no text says them
 _WORDS = re.compile(r"\w+(?:['\u2019-]\w+)*|[^\w\s]")
 _ENDING = r"'(?:s|re|ve|ll|d|m)\b"
 _TREEBANK = re.compile(rf"\w+(?=n't\b)|n't\b|{_ENDING}|\w+(?:(?!{_ENDING})['\u2019-]\w+)*|``|''|\.\.\.|--|[^\w\s]", re.IGNORECASE)
@@ -115,11 +116,17 @@ class Vocabulary(BaseModel):
         return known | {alias: known[word] for alias, word in self.aliases.items()}
 
     def split(self, caption: str) -> list[str]:
-        """The words of a caption; where a known word stands between spaces, it stays whole, as in captions that were split elsewhere."""
+        """The words of a caption; where a known word stands between spaces, it stays whole, as in captions that were split elsewhere.
+
+        The words that stand for an end or for unknown words are not known here: no caption can say them.
+        """
         if self.tokens != "released":
             return split_words(caption, self.tokens)
         pieces = caption.lower().split()
-        return _with_full_stop([w for piece in pieces for w in ([piece] if piece in self.numbers else _WORDS.findall(piece))])
+        return _with_full_stop([w for piece in pieces for w in ([piece] if self._sayable(piece) else _WORDS.findall(piece))])
+
+    def _sayable(self, piece: str) -> bool:
+        return piece in self.numbers and piece != self.unknown and _MARK.fullmatch(piece) is None
 
     def numbered(self, caption: str) -> list[int]:
         """The numbers of a caption's words; unknown ones are marked where there is a word for them, else left out. Never fails."""
