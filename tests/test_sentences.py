@@ -180,9 +180,8 @@ def test_a_copy_is_the_same_encoder_without_its_training(tmp_path, monkeypatch, 
     (source / "README.md").write_text("a card")
     whole = files(source)
     (source / "onnx").mkdir()
-    for name in (
-        ("training.safetensors", "training.json") if kind == "skip-thoughts" else ("optimizer.pt", "code.py", "onnx/model.safetensors")
-    ):
+    strays = ["training.safetensors", "training.json"] if kind == "skip-thoughts" else ["optimizer.pt", "code.py", "onnx/model.safetensors"]
+    for name in strays:
         (source / name).write_bytes(b"of its training")
     if not links:
         monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("another disk")))
