@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cap2im.data.captions import PreparedDataset
+from cap2im.data.prepared import PreparedDataset
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.randomness import generator
 
@@ -58,9 +58,9 @@ class SentenceSource:
         """
         if path.is_dir():
             dataset = PreparedDataset.open(path)
-            shards: dict[Part, list[str]] = {"train": [dataset.url(shard["file"]) for shard in dataset.shards("train")]}
+            shards: dict[Part, list[str]] = {"train": [dataset.url(shard) for shard in dataset.shards("train")]}
             with suppress(ValueError):  # it has no images for validation
-                shards["validation"] = [dataset.url(shard["file"]) for shard in dataset.shards("validation")]
+                shards["validation"] = [dataset.url(shard) for shard in dataset.shards("validation")]
             return cls(path, "prepared", validation_share, shards)
         if not path.is_file():
             raise ValueError(f"{path}: no such file or folder; sentences come from a text, a token file or a prepared dataset")
