@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -18,9 +18,7 @@ from cap2im.hub import ENCODER_FILES, download, is_repository
 from cap2im.models.aligndraw import DRAW, DRAWConfig
 from cap2im.models.text import EncodedText
 from cap2im.randomness import picture_noise
-
-if TYPE_CHECKING:
-    from cap2im.sentences import SentenceEncoder
+from cap2im.sentences import SentenceEncoder, load_sentence_encoder
 
 BUNDLED = Path(__file__).parent / "pretrained"
 PICTURES_AT_ONCE = 100  # bounds memory; a canvas sequence of 60 x 60 x 32 is half a megabyte
@@ -102,8 +100,6 @@ class Pipeline:
             raise ValueError(f"{folder}: config and weights do not fit: {' '.join(str(error).split())[:300]}") from None
         encoder = None
         if sizes.conditioning == "sentence":
-            from cap2im.sentences import load_sentence_encoder  # some encoders need an extra
-
             own = folder / SENTENCE_ENCODER  # a finished model has a copy of an encoder that was a folder
             encoder = load_sentence_encoder(str(own) if own.is_dir() else config["data"]["sentence_encoder"])
         shown = name if folder.parent == BUNDLED else Path(name).resolve().name

@@ -35,7 +35,8 @@ def prepared(folder: Path, captions: dict[str, list[list[str]]]) -> Path:
     for part, images in captions.items():
         shards.append({"file": f"data/{part}-00000-of-00001.parquet", "rows": len(images)})
         pq.write_table(pa.table({"id": [str(i) for i in range(len(images))], "captions": images}), folder / shards[-1]["file"])
-    (folder / "manifest.json").write_text(json.dumps({"format": FORMAT, "side": 8, "fit": "crop", "source": {}, "shards": shards}))
+    manifest = {"format": FORMAT, "side": 8, "fit": "stretch", "source": {}, "shards": shards}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "vocabulary.json").write_text(Vocabulary(words=("a",)).model_dump_json())
     return folder
 

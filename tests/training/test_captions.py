@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
-import cap2im.sentences
 import cap2im.training.draw as training
 from cap2im.checkpoint import read_config, read_weights
 from cap2im.config import load_recipe
 from cap2im.metrics.evaluation import evaluate
 from cap2im.pipeline import Pipeline
+from cap2im.sentences import SentenceEncoder
 from tests.prepared import prepared_dataset
 
 CHANGES = (
@@ -40,16 +43,33 @@ RECIPES = {
 }
 
 
-class Letters:
+class Letters(SentenceEncoder):
+    """Counts letters, by a file that says which."""
+
     name, features = "letters", 4
 
+    def __init__(self, folder: Path) -> None:
+        self.letters = (folder / "letters").read_text()
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.letters.encode()).hexdigest()
+
     def encode(self, captions):
-        return torch.tensor([[float(caption.count(letter)) for letter in "rgbu"] for caption in captions])
+        return torch.tensor([[float(caption.count(letter)) for letter in self.letters] for caption in captions])
 
 
 @pytest.fixture(autouse=True)
-def _letters(monkeypatch):
-    monkeypatch.setattr(cap2im.sentences, "load_sentence_encoder", lambda name: Letters())
+def letters(monkeypatch, tmp_path):
+    folder = tmp_path / "letters"
+    folder.mkdir()
+    (folder / "letters").write_text("rgbu")
+    monkeypatch.chdir(tmp_path)
+    for module in ("cap2im.training.material", "cap2im.pipeline"):
+        monkeypatch.setattr(f"{module}.load_sentence_encoder", lambda name: Letters(Path(name)))
+    monkeypatch.setattr("cap2im.training.material.find_encoder", Path)
+    monkeypatch.setattr("cap2im.training.draw.copy_encoder", shutil.copytree)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +107,8 @@ def test_training_measuring_and_drawing(name, dataset, tmp_path):
     assert (protocol["split"], protocol["images"], protocol["data"]["source"]) == ("test", 10, {"kind": "test"})
     assert result["likelihood"]["bound"] == pytest.approx(-result["likelihood"]["reconstruction"] - result["likelihood"]["kl"])
     if name == "skipthoughtdraw-cifar":
-        pipeline.draw("a zebra is not in the vocabulary")
+        shutil.rmtree(tmp_path / "letters")  # the model has its own copy
+        Pipeline.load(str(model)).draw("a zebra is not in the vocabulary")
     else:
         with pytest.raises(ValueError, match="unknown word 'zebra'"):
             pipeline.draw("a zebra")
@@ -127,8 +148,16 @@ def test_a_run_goes_on_with_its_own_dataset_alone(dataset, tmp_path):
     other = prepared_dataset(tmp_path / "other")
     manifest = json.loads((other / "manifest.json").read_text())
     (other / "manifest.json").write_text(json.dumps(manifest | {"source": {"kind": "elsewhere"}}))
-    with pytest.raises(ValueError, match=r"is not the dataset that .* was begun with"):
+    with pytest.raises(ValueError, match="was begun with another data than this one"):
         run("aligndraw-cifar", tmp_path / "run", other, "train.epochs=1", resume=True)
+
+
+def test_a_run_goes_on_with_its_own_sentence_encoder_alone(dataset, tmp_path, letters):
+    run("skipthoughtdraw-cifar", tmp_path / "run", dataset, "train.epochs=1")
+    run("skipthoughtdraw-cifar", tmp_path / "run", dataset, "train.epochs=1", resume=True)
+    (letters / "letters").write_text("xyzw")
+    with pytest.raises(ValueError, match="was begun with another sentence encoder than this one"):
+        run("skipthoughtdraw-cifar", tmp_path / "run", dataset, "train.epochs=1", resume=True)
 
 
 def test_a_model_is_not_measured_on_images_of_another_size(dataset, tmp_path):
@@ -143,7 +172,7 @@ def test_a_model_is_not_measured_on_images_of_another_size(dataset, tmp_path):
 
 def test_a_streamed_run_remembers_it_and_is_measured_from_its_shards(dataset, tmp_path, monkeypatch):
     model = run("aligndraw-cifar", tmp_path / "run", dataset, "train.epochs=1", stream=True)
-    with pytest.raises(ValueError, match="is not the dataset that"):
+    with pytest.raises(ValueError, match="was begun with another data than this one"):
         run("aligndraw-cifar", tmp_path / "run", dataset, "train.epochs=1", resume=True)
     how = {"split": "test", "samples": 1, "bound_samples": 2, "images": 6, "seed": 0}
     here = evaluate(Pipeline.load(str(model)), data=dataset, **how)

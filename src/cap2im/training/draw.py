@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -34,6 +33,7 @@ from cap2im.data.batch import Batch
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.models.aligndraw import DRAW
 from cap2im.randomness import picture_noise
+from cap2im.sentences import copy_encoder
 from cap2im.training.loop import (
     BatchesAhead,
     RunLog,
@@ -192,8 +192,11 @@ def train(
         material = training_material(recipe, data, stream=stream, processes=accelerator.num_processes)
     recipe, batches, validation = material.recipe, material.batches, material.validation
     checkpoint = resume_state(run, recipe, resume)
-    if checkpoint is not None and (before := read_config(checkpoint)["data"].get("dataset")) != material.about.get("dataset"):
-        raise ValueError(f"{data}: is not the dataset that {run} was begun with, which was prepared from {before['source']}")
+    if checkpoint is not None:
+        before = read_config(checkpoint)["data"]
+        for what, name in (("dataset", "data"), ("encoder", "sentence encoder")):
+            if before.get(what) != material.about.get(what):
+                raise ValueError(f"{run}: was begun with another {name} than this one: {json.dumps(before.get(what))}")
 
     trainee = DRAWTrainee(recipe, material.vocabulary, material.about, command)
     model, drawing_model = trainee.model, trainee.drawing_model
@@ -262,7 +265,7 @@ def train(
         with whole_folder(result) as folder:
             write_model(folder, drawing_model.state_dict(), trainee.config(), card(figures), torch.float16)
             if material.encoder_folder is not None:
-                shutil.copytree(material.encoder_folder, folder / SENTENCE_ENCODER)
+                copy_encoder(material.encoder_folder, folder / SENTENCE_ENCODER)
     accelerator.wait_for_everyone()
     del prepared  # what shares gradients must be gone before the processes part, or one of them may abort at its exit
     accelerator.free_memory()

@@ -13,12 +13,13 @@ from torch import Tensor
 from cap2im.config import CaptionsData, DigitsData, DRAWRecipe
 from cap2im.data.batch import Batch, Batches
 from cap2im.data.canvas_batches import CanvasBatches, load_digits
-from cap2im.data.captions import CaptionBatches, CaptionedImages, SentenceEncoder, sentence_vectors
+from cap2im.data.captions import CaptionBatches, CaptionedImages, sentence_vectors
 from cap2im.data.digits import Split
 from cap2im.data.mnist_captions import ALIASES, WORDS, CanvasMaker, HeldOut
 from cap2im.data.prepared import PreparedDataset
 from cap2im.data.shards import ShardBatches
 from cap2im.data.vocabulary import LONGEST_CAPTION, Vocabulary, pad
+from cap2im.sentences import SentenceEncoder, find_encoder, load_sentence_encoder
 
 SHOWN_DIGITS = (
     "the digit three is at the top of the digit one .",
@@ -52,7 +53,7 @@ class Material:
         shown: captions to draw while training.
         about: what a model folder says of its data, JSON-ready.
         slow: whether batches should be made ahead.
-        encoder_folder: of the sentence encoder, where it is one; the finished model gets a copy.
+        encoder_folder: of the sentence encoder; the finished model gets a copy.
     """
 
     recipe: DRAWRecipe
@@ -99,8 +100,6 @@ def sentence_encoder(recipe: DRAWRecipe) -> SentenceEncoder | None:
     """
     if not isinstance(recipe.data, CaptionsData) or recipe.model.conditioning != "sentence":
         return None
-    from cap2im.sentences import load_sentence_encoder  # some encoders need an extra
-
     encoder = load_sentence_encoder(recipe.data.sentence_encoder)
     if encoder.features != recipe.model.sentence_features:
         raise ValueError(
@@ -189,18 +188,16 @@ def _captioned(
 ) -> Material:
     shown = [caption for caption in spread(validation.captions, SHOWN_CAPTIONS) if dataset.vocabulary.numbered(caption)]
     words = pad([dataset.vocabulary.numbered(caption) for caption in shown])
-    from cap2im.sentences import find_encoder
-
-    own_encoder = encoder is not None and Path(settings.sentence_encoder).is_dir()
+    known = {} if encoder is None else {"encoder": {"name": encoder.name, "sha256": encoder.sha256}}
     return Material(
         recipe,
         dataset.vocabulary,
         batches=training,
         validation=validation.fixed(settings.validation_samples),
         shown=ShownCaptions(*words, None if encoder is None else encoder.encode(shown)),
-        about={**settings.model_dump(), "dataset": dataset.about() | streamed, "shown": shown},
+        about={**settings.model_dump(), "dataset": dataset.about() | streamed, "shown": shown} | known,
         slow=True,
-        encoder_folder=find_encoder(settings.sentence_encoder) if own_encoder else None,
+        encoder_folder=None if encoder is None else find_encoder(settings.sentence_encoder),
     )
 
 
