@@ -27,6 +27,7 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 import cap2im
+from cap2im.checksums import file_sha256
 
 FORMAT = 1
 CONFIG, WEIGHTS, TRAINING_STATE, TRAINING_TENSORS = "config.json", "model.safetensors", "training.json", "training.safetensors"
@@ -117,12 +118,7 @@ def write_model(
 def write_large_model(folder: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """As `write_model`, for weights that memory may not hold twice: they go to the disk from where they are, mapped files included."""
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
-    _write_json(folder / CONFIG, {"version": cap2im.__version__, **config}, {WEIGHTS: _file_sha256(folder / WEIGHTS)})
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    _write_json(folder / CONFIG, {"version": cap2im.__version__, **config}, {WEIGHTS: file_sha256(folder / WEIGHTS)})
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -182,7 +178,7 @@ def map_weights(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
     expected = _checksum(config, WEIGHTS, folder / CONFIG)
     if not path.is_file():
         raise ValueError(f"{path}: missing")
-    if (found := _file_sha256(path)) != expected:
+    if (found := file_sha256(path)) != expected:
         raise ValueError(f"{path}: truncated or altered: SHA-256 {found[:12]}…, expected {expected[:12]}…")
     return load_file(path)
 
