@@ -154,8 +154,11 @@ def _alone(out: Path) -> Iterator[None]:
     Raises:
         ValueError: another run is writing there.
     """
-    import fcntl  # not on every system
-
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows has no such locks
+        yield
+        return
     folder = os.open(out, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
