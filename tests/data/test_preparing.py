@@ -214,6 +214,19 @@ def test_a_vocabulary_without_words_is_told_before_any_picture_is_read(tmp_path,
     assert not (tmp_path / "out").exists()
 
 
+def test_captions_in_tables_keep_their_shards_where_no_word_is_left(tmp_path):
+    import h5py
+
+    with h5py.File(tmp_path / "mnist.h5", "w") as file:
+        file["train"], file["train_labels"] = np.zeros((3, 784), np.uint8), np.arange(3)
+    with pytest.raises(ValueError, match="no word is left"):
+        prepared("released", tmp_path / "mnist.h5", tmp_path / "out", Options(minimum_count=99))
+    (shard,) = (tmp_path / "out" / "data").iterdir()
+    before = shard.stat().st_mtime_ns
+    assert prepared("released", tmp_path / "mnist.h5", tmp_path / "out", resume=True)["splits"]["train"]["images"] == 3
+    assert shard.stat().st_mtime_ns == before
+
+
 @pytest.mark.parametrize("options", [Options(tokens="released"), Options(minimum_count=2), Options(words=3)])
 def test_a_source_with_a_vocabulary_takes_no_options_for_one(tmp_path, options):
     with pytest.raises(ValueError, match="this source brings its own vocabulary"):
@@ -278,6 +291,15 @@ def test_a_split_without_usable_pictures_is_not_written(tmp_path):
         assert [path.name for path in (tmp_path / "out" / "data").iterdir()] == ["train-00000-of-00001.parquet"]
         assert "split: test" not in (tmp_path / "out" / "README.md").read_text()
         assert (tmp_path / "out" / "problems.txt").read_text().startswith("unreadable image: ")
+
+
+def test_a_folder_whose_name_is_not_utf8(tmp_path):
+    folder = sources.pairs(Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9")), 2)
+    (folder / "p0.jpg").write_bytes(b"no picture")
+    manifest = prepared("pairs", folder, tmp_path / "out")
+    assert manifest["splits"]["train"]["images"] == 1
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))["source"]["path"] == str(folder)
+    assert "caf\\udce9/p0.jpg" in (tmp_path / "out" / "problems.txt").read_text("utf-8")
 
 
 def test_text_that_cannot_be_written_is_left_out(tmp_path):

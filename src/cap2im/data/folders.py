@@ -116,7 +116,7 @@ def _metadata_rows(path: Path, problems: list[Problem]) -> Iterator[tuple[str, M
     lines = read_lines(path, problems)
     if path.suffix == ".csv":
         reader = csv.DictReader((f"{line}\n" for _, line in lines), strict=True)
-        whole = 0
+        whole = 1  # the names of the columns
         try:
             for row in reader:
                 whole = reader.line_num

@@ -161,10 +161,13 @@ def _alone(out: Path) -> Iterator[None]:
         return
     folder = os.open(out, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{out}: another cap2im prepare is writing there") from None
+        except OSError:  # some network file systems have no locks either
+            pass
         yield
-    except BlockingIOError:
-        raise ValueError(f"{out}: another cap2im prepare is writing there") from None
     finally:
         os.close(folder)
 
@@ -308,6 +311,7 @@ def _finish(source: Source, out: Path, kind: str, path: str, options: Options, p
         if _split_of(shard) not in counts:  # none of its pictures can be used
             (out / shard.file).unlink()
     (out / VOCABULARY).write_text(vocabulary.model_dump_json(indent=1) + "\n", "utf-8")
+    (out / PROBLEMS_FILE).unlink(missing_ok=True)
     if problems:
         (out / PROBLEMS_FILE).write_text("".join(f"{problem}\n" for problem in problems), "utf-8")
         kinds = Counter(problem.kind for problem in problems)
