@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cap2im.data.preparing import FORMAT, file_sha256
+from cap2im.checksums import file_sha256
+from cap2im.data.preparing import FORMAT
 from cap2im.data.vocabulary import Vocabulary
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (120, 120, 120)}

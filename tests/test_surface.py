@@ -34,6 +34,7 @@ FORBIDDEN = {
     "hub": ("models", "data", "training", "metrics", "convert", "config", "checkpoint", "pipeline", "drawing", "cli"),
     "sentences": ("training", "metrics", "convert", "config", "pipeline", "drawing", "cli"),
     "randomness": ("models", "data", "training", "metrics", "cli"),
+    "checksums": ("models", "data", "training", "metrics", "convert", "config", "checkpoint", "pipeline", "drawing", "cli"),
 }
 
 

@@ -27,6 +27,7 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 import cap2im
+from cap2im.checksums import file_sha256
 
 FORMAT = 1
 CONFIG, WEIGHTS, TRAINING_STATE, TRAINING_TENSORS = "config.json", "model.safetensors", "training.json", "training.safetensors"
@@ -118,12 +119,6 @@ def write_large_model(folder: Path, weights: Mapping[str, Tensor], config: Mappi
     """As `write_model`, for weights that memory may not hold twice: they go to the disk from where they are, mapped files included."""
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
     _write_json(folder / CONFIG, {"version": cap2im.__version__, **config}, {WEIGHTS: file_sha256(folder / WEIGHTS)})
-
-
-def file_sha256(path: Path) -> str:
-    """Of a file of any size."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from rich.progress import track
 from rich.table import Table
 
 import cap2im
+from cap2im.data.kinds import Kind
 
 if TYPE_CHECKING:
     from cap2im.data.checking import Report
@@ -296,7 +297,10 @@ def _accuracy_table(model: str, accuracy: dict[str, Any]) -> Table:
     return table
 
 
-KindName = Literal["coco", "birds", "folder", "pairs", "huggingface", "released", "attngan", "cifar"]
+TokensOption = Annotated[
+    Literal["released", "attngan"] | None,
+    typer.Option(help="How captions are split: as alignDRAW or as AttnGAN did. [default: as the source's vocabulary does, else released]"),
+]
 WorkersOption = Annotated[int | None, typer.Option(min=1, max=1024, help="Processes that read images. [default: one for each processor]")]
 ImageColumnOption = Annotated[str | None, typer.Option(help="Column of the images in a table that has several.")]
 CaptionColumnOption = Annotated[str | None, typer.Option(help="Column of the captions in a table where its name does not tell.")]
@@ -318,7 +322,7 @@ def _needs_datasets() -> None:
     )
 )
 def prepare(
-    kind: Annotated[KindName, typer.Argument(help="What PATH is: see docs/own-captions.md.", show_choices=True)],
+    kind: Annotated[Kind, typer.Argument(help="What PATH is: see docs/own-captions.md.", show_choices=True)],
     path: Annotated[str, typer.Argument(help="A folder or file; for huggingface also a name on the hub.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the prepared dataset.")],
     side: Annotated[int, typer.Option(min=4, max=1024, help="Side of the images, in pixels.")] = 32,
@@ -327,9 +331,7 @@ def prepare(
         typer.Option(help="Stretch to the square, crop the central square, or scale the shorter side."),
     ] = "stretch",
     captions: Annotated[int | None, typer.Option(min=1, help="Take the first ones of each image alone; the paper takes 5.")] = None,
-    tokens: Annotated[
-        Literal["released", "attngan"], typer.Option(help="How captions are split: as alignDRAW or as AttnGAN did.")
-    ] = "released",
+    tokens: TokensOption = None,
     minimum_count: Annotated[int, typer.Option(min=1, help="Leave rarer words out of the vocabulary.")] = 1,
     words: Annotated[int | None, typer.Option(min=2, help="Most words in the vocabulary. [default: all]")] = None,
     validation: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the training images that validates, if none do.")] = 0.0,
@@ -357,8 +359,9 @@ def prepare(
 @app.command(epilog=_examples("cap2im check photos/", "cap2im check coco/ --kind coco --all", "cap2im check data/photos"))
 def check(
     path: Annotated[str, typer.Argument(help="Captioned images of any kind, or a prepared dataset.")],
-    kind: Annotated[KindName | None, typer.Option(help="What PATH is. [default: by what lies there]")] = None,
+    kind: Annotated[Kind | None, typer.Option(help="What PATH is. [default: by what lies there]")] = None,
     tell_all: Annotated[bool, typer.Option("--all", help="List every problem in place of ten of each kind.")] = False,
+    tokens: TokensOption = None,
     image_column: ImageColumnOption = None,
     caption_column: CaptionColumnOption = None,
     workers: WorkersOption = None,
@@ -368,7 +371,9 @@ def check(
     from cap2im.convert.pickles import read_pickle
     from cap2im.data.checking import check as check_path
 
-    report = check_path(path, kind=kind, read_pickle=read_pickle, workers=workers, image_column=image_column, caption_column=caption_column)
+    report = check_path(
+        path, kind=kind, read_pickle=read_pickle, tokens=tokens, image_column=image_column, caption_column=caption_column, workers=workers
+    )
     _print_check(path, report, None if tell_all else 10)
     if report.loses_data:
         raise typer.Exit(1)

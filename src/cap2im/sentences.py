@@ -19,7 +19,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from cap2im.checkpoint import CONFIG, WEIGHTS, checkpoints, file_sha256, map_weights, read_config, sha256
+from cap2im.checkpoint import CONFIG, WEIGHTS, checkpoints, map_weights, read_config, sha256
+from cap2im.checksums import file_sha256
 from cap2im.data.vocabulary import Vocabulary, pad
 from cap2im.hub import ENCODER_FILES, download, is_repository
 from cap2im.models.skipthoughts import SkipThoughts, SkipThoughtsConfig

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 
 import pytest
 
@@ -126,6 +127,57 @@ def test_a_damaged_dataset_is_told(prepared, harm):
     assert found(report) == {("damaged file", expected)}
     assert report.loses_data
     assert report.splits["train"].images == (7 if harm in ("vocabulary", "stray") else 4)
+
+
+def test_what_prepare_would_leave_out_is_told(tmp_path):
+    sources.birds(tmp_path / "birds")
+    boxes = tmp_path / "birds" / "CUB_200_2011" / "bounding_boxes.txt"
+    boxes.write_text(boxes.read_text().replace("1 60.0 27.0", "1 900.0 900.0"))
+    report = checked(tmp_path / "birds")
+    assert ("unreadable image", "Albatross_0001.jpg") in found(report)
+    assert report.splits["train"].images == 1
+
+
+def test_captions_are_read_as_the_tokenizer_does(tmp_path):
+    sources.folder(tmp_path, [{"file_name": "a.jpg", "text": ["猫 犬", "a cat."]}])
+    assert checked(tmp_path).splits["train"].captions == 2
+    report = checked(tmp_path, tokens="attngan")
+    assert found(report) == {("caption without words", "a.jpg")}
+    assert (report.splits["train"].captions, report.splits["train"].lengths) == (1, [2])
+
+
+def test_options_that_mean_nothing_are_refused(tmp_path, prepared):
+    with pytest.raises(ValueError, match="is a prepared dataset, and --tokens, --caption-column means nothing there"):
+        checked(prepared, tokens="attngan", caption_column="text")
+    with pytest.raises(ValueError, match="--tokens released: this source brings its own vocabulary"):
+        checked(sources.attngan(tmp_path / "a"), tokens="released")
+
+
+def test_tar_shards_and_urls(prepared):
+    """A manifest that was written by hand: fewer entries, shards in tar files, and elsewhere."""
+    manifest = json.loads((prepared / "manifest.json").read_text())
+    with tarfile.open(prepared / "data" / "validation-0.tar", "w") as archive:
+        for number in range(3):
+            path = prepared.parent / "pairs" / f"p{number}.jpg"
+            archive.add(path, path.name)
+            archive.add(path.with_suffix(".txt"), f"p{number}.txt")
+    first, second, third = (shard["file"] for shard in manifest["shards"])
+    shards = [
+        {"file": first, "rows": 3},
+        {"file": f"file://{prepared}/train-0.parquet", "rows": 4},
+        {"file": f"file://{prepared}/data/train-gone.parquet", "rows": 4},
+        {"file": "data/validation-0.tar", "rows": 3},
+        {"file": "data/valid-0.tar", "rows": 3},
+    ]
+    (prepared / third).rename(prepared / "data" / "valid-0.tar")
+    (prepared / second).rename(prepared / "train-0.parquet")
+    (prepared / "manifest.json").write_text(json.dumps({"format": manifest["format"], "shards": shards}))
+    report = checked(prepared)
+    assert {split: (s.images, s.captions) for split, s in report.splits.items()} == {"train": (6, 12), "validation": (3, 6)}
+    lost = {problem.file.split("/")[-1]: problem for problem in report.problems if PROBLEMS[problem.kind]}
+    assert set(lost) == {"train-0.parquet", "train-gone.parquet", "valid-0.tar"}
+    assert lost["train-0.parquet"].detail == "holds 3 images; the manifest says 4"
+    assert lost["valid-0.tar"].kind == "split not used"
 
 
 def test_a_damaged_manifest_ends_in_one_line(prepared):

@@ -65,6 +65,14 @@ def test_check_lists_ten_of_a_kind_and_all_when_asked(run, tmp_path):
     assert run("check", "photos", "--workers", "1", "--all")[1].count("there is no p") == 12
 
 
+def test_check_reads_captions_as_prepare_would(run, tmp_path):
+    sources.folder(tmp_path / "photos", [{"file_name": "a.jpg", "text": ["猫 犬", "a \ud83d", "a cat"]}])
+    code, out, _ = run("check", "photos", "--workers", "1", "--tokens", "attngan")
+    assert code == 1
+    assert "caption without words: 1 (data is lost)" in out
+    assert "wrong encoding: 1 (data is lost)" in out
+
+
 def test_warnings_alone_are_fine(run, tmp_path):
     sources.coco(tmp_path / "coco")
     code, out, _ = run("check", "coco", "--workers", "1")
@@ -84,6 +92,14 @@ BAD = [
     (["prepare", "pairs", "photos/p0.txt", "--out", "data"], "is a file, and pairs wants a folder"),
     (["prepare", "pairs", "photos", "--out", "data", "--minimum-count", "99"], "no word is left"),
     (["prepare", "huggingface", "./gone.parquet", "--out", "data"], "no such file or folder"),
+    (["prepare", "huggingface", "./gone", "--out", "data"], "./gone: no such file or folder"),
+    (["prepare", "pairs", "photos", "--out", "data", "--image-column", "x"], "--image-column x: a source of kind pairs has no columns"),
+    (
+        ["prepare", "attngan", "birds", "--out", "data", "--words", "5"],
+        "--minimum-count and --words: this source brings its own vocabulary",
+    ),
+    (["prepare", "attngan", "birds", "--out", "data", "--tokens", "released"], "--tokens released: this source brings its own vocabulary"),
+    (["check", "photos", "--caption-column", "x"], "--caption-column x: a source of kind pairs has no columns"),
     (["check", "gone"], "gone: no such file or folder"),
     (["check", "empty"], "cannot tell what kind"),
     (["check", "photos", "--kind", "coco"], "no annotations/captions_train2017.json"),
@@ -93,6 +109,7 @@ BAD = [
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
 def test_bad_input_ends_in_one_line(run, tmp_path, arguments, message):
     sources.pairs(tmp_path / "photos", 2)
+    sources.attngan(tmp_path / "birds")
     (tmp_path / "empty").mkdir()
     code, out, err = run(*arguments, *(() if "--side" in arguments else ("--workers", "1")))
     assert (code, out) == (2, "")

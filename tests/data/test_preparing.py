@@ -180,6 +180,143 @@ def test_a_damaged_shard_is_made_again(tmp_path, monkeypatch):
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("harm", ["missing", "damaged", "vocabulary"])
+def test_resuming_mends_a_finished_dataset(tmp_path, monkeypatch, harm):
+    monkeypatch.setattr(Options, "shard_rows", 4)
+    sources.pairs(tmp_path / "pairs", 10)
+    (tmp_path / "pairs" / "p5.jpg").write_bytes(b"no picture")
+    prepared("pairs", tmp_path / "pairs", tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "out")
+    shard = tmp_path / "out" / "data" / "train-00000-of-00003.parquet"
+    if harm == "missing":
+        shard.unlink()
+    else:
+        (tmp_path / "out" / "vocabulary.json" if harm == "vocabulary" else shard).write_bytes(b"damaged")
+    prepared("pairs", tmp_path / "pairs", tmp_path / "out", resume=True)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")  # also what is told of pictures in whole shards
+
+
+def test_resuming_with_another_vocabulary_keeps_the_shards(tmp_path):
+    sources.pairs(tmp_path / "pairs")
+    prepared("pairs", tmp_path / "pairs", tmp_path / "whole", Options(words=5))
+    prepared("pairs", tmp_path / "pairs", tmp_path / "out")
+    (shard,) = (tmp_path / "out" / "data").iterdir()
+    before = shard.stat().st_mtime_ns
+    prepared("pairs", tmp_path / "pairs", tmp_path / "out", Options(words=5), resume=True)
+    assert shard.stat().st_mtime_ns == before
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_vocabulary_without_words_is_told_before_any_picture_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(preparing, "_write_shard", lambda *_: pytest.fail("a picture was read"))
+    with pytest.raises(ValueError, match="no word is left"):
+        prepared("pairs", sources.pairs(tmp_path / "pairs"), tmp_path / "out", Options(minimum_count=99))
+    assert not (tmp_path / "out").exists()
+
+
+def test_captions_in_tables_keep_their_shards_where_no_word_is_left(tmp_path):
+    import h5py
+
+    with h5py.File(tmp_path / "mnist.h5", "w") as file:
+        file["train"], file["train_labels"] = np.zeros((3, 784), np.uint8), np.arange(3)
+    with pytest.raises(ValueError, match="no word is left"):
+        prepared("released", tmp_path / "mnist.h5", tmp_path / "out", Options(minimum_count=99))
+    (shard,) = (tmp_path / "out" / "data").iterdir()
+    before = shard.stat().st_mtime_ns
+    assert prepared("released", tmp_path / "mnist.h5", tmp_path / "out", resume=True)["splits"]["train"]["images"] == 3
+    assert shard.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("options", [Options(tokens="released"), Options(minimum_count=2), Options(words=3)])
+def test_a_source_with_a_vocabulary_takes_no_options_for_one(tmp_path, options):
+    with pytest.raises(ValueError, match="this source brings its own vocabulary"):
+        prepared("attngan", sources.attngan(tmp_path / "a"), tmp_path / "out", options)
+    manifest = prepared("attngan", tmp_path / "a", tmp_path / "out")
+    assert manifest["tokens"] == "attngan"
+    assert not {"minimum_count", "words"} & set(manifest)
+
+
+def test_resume_refuses_another_dictionary(tmp_path):
+    sources.released(tmp_path / "a")
+    prepared("released", tmp_path / "a", tmp_path / "out")
+    prepared("released", tmp_path / "a", tmp_path / "out", resume=True)
+    words = sources.RELEASED_WORDS | {"cat": sources.RELEASED_WORDS["dog"]}
+    del words["dog"]
+    sources.write(tmp_path / "a" / "dictionary.pkl", sources.python_2(words))
+    with pytest.raises(ValueError, match="began with another source or other options"):
+        prepared("released", tmp_path / "a", tmp_path / "out", resume=True)
+
+
+def test_resume_refuses_other_columns_and_another_share(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    text = datasets.Value("string")
+    rows = {"image": [sources.picture(n) for n in range(8)], "a": ["a cat"] * 8, "b": ["a dog"] * 8}
+    table = datasets.Dataset.from_dict(rows, features=datasets.Features({"image": datasets.Image(), "a": text, "b": text}))
+    table.to_parquet(tmp_path / "two.parquet")
+
+    def run(**more):
+        reading = {"caption_column": "a", "validation": 0.5} | more
+        return prepared("huggingface", tmp_path / "two.parquet", tmp_path / "out", reading=reading, resume=True)
+
+    assert run()["splits"] == run()["splits"]
+    for other in ({"caption_column": "b"}, {"validation": 0.2}):
+        with pytest.raises(ValueError, match="began with another source or other options"):
+            run(**other)
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path, monkeypatch):
+    sources.pairs(tmp_path / "pairs")
+    write = preparing._write_shard
+
+    def meanwhile(*arguments):
+        with pytest.raises(ValueError, match="out: another cap2im prepare is writing there"):
+            prepared("pairs", tmp_path / "pairs", tmp_path / "out", resume=True)
+        monkeypatch.setattr(preparing, "_write_shard", write)
+        return write(*arguments)
+
+    monkeypatch.setattr(preparing, "_write_shard", meanwhile)
+    prepared("pairs", tmp_path / "pairs", tmp_path / "out")
+    prepared("pairs", tmp_path / "pairs", tmp_path / "out", resume=True)  # the lock is gone
+
+
+def test_a_split_without_usable_pictures_is_not_written(tmp_path):
+    sources.pairs(tmp_path / "pairs" / "train", 3)
+    sources.pairs(tmp_path / "pairs" / "test", 1)
+    (tmp_path / "pairs" / "test" / "p0.jpg").write_bytes(b"no picture")
+    for resume in (False, True):
+        manifest = prepared("pairs", tmp_path / "pairs", tmp_path / "out", resume=resume)
+        assert list(manifest["splits"]) == ["train"]
+        assert [path.name for path in (tmp_path / "out" / "data").iterdir()] == ["train-00000-of-00001.parquet"]
+        assert "split: test" not in (tmp_path / "out" / "README.md").read_text()
+        assert (tmp_path / "out" / "problems.txt").read_text().startswith("unreadable image: ")
+
+
+def test_a_folder_whose_name_is_not_utf8(tmp_path):
+    folder = sources.pairs(Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9")), 2)
+    (folder / "p0.jpg").write_bytes(b"no picture")
+    manifest = prepared("pairs", folder, tmp_path / "out")
+    assert manifest["splits"]["train"]["images"] == 1
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))["source"]["path"] == str(folder)
+    assert "caf\\udce9/p0.jpg" in (tmp_path / "out" / "problems.txt").read_text("utf-8")
+
+
+def test_text_that_cannot_be_written_is_left_out(tmp_path):
+    entries = [{"file_name": "a.jpg", "text": "a cat \ud83d on"}, {"file_name": "b.jpg", "text": "a dog"}]
+    manifest = prepared("folder", sources.folder(tmp_path / "a", entries), tmp_path / "out")
+    assert manifest["splits"] == {"train": {"images": 1, "captions": 1}}
+    assert "wrong encoding: " in (tmp_path / "out" / "problems.txt").read_text("utf-8")
+
+
+def test_captions_without_a_word_for_the_tokenizer_are_left_out(tmp_path):
+    entries = [{"file_name": "a.jpg", "text": "猫 犬"}, {"file_name": "b.jpg", "text": "a dog"}]
+    sources.folder(tmp_path / "a", entries)
+    assert prepared("folder", tmp_path / "a", tmp_path / "one")["splits"]["train"]["images"] == 2
+    assert prepared("folder", tmp_path / "a", tmp_path / "two", Options(tokens="attngan"))["splits"]["train"]["images"] == 1
+    assert "caption without words: " in (tmp_path / "two" / "problems.txt").read_text("utf-8")
+
+
 @pytest.mark.parametrize("change", ["captions", "picture", "options", "more"])
 def test_resume_refuses_another_source_or_other_options(tmp_path, change):
     sources.pairs(tmp_path / "pairs")
@@ -277,6 +414,17 @@ def test_every_mode_becomes_rgb_on_white(tmp_path):
     result = from_file(tmp_path, clear, "clear.png")
     assert result.getpixel((2, 8)) == (255, 0, 0)
     assert result.getpixel((13, 8)) == (255, 255, 255)
+
+
+def test_numbers_without_a_white_are_refused(tmp_path):
+    for name, image, what in (
+        ("f.tif", np.full((40, 40), 0.5, np.float32), "fractions"),
+        ("i.tif", np.full((40, 40), 200, np.int32), "whole"),
+    ):
+        Image.fromarray(image).save(tmp_path / name)
+        reason = prepare_picture(ImageFile(tmp_path / name), 16, "stretch", None)
+        assert isinstance(reason, str), name
+        assert reason.startswith(f"its pixels are {what}"), name
 
 
 def test_large_sides_are_stored_as_jpeg(tmp_path):

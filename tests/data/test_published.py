@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import sys
 import tarfile
 
 import numpy as np
@@ -144,6 +145,58 @@ def test_released_arrays_that_do_not_belong_together(tmp_path):
     np.save(tmp_path / "dev-captions.npy", np.array([Evil()] * 5), allow_pickle=True)
     with pytest.raises(ValueError, match=r"dev-captions\.npy: not the array that was expected"):
         read("released", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("train-captions.npy", np.ones((10, 6)), "rows of whole numbers were expected, and float64"),
+        ("train-captions.npy", np.ones(10, int), "rows of whole numbers were expected, and int64 of shape"),
+        ("train-captions.npy", np.full((10, 6), -1), "word number -1, and the dictionary ends with 6"),
+        ("train-captions-len.npy", np.full((9, 1), 4), "the lengths of 10 captions were expected"),
+        ("train-captions-len.npy", np.array(["a"] * 10), "the lengths of 10 captions were expected"),
+        ("train-cap2im.pkl", dict.fromkeys(range(10), "a"), "a dictionary with the image of each of 10 captions"),
+        ("train-cap2im.pkl", None, "a dictionary with the image of each of 10 captions"),
+    ],
+)
+def test_released_arrays_of_another_form(tmp_path, file, values, message):
+    sources.released(tmp_path)
+    if isinstance(values, np.ndarray):
+        np.save(tmp_path / file, values)
+    else:  # also None for each image
+        (tmp_path / file).write_bytes(pickle.dumps(dict.fromkeys(range(10)) if values is None else values, protocol=2))
+    with pytest.raises(ValueError, match=rf"{file}: {message}"):
+        read("released", tmp_path)
+
+
+def test_attngan_of_another_form(tmp_path):
+    by_number = {number: word for word, number in sources.ATTNGAN_WORDS.items()}
+    one = [[3], [3]]
+    for train, test in ((5, one), (one, 6), ([[-1]] * 6, one), ([7] * 6, one)):
+        sources.attngan(tmp_path)
+        (tmp_path / "captions.pickle").write_bytes(pickle.dumps([train, test, by_number, sources.ATTNGAN_WORDS], protocol=2))
+        with pytest.raises(ValueError, match=r"captions.pickle: (\[train captions|a caption of COCO_1 is no list of numbers)"):
+            read("attngan", tmp_path)
+    sources.attngan(tmp_path)
+    for classes in (7, [None] * 3):
+        (tmp_path / "train" / "class_info.pickle").write_bytes(pickle.dumps(classes, protocol=2))
+        with pytest.raises(ValueError, match=r"class_info.pickle: a list of class numbers was expected"):
+            read("attngan", tmp_path)
+
+
+def test_hdf5_without_its_library(tmp_path, monkeypatch):
+    sources.write(tmp_path / "mnist.h5", b"")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(ValueError, match=r"mnist.h5: HDF5 files need h5py; .*\[legacy\]"):
+        read("released", tmp_path / "mnist.h5")
+
+
+def test_two_pictures_of_one_name_in_a_tar_file(tmp_path):
+    with tarfile.open(tmp_path / "train.tar", "w") as archive:
+        for number, folder in enumerate(("a", "b")):
+            archive.add(sources.save(tmp_path / f"{number}.jpg", number), f"{folder}/cat/1.jpg")
+    with pytest.raises(ValueError, match=r"train.tar: two pictures in it are cat/1.jpg"):
+        read("cifar", tmp_path)
 
 
 def test_words_by_number_wants_one_word_a_number(tmp_path):

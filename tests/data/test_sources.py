@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -171,6 +172,96 @@ def test_captions_are_tidied_and_the_useless_ones_told(tmp_path):
     captions, problems = usable_captions(read("folder", tmp_path).splits["train"][0])
     assert captions == ["two words"]
     assert sorted(problem.kind for problem in problems) == ["empty caption", "empty caption", "over-long caption"]
+
+
+def test_line_breaks_in_csv_cells_are_spaces(tmp_path):
+    for number in range(2):
+        sources.save(tmp_path / f"a{number}.png", number)
+    (tmp_path / "metadata.csv").write_text('file_name,text\na0.png,"a cat\nsits on\r\ngrass"\na1.png,a dog\n')
+    records = read("folder", tmp_path).splits["train"]
+    assert [usable_captions(record)[0] for record in records] == [["a cat sits on grass"], ["a dog"]]
+
+
+@pytest.mark.parametrize(("rows", "reason"), [(3, "unexpected end of data"), (6000, "field larger than field limit")])
+def test_an_unclosed_quote_in_csv_swallows_nothing(tmp_path, rows, reason):
+    sources.save(tmp_path / "a.png", 1)
+    text = "file_name,text\na.png,fine\n" + 'a.png,"a cat\n' + "a.png,a red bus on the street\n" * rows
+    (tmp_path / "metadata.csv").write_text(text)
+    with pytest.raises(ValueError, match=rf"metadata.csv: not CSV after line 2: {reason}.*; is a quote not closed\?$"):
+        read("folder", tmp_path)
+
+
+def test_commas_without_quotes_in_csv_are_told(tmp_path):
+    for number in range(2):
+        sources.save(tmp_path / f"a{number}.png", number)
+    (tmp_path / "metadata.csv").write_text("file_name,text\na0.png,a cat, on grass\na1.png,a dog\n")
+    source = read("folder", tmp_path)
+    assert [record.captions for record in source.splits["train"]] == [("a dog",)]
+    assert ("unusable entry", "metadata.csv, line 2") in found(source)
+
+
+@pytest.mark.parametrize("line", ["[" * 200_000, '{"file_name": "a.jpg", "text": ' + "9" * 5000 + "}"])
+def test_json_that_no_parser_takes_is_told(tmp_path, line):
+    sources.folder(tmp_path, [{"file_name": "a.jpg", "text": "fine"}])
+    with open(tmp_path / "metadata.jsonl", "a") as file:
+        file.write(line)
+    assert found(read("folder", tmp_path)) == {("unusable entry", "metadata.jsonl, line 2")}
+
+
+@pytest.mark.parametrize("caption", [None, ["a", "b"], 3])
+def test_coco_captions_that_are_no_text_are_told(tmp_path, caption):
+    sources.coco(tmp_path)
+    file = tmp_path / "annotations" / "captions_train2017.json"
+    document = json.loads(file.read_text())
+    document["annotations"][0]["caption"] = caption
+    file.write_text(json.dumps(document))
+    source = read("coco", tmp_path)
+    assert ("unusable entry", "captions_train2017.json") in found(source)
+    assert [len(record.captions) for record in source.splits["train"]] == [5, 6, 6]
+
+
+def test_half_characters_are_told(tmp_path):
+    sources.folder(tmp_path, [{"file_name": "a.jpg", "text": ["a cat \ud83d on", "a cat"]}])  # written as \ud83d
+    captions, problems = usable_captions(read("folder", tmp_path).splits["train"][0])
+    assert captions == ["a cat"]
+    assert [(problem.kind, "\\ud83d" in problem.detail) for problem in problems] == [("wrong encoding", True)]
+    str(problems[0]).encode()
+
+
+def test_file_names_that_are_not_utf8_are_told(tmp_path):
+    sources.pairs(tmp_path, 1)
+    for ending in ("jpg", "txt"):
+        (tmp_path / f"p0.{ending}").rename(os.fsdecode(bytes(tmp_path) + b"/caf\xe9." + ending.encode()))
+    sources.pairs(tmp_path, 1)
+    source = read("pairs", tmp_path, validation=0.5)
+    assert [record.id for records in source.splits.values() for record in records] == ["p0"]
+    assert found(source) == {("wrong encoding", "caf\\udce9.jpg")}
+
+
+def test_captions_without_a_word_for_the_tokenizer_are_told(tmp_path):
+    sources.folder(tmp_path, [{"file_name": "a.jpg", "text": ["猫 犬", "a cat"]}])
+    (record,) = read("folder", tmp_path).splits["train"]
+    assert usable_captions(record) == (["猫 犬", "a cat"], [])
+    captions, problems = usable_captions(record, tokens="attngan")
+    assert captions == ["a cat"]
+    assert [problem.kind for problem in problems] == ["caption without words"]
+
+
+@pytest.mark.parametrize(("kind", "option"), [("pairs", "caption_column"), ("folder", "image_column"), ("coco", "image_column")])
+def test_columns_are_refused_where_there_are_none(tmp_path, kind, option):
+    with pytest.raises(ValueError, match=f"--{option.replace('_', '-')} x: a source of kind {kind} has no columns"):
+        read(kind, tmp_path, **{option: "x"})
+
+
+@pytest.mark.parametrize("name", ["./nothere", "nothere", "~/nothere", "../a/b", "here/nothere", "a/b/c", "/nothere"])
+def test_a_missing_path_is_not_looked_for_on_the_hub(tmp_path, monkeypatch, name):
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda **_: pytest.fail("asked the hub"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(ValueError, match=f"^{name}: no such file or folder, nor a name on the Hugging Face hub"):
+        read("huggingface", name)
 
 
 def test_articles():

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 import cap2im
-from cap2im.checkpoint import file_sha256, whole_folder, write_model
+from cap2im.checkpoint import whole_folder, write_model
+from cap2im.checksums import file_sha256
 from cap2im.convert.pickles import read_pickle
 from cap2im.convert.port import port_draw, port_names
 from cap2im.convert.skipthoughts import convert_skipthoughts

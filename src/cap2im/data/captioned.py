@@ -11,7 +11,7 @@ from typing import Any, overload
 
 from cap2im.data.digits import Split
 from cap2im.data.pictures import EXTENSIONS, Box, ImageReference
-from cap2im.data.vocabulary import LONGEST_CAPTION, Vocabulary, split_words
+from cap2im.data.vocabulary import LONGEST_CAPTION, Tokenizer, Vocabulary, split_words
 
 PickleReader = Callable[[Path], Any]  # reads a pickle without executing what it holds
 
@@ -36,6 +36,7 @@ PROBLEMS = {
     "misplaced metadata file": True,
     "unusable entry": True,
     "empty caption": False,
+    "caption without words": True,
     "over-long caption": True,
     "wrong encoding": True,
     "split not used": True,
@@ -46,7 +47,7 @@ PROBLEMS = {
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One thing that is wrong, with the file that it is in."""
+    """One thing that is wrong, with the file that it is in; what cannot be UTF-8 has backslashes, so that it can be written anywhere."""
 
     kind: str
     file: str
@@ -54,6 +55,8 @@ class Problem:
 
     def __post_init__(self) -> None:
         assert self.kind in PROBLEMS, self.kind
+        for name in ("file", "detail"):
+            object.__setattr__(self, name, getattr(self, name).encode("utf-8", "backslashreplace").decode())
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.file}" + (f": {self.detail}" if self.detail else "")
@@ -83,7 +86,7 @@ class LazyRecords(Sequence[CaptionedImage]):
         rows: which rows, in this order.
         prefix: of the ids, which end with the row.
         make: (row, id) -> record.
-        state: what changes when the rows do.
+        state: what changes when the rows do, or what is made of them.
     """
 
     rows: Sequence[int]
@@ -126,15 +129,30 @@ class Source:
 
 
 def fingerprint(source: Source, options: dict[str, Any]) -> str:
-    """A checksum of a source's listing, the sizes and times of its files, and the options of preparing it."""
-    digest = hashlib.sha256(repr(sorted(options.items())).encode())
+    """A checksum of a source's listing and words, the sizes and times of its files, and the options of preparing it."""
+    digest = hashlib.sha256(repr((sorted(options.items()), source.vocabulary)).encode())
     for split, records in source.splits.items():
         if isinstance(records, LazyRecords):
-            digest.update(repr((split, records.prefix, records.state, len(records), list(records.rows[:1000]))).encode())
+            digest.update(repr((split, records.prefix, records.state, list(records.rows))).encode())
             continue
         for record in records:
             digest.update(repr((split, record, record.image.state)).encode())
     return digest.hexdigest()
+
+
+def tokens_of(source: Source, asked: Tokenizer | None) -> Tokenizer:
+    """How captions are split: as the source's own vocabulary does, else as asked for, else as alignDRAW did.
+
+    Raises:
+        ValueError: the source's own vocabulary does it otherwise than asked for.
+    """
+    if source.vocabulary is None:
+        return "released" if asked is None else asked
+    if asked not in (None, source.vocabulary.tokens):
+        raise ValueError(
+            f"--tokens {asked}: this source brings its own vocabulary, whose captions are split by {source.vocabulary.tokens!r}"
+        )
+    return source.vocabulary.tokens
 
 
 def held_out(id: str, share: float) -> bool:
@@ -150,20 +168,35 @@ def hold_out(records: Sequence[CaptionedImage], share: float) -> tuple[Sequence[
     return [r for r in records if not held_out(r.id, share)], [r for r in records if held_out(r.id, share)]
 
 
-def usable_captions(record: CaptionedImage, most: int | None = None) -> tuple[list[str], list[Problem]]:
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8: JSON may hold halves of characters, and a file name may be in any encoding."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def usable_captions(record: CaptionedImage, most: int | None = None, tokens: Tokenizer = "released") -> tuple[list[str], list[Problem]]:
     """The captions that can be trained on, white space tidied, and what is wrong with the others.
 
     Args:
         record: with its captions as found.
         most: take the first ones of these alone; None takes all.
+        tokens: how they are split.
     """
     captions, problems = [], []
     for caption in record.captions:
         tidy = " ".join(caption.split())
+        words = split_words(tidy, tokens)
         if not re.search(r"\w", tidy):
             problems.append(Problem("empty caption", record.image.name))
-        elif (words := len(split_words(tidy))) > LONGEST_CAPTION:
-            problems.append(Problem("over-long caption", record.image.name, f"{words} words, at most {LONGEST_CAPTION}: {tidy[:50]}…"))
+        elif not is_utf8(tidy):
+            problems.append(Problem("wrong encoding", record.image.name, f"a caption with half a character: {tidy[:50]}"))
+        elif not any(re.match(r"\w", word) for word in words):
+            problems.append(Problem("caption without words", record.image.name, f"none as {tokens!r} splits it: {tidy[:50]}"))
+        elif len(words) > LONGEST_CAPTION:
+            problems.append(Problem("over-long caption", record.image.name, f"{len(words)} words, at most {LONGEST_CAPTION}: {tidy[:50]}…"))
         else:
             captions.append(tidy)
     if not captions:

@@ -7,14 +7,16 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from cap2im.data.captioned import PROBLEMS, SPLIT_FOLDERS, CaptionedImage, PickleReader, Problem, Source, usable_captions
+from cap2im.checksums import file_sha256
+from cap2im.data.captioned import PROBLEMS, CaptionedImage, PickleReader, Problem, Source, tokens_of, usable_captions
 from cap2im.data.digits import Split
-from cap2im.data.pictures import Examined, ImageBytes, ImageReference, examine_pictures
-from cap2im.data.preparing import MANIFEST, VOCABULARY, file_sha256
+from cap2im.data.kinds import Kind
+from cap2im.data.pictures import Box, Examined, ImageBytes, ImageReference, examine_pictures
+from cap2im.data.preparing import MANIFEST, VOCABULARY
 from cap2im.data.vocabulary import Tokenizer, Vocabulary, split_words
 from cap2im.data.workers import available_workers, batched, parallel, progress_bar
 
@@ -55,24 +57,32 @@ class Report:
         return any(PROBLEMS[problem.kind] for problem in self.problems)
 
 
-def check_source(source: Source, kind: str, *, tokens: Tokenizer = "released", workers: int | None = None) -> Report:
-    """Decodes every picture in full, reads every caption, and compares the splits."""
+def check_source(source: Source, kind: str, *, tokens: Tokenizer | None = None, workers: int | None = None) -> Report:
+    """Prepares every picture, decodes it in full, reads every caption, and compares the splits.
+
+    Args:
+        source: see `sources.read_source`.
+        kind: of the source, for the report.
+        tokens: how captions are split; see `captioned.tokens_of`.
+        workers: processes; None takes as many as there are processors.
+
+    Raises:
+        ValueError: the source's own vocabulary splits captions otherwise.
+    """
     splits = {split: (len(records), records) for split, records in source.splits.items()}
-    return _check(kind, splits, source.problems, source.vocabulary, tokens, workers)
+    return _check(kind, splits, list(source.problems), source.vocabulary, tokens_of(source, tokens), workers)
 
 
 def _check(
     kind: str,
     splits: Mapping[Split, tuple[int, Iterable[CaptionedImage]]],
-    problems: Sequence[Problem],
+    problems: list[Problem],
     vocabulary: Vocabulary | None,
     tokens: Tokenizer,
     workers: int | None,
 ) -> Report:
-    report = Report(kind, {}, list(problems))
+    report = Report(kind, {}, problems)
     first_seen: dict[str, tuple[Split, str]] = {}
-    if vocabulary is not None:
-        tokens = vocabulary.tokens
     with parallel(available_workers() if workers is None else workers) as compute, progress_bar("images") as bar:
         task = bar.add_task("checking", total=sum(count for count, _ in splits.values()))
         for split, (_, records) in splits.items():
@@ -87,10 +97,10 @@ def _check(
 def _examined(records: Iterable[CaptionedImage], compute: Any) -> Iterator[tuple[CaptionedImage, Examined]]:
     waiting: deque[list[CaptionedImage]] = deque()
 
-    def tasks() -> Iterator[list[ImageReference]]:
+    def tasks() -> Iterator[list[tuple[ImageReference, Box | None]]]:
         for part in batched(records, TASK_ROWS):
             waiting.append(part)
-            yield [record.image for record in part]
+            yield [(record.image, record.box) for record in part]
 
     for answers in compute(examine_pictures, tasks()):
         yield from zip(waiting.popleft(), answers, strict=True)
@@ -105,7 +115,7 @@ def _count(
     first_seen: dict[str, tuple[Split, str]],
     tokens: Tokenizer,
 ) -> None:
-    captions, wrong = usable_captions(record)
+    captions, wrong = usable_captions(record, tokens=tokens)
     problems += wrong
     if seen.reason:
         problems.append(Problem("unreadable image", record.image.name, seen.reason))
@@ -138,43 +148,55 @@ def check_prepared(folder: Path, *, workers: int | None = None) -> Report:
     Raises:
         ValueError: the manifest is damaged.
     """
-    import pyarrow.parquet as pq  # an extra, and slow to import
-
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-        expected = {shard["file"]: shard["sha256"] for shard in manifest["shards"]}
-        words = manifest["vocabulary"]["sha256"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        shards = [(str(shard["file"]), int(shard["rows"]), shard.get("sha256")) for shard in manifest["shards"]]
+        words = manifest.get("vocabulary", {}).get("sha256")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / MANIFEST}: damaged ({error!r})") from None
     problems = []
-    for name, sha256 in [*expected.items(), (VOCABULARY, words)]:
+    for name, sha256 in [*((name, sha256) for name, _, sha256 in shards if "://" not in name), (VOCABULARY, words)]:
         path = folder / name
         if not path.is_file():
             problems.append(Problem("damaged file", str(path), "missing"))
-        elif (found := file_sha256(path)) != sha256:
+        elif sha256 is not None and (found := file_sha256(path)) != sha256:
             problems.append(Problem("damaged file", str(path), f"truncated or altered: SHA-256 {found[:12]}…, expected {sha256[:12]}…"))
-    strays = sorted(file for file in (folder / "data").glob("*.parquet") if f"data/{file.name}" not in expected)
+    listed = {name for name, _, _ in shards}
+    strays = sorted(file for file in (folder / "data").glob("*.parquet") if f"data/{file.name}" not in listed)
     problems += [Problem("damaged file", str(file), "not in the manifest, but would be loaded") for file in strays]
     damaged = {problem.file for problem in problems}
-    whole: dict[Split, list[Path]] = {}
-    for name in expected:
-        if str(folder / name) not in damaged:
-            whole.setdefault(SPLIT_FOLDERS[name.removeprefix("data/").split("-")[0]], []).append(folder / name)
-    splits = {split: (sum(pq.read_metadata(file).num_rows for file in files), _stored(files)) for split, files in whole.items()}
+    whole: dict[Split, list[tuple[str, int]]] = {}
+    for name, rows, _ in shards:
+        url = name if "://" in name else f"{folder}/{name}"
+        split: Split | None = next((split for split in get_args(Split) if Path(name).name.startswith(f"{split}-")), None)
+        if split is None:
+            problems.append(Problem("split not used", url, "its name begins with none of train-, validation-, test-"))
+        elif url not in damaged:
+            whole.setdefault(split, []).append((url, rows))
+    splits = {split: (sum(rows for _, rows in files), _stored(files, problems)) for split, files in whole.items()}
     vocabulary = None
     if str(folder / VOCABULARY) not in damaged:
-        vocabulary = Vocabulary.model_validate_json((folder / VOCABULARY).read_text("utf-8"))
-    return _check("prepared", splits, problems, vocabulary, "released", workers)
+        try:
+            vocabulary = Vocabulary.model_validate_json((folder / VOCABULARY).read_text("utf-8"))
+        except ValueError as error:
+            problems.append(Problem("damaged file", str(folder / VOCABULARY), " ".join(str(error).split())[:200]))
+    return _check("prepared", splits, problems, vocabulary, "released" if vocabulary is None else vocabulary.tokens, workers)
 
 
-def _stored(files: Sequence[Path]) -> Iterator[CaptionedImage]:
-    import pyarrow.parquet as pq
+def _stored(shards: Sequence[tuple[str, int]], problems: list[Problem]) -> Iterator[CaptionedImage]:
+    """The images of shards, one shard in memory at a time; what is wrong with a shard is added to the problems."""
+    from cap2im.data.shards import read_shard
 
-    for path in files:
-        for batch in pq.ParquetFile(path).iter_batches(256):
-            for row in batch.to_pylist():
-                image = ImageBytes(f"{path}, {row['id']}", row["image"]["bytes"])
-                yield CaptionedImage(row["id"], image, tuple(row["captions"]), row["class_id"])
+    for url, rows in shards:
+        try:
+            images = read_shard(url)
+        except ValueError as error:
+            problems.append(Problem("damaged file", url, str(error).removeprefix(f"{url}: ")))
+            continue
+        if len(images) != rows:
+            problems.append(Problem("damaged file", url, f"holds {len(images)} images; the manifest says {rows}"))
+        for number, image in enumerate(images, 1):
+            yield CaptionedImage(f"{number}", ImageBytes(f"{url}, image {number}", image.image), image.captions)
 
 
 def spread(numbers: Sequence[int]) -> str:
@@ -182,15 +204,28 @@ def spread(numbers: Sequence[int]) -> str:
     return f"{min(numbers)} / {int(np.median(numbers))} / {max(numbers)}" if numbers else "-"
 
 
-def check(path: str, *, kind: str | None = None, read_pickle: PickleReader, workers: int | None = None, **options: Any) -> Report:
+def check(
+    path: str,
+    *,
+    read_pickle: PickleReader,
+    kind: Kind | None = None,
+    tokens: Tokenizer | None = None,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    workers: int | None = None,
+) -> Report:
     """Checks a prepared dataset, or a source of a kind that is given or guessed.
 
     Raises:
-        ValueError: nothing lies there, or it is not of that kind.
+        ValueError: nothing lies there, it is not of that kind, or has no use for an option.
     """
     from cap2im.data.sources import guess_kind, read_source
 
     if kind is None and (Path(path) / MANIFEST).is_file():
+        asked = {"--tokens": tokens, "--image-column": image_column, "--caption-column": caption_column}
+        if strays := [option for option, value in asked.items() if value is not None]:
+            raise ValueError(f"{path}: is a prepared dataset, and {', '.join(strays)} means nothing there")
         return check_prepared(Path(path), workers=workers)
     found = guess_kind(path) if kind is None else kind
-    return check_source(read_source(found, path, read_pickle=read_pickle, **options), found, workers=workers)  # type: ignore[arg-type]
+    source = read_source(found, path, read_pickle=read_pickle, image_column=image_column, caption_column=caption_column)
+    return check_source(source, found, tokens=tokens, workers=workers)

@@ -25,6 +25,7 @@ from cap2im.data.captioned import (
 )
 from cap2im.data.digits import Split
 from cap2im.data.pictures import EXTENSIONS, ImageBytes, ImageFile
+from cap2im.hub import is_repository
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 CAPTION_COLUMNS = ("text", "caption", "captions", "texts", "sentences")
@@ -34,7 +35,7 @@ COCO_ANNOTATIONS = re.compile(r"captions_(train|val|test)(\d{4})?\.json")
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits
         raise ValueError(f"{path}: not JSON ({error})") from None
 
 
@@ -75,7 +76,11 @@ def _coco_records(file: Path, root: Path, folder_name: str, problems: list[Probl
         captions: dict[Any, list[str]] = {id: [] for id, _ in images}
         for annotation in document["annotations"]:
             if annotation["image_id"] in captions:
-                captions[annotation["image_id"]].append(str(annotation["caption"]))
+                if isinstance(annotation["caption"], str):
+                    captions[annotation["image_id"]].append(annotation["caption"])
+                else:
+                    detail = f"the caption of image_id {annotation['image_id']} is no text: {annotation['caption']!r}"
+                    problems.append(Problem("unusable entry", str(file), detail[:200]))
             else:
                 problems.append(Problem("caption without image", str(file), f"image_id {annotation['image_id']} is not listed"))
     except (KeyError, TypeError) as error:
@@ -110,16 +115,28 @@ def _metadata_rows(path: Path, problems: list[Problem]) -> Iterator[tuple[str, M
         return
     lines = read_lines(path, problems)
     if path.suffix == ".csv":
-        reader = csv.DictReader(line for _, line in lines)
-        yield from ((f"{path}, line {reader.line_num}", row) for row in reader)
+        reader = csv.DictReader((f"{line}\n" for _, line in lines), strict=True)
+        whole = 1  # the names of the columns
+        try:
+            for row in reader:
+                whole = reader.line_num
+                if None in row:
+                    problems.append(
+                        Problem("unusable entry", f"{path}, line {whole}", "more cells than columns; text with commas wants quotes")
+                    )
+                else:
+                    yield f"{path}, line {whole}", row
+        except csv.Error as error:
+            raise ValueError(f"{path}: not CSV after line {whole}: {error}; is a quote not closed?") from None
         return
     for number, line in lines:
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            problems.append(Problem("unusable entry", f"{path}, line {number}", f"not JSON ({error.msg} at column {error.colno})"))
+        except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits
+            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+            problems.append(Problem("unusable entry", f"{path}, line {number}", f"not JSON ({reason})"))
             continue
         if isinstance(row, dict):
             yield f"{path}, line {number}", row
@@ -270,7 +287,7 @@ def read_cifar(path: Path) -> Source:
     The last tenth of each class of the training images validates.
 
     Raises:
-        ValueError: no such files, or a compressed tar file.
+        ValueError: no such files, a compressed tar file, or two pictures of one CLASS/NAME.jpg in it.
     """
     found = {name: [c for c in (path / f"{name}.tar", path / name) if c.exists()] for name in ("train", "test")}
     if not found["train"]:
@@ -299,10 +316,14 @@ def _class_images(path: Path) -> Iterator[tuple[str, ImageFile]]:
                 yield file.relative_to(path).as_posix(), ImageFile(file)
         return
     try:
+        names = set()
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 if member.isfile() and Path(member.name).suffix.lower() in EXTENSIONS and member.name.count("/") >= 1:
                     name = "/".join(member.name.split("/")[-2:])
+                    if name in names:
+                        raise ValueError(f"{path}: two pictures in it are {name}, in different folders or twice; keep one")
+                    names.add(name)
                     yield name, ImageFile(path, member.offset_data, member.size, name)
     except tarfile.TarError as error:
         raise ValueError(f"{path}: not an uncompressed tar file ({error})") from None
@@ -316,13 +337,13 @@ def read_huggingface(name: str, *, image_column: str | None = None, caption_colu
     """
     import datasets
 
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.is_file() or (path.is_dir() and any(path.glob("*.parquet"))):
         load = {"path": "parquet", "data_files": _parquet_files(path)}
     elif path.is_dir():
         load = {"path": str(path)}
-    elif name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix == ".parquet":
-        raise ValueError(f"{name}: no such file or folder")
+    elif not is_repository(name) or path.suffix == ".parquet":
+        raise ValueError(f"{name}: no such file or folder, nor a name on the Hugging Face hub, OWNER/NAME")
     else:
         print(f"downloading {name} from the Hugging Face hub, or finding it in its cache", file=sys.stderr)
         load = {"path": name}
@@ -384,4 +405,4 @@ def _table_records(table: Any, image: str, caption: str, split: Split) -> LazyRe
             reference = ImageFile(Path(picture.get("path") or f"{split} row {row}"))
         return CaptionedImage(id, reference, captions, class_id if isinstance(class_id, int) else -1)
 
-    return LazyRecords(range(len(table)), split, make, str(table._fingerprint))
+    return LazyRecords(range(len(table)), split, make, f"{table._fingerprint} {image} {caption}")

@@ -130,10 +130,17 @@ def _no_warnings() -> Iterator[None]:
         yield
 
 
-def _colours(image: Image.Image) -> Image.Image:
-    """RGB; transparency becomes white."""
-    if image.mode.startswith(("I", "F")):  # 16 bits a pixel
+def _colours(image: Image.Image, file_format: str | None) -> Image.Image:
+    """RGB; transparency becomes white.
+
+    Raises:
+        ValueError: numbers of which nobody knows what white is.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and file_format == "PNG"):  # 16 bits a pixel
         return Image.fromarray((np.asarray(image, np.float32) / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode.startswith(("I", "F")):
+        numbers = "fractions" if image.mode.startswith("F") else "whole numbers"
+        raise ValueError(f"its pixels are {numbers} of 32 bits, and nothing says which of them is white; save it with 8 or 16 bits")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -175,7 +182,7 @@ def fitted(image: Image.Image, side: int, fit: Fit, box: Box | None = None) -> I
         target = side, side
     wanted = math.ceil(2 * target[0] * width / across), math.ceil(2 * target[1] * height / down)
     image.draft(None, wanted[::-1] if sideways else wanted)
-    image = _colours(ImageOps.exif_transpose(image))
+    image = _colours(ImageOps.exif_transpose(image), image.format)
     x, y = image.width / width, image.height / height  # below 1 where the JPEG was reduced
     return image.resize(target, Image.Resampling.BICUBIC, (left * x, upper * y, right * x, lower * y), reducing_gap=3)
 
@@ -224,8 +231,10 @@ class Examined:
     reason: str = ""
 
 
-def examine_picture(reference: ImageReference) -> Examined:
-    """Decodes a picture in full."""
+def examine_picture(reference: ImageReference, box: Box | None = None) -> Examined:
+    """Prepares a picture, whatever the size, and decodes it in full."""
+    if isinstance(reason := prepare_picture(reference, LARGEST_PNG, "stretch", box), str):
+        return Examined(reason=reason)
     try:
         with _no_warnings(), reference.open() as image:
             image.load()
@@ -235,6 +244,6 @@ def examine_picture(reference: ImageReference) -> Examined:
         return Examined(reason=_reason(error) or type(error).__name__)
 
 
-def examine_pictures(references: Sequence[ImageReference]) -> list[Examined]:
-    """What a worker does at once."""
-    return [examine_picture(reference) for reference in references]
+def examine_pictures(pictures: Sequence[tuple[ImageReference, Box | None]]) -> list[Examined]:
+    """What a worker does at once: several pictures with their boxes."""
+    return [examine_picture(reference, box) for reference, box in pictures]

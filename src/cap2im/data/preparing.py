@@ -9,18 +9,19 @@ source and options give the same bytes.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import cap2im
-from cap2im.data.captioned import CaptionedImage, Problem, Source, fingerprint, usable_captions
+from cap2im.checksums import file_sha256
+from cap2im.data.captioned import CaptionedImage, LazyRecords, Problem, Source, fingerprint, tokens_of, usable_captions
 from cap2im.data.digits import Split
 from cap2im.data.pictures import JPEG_QUALITY, LARGEST_PNG, Fit, PictureTask, prepare_pictures
 from cap2im.data.vocabulary import Tokenizer, Vocabulary
@@ -41,7 +42,7 @@ class Options:
         side: of the images, in pixels.
         fit: "stretch", "crop" or "shorter"; see `pictures.fitted`.
         captions: the first ones of each image to take; None takes all.
-        tokens: how captions are split into words.
+        tokens: how captions are split into words; None leaves it to the source's own vocabulary, else it is "released".
         minimum_count: words that the training captions hold less often are left out of the vocabulary.
         words: the most words in the vocabulary; None keeps all.
     """
@@ -49,7 +50,7 @@ class Options:
     side: int = 32
     fit: Fit = "stretch"
     captions: int | None = None
-    tokens: Tokenizer = "released"
+    tokens: Tokenizer | None = None
     minimum_count: int = 1
     words: int | None = None
 
@@ -75,14 +76,8 @@ class Shard:
 
 def _write_json(path: Path, document: Any) -> None:
     draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    draft.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8", errors="backslashreplace")
     os.replace(draft, path)
-
-
-def file_sha256(path: Path) -> str:
-    """Of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _schema() -> Any:
@@ -98,6 +93,7 @@ def _write_shard(
     name: str,
     records: Sequence[CaptionedImage],
     options: Options,
+    tokens: Tokenizer,
     compute: Callable[..., Iterator[Any]],
     advance: Callable[[int], None],
 ) -> Shard:
@@ -121,7 +117,7 @@ def _write_shard(
         for pictures in compute(prepare_pictures, tasks()):
             part = waiting.popleft()
             for record, picture in zip(part, pictures, strict=True):
-                captions, wrong = usable_captions(record, options.captions)
+                captions, wrong = usable_captions(record, options.captions, tokens)
                 problems += wrong
                 if isinstance(picture, str):
                     problems.append(Problem("unreadable image", record.image.name, picture))
@@ -151,14 +147,37 @@ def _plan(source: Source, options: Options) -> list[tuple[Split, str, Sequence[C
     return plan
 
 
-def _done_before(out: Path, resume: bool, print_of: str) -> list[Shard] | None:
-    """The shards that an interrupted run left; None if that run was done.
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keeps other runs out of a folder; the lock ends with the process, however that ends.
+
+    Raises:
+        ValueError: another run is writing there.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows has no such locks
+        yield
+        return
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{out}: another cap2im prepare is writing there") from None
+        except OSError:  # some network file systems have no locks either
+            pass
+        yield
+    finally:
+        os.close(folder)
+
+
+def _done_before(out: Path, resume: bool, print_of: str) -> list[Shard]:
+    """The whole shards that an earlier run left.
 
     Raises:
         ValueError: the folder holds something else.
     """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is a file, and a folder is needed")
     state = next((out / name for name in (PROGRESS, MANIFEST) if (out / name).is_file()), None)
     if not resume or state is None:
         if out.is_dir() and any(out.iterdir()):
@@ -177,8 +196,6 @@ def _done_before(out: Path, resume: bool, print_of: str) -> list[Shard] | None:
         raise ValueError(f"{state}: damaged ({error!r}); prepare into another folder") from None
     if before != print_of:
         raise ValueError(f"{out}: began with another source or other options, or files have changed since; prepare into another folder")
-    if state.name == MANIFEST:
-        return None
     return [shard for shard in shards if (out / shard.file).is_file() and file_sha256(out / shard.file) == shard.sha256]
 
 
@@ -193,24 +210,51 @@ def prepare(
         kind, path: of the source, for the manifest.
         options: how to prepare.
         workers: processes; None takes as many as there are processors.
-        resume: go on with an interrupted run; only with the same source and options.
+        resume: go on with an interrupted run, or mend a finished one; only with the same source, and options that make the same shards.
 
     Returns:
         the manifest.
 
     Raises:
-        ValueError: nothing to prepare, a folder that holds something else, or a run to go on with that had another source or other options.
+        ValueError: nothing to prepare, a folder that holds something else or that another run writes into, a run to go on with that had
+            another source or other options, or options for a vocabulary that the source has already.
     """
     options = Options() if options is None else options
     if not source.splits.get("train"):
         raise ValueError(f"{path}: no training images with captions in it" + "".join(f"; {p}" for p in source.problems[:3]))
-    print_of = fingerprint(source, {"kind": kind, **asdict(options)})
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is a file, and a folder is needed")
+    _check_vocabulary(source, options)
+    out.mkdir(parents=True, exist_ok=True)
+    with _alone(out):
+        return _prepare(source, out, kind, path, options, workers, resume)
+
+
+def _check_vocabulary(source: Source, options: Options) -> None:
+    """Tells before any picture is read that the vocabulary cannot be as it is asked for; captions in tables are not read for that."""
+    tokens, records = tokens_of(source, options.tokens), source.splits["train"]
+    if source.vocabulary is not None:
+        if options.minimum_count != 1 or options.words is not None:
+            raise ValueError("--minimum-count and --words: this source brings its own vocabulary, which is kept whole")
+    elif not isinstance(records, LazyRecords):
+        captions = [caption for record in records for caption in usable_captions(record, options.captions, tokens)[0]]
+        if captions:
+            _vocabulary(captions, tokens, options)
+
+
+def _vocabulary(captions: Iterable[str], tokens: Tokenizer, options: Options) -> Vocabulary:
+    return Vocabulary.build(captions, tokens=tokens, minimum_count=options.minimum_count, size=options.words)
+
+
+def _prepare(source: Source, out: Path, kind: str, path: str, options: Options, workers: int | None, resume: bool) -> dict[str, Any]:
+    """Writes what is not there yet; see `prepare`."""
+    tokens = tokens_of(source, options.tokens)
+    making = {"kind": kind, "side": options.side, "fit": options.fit, "captions": options.captions, "tokens": tokens}
+    print_of = fingerprint(source, making)
     shards = _done_before(out, resume, print_of)
-    if shards is None:
-        return dict(json.loads((out / MANIFEST).read_text("utf-8")))
     plan = _plan(source, options)
     done = {shard.file: shard for shard in shards}
-    (out / "data").mkdir(parents=True, exist_ok=True)
+    (out / "data").mkdir(exist_ok=True)
     _write_progress(out, print_of, shards)
     workers = available_workers() if workers is None else workers
     with parallel(workers) as compute, progress_bar("images") as bar:
@@ -219,15 +263,20 @@ def prepare(
             if name in done:
                 bar.advance(task, len(records))
                 continue
-            done[name] = _write_shard(out / name, name, records, options, compute, lambda rows: bar.advance(task, rows))
+            done[name] = _write_shard(out / name, name, records, options, tokens, compute, lambda rows: bar.advance(task, rows))
             _write_progress(out, print_of, done.values())
     ordered = [done[name] for _, name, _ in plan]
     return _finish(source, out, kind, path, options, print_of, ordered)
 
 
+def _entry(shard: Shard) -> dict[str, Any]:
+    """What the manifest says of a shard; its problems only where there are any."""
+    entry = {"file": shard.file, "rows": shard.rows, "captions": shard.captions, "sha256": shard.sha256}
+    return entry | ({"problems": [[p.kind, p.file, p.detail] for p in shard.problems]} if shard.problems else {})
+
+
 def _write_progress(out: Path, print_of: str, shards: Iterable[Shard]) -> None:
-    entries = [asdict(shard) | {"problems": [[p.kind, p.file, p.detail] for p in shard.problems]} for shard in shards]
-    _write_json(out / PROGRESS, {"fingerprint": print_of, "shards": entries})
+    _write_json(out / PROGRESS, {"fingerprint": print_of, "shards": [_entry(shard) for shard in shards]})
 
 
 def shard_captions(files: Iterable[Path]) -> Iterator[str]:
@@ -239,11 +288,15 @@ def shard_captions(files: Iterable[Path]) -> Iterator[str]:
             yield from batch.column("captions").flatten().to_pylist()
 
 
+def _split_of(shard: Shard) -> str:
+    return shard.file.removeprefix("data/").split("-")[0]
+
+
 def _finish(source: Source, out: Path, kind: str, path: str, options: Options, print_of: str, shards: Sequence[Shard]) -> dict[str, Any]:
     """Vocabulary, problems, card, and last of all the manifest."""
     counts: dict[str, dict[str, int]] = {}
     for shard in shards:
-        split = counts.setdefault(shard.file.removeprefix("data/").split("-")[0], {"images": 0, "captions": 0})
+        split = counts.setdefault(_split_of(shard), {"images": 0, "captions": 0})
         split["images"] += shard.rows
         split["captions"] += shard.captions
     problems = [*source.problems, *(problem for shard in shards for problem in shard.problems)]
@@ -252,10 +305,13 @@ def _finish(source: Source, out: Path, kind: str, path: str, options: Options, p
     vocabulary = source.vocabulary
     if vocabulary is None:
         training = (out / shard.file for shard in shards if shard.file.startswith("data/train-"))
-        vocabulary = Vocabulary.build(
-            shard_captions(training), tokens=options.tokens, minimum_count=options.minimum_count, size=options.words
-        )
+        vocabulary = _vocabulary(shard_captions(training), tokens_of(source, options.tokens), options)
+    counts = {split: count for split, count in counts.items() if count["images"]}
+    for shard in shards:
+        if _split_of(shard) not in counts:  # none of its pictures can be used
+            (out / shard.file).unlink()
     (out / VOCABULARY).write_text(vocabulary.model_dump_json(indent=1) + "\n", "utf-8")
+    (out / PROBLEMS_FILE).unlink(missing_ok=True)
     if problems:
         (out / PROBLEMS_FILE).write_text("".join(f"{problem}\n" for problem in problems), "utf-8")
         kinds = Counter(problem.kind for problem in problems)
@@ -267,13 +323,16 @@ def _finish(source: Source, out: Path, kind: str, path: str, options: Options, p
         "format": FORMAT,
         "version": cap2im.__version__,
         "source": {"kind": kind, "path": path},
-        **asdict(options),
+        "side": options.side,
+        "fit": options.fit,
+        "captions": options.captions,
         "tokens": vocabulary.tokens,
+        **({} if source.vocabulary is not None else {"minimum_count": options.minimum_count, "words": options.words}),
         "stored": stored,
         "splits": counts,
         "vocabulary": {"file": VOCABULARY, "words": len(vocabulary), "sha256": file_sha256(out / VOCABULARY)},
         "problems": len(problems),
-        "shards": [{"file": s.file, "rows": s.rows, "captions": s.captions, "sha256": s.sha256} for s in shards],
+        "shards": [_entry(shard) for shard in shards if _split_of(shard) in counts],
         "fingerprint": print_of,
     }
     (out / CARD).write_text(_card(manifest), "utf-8")

@@ -12,13 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from cap2im.data.captioned import CaptionedImage, LazyRecords, PickleReader, Problem, Source, needed_file, read_lines
+from cap2im.data.captioned import SPLIT_FOLDERS, CaptionedImage, LazyRecords, PickleReader, Problem, Source, needed_file, read_lines
 from cap2im.data.digits import Split
 from cap2im.data.mnist_captions import NUMBER_WORDS
 from cap2im.data.pictures import ArrayImage, Box, ImageFile, open_array
 from cap2im.data.vocabulary import UNKNOWN, Vocabulary
-
-RELEASED_SPLITS: dict[str, Split] = {"train": "train", "dev": "validation", "test": "test"}
 
 
 def square_around(box: tuple[int, int, int, int]) -> Box:
@@ -132,6 +130,14 @@ def words_by_number(numbers: Mapping[Any, Any], where: Path) -> tuple[str, ...]:
     return tuple(words.get(number, f"<no word {number}>") for number in range(max(words) + 1))
 
 
+def _class_ids(path: Path, read_pickle: PickleReader) -> list[int]:
+    document = read_pickle(path)
+    try:
+        return [int(number) for number in document]
+    except (TypeError, ValueError):
+        raise ValueError(f"{path}: a list of class numbers was expected, and {str(document)[:50]} was found") from None
+
+
 def read_attngan(path: Path, read_pickle: PickleReader) -> Source:
     """AttnGAN's metadata: `captions.pickle`, `{train,test}/filenames.pickle`, `{train,test}/class_info.pickle`; pictures in `images`.
 
@@ -144,14 +150,22 @@ def read_attngan(path: Path, read_pickle: PickleReader) -> Source:
     names = {
         split: _filenames(needed_file(path / split / "filenames.pickle", what="file names"), read_pickle) for split in ("train", "test")
     }
-    texts: dict[str, Sequence[Sequence[int]]] = {}
+    texts: dict[str, Any] = {}
     words: tuple[str, ...] = ()
     if (path / "captions.pickle").is_file():
         document = read_pickle(path / "captions.pickle")
-        if not isinstance(document, (list, tuple)) or len(document) < 4 or not isinstance(document[3], Mapping):
+        lists = (list, tuple, np.ndarray)
+        if (
+            not isinstance(document, (list, tuple))
+            or len(document) < 4
+            or not isinstance(document[0], lists)
+            or not isinstance(document[1], lists)
+            or not isinstance(document[3], Mapping)
+        ):
             raise ValueError(f"{path / 'captions.pickle'}: [train captions, test captions, number to word, word to number] was expected")
         texts = {"train": document[0], "test": document[1]}
         words = words_by_number(document[3], path / "captions.pickle")
+    by_number = dict(enumerate(words))
     birds = _cub(path / "CUB_200_2011") if (path / "CUB_200_2011").is_dir() else {}
     source = Source({}, vocabulary=Vocabulary(words=words, tokens="attngan") if words else None)
     splits: tuple[Split, ...] = ("train", "test")
@@ -163,7 +177,7 @@ def read_attngan(path: Path, read_pickle: PickleReader) -> Source:
                 f"{path}: {len(texts[split])} captions of {len(listed)} {split} images in captions.pickle; they must divide evenly"
             )
         class_file = path / split / "class_info.pickle"
-        classes = [int(number) for number in read_pickle(class_file)] if class_file.is_file() else [-1] * len(listed)
+        classes = _class_ids(class_file, read_pickle) if class_file.is_file() else [-1] * len(listed)
         if len(classes) != len(listed):
             raise ValueError(f"{class_file}: {len(classes)} classes of {len(listed)} images")
         records = []
@@ -179,9 +193,9 @@ def read_attngan(path: Path, read_pickle: PickleReader) -> Source:
             if words:
                 numbered = texts[split][index * per_image : (index + 1) * per_image]
                 try:
-                    captions = tuple(" ".join(words[number] for number in caption if number) for caption in numbered)
-                except (IndexError, TypeError):
-                    raise ValueError(f"{path / 'captions.pickle'}: a caption of {name} has a number that no word has") from None
+                    captions = tuple(" ".join(by_number[number] for number in caption if number) for caption in numbered)
+                except (KeyError, TypeError):
+                    raise ValueError(f"{path / 'captions.pickle'}: a caption of {name} is no list of numbers that words have") from None
             else:
                 captions = _text_captions(path / "text" / f"{name}.txt", source.problems)
             records.append(CaptionedImage(name, ImageFile(image), captions, class_id, bird.box if bird else None))
@@ -207,7 +221,8 @@ def read_released(path: Path, read_pickle: PickleReader, side: int) -> Source:
         raise ValueError(f"{path / 'dictionary.pkl'}: a dictionary word -> number was expected, and {type(numbers).__name__} was found")
     words = words_by_number(numbers, path / "dictionary.pkl")
     source = Source({}, vocabulary=Vocabulary(words=words, unknown=UNKNOWN if UNKNOWN in words else None))
-    for name, split in RELEASED_SPLITS.items():
+    for name in ("train", "dev", "test"):
+        split = SPLIT_FOLDERS[name]
         sizes = {
             int(f.stem.rsplit("x", 1)[-1]): f for f in sorted(path.glob(f"{name}-images-*x*.npy")) if f.stem.rsplit("x", 1)[-1].isdigit()
         }
@@ -228,17 +243,30 @@ def _white(images: Any) -> float:
 
 def _released_split(path: Path, name: str, image_file: Path, words: Sequence[str], read_pickle: PickleReader) -> LazyRecords:
     images = open_array(image_file)
-    captions = open_array(needed_file(path / f"{name}-captions.npy", what="the numbers of the captions' words"))
+    captions_file = needed_file(path / f"{name}-captions.npy", what="the numbers of the captions' words")
+    captions = open_array(captions_file)
+    if captions.ndim != 2 or captions.dtype.kind not in "iu":
+        raise ValueError(f"{captions_file}: rows of whole numbers were expected, and {captions.dtype} of shape {captions.shape} was found")
     lengths_file = needed_file(path / f"{name}-captions-len.npy", what="the lengths of the captions")
-    lengths = np.asarray(open_array(lengths_file)).reshape(len(captions), -1)[:, -1].astype(np.int64)
-    image_of = read_pickle(needed_file(path / f"{name}-cap2im.pkl", what="the image of each caption"))
-    if not isinstance(image_of, Mapping) or len(image_of) != len(captions):
-        raise ValueError(f"{path / f'{name}-cap2im.pkl'}: a dictionary with the image of each of {len(captions)} captions was expected")
-    rows = np.array([image_of.get(caption, -1) for caption in range(len(captions))], np.int64)
+    lengths = np.asarray(open_array(lengths_file))
+    if lengths.ndim not in (1, 2) or len(lengths) != len(captions) or lengths.dtype.kind not in "iuf":
+        raise ValueError(
+            f"{lengths_file}: the lengths of {len(captions)} captions were expected, and {lengths.dtype} of shape {lengths.shape} was found"
+        )
+    lengths = (lengths if lengths.ndim == 1 else lengths[:, -1]).astype(np.int64)
+    images_of_file = needed_file(path / f"{name}-cap2im.pkl", what="the image of each caption")
+    image_of = read_pickle(images_of_file)
+    try:
+        if not isinstance(image_of, Mapping) or len(image_of) != len(captions):
+            raise TypeError
+        rows = np.array([image_of.get(caption, -1) for caption in range(len(captions))], np.int64)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{images_of_file}: a dictionary with the image of each of {len(captions)} captions was expected") from None
     if len(rows) and (rows.min() < 0 or rows.max() >= len(images)):
-        raise ValueError(f"{path / f'{name}-cap2im.pkl'}: names images that {image_file.name} does not hold ({len(images)} images)")
-    if np.max(captions, initial=0) >= len(words):
-        raise ValueError(f"{path / f'{name}-captions.npy'}: word number {np.max(captions)}, and the dictionary ends with {len(words) - 1}")
+        raise ValueError(f"{images_of_file}: names images that {image_file.name} does not hold ({len(images)} images)")
+    if np.max(captions, initial=0) >= len(words) or np.min(captions, initial=0) < 0:
+        strange = np.max(captions) if np.max(captions) >= len(words) else np.min(captions)
+        raise ValueError(f"{captions_file}: word number {strange}, and the dictionary ends with {len(words) - 1}")
     if lengths.max(initial=0) > captions.shape[1] or lengths.min(initial=0) < 0:
         raise ValueError(f"{lengths_file}: lengths up to {lengths.max()} of captions that have {captions.shape[1]} words at most")
     order = np.argsort(rows, kind="stable")
@@ -250,14 +278,16 @@ def _released_split(path: Path, name: str, image_file: Path, words: Sequence[str
         texts = tuple(" ".join(words[number] for number in captions[c, : lengths[c]]) for c in mine)
         return CaptionedImage(id, ArrayImage(image_file, row, white), texts)
 
-    files = (image_file, path / f"{name}-captions.npy", lengths_file, path / f"{name}-cap2im.pkl")
+    files = (image_file, captions_file, lengths_file, images_of_file)
     return LazyRecords(range(len(images)), name, make, " ".join(ImageFile(file).state for file in files))
 
 
 def _read_digits(file: Path) -> Source:
     """MNIST in HDF5: datasets train, validation, test of 784 numbers a digit, and train_labels, ... beside them."""
-    import h5py  # an extra
-
+    try:
+        import h5py  # an extra
+    except ModuleNotFoundError:
+        raise ValueError(f"{file}: HDF5 files need h5py; in the checkout: pip install -c constraints.txt '.[legacy]'") from None
     try:
         keys = set(h5py.File(file, "r"))
     except OSError as error:
@@ -276,7 +306,9 @@ def _digit_records(file: Path, split: Split) -> LazyRecords:
     images = open_array(file, split)
     labels = np.asarray(open_array(file, f"{split}_labels")).astype(np.int64).reshape(-1)
     if len(labels) != len(images) or labels.max(initial=0) > 9 or labels.min(initial=0) < 0:
-        raise ValueError(f"{file}: {len(images)} digits in {split} with {len(labels)} labels from {labels.min()} to {labels.max()}")
+        raise ValueError(
+            f"{file}: {len(images)} digits in {split} with {len(labels)} labels from {labels.min(initial=0)} to {labels.max(initial=0)}"
+        )
     white = _white(images)
 
     def make(row: int, id: str) -> CaptionedImage:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, get_args
 
 from cap2im.data import folders, published
-from cap2im.data.captioned import PickleReader, Source, hold_out, image_files
-
-Kind = Literal["coco", "birds", "folder", "pairs", "huggingface", "released", "attngan", "cifar"]
-KINDS: tuple[str, ...] = get_args(Kind)
+from cap2im.data.captioned import LazyRecords, PickleReader, Problem, Source, hold_out, image_files, is_utf8
+from cap2im.data.kinds import KINDS, Kind
 
 
 def read_source(
@@ -34,8 +31,14 @@ def read_source(
         image_column, caption_column: of tables, where their names do not tell.
 
     Raises:
-        ValueError: the source is not there, or not of this kind.
+        ValueError: the source is not there, or not of this kind, or its kind has no columns to name.
     """
+    if image_column is not None and kind != "huggingface":
+        raise ValueError(f"--image-column {image_column}: a source of kind {kind} has no columns of images; huggingface has")
+    if caption_column is not None and kind not in ("huggingface", "folder"):
+        raise ValueError(
+            f"--caption-column {caption_column}: a source of kind {kind} has no columns of captions; huggingface and folder have"
+        )
     where = Path(path).expanduser()
     if kind != "huggingface":
         if not where.exists():
@@ -54,13 +57,17 @@ def read_source(
         case "cifar":
             source = folders.read_cifar(where)
         case "huggingface":
-            source = folders.read_huggingface(str(where), image_column=image_column, caption_column=caption_column)
+            source = folders.read_huggingface(path, image_column=image_column, caption_column=caption_column)
         case "birds":
             source = published.read_birds(where, read_pickle)
         case "attngan":
             source = published.read_attngan(where, read_pickle)
         case "released":
             source = published.read_released(where, read_pickle, side)
+    for split, records in source.splits.items():
+        if not isinstance(records, LazyRecords):  # those have ids of our own
+            source.problems += [Problem("wrong encoding", r.image.name, "its name is not UTF-8") for r in records if not is_utf8(r.id)]
+            source.splits[split] = [record for record in records if is_utf8(record.id)]
     if validation:
         if source.splits.get("validation"):
             raise ValueError(f"--validation {validation}: {path} has validation images of its own")
