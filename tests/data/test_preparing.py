@@ -19,8 +19,9 @@ from PIL import Image
 
 from cap2im.convert.pickles import read_pickle
 from cap2im.data import preparing
-from cap2im.data.captions import PreparedDataset
+from cap2im.data.captions import CaptionedImages
 from cap2im.data.pictures import ImageFile, fitted, prepare_picture
+from cap2im.data.prepared import PreparedDataset
 from cap2im.data.preparing import Options, prepare
 from cap2im.data.sources import read_source
 from tests.data import sources
@@ -65,8 +66,8 @@ def test_training_opens_it(tmp_path):
     prepared("pairs", sources.pairs(tmp_path / "pairs"), tmp_path / "out", Options(side=8), reading={"validation": 0.4})
     dataset = PreparedDataset.open(tmp_path / "out")
     assert {"picture", "another", ".", "UNK"} <= set(dataset.vocabulary.words)
-    train = dataset.split("train")
-    assert len(train) + len(dataset.split("validation")) == 4
+    train = CaptionedImages(dataset, "train")
+    assert len(train) + len(CaptionedImages(dataset, "validation")) == 4
     assert train.pixels([0], 3).shape == (1, 3, 8, 8)
 
 
@@ -112,6 +113,7 @@ def test_nothing_usable_is_refused(tmp_path):
 KILLED = """
 import multiprocessing, os, signal, sys
 from cap2im.data import preparing
+from cap2im.data.prepared import PreparedDataset
 from cap2im.data.preparing import Options, prepare
 from cap2im.data.sources import read_source
 
