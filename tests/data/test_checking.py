@@ -167,22 +167,26 @@ def test_tar_shards_and_urls(prepared):
         {"file": f"file://{prepared}/train-0.parquet", "rows": 4},
         {"file": f"file://{prepared}/data/train-gone.parquet", "rows": 4},
         {"file": "data/validation-0.tar", "rows": 3},
-        {"file": "data/valid-0.tar", "rows": 3},
     ]
-    (prepared / third).rename(prepared / "data" / "valid-0.tar")
+    (prepared / third).unlink()
     (prepared / second).rename(prepared / "train-0.parquet")
-    (prepared / "manifest.json").write_text(json.dumps({"format": manifest["format"], "shards": shards}))
+    (prepared / "manifest.json").write_text(
+        json.dumps({key: manifest[key] for key in ("format", "side", "fit", "source")} | {"shards": shards})
+    )
     report = checked(prepared)
     assert {split: (s.images, s.captions) for split, s in report.splits.items()} == {"train": (6, 12), "validation": (3, 6)}
     lost = {problem.file.split("/")[-1]: problem for problem in report.problems if PROBLEMS[problem.kind]}
-    assert set(lost) == {"train-0.parquet", "train-gone.parquet", "valid-0.tar"}
+    assert set(lost) == {"train-0.parquet", "train-gone.parquet"}
     assert lost["train-0.parquet"].detail == "holds 3 images; the manifest says 4"
-    assert lost["valid-0.tar"].kind == "split not used"
+    shards[0]["file"] = "data/valid-0.tar"
+    (prepared / "manifest.json").write_text(json.dumps(manifest | {"shards": shards}))
+    with pytest.raises(ValueError, match=r"manifest.json: damaged .*the name begins with none of train, validation, test"):
+        checked(prepared)
 
 
 def test_a_damaged_manifest_ends_in_one_line(prepared):
     (prepared / "manifest.json").write_text(json.dumps({"format": "?"}))
-    with pytest.raises(ValueError, match=r"manifest.json: damaged \(KeyError"):
+    with pytest.raises(ValueError, match=r"manifest.json: damaged \(4 validation errors"):
         checked(prepared)
 
 

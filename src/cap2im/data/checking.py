@@ -7,15 +7,16 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from cap2im.checksums import file_sha256
-from cap2im.data.captioned import PROBLEMS, CaptionedImage, PickleReader, Problem, Source, tokens_of, usable_captions
+from cap2im.data.captioned import PROBLEMS, SPLIT_FOLDERS, CaptionedImage, PickleReader, Problem, Source, tokens_of, usable_captions
 from cap2im.data.digits import Split
 from cap2im.data.kinds import Kind
 from cap2im.data.pictures import Box, Examined, ImageBytes, ImageReference, examine_pictures
+from cap2im.data.prepared import Manifest
 from cap2im.data.preparing import MANIFEST, VOCABULARY
 from cap2im.data.vocabulary import Tokenizer, Vocabulary, split_words
 from cap2im.data.workers import available_workers, batched, parallel, progress_bar
@@ -148,31 +149,28 @@ def check_prepared(folder: Path, *, workers: int | None = None) -> Report:
     Raises:
         ValueError: the manifest is damaged.
     """
+    text = (folder / MANIFEST).read_bytes()
     try:
-        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-        shards = [(str(shard["file"]), int(shard["rows"]), shard.get("sha256")) for shard in manifest["shards"]]
-        words = manifest.get("vocabulary", {}).get("sha256")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / MANIFEST}: damaged ({error!r})") from None
+        shards = Manifest.model_validate_json(text).shards
+        words = json.loads(text).get("vocabulary", {}).get("sha256")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{folder / MANIFEST}: damaged ({' '.join(str(error).split())[:300]})") from None
     problems = []
-    for name, sha256 in [*((name, sha256) for name, _, sha256 in shards if "://" not in name), (VOCABULARY, words)]:
+    for name, sha256 in [*((shard.file, shard.sha256) for shard in shards if "://" not in shard.file), (VOCABULARY, words)]:
         path = folder / name
         if not path.is_file():
             problems.append(Problem("damaged file", str(path), "missing"))
         elif sha256 is not None and (found := file_sha256(path)) != sha256:
             problems.append(Problem("damaged file", str(path), f"truncated or altered: SHA-256 {found[:12]}…, expected {sha256[:12]}…"))
-    listed = {name for name, _, _ in shards}
+    listed = {shard.file for shard in shards}
     strays = sorted(file for file in (folder / "data").glob("*.parquet") if f"data/{file.name}" not in listed)
     problems += [Problem("damaged file", str(file), "not in the manifest, but would be loaded") for file in strays]
     damaged = {problem.file for problem in problems}
     whole: dict[Split, list[tuple[str, int]]] = {}
-    for name, rows, _ in shards:
-        url = name if "://" in name else f"{folder}/{name}"
-        split: Split | None = next((split for split in get_args(Split) if Path(name).name.startswith(f"{split}-")), None)
-        if split is None:
-            problems.append(Problem("split not used", url, "its name begins with none of train-, validation-, test-"))
-        elif url not in damaged:
-            whole.setdefault(split, []).append((url, rows))
+    for shard in shards:
+        url = shard.file if "://" in shard.file else str(folder / shard.file)
+        if url not in damaged:
+            whole.setdefault(SPLIT_FOLDERS[shard.split], []).append((url, shard.rows))
     splits = {split: (sum(rows for _, rows in files), _stored(files, problems)) for split, files in whole.items()}
     vocabulary = None
     if str(folder / VOCABULARY) not in damaged:
@@ -195,8 +193,8 @@ def _stored(shards: Sequence[tuple[str, int]], problems: list[Problem]) -> Itera
             continue
         if len(images) != rows:
             problems.append(Problem("damaged file", url, f"holds {len(images)} images; the manifest says {rows}"))
-        for number, image in enumerate(images, 1):
-            yield CaptionedImage(f"{number}", ImageBytes(f"{url}, image {number}", image.image), image.captions)
+        for image in images:
+            yield CaptionedImage(image.name, ImageBytes(image.name, image.image), image.captions)
 
 
 def spread(numbers: Sequence[int]) -> str:
