@@ -113,7 +113,6 @@ def test_nothing_usable_is_refused(tmp_path):
 KILLED = """
 import multiprocessing, os, signal, sys
 from cap2im.data import preparing
-from cap2im.data.prepared import PreparedDataset
 from cap2im.data.preparing import Options, prepare
 from cap2im.data.sources import read_source
 
