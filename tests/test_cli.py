@@ -71,8 +71,11 @@ BAD = [
     (["draw", "--file", "latin.txt"], "latin.txt: not UTF-8 text"),
     (["draw", CAPTION, "--out", "empty.txt"], "empty.txt: is a file"),
     (["train", "aligndraw-digits", "--data", "."], "--data .: aligndraw-digits takes its digits from scikit-learn"),
-    (["train", "aligndraw-digits", "--from", "aligndraw-mnist", "--resume"], "give one of them"),
-    (["train", "aligndraw-digits", "--from", "aligndraw-mnist", "--run", "x"], "weights of another network"),
+    (["train", "aligndraw-digits", "--from", "aligndraw-mnist", "--set", "data.held_out_seed=3", "--resume"], "give one of them"),
+    (
+        ["train", "aligndraw-digits", "--from", "aligndraw-mnist", "--set", "data.held_out_seed=3", "--run", "x"],
+        "weights of another network",
+    ),
     (["train", "aligndraw-mnist", "--set", "model.side=32"], "model.side is 32, 60 is needed"),
     (["train", "aligndraw-mnist", "--set", "train.learning_rate=inf"], "finite number"),
     (["evaluate", "aligndraw-mnist", "--out", "."], ".: cannot write this file"),
@@ -174,8 +177,8 @@ def test_evaluate_on_mnist(run, tmp_path):
     result = json.loads((tmp_path / "e.json").read_text())
     accuracy = result["caption_accuracy"]
     assert accuracy["real"]["all"]["joint"]["rate"] >= 0.97
-    assert accuracy["drawings"]["seen"]["joint"]["rate"] >= 0.7, "the bundled model draws what captions say"
-    assert accuracy["drawings"]["held_out"]["joint"]["rate"] >= 0.1, "and some of what it was never shown"
+    assert accuracy["drawings"]["seen"]["joint"]["rate"] >= 0.85, "the bundled model draws what captions say"
+    assert accuracy["drawings"]["held_out"]["joint"]["rate"] >= 0.45, "and half of what it was never shown"
     assert -400 < result["likelihood"]["bound"] < 0
     assert "real, seen" in out
 
