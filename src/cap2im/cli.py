@@ -63,7 +63,10 @@ def main() -> None:
     else:
         message = ""
     if code == 130:
-        hints = {"train": "; --resume goes on from the last checkpoint", "prepare": "; --resume goes on from the last whole shard"}
+        hints = {
+            "train": "; --resume goes on from the last checkpoint, if there was one yet",
+            "prepare": "; --resume goes on from the last whole shard",
+        }
         message = "interrupted" + hints.get("".join(sys.argv[1:2]), "")
     if message:
         print(f"cap2im: {message}", file=sys.stderr)

@@ -86,7 +86,7 @@ def test_processes_have_different_images(folder):
     assert len(set(shares[0] + shares[1])) == 16
     with pytest.raises(ValueError, match="4 train shards cannot be shared among 5 processes"):
         batches(folder, processes=5)
-    with pytest.raises(ValueError, match="no more than 3 train images, which do not fill its batch"):
+    with pytest.raises(ValueError, match="no more than 3 train images, which do not fill its share of 16"):
         batches(folder, processes=4, batch_size=16)
 
 

@@ -148,7 +148,7 @@ def test_a_run_goes_on_with_its_own_dataset_alone(dataset, tmp_path):
     other = prepared_dataset(tmp_path / "other")
     manifest = json.loads((other / "manifest.json").read_text())
     (other / "manifest.json").write_text(json.dumps(manifest | {"source": {"kind": "elsewhere"}}))
-    with pytest.raises(ValueError, match="was begun with another data than this one"):
+    with pytest.raises(ValueError, match="was begun with another dataset than this one"):
         run("aligndraw-cifar", tmp_path / "run", other, "train.epochs=1", resume=True)
 
 
@@ -172,7 +172,7 @@ def test_a_model_is_not_measured_on_images_of_another_size(dataset, tmp_path):
 
 def test_a_streamed_run_remembers_it_and_is_measured_from_its_shards(dataset, tmp_path, monkeypatch):
     model = run("aligndraw-cifar", tmp_path / "run", dataset, "train.epochs=1", stream=True)
-    with pytest.raises(ValueError, match="was begun with another data than this one"):
+    with pytest.raises(ValueError, match="was begun with another dataset than this one"):
         run("aligndraw-cifar", tmp_path / "run", dataset, "train.epochs=1", resume=True)
     how = {"split": "test", "samples": 1, "bound_samples": 2, "images": 6, "seed": 0}
     here = evaluate(Pipeline.load(str(model)), data=dataset, **how)

@@ -160,7 +160,7 @@ class CaptionBatches:
             kind = " of one length" if equal_lengths else ""
             raise ValueError(
                 f"{len(self._chosen)} captions of {lengths[0]} to {lengths[1]} words do not fill a batch of {batch_size}{kind}; "
-                "a smaller train.batch_size may"
+                "a smaller batch may: --set train.batch_size=16"
             )
 
     def _by_length(self, order: Tensor) -> Tensor:

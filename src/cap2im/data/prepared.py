@@ -102,7 +102,11 @@ class PreparedDataset:
         found = [shard for shard in self.manifest.shards if shard.split == split and shard.rows]
         if not found:
             there = sorted({shard.split for shard in self.manifest.shards if shard.rows})
-            hint = "; prepare with --validation 0.1" if split == "validation" else ""
+            hint = (
+                "; prepare with --validation SHARE, larger for few images, or put some into a folder named validation"
+                if split == "validation"
+                else ""
+            )
             raise ValueError(f"{self.folder}: has no {split} images; its splits: {', '.join(there) or 'none'}{hint}")
         return found
 
@@ -123,6 +127,8 @@ class PreparedDataset:
         shards = self.shards(split)
         files = [Path(self.url(shard)) for shard in shards]
         for file in files:
+            if file.suffix == ".parquet" and "://" not in self.folder and not file.is_file():
+                raise ValueError(f"{file}: missing; cap2im prepare with --resume makes it again")
             if file.suffix != ".parquet" or not file.is_file():
                 raise ValueError(f"{file}: is no Parquet file of this machine; shards that are tar files or lie elsewhere want --stream")
         large = sum(file.stat().st_size for file in files) >= WORTH_A_BAR

@@ -135,7 +135,8 @@ class ShardBatches:
         least = int(self._rows.sort().values[: len(self._shards) // processes].sum())  # images that every process has, whatever the order
         self.steps_per_epoch = least // (batch_size // processes)
         if self.steps_per_epoch == 0:
-            raise ValueError(f"{dataset.folder}: a process may have no more than {least} {split} images, which do not fill its batch")
+            told = f"a process may have no more than {least} {split} images, which do not fill its share of {batch_size}"
+            raise ValueError(f"{dataset.folder}: {told}; a smaller batch may: --set train.batch_size=16")
         self._open: tuple[int, list[CaptionedBytes]] = (-1, [])
 
     def at(self, step: int, rows: slice = ALL) -> Batch:

@@ -194,9 +194,10 @@ def train(
     checkpoint = resume_state(run, recipe, resume)
     if checkpoint is not None:
         before = read_config(checkpoint)["data"]
-        for what, name in (("dataset", "data"), ("encoder", "sentence encoder")):
+        for what, name in (("dataset", "dataset"), ("encoder", "sentence encoder")):
             if before.get(what) != material.about.get(what):
-                raise ValueError(f"{run}: was begun with another {name} than this one: {json.dumps(before.get(what))}")
+                streamed = ", or with other shards of it: --stream and the number of processes have to stay" if what == "dataset" else ""
+                raise ValueError(f"{run}: was begun with another {name} than this one{streamed}")
 
     trainee = DRAWTrainee(recipe, material.vocabulary, material.about, command)
     model, drawing_model = trainee.model, trainee.drawing_model
