@@ -8,7 +8,7 @@ import torch
 
 from cap2im.checkpoint import write_model
 from cap2im.config import DRAWRecipe, load_recipe
-from cap2im.training.draw import DRAWTrainee
+from cap2im.training.bound import BoundTrainee
 from cap2im.training.material import training_material
 
 CHANGES = (
@@ -44,7 +44,7 @@ def tiny_model(folder: Path, *changes: str) -> Path:
     """Writes an untrained tiny model into a new folder."""
     recipe = tiny_recipe(*changes, "train.seed=1")
     material = training_material(recipe, None)
-    trainee = DRAWTrainee(recipe, material.vocabulary, material.about, command="")
+    trainee = BoundTrainee(recipe, material.vocabulary, material.about, command="")
     with torch.no_grad():
         trainee.model.patch.weight.mul_(1000)  # a wide window dilutes what it writes; this makes differences visible
     folder.mkdir(parents=True, exist_ok=True)

@@ -176,7 +176,7 @@ def train(
     stream: Annotated[bool, typer.Option("--stream", help="Read a dataset shard by shard, from a folder or a URL.")] = False,
 ) -> None:
     """Train a model by a recipe."""
-    from cap2im.config import DRAWRecipe, SkipThoughtsRecipe, load_recipe, to_toml
+    from cap2im.config import DrawingRecipe, SkipThoughtsRecipe, load_recipe, to_toml
 
     resolved = load_recipe(recipe, changes or [])
     if dry_run:
@@ -193,13 +193,13 @@ def train(
         raise ValueError(f"--data {data}: {recipe} takes its digits from scikit-learn, not from a folder")
     if resume and start_from is not None:
         raise ValueError("--from begins a new run, and --resume goes on with an old one: give one of them")
-    if isinstance(resolved, DRAWRecipe):
+    if isinstance(resolved, DrawingRecipe):
         from cap2im.pipeline import find_model
-        from cap2im.training.card import draw_card
-        from cap2im.training.draw import train as train_draw
+        from cap2im.training.bound import train as train_bound
+        from cap2im.training.card import bound_card
 
         start = find_model(start_from) if start_from is not None else None
-        result = train_draw(
+        result = train_bound(
             resolved,
             folder,
             data=data,
@@ -210,7 +210,7 @@ def train(
             compile_model=compile_model,
             workers=workers,
             command=command,
-            card=lambda figures: draw_card(Path(recipe).stem, resolved, figures),
+            card=lambda figures: bound_card(Path(recipe).stem, resolved, figures),
         )
     elif isinstance(resolved, SkipThoughtsRecipe):
         from cap2im.training.card import sentences_card
@@ -272,13 +272,17 @@ def evaluate(
 
 
 def _print_evaluation(result: dict[str, Any]) -> None:
-    stdout, likelihood = Console(highlight=False), result["likelihood"]
+    stdout, likelihood = Console(highlight=False), result.get("likelihood")
     if "caption_accuracy" in result:
         stdout.print(_accuracy_table(result["model"], result["caption_accuracy"]))
+    if likelihood is None:
+        stdout.print("no bound: a model of this kind has no likelihood", soft_wrap=True)
+        return
+    protocol = likelihood["protocol"]
     stdout.print(
         f"bound {likelihood['bound']:.2f} ± {likelihood['standard_error']:.2f} nats an image: reconstruction "
-        f"{likelihood['reconstruction']:.2f}, KL {likelihood['kl']:.2f}; {likelihood['protocol']['split']} images, "
-        f"n = {likelihood['images']}, L = {likelihood['samples']}",
+        f"{likelihood['reconstruction']:.2f}, KL {likelihood['kl']:.2f}; {protocol['split']} images, "
+        f"n = {likelihood['images']}, L = {likelihood['samples']}; pixels: {protocol['observation']}",
         soft_wrap=True,
     )
 

@@ -73,8 +73,8 @@ def _data_kind(value: Any) -> str:
     return "captions" if source == "captions" else "digits"
 
 
-class DRAWTraining(Section):
-    """How a DRAW is trained. The defaults are the paper's for MNIST with captions (appendix B)."""
+class BoundTraining(Section):
+    """How a model with a variational bound is trained. The defaults are alignDRAW's for MNIST with captions (appendix B)."""
 
     seed: int = Field(0, ge=0, lt=2**63)
     epochs: int = Field(150, ge=1)
@@ -105,21 +105,19 @@ class DRAWTraining(Section):
         return knots
 
 
-class DRAWRecipe(Section):
-    """alignDRAW, noalignDRAW, skipthoughtDRAW or DRAW, on captioned digits or on a prepared dataset."""
+class DrawingRecipe(Section):
+    """A model that draws, on captioned digits or on a prepared dataset: what all of them share."""
 
-    kind: Literal["draw"]
+    kind: str
     description: str
     data: Annotated[Annotated[DigitsData, Tag("digits")] | Annotated[CaptionsData, Tag("captions")], Discriminator(_data_kind)] = (
         DigitsData()
     )
     model: DRAWConfig = DRAWConfig()
-    train: DRAWTraining = DRAWTraining()
+    train: BoundTraining = BoundTraining()
 
     @model_validator(mode="after")
-    def _fits(self) -> DRAWRecipe:
-        if self.train.clip == "tensor" and self.model.conditioning not in ("align", "none"):
-            raise ValueError("train.clip tensor clips the tensors of the authors' programs, which have conditioning align or none")
+    def _fits(self) -> DrawingRecipe:
         wants_encoder = self.model.conditioning == "sentence"
         if isinstance(self.data, CaptionsData):
             if wants_encoder and not self.data.sentence_encoder:
@@ -133,6 +131,19 @@ class DRAWRecipe(Section):
         if wrong := {key: value for key, value in fixed.items() if getattr(self.model, key) != value}:
             told = ", ".join(f"model.{key} is {getattr(self.model, key)}, {value} is needed" for key, value in wrong.items())
             raise ValueError(f"captioned digits do not fit: {told}")
+        return self
+
+
+class DRAWRecipe(DrawingRecipe):
+    """alignDRAW, noalignDRAW, skipthoughtDRAW or DRAW."""
+
+    kind: Literal["draw"]
+    model: DRAWConfig = DRAWConfig()
+
+    @model_validator(mode="after")
+    def _clips(self) -> DRAWRecipe:
+        if self.train.clip == "tensor" and self.model.conditioning not in ("align", "none"):
+            raise ValueError("train.clip tensor clips the tensors of the authors' programs, which have conditioning align or none")
         return self
 
 

@@ -15,7 +15,8 @@ from cap2im.checkpoint import CONFIG, SENTENCE_ENCODER, WEIGHTS, checkpoints, re
 from cap2im.data.vocabulary import Tokens, Unknown, Vocabulary, pad
 from cap2im.drawing import Drawing
 from cap2im.hub import ENCODER_FILES, download, is_repository
-from cap2im.models.aligndraw import DRAW, DRAWConfig
+from cap2im.models.interface import DrawingModel
+from cap2im.models.kinds import DRAWING_KINDS
 from cap2im.models.text import EncodedText
 from cap2im.randomness import picture_noise
 from cap2im.sentences import SentenceEncoder, load_sentence_encoder
@@ -26,7 +27,7 @@ PICTURES_AT_ONCE = 100  # bounds memory; a canvas sequence of 60 x 60 x 32 is ha
 
 def bundled_models() -> list[str]:
     """Names of the models inside the package that draw."""
-    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{CONFIG}") if read_config(path.parent)["kind"] == "draw")
+    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{CONFIG}") if read_config(path.parent)["kind"] in DRAWING_KINDS)
 
 
 def find_model(name: str) -> Path:
@@ -77,7 +78,7 @@ class Pipeline:
     """
 
     name: str
-    model: DRAW
+    model: DrawingModel
     vocabulary: Vocabulary
     config: dict[str, Any]
     encoder: SentenceEncoder | None = None
@@ -88,13 +89,14 @@ class Pipeline:
         target = find_device(device)
         folder = find_model(name)
         config = read_config(folder)
-        if config.get("kind") != "draw":
+        kind = DRAWING_KINDS.get(config.get("kind", ""))
+        if kind is None:
             raise ValueError(f"{folder}: a model of kind {config.get('kind')!r} does not draw")
         try:
-            sizes, vocabulary = DRAWConfig.model_validate(config["model"]), Vocabulary.model_validate(config["vocabulary"])
+            model, vocabulary = kind.make(kind.config.model_validate(config["model"])), Vocabulary.model_validate(config["vocabulary"])
+            sizes = model.config
             if sizes.reads_words and sizes.vocabulary_size != len(vocabulary):
                 raise ValueError(f"{sizes.vocabulary_size} word vectors for {len(vocabulary)} words")
-            model = DRAW(sizes)
             model.load_state_dict({key: value.float() for key, value in read_weights(folder, config).items()})
         except (KeyError, ValidationError, RuntimeError) as error:
             raise ValueError(f"{folder}: config and weights do not fit: {' '.join(str(error).split())[:300]}") from None
@@ -107,7 +109,7 @@ class Pipeline:
 
     @property
     def device(self) -> torch.device:
-        return self.model.patch.weight.device
+        return self.model.device
 
     def draw(self, captions: str | Sequence[str], *, samples: int = 1, seed: int = 0, unknown: Unknown = "error") -> list[Drawing]:
         """Draws captions.
@@ -144,21 +146,21 @@ class Pipeline:
         return self.vocabulary.encode(captions, unknown if self.model.config.reads_words else self.vocabulary.training_unknown)
 
     def _inputs(self, captions: Sequence[str], tokens: Sequence[Tokens], seeds: Sequence[int]) -> tuple[EncodedText | None, Tensor]:
-        c = self.model.config
         numbers, mask = pad([t.numbers for t in tokens])
         vectors = None if self.encoder is None else self.encoder.encode(captions).to(self.device)
         text = self.model.encode(numbers.to(self.device), mask.to(self.device), vectors, alone=True)
-        return text, picture_noise(seeds, (c.glimpses, c.latent)).to(self.device)
+        return text, picture_noise(seeds, self.model.noise_shape).to(self.device)
 
     @torch.inference_mode()
     def _draw(self, jobs: Sequence[tuple[str, Tokens, int]]) -> Iterable[Drawing]:
         sequence = self.model.sample(*self._inputs(*zip(*jobs, strict=True)))
-        canvases = sequence.canvases.sigmoid().mul(255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).cpu().numpy()  # [B, T, A, A, C]
-        boxes = self.model.write_boxes(sequence.windows).cpu().numpy()
+        canvases = sequence.pictures.mul(255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).cpu().numpy()  # [B, T, A, A, C]
+        boxes = None if sequence.windows is None else self.model.write_boxes(sequence.windows).cpu().numpy()
         for row, (caption, tokens, seed) in enumerate(jobs):
             words = None if sequence.words is None else sequence.words[row, :, : len(tokens.words)].cpu().numpy()
             shown = tokens.words if words is not None else ()
-            yield Drawing(caption, shown, seed, self.name, canvases=canvases[row], attention=words, boxes=boxes[row])
+            written = None if boxes is None else boxes[row]
+            yield Drawing(caption, shown, seed, self.name, canvases=canvases[row], attention=words, boxes=written)
 
     @torch.inference_mode()
     def images(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
@@ -167,7 +169,5 @@ class Pipeline:
         pictures = []
         for start in range(0, len(tokens), PICTURES_AT_ONCE):
             rows = slice(start, start + PICTURES_AT_ONCE)
-            for state, _ in self.model.drawing(*self._inputs(captions[rows], tokens[rows], seeds[rows])):
-                last = state
-            pictures.append(last.canvas.sigmoid().cpu())
+            pictures.append(self.model.picture(*self._inputs(captions[rows], tokens[rows], seeds[rows])).cpu())
         return torch.cat(pictures)

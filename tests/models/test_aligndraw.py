@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from cap2im.models.aligndraw import DRAW, DRAWConfig, Gaussian
+from cap2im.models.aligndraw import DRAW, DRAWConfig
 from cap2im.models.filterbank import filter_bank
+from cap2im.models.interface import Gaussian
 from cap2im.models.recurrence import Plain, Unrolled
 
 CONDITIONINGS = ("align", "mean", "sentence", "none")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import cap2im.training.draw as training
+import cap2im.training.bound as training
 from cap2im.checkpoint import read_config, read_weights
 from cap2im.config import load_recipe
 from cap2im.metrics.evaluation import evaluate
@@ -69,7 +69,7 @@ def letters(monkeypatch, tmp_path):
     for module in ("cap2im.training.material", "cap2im.pipeline"):
         monkeypatch.setattr(f"{module}.load_sentence_encoder", lambda name: Letters(Path(name)))
     monkeypatch.setattr("cap2im.training.material.find_encoder", Path)
-    monkeypatch.setattr("cap2im.training.draw.copy_encoder", shutil.copytree)
+    monkeypatch.setattr("cap2im.training.bound.copy_encoder", shutil.copytree)
     return folder
 
 

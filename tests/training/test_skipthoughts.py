@@ -15,7 +15,7 @@ from cap2im.checkpoint import checkpoints, load_checkpoint, read_config
 from cap2im.config import SkipThoughtsRecipe, load_recipe
 from cap2im.sentences import load_sentence_encoder
 from cap2im.training.skipthoughts import learning_rate, train
-from tests.training.test_draw import stats
+from tests.training.test_bound import stats
 
 CHANGES = (
     "model.uni=12",

@@ -21,6 +21,7 @@ from cap2im.data.prepared import PreparedDataset
 from cap2im.data.shards import ShardBatches
 from cap2im.metrics.caption_accuracy import caption_accuracy, load_reader
 from cap2im.metrics.likelihood import Likelihood, lower_bound
+from cap2im.models.interface import LikelihoodModel
 from cap2im.pipeline import Pipeline
 from cap2im.randomness import generator
 
@@ -46,7 +47,7 @@ def evaluate(
 
 
 def evaluate_captions(pipeline: Pipeline, *, data: str | Path, split: Split, bound_samples: int, images: int, seed: int) -> dict[str, Any]:
-    """The bound on captioned images of a prepared dataset; JSON-ready.
+    """The bound on captioned images of a prepared dataset, of a model that has one; JSON-ready.
 
     Args:
         pipeline: a model of captioned images.
@@ -59,9 +60,11 @@ def evaluate_captions(pipeline: Pipeline, *, data: str | Path, split: Split, bou
     Raises:
         ValueError: there is no such dataset or split, or its images are of another size than the model's.
     """
-    c = pipeline.model.config
+    model, c = pipeline.model, pipeline.model.config
     dataset = PreparedDataset.open(data)
-    noise_shape = (c.glimpses, c.latent)
+    if not isinstance(model, LikelihoodModel):
+        return _result(pipeline)
+    noise_shape = model.noise_shape
     if dataset.is_here(split):
         dataset.require_size(c.side, f"a drawing of {pipeline.name}")
         there = CaptionedImages(dataset, split)
@@ -74,7 +77,7 @@ def evaluate_captions(pipeline: Pipeline, *, data: str | Path, split: Split, bou
     with _progress() as progress:
         bar = progress.add_task("estimating the bound", total=len(batch) * bound_samples)
         likelihood = lower_bound(
-            pipeline.model,
+            model,
             batch.images,
             batch.tokens,
             batch.mask,
@@ -84,6 +87,7 @@ def evaluate_captions(pipeline: Pipeline, *, data: str | Path, split: Split, bou
             advance=lambda pairs: progress.advance(bar, pairs),
         )
     protocol = {
+        "observation": model.observation,
         "data": dataset.about(),
         "split": split,
         "images": len(batch),
@@ -109,7 +113,7 @@ def _result(pipeline: Pipeline, **metrics: dict[str, Any]) -> dict[str, Any]:
 def evaluate_digits(
     pipeline: Pipeline, *, data: Path | None, split: Split, samples: int, bound_samples: int, images: int, seed: int
 ) -> dict[str, Any]:
-    """Caption accuracy over all 440 captions, and the bound on fresh canvases of seen configurations; JSON-ready.
+    """Caption accuracy over all 440 captions, and the bound, where there is one, on fresh canvases of seen configurations; JSON-ready.
 
     Args:
         pipeline: a model of captioned digits.
@@ -128,7 +132,9 @@ def evaluate_digits(
     recipe = DigitsData.model_validate({k: v for k, v in trained_on.items() if k != "held_out"})
     digits = load_digits(recipe.source, split, data)
     reader = load_reader()
-    work = f"{440 * samples:,} drawings, {images * bound_samples:,} posterior samples"
+    model = pipeline.model
+    estimates = f", {images * bound_samples:,} posterior samples" if isinstance(model, LikelihoodModel) else ""
+    work = f"{440 * samples:,} drawings{estimates}"
     print(f"measuring {pipeline.name}: {work}; a minute or a few", file=sys.stderr)  # the bar shows on terminals alone
     with _progress() as progress:
         bar = progress.add_task("drawing the 440 captions", total=440 * samples)
@@ -142,11 +148,13 @@ def evaluate_digits(
             seed=seed,
             progress=lambda done, _: progress.update(bar, completed=done),
         )
+        if not isinstance(model, LikelihoodModel):
+            return _result(pipeline, caption_accuracy=accuracy)
         canvases = CanvasMaker(digits, held_out, recipe.variant).make(images, generator("evaluation", seed))
         tokens, mask = caption_tokens(canvases, pipeline.vocabulary)
         bar = progress.add_task("estimating the bound", total=images * bound_samples)
         likelihood = lower_bound(
-            pipeline.model,
+            model,
             canvases.images.float() / 255,
             tokens,
             mask,
@@ -155,6 +163,7 @@ def evaluate_digits(
             advance=lambda pairs: progress.advance(bar, pairs),
         )
     protocol = {
+        "observation": model.observation,
         "data": recipe.source,
         "variant": recipe.variant,
         "split": split,

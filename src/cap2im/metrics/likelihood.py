@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from cap2im.models.aligndraw import DRAW
+from cap2im.models.interface import LikelihoodModel
 from cap2im.randomness import generator
 
 IMAGES_AT_ONCE = 100
@@ -40,7 +40,7 @@ class Likelihood:
 
 @torch.inference_mode()
 def lower_bound(
-    model: DRAW,
+    model: LikelihoodModel,
     images: Tensor,
     tokens: Tensor,
     mask: Tensor,
@@ -53,7 +53,7 @@ def lower_bound(
     """Estimates the bound with L posterior samples an image (eq. 15).
 
     Args:
-        model: any DRAW.
+        model: any that has a bound.
         images: [N, C, A, A] in 0..1.
         tokens: [N, L] word numbers, and mask [N, L].
         vectors: [N, S] sentence vectors, for the models that are conditioned on them.
@@ -61,8 +61,7 @@ def lower_bound(
         seed: of the posterior noise.
         advance: told after each pass how many (image, sample) pairs it did.
     """
-    c = model.config
-    device = next(model.parameters()).device
+    device = model.device
     rows = []
     for start in range(0, len(images), IMAGES_AT_ONCE):
         part = slice(start, start + IMAGES_AT_ONCE)
@@ -70,7 +69,7 @@ def lower_bound(
         text = model.encode(tokens[part].to(device), mask[part].to(device), None if vectors is None else vectors[part].to(device))
         total = torch.zeros(len(here), 2, device=device, dtype=torch.float64)
         for sample in range(samples):
-            noise = torch.randn(len(here), c.glimpses, c.latent, generator=generator("bound", seed, start, sample))
+            noise = torch.randn(len(here), *model.noise_shape, generator=generator("bound", seed, start, sample))
             bound = model.bound(here, text, noise.to(device))
             total += torch.stack([bound.reconstruction, bound.kl.sum(dim=1)], dim=1)
             advance(len(here))

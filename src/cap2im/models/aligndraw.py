@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cap2im.models.filterbank import PARAMETERS, Variant, filter_bank, filter_offsets, first_pixel
+from cap2im.models.interface import Bound, DrawnSequence, Gaussian, LikelihoodModel, standard_normal
 from cap2im.models.recurrence import Plain, Unrolled
 from cap2im.models.text import Alignment, AlignmentPass, BidirectionalLanguageModel, EncodedText, lstm_cell, tanh
 
@@ -58,6 +59,11 @@ class DRAWConfig(BaseModel):
         return self.conditioning in ("align", "mean")
 
     @property
+    def noise_shape(self) -> tuple[int, int]:
+        """(T, Z) of one drawing's noise."""
+        return self.glimpses, self.latent
+
+    @property
     def text_features(self) -> int:
         """Width of what the generative LSTM hears of the caption."""
         return {"align": 2 * self.language_units, "mean": 2 * self.language_units, "sentence": self.sentence_features, "none": 0}[
@@ -80,22 +86,6 @@ class InferenceState:
 
     hidden: Tensor
     cell: Tensor
-
-
-@dataclass(frozen=True)
-class Gaussian:
-    """A diagonal Gaussian: mean and log standard deviation, [..., Z] each."""
-
-    mean: Tensor
-    log_sigma: Tensor
-
-    def sample(self, noise: Tensor) -> Tensor:
-        return self.mean + self.log_sigma.exp() * noise
-
-    def kl(self, prior: Gaussian) -> Tensor:
-        """KL(self || prior) in nats, summed over the last axis."""
-        gap = (self.mean - prior.mean).square() + (2 * self.log_sigma).exp()
-        return 0.5 * (gap * (-2 * prior.log_sigma).exp() - 1 - 2 * (self.log_sigma - prior.log_sigma)).sum(dim=-1)
 
 
 @dataclass(frozen=True)
@@ -129,50 +119,13 @@ class Pass:
         self.patch = unrolled(model.patch)
 
 
-@dataclass(frozen=True)
-class Bound:
-    """Terms of the variational lower bound, in nats, for each picture (eq. 14).
-
-    Attributes:
-        reconstruction: [B] -log P(x | y, z).
-        kl: [B, T] KL of posterior and prior at each glimpse.
-    """
-
-    reconstruction: Tensor
-    kl: Tensor
-
-    @property
-    def value(self) -> Tensor:
-        """[B] the lower bound on log P(x | y) itself: higher is better."""
-        return -(self.reconstruction + self.kl.sum(dim=1))
-
-
-@dataclass(frozen=True)
-class DrawnSequence:
-    """A whole drawing, time second: what `sample` answers.
-
-    Attributes:
-        canvases: [B, T, C, A, A] after each glimpse, before the sigmoid.
-        words: [B, T, L] word weights, None without attention.
-        windows: [B, T, 5] raw parameters of the write window; `DRAW.write_boxes` turns them into pixels.
-    """
-
-    canvases: Tensor
-    words: Tensor | None
-    windows: Tensor
-
-    @property
-    def images(self) -> Tensor:
-        """[B, C, A, A] pixel means sigmoid(c_T) in 0..1: the paper shows these instead of Bernoulli samples."""
-        return self.canvases[:, -1].sigmoid()
-
-
-class DRAW(nn.Module):
+class DRAW(LikelihoodModel):
     """The (conditional) DRAW network.
 
     One step of drawing is `generate`; one step of inference is `infer` followed by `generate`. `bound` and `sample` unroll them.
     """
 
+    config: DRAWConfig
     compiled = False
 
     def __init__(self, config: DRAWConfig) -> None:
@@ -208,6 +161,11 @@ class DRAW(nn.Module):
         self.compiled = True
         self.infer = torch.compile(self.infer)  # type: ignore[method-assign]
         self.generate = torch.compile(self.generate)  # type: ignore[method-assign]
+
+    @property
+    def observation(self) -> str:
+        """Section 3.3: every pixel is a coin whose mean is the canvas through the sigmoid."""
+        return "bernoulli"
 
     # The states before the first glimpse
 
@@ -273,29 +231,8 @@ class DRAW(nn.Module):
 
     # The unrolled network
 
-    def encode(self, tokens: Tensor, mask: Tensor, vectors: Tensor | None = None, *, alone: bool = False) -> EncodedText | None:
-        """What the network hears of captions; None for plain DRAW.
-
-        Args:
-            tokens: [B, L] word numbers, and mask [B, L].
-            vectors: [B, S] sentence vectors, for conditioning "sentence" alone, which does not see the words.
-            alone: see `BidirectionalLanguageModel`.
-        """
-        if self.config.conditioning == "none":
-            return None
-        if self.config.conditioning == "sentence":
-            assert vectors is not None
-            return EncodedText(vectors.unsqueeze(1), vectors, torch.ones(len(vectors), 1, dtype=torch.bool, device=vectors.device))
-        return self.language(tokens, mask, alone=alone)
-
     def bound(self, images: Tensor, text: EncodedText | None, noise: Tensor) -> Bound:
-        """The lower bound of each picture from one posterior sample (eq. 14).
-
-        Args:
-            images: [B, C, A, A] in 0..1.
-            text: what `encode` answered.
-            noise: [B, T, Z] standard normal.
-        """
+        """The lower bound of each picture from one posterior sample (eq. 14)."""
         state = self.generative_start(len(images))
         inference = self.inference_start(len(images))
         layers = Pass(self, text)
@@ -337,9 +274,11 @@ class DRAW(nn.Module):
             windows=torch.stack([glimpse.write_window for _, glimpse in steps], dim=1),
         )
 
-    def forward(self, images: Tensor, tokens: Tensor, mask: Tensor, noise: Tensor, vectors: Tensor | None = None) -> Bound:
-        """The bound of captioned images: `encode`, then `bound`."""
-        return self.bound(images, self.encode(tokens, mask, vectors), noise)
+    def picture(self, text: EncodedText | None, noise: Tensor) -> Tensor:
+        """`sample(text, noise).images`, one canvas at a time."""
+        for state, _ in self.drawing(text, noise):
+            last = state
+        return last.canvas.sigmoid()
 
     def write_boxes(self, windows: Tensor) -> Tensor:
         """Where the write window lies: [..., 4] left, top, right, bottom in pixels from the canvas' corner, of raw parameters [..., 5].
@@ -353,12 +292,6 @@ class DRAW(nn.Module):
         low = bank.centre + bank.stride[:, None] * (offsets[0] - 0.5) + shift  # [N, 2] left, top
         high = bank.centre + bank.stride[:, None] * (offsets[-1] + 0.5) + shift
         return torch.cat([low, high], dim=1).view(*windows.shape[:-1], 4)
-
-
-def standard_normal(like: Tensor, latent: int) -> Gaussian:
-    """N(0, I) with the leading axes of `like`."""
-    zeros = like.new_zeros(*like.shape[:-1], latent)
-    return Gaussian(zeros, zeros)
 
 
 def initialise(model: DRAW) -> None:

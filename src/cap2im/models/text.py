@@ -39,6 +39,11 @@ class EncodedText:
     mask: Tensor
 
 
+def sentences_as_text(vectors: Tensor) -> EncodedText:
+    """Ready sentence vectors [B, D], as a text of one word."""
+    return EncodedText(vectors.unsqueeze(1), vectors, torch.ones(len(vectors), 1, dtype=torch.bool, device=vectors.device))
+
+
 class _Tanh(torch.autograd.Function):
     """tanh(x) = 2 sigmoid(2x) - 1: on x86, torch's sigmoid is several times faster than its tanh, which the LSTMs call often."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import cap2im
-from cap2im.config import DRAWRecipe, SkipThoughtsRecipe
+from cap2im.config import DrawingRecipe, SkipThoughtsRecipe
 
 CARD = """---
 library_name: cap2im
@@ -27,7 +27,7 @@ license: mit
 | updates | {steps:,} |
 | time | {hours:.2f} h on {machine} |
 | parameters | {parameters:,} |
-| validation bound | {bound:.2f} nats an image (KL {kl:.2f}), one posterior sample |
+| validation bound | {bound:.2f} nats an image (KL {kl:.2f}), one posterior sample; pixels: {observation} |
 | written by | cap2im {version}, torch {torch} |
 
 Draw with it: `cap2im draw CAPTION --model FOLDER`. Measure it: `cap2im evaluate FOLDER`.
@@ -41,8 +41,8 @@ def machine() -> str:
     return f"{torch.get_num_threads()} threads of a CPU ({platform.machine()})"
 
 
-def draw_card(name: str, recipe: DRAWRecipe, figures: dict[str, Any]) -> str:
-    """The card of a trained DRAW: how it was made, and the figures that training measured."""
+def bound_card(name: str, recipe: DrawingRecipe, figures: dict[str, Any]) -> str:
+    """The card of a model trained by its bound: how it was made, and the figures that training measured."""
     return CARD.format(
         name=name,
         description=recipe.description,
@@ -55,6 +55,7 @@ def draw_card(name: str, recipe: DRAWRecipe, figures: dict[str, Any]) -> str:
         parameters=figures["parameters"],
         bound=figures["validation/bound"],
         kl=figures["validation/kl"],
+        observation=figures["observation"],
         version=cap2im.__version__,
         torch=torch.__version__,
     )

@@ -1,4 +1,4 @@
-"""What a DRAW is trained on, as its recipe says: captioned digits, or a prepared dataset."""
+"""What a model that draws is trained on, as its recipe says: captioned digits, or a prepared dataset."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cap2im.config import CaptionsData, DigitsData, DRAWRecipe
+from cap2im.config import CaptionsData, DigitsData, DrawingRecipe
 from cap2im.data.batch import Batch, Batches
 from cap2im.data.canvas_batches import CanvasBatches, load_digits
 from cap2im.data.captions import CaptionBatches, CaptionedImages, sentence_vectors
@@ -56,7 +56,7 @@ class Material:
         encoder_folder: of the sentence encoder; the finished model gets a copy.
     """
 
-    recipe: DRAWRecipe
+    recipe: DrawingRecipe
     vocabulary: Vocabulary
     batches: Batches
     validation: Batch
@@ -66,11 +66,11 @@ class Material:
     encoder_folder: Path | None = None
 
 
-def training_material(recipe: DRAWRecipe, data: str | Path | None, *, stream: bool = False, processes: int = 1) -> Material:
+def training_material(recipe: DrawingRecipe, data: str | Path | None, *, stream: bool = False, processes: int = 1) -> Material:
     """Reads or makes what a recipe trains on.
 
     Args:
-        recipe: of a DRAW.
+        recipe: of a model that draws.
         data: folder of MNIST's files (None for the cache or a download), or a prepared dataset.
         stream: read a prepared dataset shard by shard, wherever it lies; validation images are read at once.
         processes: that share every batch.
@@ -92,7 +92,7 @@ def training_material(recipe: DRAWRecipe, data: str | Path | None, *, stream: bo
     return _prepared(recipe, settings, dataset, encoder)
 
 
-def sentence_encoder(recipe: DRAWRecipe) -> SentenceEncoder | None:
+def sentence_encoder(recipe: DrawingRecipe) -> SentenceEncoder | None:
     """The encoder that a recipe conditions on, if it does.
 
     Raises:
@@ -109,13 +109,13 @@ def sentence_encoder(recipe: DRAWRecipe) -> SentenceEncoder | None:
     return encoder
 
 
-def _digits(recipe: DRAWRecipe, settings: DigitsData, data: Path | None) -> Material:
+def _digits(recipe: DrawingRecipe, settings: DigitsData, data: Path | None) -> Material:
     vocabulary = Vocabulary(words=WORDS, aliases=ALIASES)
     held_out = HeldOut.from_seed(settings.held_out_seed, settings.variant)
 
     def canvases(split: Split) -> CanvasBatches:
         maker = CanvasMaker(load_digits(settings.source, split, data), held_out, settings.variant)
-        noise_shape = (recipe.model.glimpses, recipe.model.latent)
+        noise_shape = recipe.model.noise_shape
         return CanvasBatches(maker, vocabulary, noise_shape, settings.samples_per_epoch, recipe.train.batch_size, recipe.train.seed)
 
     return Material(
@@ -129,14 +129,13 @@ def _digits(recipe: DRAWRecipe, settings: DigitsData, data: Path | None) -> Mate
     )
 
 
-def _prepared(recipe: DRAWRecipe, settings: CaptionsData, dataset: PreparedDataset, encoder: SentenceEncoder | None) -> Material:
+def _prepared(recipe: DrawingRecipe, settings: CaptionsData, dataset: PreparedDataset, encoder: SentenceEncoder | None) -> Material:
     sizes = recipe.model
 
     def batches(split: Split, **how: Any) -> CaptionBatches:
         images = CaptionedImages(dataset, split)
         vectors = None if encoder is None else sentence_vectors(dataset, split, images.captions, encoder)
-        noise_shape = (sizes.glimpses, sizes.latent)
-        return CaptionBatches(images, dataset.vocabulary, noise_shape, colours=sizes.colours, vectors=vectors, **how)
+        return CaptionBatches(images, dataset.vocabulary, sizes.noise_shape, colours=sizes.colours, vectors=vectors, **how)
 
     training = batches(
         "train",
@@ -149,7 +148,7 @@ def _prepared(recipe: DRAWRecipe, settings: CaptionsData, dataset: PreparedDatas
 
 
 def _streamed(
-    recipe: DRAWRecipe, settings: CaptionsData, dataset: PreparedDataset, encoder: SentenceEncoder | None, processes: int
+    recipe: DrawingRecipe, settings: CaptionsData, dataset: PreparedDataset, encoder: SentenceEncoder | None, processes: int
 ) -> Material:
     sizes = recipe.model
     if settings.equal_lengths or (settings.shortest, settings.longest) != (1, LONGEST_CAPTION):
@@ -159,11 +158,10 @@ def _streamed(
         )
 
     def batches(split: Split, batch_size: int, processes: int, seed: int) -> ShardBatches:
-        noise_shape = (sizes.glimpses, sizes.latent)
         return ShardBatches(
             dataset,
             split,
-            noise_shape,
+            sizes.noise_shape,
             side=sizes.side,
             colours=sizes.colours,
             batch_size=batch_size,
@@ -178,7 +176,7 @@ def _streamed(
 
 
 def _captioned(
-    recipe: DRAWRecipe,
+    recipe: DrawingRecipe,
     settings: CaptionsData,
     dataset: PreparedDataset,
     encoder: SentenceEncoder | None,
@@ -207,7 +205,7 @@ def spread(captions: Sequence[str], count: int) -> list[str]:
     return [different[i] for i in torch.linspace(0, len(different) - 1, min(count, len(different))).long().tolist()]
 
 
-def fitted(recipe: DRAWRecipe, dataset: PreparedDataset, *, resizes: bool) -> DRAWRecipe:
+def fitted(recipe: DrawingRecipe, dataset: PreparedDataset, *, resizes: bool) -> DrawingRecipe:
     """The recipe with the dataset's vocabulary size; `resizes` tells that images of any size will do.
 
     Raises:

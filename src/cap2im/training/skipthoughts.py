@@ -33,6 +33,7 @@ def learning_rate(train: SkipThoughtsTraining, step: int) -> float:
 class SkipThoughtsTrainee(Trainee):
     """Skip-thoughts in training; what is handed out are the encoders without the decoders."""
 
+    recipe: SkipThoughtsRecipe
     model: SkipThoughtsObjective
 
     def __init__(self, recipe: SkipThoughtsRecipe, vocabulary: Vocabulary, sentences: SentenceGroups, command: str) -> None:

@@ -12,11 +12,11 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cap2im.checkpoint import TrainingState, checkpoints, load_checkpoint, read_config, read_weights, save_checkpoint
-from cap2im.config import Recipe, differences, parse_recipe
+from cap2im.config import Section, differences, parse_recipe
 from cap2im.training.loop import optimizer_tensors, random_states, restore_optimizer, restore_random_states
 
 
-def resume_state(run: Path, recipe: Recipe, resume: bool) -> Path | None:
+def resume_state(run: Path, recipe: Section, resume: bool) -> Path | None:
     """The checkpoint that a run goes on from, or None for a new run.
 
     Raises:
@@ -45,7 +45,7 @@ class Trainee:
         origin: where it comes from, for the model card: the command, and the weights it started from.
     """
 
-    def __init__(self, recipe: Recipe, model: nn.Module, optimizer: Optimizer, command: str, average_decay: float = 0.0) -> None:
+    def __init__(self, recipe: Section, model: nn.Module, optimizer: Optimizer, command: str, average_decay: float = 0.0) -> None:
         self.recipe, self.model = recipe, model
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average_decay)) if average_decay else None
         self.optimizer: Any = optimizer

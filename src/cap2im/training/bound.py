@@ -1,4 +1,4 @@
-"""Training alignDRAW, its variants and DRAW on captioned images: one flat loop.
+"""Training every model that has a variational bound on captioned images: one flat loop.
 
 Source: alignDRAW (arXiv:1511.02793), section 3.3 and appendix B.
 
@@ -27,11 +27,13 @@ from cap2im.checkpoint import (
     whole_folder,
     write_model,
 )
-from cap2im.config import DRAWRecipe, DRAWTraining, to_toml
+from cap2im.config import BoundTraining, DrawingRecipe, DRAWRecipe, to_toml
 from cap2im.convert.theano import released_layout
 from cap2im.data.batch import Batch
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.models.aligndraw import DRAW
+from cap2im.models.interface import DrawingModel, LikelihoodModel
+from cap2im.models.kinds import DRAWING_KINDS
 from cap2im.randomness import picture_noise
 from cap2im.sentences import copy_encoder
 from cap2im.training.loop import (
@@ -50,7 +52,7 @@ SHOWN_SAMPLES = 6
 VALIDATION_BATCH = 250
 
 
-def learning_rate(train: DRAWTraining, step: int, steps_per_epoch: int) -> float:
+def learning_rate(train: BoundTraining, step: int, steps_per_epoch: int) -> float:
     """The rate of the update that follows `step` updates."""
     if step < train.warmup_steps:
         return train.learning_rate * (step + 1) / train.warmup_steps
@@ -60,7 +62,7 @@ def learning_rate(train: DRAWTraining, step: int, steps_per_epoch: int) -> float
     return train.final_learning_rate + (train.learning_rate - train.final_learning_rate) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def kl_weight(train: DRAWTraining, step: int) -> float:
+def kl_weight(train: BoundTraining, step: int) -> float:
     """The weight of the KL in the loss: 1 is the bound of equation 14.
 
     Less lets the latents say more, and details come sooner; more makes them dear, so that what the caption says is read there.
@@ -69,7 +71,7 @@ def kl_weight(train: DRAWTraining, step: int) -> float:
     return float(np.interp(step, steps, weights))
 
 
-def _optimizer(model: DRAW, train: DRAWTraining) -> torch.optim.Optimizer:
+def _optimizer(model: LikelihoodModel, train: BoundTraining) -> torch.optim.Optimizer:
     if train.optimizer == "rmsprop":
         return RMSprop(model.parameters(), lr=train.learning_rate)
     return torch.optim.Adam(model.parameters(), lr=train.learning_rate)
@@ -81,25 +83,27 @@ def gradient_of(parameter: Tensor) -> Tensor:
     return parameter.grad
 
 
-def load_weights(model: DRAW, folder: Path, config: Mapping[str, Any]) -> str:
+def load_weights(model: LikelihoodModel, folder: Path, config: Mapping[str, Any]) -> str:
     """Fills a model with the weights of a folder, and answers their SHA-256.
 
     Args:
         model: to fill.
         folder: of a model.
-        config: what the model in training will say of itself; vocabulary, held-out configurations and variant have to be equal.
+        config: what the model in training will say of itself; kind, vocabulary, held-out configurations and variant have to be equal.
 
     Raises:
-        ValueError: they are of another network, vocabulary, held-out configurations or variant, or damaged.
+        ValueError: they are of another kind, network, vocabulary, held-out configurations or variant, or damaged.
     """
     theirs = read_config(folder)
     ours = json.loads(json.dumps(config))
+    if theirs.get("kind") != ours["kind"]:
+        raise ValueError(f"{folder}: is a model of kind {theirs.get('kind')!r}, this training's is {ours['kind']!r}")
     if Vocabulary.model_validate(theirs.get("vocabulary")) != Vocabulary.model_validate(ours["vocabulary"]):
         raise ValueError(f"{folder}: has another vocabulary than this training")
     if theirs.get("data", {}).get("held_out") != ours["data"].get("held_out"):
         raise ValueError(f"{folder}: other configurations were held out; give the data.held_out_seed that it was trained with")
-    if (variant := theirs.get("model", {}).get("variant")) != ours["model"]["variant"]:
-        raise ValueError(f"{folder}: its model.variant is {variant!r}, this training's is {ours['model']['variant']!r}")
+    if (variant := theirs.get("model", {}).get("variant")) != ours["model"].get("variant"):
+        raise ValueError(f"{folder}: its model.variant is {variant!r}, this training's is {ours['model'].get('variant')!r}")
     try:
         model.load_state_dict({name: value.float() for name, value in read_weights(folder, theirs).items()})
     except RuntimeError as error:
@@ -107,26 +111,28 @@ def load_weights(model: DRAW, folder: Path, config: Mapping[str, Any]) -> str:
     return str(theirs["sha256"][WEIGHTS])
 
 
-class DRAWTrainee(Trainee):
-    """A DRAW in training; its moving average, where there is one, draws."""
+class BoundTrainee(Trainee):
+    """A model with a bound in training; its moving average, where there is one, draws."""
 
-    model: DRAW
+    recipe: DrawingRecipe
+    model: LikelihoodModel
 
-    def __init__(self, recipe: DRAWRecipe, vocabulary: Vocabulary, about_data: Mapping[str, Any], command: str) -> None:
+    def __init__(self, recipe: DrawingRecipe, vocabulary: Vocabulary, about_data: Mapping[str, Any], command: str) -> None:
         torch.manual_seed(recipe.train.seed)
-        model = DRAW(recipe.model)
+        model = DRAWING_KINDS[recipe.kind].make(recipe.model)
+        assert isinstance(model, LikelihoodModel)
         super().__init__(recipe, model, _optimizer(model, recipe.train), command, recipe.train.ema_decay)
         self.vocabulary, self.about_data = vocabulary, about_data
 
     @property
-    def drawing_model(self) -> DRAW:
+    def drawing_model(self) -> LikelihoodModel:
         """The network that validates and draws."""
-        return cast(DRAW, self.published)
+        return cast(LikelihoodModel, self.published)
 
     def config(self) -> dict[str, Any]:
         """What a folder of this network says of it."""
         return {
-            "kind": "draw",
+            "kind": self.recipe.kind,
             "description": self.recipe.description,
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "model": self.recipe.model.model_dump(),
@@ -147,7 +153,7 @@ class DRAWTrainee(Trainee):
 
 
 def train(
-    recipe: DRAWRecipe,
+    recipe: DrawingRecipe,
     run: Path,
     *,
     data: str | Path | None = None,
@@ -160,7 +166,7 @@ def train(
     command: str = "",
     card: Callable[[dict[str, Any]], str] = lambda _: "",
 ) -> Path:
-    """Trains a DRAW and writes its weights to RUN/model.
+    """Trains a model by its bound and writes its weights to RUN/model.
 
     Args:
         recipe: what to train.
@@ -170,7 +176,7 @@ def train(
         resume: go on from the run's last checkpoint.
         start_from: a model folder whose weights a new run starts from.
         device: "cpu", or "auto" for whatever Accelerate finds.
-        compile_model: compile the step of the network; the first steps then take minutes.
+        compile_model: compile the step of a DRAW; the first steps then take minutes.
         workers: processes that read images ahead; captioned digits are made at once and need none.
         command: what was typed, for the card; a resumed run keeps its first.
         card: makes the model card's text of the final figures.
@@ -186,7 +192,9 @@ def train(
     accelerator = make_accelerator(device)
     if settings.batch_size % accelerator.num_processes:
         raise ValueError(f"train.batch_size {settings.batch_size} does not divide among {accelerator.num_processes} processes")
-    if recipe.model.variant == "released" and accelerator.num_processes > 1:
+    if compile_model and not isinstance(recipe, DRAWRecipe):
+        raise ValueError(f"--compile compiles the steps of a DRAW; a model of kind {recipe.kind!r} has none")
+    if isinstance(recipe, DRAWRecipe) and recipe.model.variant == "released" and accelerator.num_processes > 1:
         raise ValueError("model.variant released reads a batch's captions backwards, so the batch cannot be shared among processes")
     with accelerator.main_process_first():  # what is prepared once for all lies in a cache then
         material = training_material(recipe, data, stream=stream, processes=accelerator.num_processes)
@@ -199,14 +207,14 @@ def train(
                 streamed = ", or with other shards of it: --stream and the number of processes have to stay" if what == "dataset" else ""
                 raise ValueError(f"{run}: was begun with another {name} than this one{streamed}")
 
-    trainee = DRAWTrainee(recipe, material.vocabulary, material.about, command)
+    trainee = BoundTrainee(recipe, material.vocabulary, material.about, command)
     model, drawing_model = trainee.model, trainee.drawing_model
     if checkpoint is not None:
         trainee.restore(checkpoint, accelerator)
     elif start_from is not None:
         trainee.start_from(start_from)
     prepared = trainee.prepare(accelerator)
-    if compile_model:
+    if compile_model and isinstance(model, DRAW):
         model.compile_steps()
 
     mine = slice(accelerator.process_index, None, accelerator.num_processes)  # this process's rows of a batch
@@ -235,6 +243,7 @@ def train(
             if settings.clip == "global":
                 norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
             else:
+                assert isinstance(model, DRAW)
                 norm = clip_blocks(released_layout(model, gradient_of).values(), settings.clip_norm)
             stop_if_not_finite("the gradient's norm", float(norm), step)
             trainee.optimizer.step()
@@ -262,7 +271,12 @@ def train(
     trainee.round()
     figures: dict[str, Any] = validate(drawing_model.eval(), validation, accelerator) | trainee.origin
     if accelerator.is_main_process:
-        figures |= {"steps": trainee.step, "seconds": round(trainee.seconds), "parameters": trainee.config()["parameters"]}
+        figures |= {
+            "observation": drawing_model.observation,
+            "steps": trainee.step,
+            "seconds": round(trainee.seconds),
+            "parameters": trainee.config()["parameters"],
+        }
         with whole_folder(result) as folder:
             write_model(folder, drawing_model.state_dict(), trainee.config(), card(figures), torch.float16)
             if material.encoder_folder is not None:
@@ -275,7 +289,7 @@ def train(
 
 
 @torch.no_grad()
-def validate(model: DRAW, batch: Batch, accelerator: Accelerator) -> dict[str, float]:
+def validate(model: LikelihoodModel, batch: Batch, accelerator: Accelerator) -> dict[str, float]:
     """Bound and KL in nats, means over the validation canvases; every process takes its share."""
     rows = batch[slice(accelerator.process_index, None, accelerator.num_processes)]
     sums = torch.zeros(2, device=accelerator.device, dtype=torch.float64)
@@ -288,14 +302,13 @@ def validate(model: DRAW, batch: Batch, accelerator: Accelerator) -> dict[str, f
 
 
 @torch.no_grad()
-def shown_drawings(model: DRAW, shown: ShownCaptions) -> np.ndarray:
+def shown_drawings(model: DrawingModel, shown: ShownCaptions) -> np.ndarray:
     """A grid [H, W, C] uint8 of fixed captions (rows) and seeds (columns), to watch a model learn."""
-    device = next(model.parameters()).device
     captions, samples = len(shown.tokens), SHOWN_SAMPLES
-    tokens, mask = (t.repeat_interleave(samples, 0).to(device) for t in (shown.tokens, shown.mask))
-    vectors = None if shown.vectors is None else shown.vectors.repeat_interleave(samples, 0).to(device)
-    noise = picture_noise(list(range(samples)) * captions, (model.config.glimpses, model.config.latent))
-    images = model.sample(model.encode(tokens, mask, vectors, alone=True), noise.to(device)).images.cpu()  # [B, C, A, A]
+    tokens, mask = (t.repeat_interleave(samples, 0).to(model.device) for t in (shown.tokens, shown.mask))
+    vectors = None if shown.vectors is None else shown.vectors.repeat_interleave(samples, 0).to(model.device)
+    noise = picture_noise(list(range(samples)) * captions, model.noise_shape)
+    images = model.picture(model.encode(tokens, mask, vectors, alone=True), noise.to(model.device)).cpu()  # [B, C, A, A]
     side, colours = model.config.side, model.config.colours
     grid = images.view(captions, samples, colours, side, side).permute(0, 3, 1, 4, 2)
     return grid.reshape(captions * side, samples * side, colours).mul(255).round().to(torch.uint8).numpy()

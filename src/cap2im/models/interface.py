@@ -1,0 +1,181 @@
+"""What the models that draw have in common: how they are asked, and what they answer. Nothing that uses them knows one by name.
+
+Shapes: B batch, L words, T glimpses, D features, Z latent, S sentence vector, A canvas side (H = W), C colours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from cap2im.models.text import BidirectionalLanguageModel, EncodedText, sentences_as_text
+
+
+class DrawingConfig(Protocol):
+    """What every configuration of a model that draws says."""
+
+    @property
+    def side(self) -> int:
+        """A, pixels of the square canvas."""
+
+    @property
+    def colours(self) -> int:
+        """C, 1 or 3."""
+
+    @property
+    def conditioning(self) -> str:
+        """How captions enter: "sentence" is a vector made elsewhere, "none" not at all; the others read words."""
+
+    @property
+    def sentence_features(self) -> int:
+        """S, width of that sentence vector."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of words."""
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether captions enter as words, through the language model."""
+
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """(T, Z) of one picture's noise."""
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A diagonal Gaussian: mean and log standard deviation, [..., Z] each."""
+
+    mean: Tensor
+    log_sigma: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        return self.mean + self.log_sigma.exp() * noise
+
+    def kl(self, prior: Gaussian) -> Tensor:
+        """KL(self || prior) in nats, summed over the last axis."""
+        gap = (self.mean - prior.mean).square() + (2 * self.log_sigma).exp()
+        return 0.5 * (gap * (-2 * prior.log_sigma).exp() - 1 - 2 * (self.log_sigma - prior.log_sigma)).sum(dim=-1)
+
+
+def standard_normal(like: Tensor, latent: int) -> Gaussian:
+    """N(0, I) with the leading axes of `like`."""
+    zeros = like.new_zeros(*like.shape[:-1], latent)
+    return Gaussian(zeros, zeros)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Terms of the variational lower bound, in nats, for each picture (alignDRAW, eq. 14).
+
+    Attributes:
+        reconstruction: [B] -log P(x | y, z).
+        kl: [B, T] KL of posterior and prior at each glimpse.
+    """
+
+    reconstruction: Tensor
+    kl: Tensor
+
+    @property
+    def value(self) -> Tensor:
+        """[B] the lower bound on log P(x | y) itself: higher is better."""
+        return -(self.reconstruction + self.kl.sum(dim=1))
+
+
+@dataclass(frozen=True)
+class DrawnSequence:
+    """A whole drawing, time second: what `sample` answers. A model that draws at once has one glimpse.
+
+    Attributes:
+        canvases: [B, T, C, A, A] after each glimpse, before the sigmoid.
+        words: [B, T, L] word weights, None without attention.
+        windows: [B, T, 5] raw parameters of the write window, None without one; `write_boxes` turns them into pixels.
+        logits: whether the sigmoid is still to come; else canvases are pictures in 0..1 already.
+    """
+
+    canvases: Tensor
+    words: Tensor | None = None
+    windows: Tensor | None = None
+    logits: bool = True
+
+    @property
+    def pictures(self) -> Tensor:
+        """[B, T, C, A, A] pixel means in 0..1 after each glimpse."""
+        return self.canvases.sigmoid() if self.logits else self.canvases
+
+    @property
+    def images(self) -> Tensor:
+        """[B, C, A, A] the last pixel means in 0..1: the paper shows these instead of samples of the pixels."""
+        last = self.canvases[:, -1]
+        return last.sigmoid() if self.logits else last
+
+
+class DrawingModel(nn.Module):
+    """A network that draws captions; one that reads words has its language model as `language`."""
+
+    config: DrawingConfig
+    language: BidirectionalLanguageModel
+
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """(T, Z) of one picture's noise."""
+        return self.config.noise_shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def encode(self, tokens: Tensor, mask: Tensor, vectors: Tensor | None = None, *, alone: bool = False) -> EncodedText | None:
+        """What the network hears of captions; None for conditioning "none".
+
+        Args:
+            tokens: [B, L] word numbers, and mask [B, L].
+            vectors: [B, S] sentence vectors, for conditioning "sentence" alone, which does not see the words.
+            alone: see `BidirectionalLanguageModel`.
+        """
+        if self.config.conditioning == "none":
+            return None
+        if self.config.conditioning == "sentence":
+            assert vectors is not None
+            return sentences_as_text(vectors)
+        return self.language(tokens, mask, alone=alone)
+
+    def sample(self, text: EncodedText | None, noise: Tensor) -> DrawnSequence:
+        """Draws captions as `encode` answers them from noise [B, *noise_shape], standard normal, and keeps every step."""
+        raise NotImplementedError
+
+    def picture(self, text: EncodedText | None, noise: Tensor) -> Tensor:
+        """`sample(text, noise).images` [B, C, A, A] in 0..1; a model of many steps answers them without keeping the others."""
+        return self.sample(text, noise).images
+
+    def write_boxes(self, windows: Tensor) -> Tensor:
+        """Of a model with write windows: where they lie, [..., 4] left, top, right, bottom in pixels from the canvas' corner."""
+        raise NotImplementedError
+
+
+class LikelihoodModel(DrawingModel):
+    """A model that draws and has a variational bound."""
+
+    @property
+    def observation(self) -> str:
+        """P(x | y, z) of a pixel in words. Nats of two different ones are not comparable: one is a mass, the other a density."""
+        raise NotImplementedError
+
+    def bound(self, images: Tensor, text: EncodedText | None, noise: Tensor) -> Bound:
+        """The lower bound of each picture from one posterior sample.
+
+        Args:
+            images: [B, C, A, A] in 0..1.
+            text: what `encode` answered.
+            noise: [B, T, Z] standard normal.
+        """
+        raise NotImplementedError
+
+    def forward(self, images: Tensor, tokens: Tensor, mask: Tensor, noise: Tensor, vectors: Tensor | None = None) -> Bound:
+        """The bound of captioned images: `encode`, then `bound`."""
+        return self.bound(images, self.encode(tokens, mask, vectors), noise)
