@@ -168,6 +168,27 @@ def test_train_resume_draw_evaluate(run, tmp_path):
     assert "nats an image" in out
 
 
+@pytest.mark.parametrize("recipe", ["fc-vae-mnist", "conv-vae-mnist"])
+def test_train_draw_evaluate_a_vae(run, tmp_path, recipe):
+    changes = ("data.source=digits", "data.samples_per_epoch=20", "data.validation_samples=6", "train.epochs=2", "train.batch_size=4")
+    changes += ("model.hidden=8", "model.maps=2", "model.latent=3", "model.language_units=4", "train.validate_every=5")
+    code, out, err = run("train", recipe, "--run", "mine", "--device", "cpu", *(part for change in changes for part in ("--set", change)))
+    assert code == 0, err
+    assert out.endswith("model written to mine/model\n")
+    assert "one posterior sample; pixels: gaussian, deviation" in (tmp_path / "mine" / "model" / "README.md").read_text()
+    assert [path.name for path in sorted((tmp_path / "mine" / "samples").iterdir())] == [f"drawings-{n:08}.png" for n in (5, 10)]
+    code, out, err = run("draw", CAPTION, "--model", "mine", "-n", "2", "--out", "drawn")
+    assert code == 0, err
+    written = {path.name for path in next((tmp_path / "drawn").iterdir()).iterdir()}
+    assert written == {"sample-1.png", "sample-2.png", "grid.png", "drawing.html"}, "one glimpse, no attention"
+    code, out, err = run("evaluate", "mine", "--samples", "1", "--bound-samples", "2", "--images", "12")
+    assert code == 0, err
+    result = json.loads((tmp_path / "evaluation-mine.json").read_text())
+    assert result["likelihood"]["protocol"]["observation"].startswith("gaussian, deviation ")
+    assert result["likelihood"]["protocol"]["observation"] in out
+    assert result["caption_accuracy"]["drawings"]["all"]["n"] == 440
+
+
 def test_evaluate_on_mnist(run, tmp_path):
     folder = data_folder() / "mnist"
     code, out, err = run(

@@ -54,6 +54,39 @@ def test_coco_recipes_are_the_papers(model, conditioning, size, side):
     assert conditioning == "none" or (recipe.data.shortest, recipe.data.longest) == (7, 29)
 
 
+@pytest.mark.parametrize("architecture", ["fully-connected", "convolutional"])
+def test_vae_recipes_fit_the_draws_that_they_are_compared_with(architecture):
+    prefix = {"fully-connected": "fc", "convolutional": "conv"}[architecture]
+    for data, draw, conditioning in (
+        ("mnist", "aligndraw-mnist", "mean"),
+        ("coco", "skipthoughtdraw-coco-paper", "sentence"),
+        ("cifar", "noaligndraw-cifar", "mean"),
+    ):
+        ours, theirs = load_recipe(f"{prefix}-vae-{data}"), load_recipe(draw)
+        assert (ours.model.architecture, ours.model.conditioning) == (architecture, conditioning)
+        assert (ours.model.side, ours.model.colours) == (theirs.model.side, theirs.model.colours)
+        assert ours.model.sentence_features == theirs.model.sentence_features or conditioning == "mean"
+        assert ours.data.source == theirs.data.source
+    assert load_recipe(f"{prefix}-vae-mnist").data.held_out_seed == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("train.clip=tensor", "train.clip is tensor, which is for the authors' DRAWs; a VAE has global"),
+        ("model.variant=released", "unknown key model.variant; keys there: model.architecture, "),
+        ("model.side=32", "captioned digits do not fit: model.side is 32, 60 is needed"),
+        ("model.side=30", "side 30 is not a multiple of 4"),
+        ("model.deviation=0", "model.deviation: Input should be greater than 0"),
+        ("model.conditioning=align", "Input should be 'sentence', 'mean' or 'none', got 'align'"),
+        ("model.conditioning=sentence", "conditioning sentence needs a prepared dataset"),
+    ],
+)
+def test_what_a_vae_refuses(change, message):
+    with pytest.raises(ValueError, match=message):
+        load_recipe("conv-vae-mnist", [change])
+
+
 def test_skipthoughts_recipe_is_the_papers():
     recipe = load_recipe("skipthoughts")
     m, t = recipe.model, recipe.train

@@ -32,6 +32,7 @@ from cap2im.data.vocabulary import LONGEST_CAPTION
 from cap2im.models.aligndraw import DRAWConfig
 from cap2im.models.reader import ReaderConfig
 from cap2im.models.skipthoughts import SkipThoughtsConfig
+from cap2im.models.vae import VAEConfig
 
 
 class Section(BaseModel):
@@ -113,7 +114,7 @@ class DrawingRecipe(Section):
     data: Annotated[Annotated[DigitsData, Tag("digits")] | Annotated[CaptionsData, Tag("captions")], Discriminator(_data_kind)] = (
         DigitsData()
     )
-    model: DRAWConfig = DRAWConfig()
+    model: DRAWConfig | VAEConfig
     train: BoundTraining = BoundTraining()
 
     @model_validator(mode="after")
@@ -144,6 +145,19 @@ class DRAWRecipe(DrawingRecipe):
     def _clips(self) -> DRAWRecipe:
         if self.train.clip == "tensor" and self.model.conditioning not in ("align", "none"):
             raise ValueError("train.clip tensor clips the tensors of the authors' programs, which have conditioning align or none")
+        return self
+
+
+class VAERecipe(DrawingRecipe):
+    """The fully connected or the convolutional variational autoencoder."""
+
+    kind: Literal["vae"]
+    model: VAEConfig = VAEConfig()
+
+    @model_validator(mode="after")
+    def _clips(self) -> VAERecipe:
+        if self.train.clip != "global":
+            raise ValueError(f"train.clip is {self.train.clip}, which is for the authors' DRAWs; a VAE has global")
         return self
 
 
@@ -202,8 +216,13 @@ class SkipThoughtsRecipe(Section):
     train: SkipThoughtsTraining = SkipThoughtsTraining()
 
 
-Recipe = DRAWRecipe | ReaderRecipe | SkipThoughtsRecipe
-_RECIPES: dict[str, type[Section]] = {"draw": DRAWRecipe, "reader": ReaderRecipe, "skipthoughts": SkipThoughtsRecipe}
+Recipe = DRAWRecipe | VAERecipe | ReaderRecipe | SkipThoughtsRecipe
+_RECIPES: dict[str, type[Section]] = {
+    "draw": DRAWRecipe,
+    "vae": VAERecipe,
+    "reader": ReaderRecipe,
+    "skipthoughts": SkipThoughtsRecipe,
+}
 _RECIPE: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="kind")])
 
 

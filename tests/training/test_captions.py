@@ -20,12 +20,7 @@ from tests.prepared import prepared_dataset
 
 CHANGES = (
     "model.side=8",
-    "model.glimpses=2",
-    "model.inference_units=8",
-    "model.generative_units=8",
     "model.latent=3",
-    "model.read_patch=3",
-    "model.write_patch=3",
     "train.batch_size=8",
     "train.precision=fp32",
     "train.epochs=2",
@@ -35,12 +30,24 @@ CHANGES = (
     "train.validate_every=6",
     "train.log_every=1",
 )
+DRAW = (
+    "model.glimpses=2",
+    "model.inference_units=8",
+    "model.generative_units=8",
+    "model.read_patch=3",
+    "model.write_patch=3",
+)
+VAE = ("model.hidden=8",)
 WORDS = ("model.language_units=4",)
+SENTENCES = ("model.sentence_features=4", "data.sentence_encoder=letters")
 RECIPES = {
-    "aligndraw-cifar": (*WORDS, "model.align_features=4", "model.language_dropout=0.1"),
-    "noaligndraw-cifar": WORDS,
-    "skipthoughtdraw-cifar": ("model.sentence_features=4", "data.sentence_encoder=letters"),
-    "draw-coco-paper": (),
+    "aligndraw-cifar": (*DRAW, *WORDS, "model.align_features=4", "model.language_dropout=0.1"),
+    "noaligndraw-cifar": (*DRAW, *WORDS),
+    "skipthoughtdraw-cifar": (*DRAW, *SENTENCES),
+    "draw-coco-paper": DRAW,
+    "fc-vae-cifar": (*VAE, *WORDS),
+    "conv-vae-cifar": (*VAE, *WORDS, "model.maps=2", "model.language_dropout=0.1", "train.ema_decay=0.5"),
+    "conv-vae-coco": (*VAE, *SENTENCES, "model.maps=2", "data.shortest=1"),
 }
 
 
@@ -100,14 +107,16 @@ def test_training_measuring_and_drawing(name, dataset, tmp_path):
     pipeline = Pipeline.load(str(model))
     caption = "there is a blue square in the middle"
     one, two = pipeline.draw([caption, "red"], seed=3)
-    assert one.canvases.shape == (2, 8, 8, 3)
+    assert one.canvases.shape == (1 if "vae" in name else 2, 8, 8, 3)
+    assert (one.boxes is None) == ("vae" in name)
     assert (one.attention is not None) == (name == "aligndraw-cifar")
     assert (one.canvases == two.canvases).all() == (name == "draw-coco-paper"), "the caption counts, but for plain DRAW"
     result = evaluate(pipeline, data=dataset, split="test", samples=1, bound_samples=2, images=10, seed=0)
     protocol = result["likelihood"]["protocol"]
+    assert protocol["observation"] == ("gaussian, deviation 0.3" if "vae" in name else "bernoulli")
     assert (protocol["split"], protocol["images"], protocol["data"]["source"]) == ("test", 10, {"kind": "test"})
     assert result["likelihood"]["bound"] == pytest.approx(-result["likelihood"]["reconstruction"] - result["likelihood"]["kl"])
-    if name == "skipthoughtdraw-cifar":
+    if pipeline.encoder is not None:
         shutil.rmtree(tmp_path / "letters")  # the model has its own copy
         Pipeline.load(str(model)).draw("a zebra is not in the vocabulary")
     elif name != "draw-coco-paper":
@@ -115,20 +124,21 @@ def test_training_measuring_and_drawing(name, dataset, tmp_path):
             pipeline.draw("a zebra")
 
 
-def test_interrupted_and_resumed_with_workers_equals_uninterrupted(dataset, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["aligndraw-cifar", "conv-vae-cifar"])
+def test_interrupted_and_resumed_with_workers_equals_uninterrupted(name, dataset, tmp_path, monkeypatch):
     def stop(what, value, step):
         if step == 6:
             raise KeyboardInterrupt
 
-    whole = run("aligndraw-cifar", tmp_path / "whole", dataset)
+    whole = run(name, tmp_path / "whole", dataset)
     with monkeypatch.context() as patch:
         patch.setattr(training, "stop_if_not_finite", stop)
         with pytest.raises(KeyboardInterrupt):
-            run("aligndraw-cifar", tmp_path / "broken", dataset, workers=2)
-    again = run("aligndraw-cifar", tmp_path / "broken", dataset, workers=1, resume=True)
+            run(name, tmp_path / "broken", dataset, workers=2)
+    again = run(name, tmp_path / "broken", dataset, workers=1, resume=True)
     one, two = (read_weights(folder, read_config(folder)) for folder in (whole, again))
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    losses = [[line["train/loss"] for line in stats(tmp_path / name) if "train/loss" in line] for name in ("whole", "broken")]
+    assert all(torch.equal(one[weight], two[weight]) for weight in one)
+    losses = [[line["train/loss"] for line in stats(tmp_path / folder) if "train/loss" in line] for folder in ("whole", "broken")]
     assert losses[0] == losses[1]
 
 
@@ -169,6 +179,20 @@ def test_a_model_is_not_measured_on_images_of_another_size(dataset, tmp_path):
         evaluate(Pipeline.load(str(model)), data=larger, **how)
     with pytest.raises(ValueError, match="give a prepared dataset with --data"):
         evaluate(Pipeline.load(str(model)), data=None, **how)
+
+
+def test_a_vae_starts_from_a_vae_alone_and_has_no_steps_to_compile(dataset, tmp_path):
+    first = run("fc-vae-cifar", tmp_path / "first", dataset, "train.epochs=1")
+    still = ("train.epochs=1", "train.learning_rate=1e-30", "train.final_learning_rate=1e-30")
+    second = run("fc-vae-cifar", tmp_path / "second", dataset, *still, start_from=first)
+    before, after = (read_weights(folder, read_config(folder)) for folder in (first, second))
+    assert all(torch.equal(before[weight], after[weight]) for weight in before)
+    with pytest.raises(ValueError, match=r"is a model of kind 'vae', this training's is 'draw'"):
+        run("aligndraw-cifar", tmp_path / "third", dataset, start_from=first)
+    with pytest.raises(ValueError, match="weights of another network"):
+        run("conv-vae-cifar", tmp_path / "third", dataset, start_from=first)
+    with pytest.raises(ValueError, match=r"--compile compiles the steps of a DRAW; a model of kind 'vae' has none"):
+        run("fc-vae-cifar", tmp_path / "third", dataset, compile_model=True)
 
 
 def test_a_streamed_run_remembers_it_and_is_measured_from_its_shards(dataset, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from cap2im.models.aligndraw import DRAW, DRAWConfig
 from cap2im.models.interface import DrawingModel
+from cap2im.models.vae import VAE, VAEConfig
 
 
 class DrawingKind(NamedTuple):
@@ -23,4 +24,5 @@ class DrawingKind(NamedTuple):
 
 DRAWING_KINDS = {
     "draw": DrawingKind(DRAWConfig, DRAW),
+    "vae": DrawingKind(VAEConfig, VAE),
 }
