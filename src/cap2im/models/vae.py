@@ -103,9 +103,10 @@ def convolutional(c: VAEConfig) -> tuple[nn.Sequential, nn.Sequential]:
 class VAE(LikelihoodModel):
     """A variational autoencoder of images given a sentence vector.
 
-    The deviation of a pixel weighs the picture against the KL: the cost is the squared error plus 2 deviation^2 KL. With deviation 1 even
-    a digit drawn well gains fewer nats than its latents cost, and every picture is a mean of all; a small one lets the latents say what
-    the caption should, and pictures drawn from the prior no longer show it.
+    The deviation of a pixel weighs the picture against the KL: the cost is the squared error plus 2 deviation^2 KL. With a large one a
+    stroke drawn rightly gains less than its latents cost, and every picture is the mean of its caption's (on MNIST with captions, at 0.5
+    the KL fell to 0 within 100 updates). With a small one the latents say cheaply what the caption should, and pictures drawn from the
+    prior show less of it (four 8 x 8 images were not drawn from their captions at 0.1, and were at 0.5). The default lies between.
     """
 
     config: VAEConfig
