@@ -176,7 +176,7 @@ def train(
     stream: Annotated[bool, typer.Option("--stream", help="Read a dataset shard by shard, from a folder or a URL.")] = False,
 ) -> None:
     """Train a model by a recipe."""
-    from cap2im.config import DrawingRecipe, SkipThoughtsRecipe, load_recipe, to_toml
+    from cap2im.config import ClassifierRecipe, DrawingRecipe, SkipThoughtsRecipe, load_recipe, to_toml
 
     resolved = load_recipe(recipe, changes or [])
     if dry_run:
@@ -228,6 +228,25 @@ def train(
             device=device,
             command=command,
             card=lambda figures: sentences_card(Path(recipe).stem, resolved, figures),
+        )
+    elif isinstance(resolved, ClassifierRecipe):
+        from cap2im.training.card import classifier_card
+        from cap2im.training.classifier import train as train_classifier
+
+        if data is None:
+            raise ValueError(
+                f"{recipe} learns from images with classes: give a prepared dataset with --data (cap2im prepare cifar makes one)"
+            )
+        if compile_model or stream or start_from is not None:
+            raise ValueError("a classifier has no --from, no --compile and no --stream")
+        result = train_classifier(
+            resolved,
+            folder,
+            data=Path(data),
+            resume=resume,
+            device=device,
+            command=command,
+            card=lambda figures: classifier_card(Path(recipe).stem, resolved, figures),
         )
     else:
         from cap2im.training.reader import train_reader_run

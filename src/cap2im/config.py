@@ -33,6 +33,7 @@ from cap2im.models.aligndraw import DRAWConfig
 from cap2im.models.reader import ReaderConfig
 from cap2im.models.skipthoughts import SkipThoughtsConfig
 from cap2im.models.vae import VAEConfig
+from cap2im.models.vgg import VGGConfig
 
 
 class Section(BaseModel):
@@ -216,12 +217,40 @@ class SkipThoughtsRecipe(Section):
     train: SkipThoughtsTraining = SkipThoughtsTraining()
 
 
-Recipe = DRAWRecipe | VAERecipe | ReaderRecipe | SkipThoughtsRecipe
+class ClassifierTraining(Section):
+    """How a classifier is trained. Batch size, weight decay and momentum are those of the page that published the network."""
+
+    seed: int = Field(0, ge=0, lt=2**63)
+    epochs: int = Field(300, ge=1)
+    batch_size: int = Field(128, ge=2)  # over all processes
+    learning_rate: float = Field(0.1, gt=0)  # highest; it falls as a half cosine. The page starts at 1 and halves it every 25 epochs
+    warmup_steps: int = Field(0, ge=0)  # the rate rises linearly from 0
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    crop: int = Field(4, ge=0, le=16)  # pixels of padding, of which a random crop takes the image; the page has none
+    flip: bool = True  # half of the images, left to right
+    precision: Literal["fp32", "bf16"] = "fp32"
+    log_every: int = Field(10, ge=1)  # steps
+    validate_every: int = Field(500, ge=1)  # steps
+    checkpoint_every: int = Field(500, ge=1)  # steps
+
+
+class ClassifierRecipe(Section):
+    """The VGG-like network, on a prepared dataset whose images have classes."""
+
+    kind: Literal["classifier"]
+    description: str
+    model: VGGConfig = VGGConfig()
+    train: ClassifierTraining = ClassifierTraining()
+
+
+Recipe = DRAWRecipe | VAERecipe | ReaderRecipe | SkipThoughtsRecipe | ClassifierRecipe
 _RECIPES: dict[str, type[Section]] = {
     "draw": DRAWRecipe,
     "vae": VAERecipe,
     "reader": ReaderRecipe,
     "skipthoughts": SkipThoughtsRecipe,
+    "classifier": ClassifierRecipe,
 }
 _RECIPE: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="kind")])
 

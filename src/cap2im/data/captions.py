@@ -52,6 +52,7 @@ class CaptionedImages:
     Attributes:
         captions: all captions of all images.
         image_of: [M] the row of the image that each caption is of.
+        classes: [N] the class of each image, -1 where it has none.
 
     Raises:
         ValueError: there is no such split, or its files are missing, damaged or not those of the manifest.
@@ -68,6 +69,7 @@ class CaptionedImages:
         column = self._rows.data.column("captions").combine_chunks()
         self.captions: list[str] = column.flatten().to_pylist()
         self.image_of = np.repeat(np.arange(len(column)), column.value_lengths().to_numpy())
+        self.classes = self._rows.data.column("class_id").to_numpy()
 
     def __len__(self) -> int:
         """The number of images."""

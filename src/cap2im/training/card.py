@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import cap2im
-from cap2im.config import DrawingRecipe, SkipThoughtsRecipe
+from cap2im.config import ClassifierRecipe, DrawingRecipe, SkipThoughtsRecipe
 
 CARD = """---
 library_name: cap2im
@@ -102,6 +102,51 @@ def sentences_card(name: str, recipe: SkipThoughtsRecipe, figures: dict[str, Any
         machine=machine(),
         parameters=figures["parameters"],
         perplexities=", ".join(f"{key}-skip {value:.2f}" for key, value in told.items()),
+        version=cap2im.__version__,
+        torch=torch.__version__,
+    )
+
+
+CLASSIFIER_CARD = """---
+library_name: cap2im
+pipeline_tag: image-classification
+license: mit
+---
+
+# {name}
+
+{description}.
+
+| | |
+| --- | --- |
+| command | `{command}` |
+| seed | {seed} |
+| updates | {steps:,} of {batch_size} images |
+| time | {hours:.2f} h on {machine} |
+| parameters | {parameters:,} |
+{accuracies}| written by | cap2im {version}, torch {torch} |
+
+Make shortlists of its features: `cap2im evaluate MODEL --data DATA --shortlist FOLDER`.
+"""
+
+
+def classifier_card(name: str, recipe: ClassifierRecipe, figures: dict[str, Any]) -> str:
+    """The card of a trained classifier."""
+    told = (
+        f"| {split} images right | {a['rate']:.2%} (95 % interval {a['low']:.2%} to {a['high']:.2%}) of {a['n']:,} |\n"
+        for split, a in figures["accuracy"].items()
+    )
+    return CLASSIFIER_CARD.format(
+        name=name,
+        description=recipe.description,
+        command=figures["command"],
+        seed=recipe.train.seed,
+        steps=figures["steps"],
+        batch_size=recipe.train.batch_size,
+        hours=figures["seconds"] / 3600,
+        machine=machine(),
+        parameters=figures["parameters"],
+        accuracies="".join(told),
         version=cap2im.__version__,
         torch=torch.__version__,
     )

@@ -1,0 +1,90 @@
+"""Training a classifier: it learns classes, resumes bit for bit, and refuses images that have none."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from cap2im.checkpoint import checkpoints, load_checkpoint, read_config
+from cap2im.config import ClassifierRecipe, load_recipe
+from cap2im.randomness import generator
+from cap2im.training import classifier
+from cap2im.training.classifier import augmented, train
+from tests.prepared import COLOURS, prepared_dataset
+
+CHANGES = (
+    "model.width=8",
+    "model.dropouts=[0.0, 0.0, 0.0]",
+    f"model.classes={len(COLOURS)}",
+    "train.epochs=2",
+    "train.batch_size=12",
+    "train.warmup_steps=0",
+    "train.learning_rate=0.02",
+    "train.precision='fp32'",
+    "train.log_every=1",
+    "train.validate_every=12",
+    "train.checkpoint_every=10",
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return prepared_dataset(tmp_path_factory.mktemp("data") / "squares", side=32, train=96, test=20)
+
+
+def tiny(*changes: str) -> ClassifierRecipe:
+    recipe = load_recipe("vgg-cifar-small", [*CHANGES, *changes])
+    assert isinstance(recipe, ClassifierRecipe)
+    return recipe
+
+
+def test_it_learns_and_says_how_well(data, tmp_path):
+    train(tiny("train.epochs=8", "train.crop=2"), tmp_path, data=data, device="cpu", card=lambda figures: json.dumps(figures["accuracy"]))
+    test = read_config(tmp_path / "model")["accuracy"]["test"]
+    assert (test["rate"], test["n"]) == (1.0, 20)  # four colours: easy
+    assert 0.8 < test["low"] < 0.85 < test["high"] == 1.0  # of twenty images
+    assert json.loads((tmp_path / "model" / "README.md").read_text())["test"] == test
+    assert read_config(tmp_path / "model")["kind"] == "classifier"
+
+
+def test_resumed_run_ends_in_the_same_weights(data, tmp_path, monkeypatch):
+    train(tiny(), tmp_path / "whole", data=data, device="cpu")
+    real = classifier.stop_if_not_finite
+
+    def killed(what, value, step):
+        if step == 13:
+            raise KeyboardInterrupt
+        real(what, value, step)
+
+    monkeypatch.setattr(classifier, "stop_if_not_finite", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(), tmp_path / "broken", data=data, device="cpu")
+    monkeypatch.undo()
+    assert load_checkpoint(checkpoints(tmp_path / "broken")[-1]).step == 10
+    train(tiny(), tmp_path / "broken", data=data, device="cpu", resume=True)
+    whole, broken = ((tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "broken"))
+    assert whole == broken
+
+
+def test_refusals(data, tmp_path, run):
+    with pytest.raises(ValueError, match=r"images have classes 0 to 3, 0 to 2 are needed \(model.classes\)"):
+        train(tiny("model.classes=3"), tmp_path / "run", data=data, device="cpu")
+    small = prepared_dataset(tmp_path / "small", side=8)
+    with pytest.raises(ValueError, match="its images are 8 pixels wide"):
+        train(tiny(), tmp_path / "run", data=small, device="cpu")
+    code, _, error = run("train", "vgg-cifar-small")
+    assert code == 2
+    assert "--data" in error.splitlines()[-1]
+
+
+def test_augmentation_shifts_mirrors_and_leaves_out_nothing_else():
+    pixels = torch.arange(1, 37, dtype=torch.uint8).view(1, 1, 6, 6).expand(200, -1, -1, -1)
+    found = augmented(pixels, 1, True, generator("test"))
+    original = torch.nn.functional.pad(pixels[0, 0], (1,) * 4)
+    views = [original[y : y + 6, x : x + 6] for y in range(3) for x in range(3)]
+    views += [view.flip(1) for view in views]
+    seen = {next(i for i, view in enumerate(views) if torch.equal(view, image[0])) for image in found}
+    assert len(seen) == 18
+    assert torch.equal(augmented(pixels, 0, False, generator("test")), pixels)
