@@ -262,48 +262,113 @@ def train(
     epilog=_examples(
         "cap2im evaluate aligndraw-mnist --data mnist/",
         "cap2im evaluate runs/aligndraw-mnist --data mnist/ --samples 2 --out quick.json",
-        "cap2im evaluate runs/mine --data prepared/ --split validation",
+        "cap2im evaluate runs/mine --data prepared/ --split all --similarity",
+        "cap2im evaluate runs/mine --data prepared/ --shortlist runs/vgg-cifar --images 200",
+        "accelerate launch --multi_gpu --num_processes 2 -m cap2im evaluate runs/mine --data prepared/",
     )
 )
 def evaluate(
     model: Annotated[str, typer.Argument(help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.")] = cap2im.DEFAULT_MODEL,
     data: DataOption = None,
-    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Images, or digits, to measure on.")] = "test",
-    samples: Annotated[int, typer.Option(min=1, max=10_000, help="Drawings of each of the 440 captions of digits.")] = 10,
+    split: Annotated[
+        Literal["train", "validation", "test", "all"],
+        typer.Option(help="Images, or digits, to measure on; all estimates the bound on each, the rest on test."),
+    ] = "test",
+    images: Annotated[int, typer.Option(min=2, max=1_000_000, help="Captions with their images, or canvases of digits.")] = 1000,
     bound_samples: Annotated[int, typer.Option(min=1, max=10_000, help="L, posterior samples an image for the bound.")] = 16,
-    images: Annotated[int, typer.Option(min=2, max=1_000_000, help="Images for the bound.")] = 1000,
+    samples: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Drawings of a caption. [default: 10 of captioned digits, 50 for --similarity]")
+    ] = None,
+    shortlist: Annotated[
+        str | None, typer.Option(help="Measure image retrieval: a VGG-like network (run or folder), or a pickle of shortlists.")
+    ] = None,
+    candidates: Annotated[int | None, typer.Option(min=2, max=100_000, help="Images of a shortlist of the network. [default: 100]")] = None,
+    retrieval_samples: Annotated[int, typer.Option(min=1, max=10_000, help="L of the bounds that retrieval compares.")] = 1,
+    similarity: Annotated[bool, typer.Option("--similarity", help="Compare drawings with the images of their captions.")] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "cpu",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file. [default: evaluation-MODEL.json]")] = None,
 ) -> None:
-    """Measure a model: the variational bound, and caption accuracy on digits."""
+    """Measure a model: the variational bound, caption accuracy on digits, image retrieval, similarity of drawings."""
     from cap2im.metrics.evaluation import evaluate as measure
+    from cap2im.metrics.sharing import Sharing
     from cap2im.pipeline import Pipeline
 
+    if candidates is not None and shortlist is None:
+        raise ValueError(f"--candidates {candidates}: without --shortlist there are none to rank")
     if out is not None and (out.is_dir() or not os.access(out.parent, os.W_OK)):
         raise ValueError(f"{out}: cannot write this file")
     pipeline = Pipeline.load(model, device=device)
     target = out if out is not None else Path(f"evaluation-{pipeline.name}.json")
-    result = measure(pipeline, data=data, split=split, samples=samples, bound_samples=bound_samples, images=images, seed=seed)
-    _print_evaluation(result)
-    target.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    print(f"written to {target}")
+    sharing = Sharing.launched()
+    result = measure(
+        pipeline,
+        data=data,
+        sharing=sharing,
+        split=split,
+        images=images,
+        bound_samples=bound_samples,
+        samples=samples,
+        shortlist=shortlist,
+        candidates=candidates,
+        retrieval_samples=retrieval_samples,
+        similarity=similarity,
+        seed=seed,
+    )
+    if sharing.is_first:
+        _print_evaluation(result)
+        target.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+        print(f"written to {target}")
 
 
 def _print_evaluation(result: dict[str, Any]) -> None:
-    stdout, likelihood = Console(highlight=False), result.get("likelihood")
+    stdout = Console(highlight=False)
     if "caption_accuracy" in result:
         stdout.print(_accuracy_table(result["model"], result["caption_accuracy"]))
-    if likelihood is None:
-        stdout.print("no bound: a model of this kind has no likelihood", soft_wrap=True)
-        return
-    protocol = likelihood["protocol"]
+    for likelihood in (*result.get("other_splits", {}).values(), *([result["likelihood"]] if "likelihood" in result else [])):
+        protocol = likelihood["protocol"]
+        _print_bound(stdout, "bound", likelihood, f"; {protocol['split']} images, n = {likelihood['images']}, L = {likelihood['samples']}")
+        if "sharpened" in likelihood:
+            _print_bound(stdout, "after sharpening", likelihood["sharpened"])
+    if "retrieval" in result:
+        stdout.print(_retrieval_table(result["model"], result["retrieval"]))
+    if "similarity" in result:
+        found = result["similarity"]
+        told = f"{found['protocol']['split']} images, {found['captions']} captions, {found['samples']} drawings each"
+        for what, scores in (("SSIM", found), *([("SSIM after sharpening", found["sharpened"])] if "sharpened" in found else [])):
+            ssim, psnr = scores["ssim"], scores["psnr"]
+            stdout.print(
+                f"{what} {ssim['mean']:.3f} ± {ssim['deviation']:.3f} (of drawings; standard error {ssim['standard_error']:.4f}), "
+                f"PSNR {psnr['mean']:.2f} ± {psnr['deviation']:.2f} dB; {told}",
+                soft_wrap=True,
+            )
+
+
+def _print_bound(stdout: Console, what: str, found: dict[str, Any], protocol: str = "") -> None:
     stdout.print(
-        f"bound {likelihood['bound']:.2f} ± {likelihood['standard_error']:.2f} nats an image: reconstruction "
-        f"{likelihood['reconstruction']:.2f}, KL {likelihood['kl']:.2f}; {protocol['split']} images, "
-        f"n = {likelihood['images']}, L = {likelihood['samples']}; pixels: {protocol['observation']}",
+        f"{what} {found['bound']:.2f} ± {found['standard_error']:.2f} nats an image: reconstruction {found['reconstruction']:.2f}, KL "
+        f"{found['kl']:.2f}; importance-weighted {found['importance_weighted']:.2f} ± {found['importance_weighted_error']:.2f}{protocol}",
         soft_wrap=True,
     )
+
+
+def _retrieval_table(model: str, found: dict[str, Any]) -> Table:
+    protocol = found["protocol"]
+    told = f"{found['captions']} captions, {found['candidates']} {protocol['split']} images each, L = {protocol['samples']}"
+    table = Table(title=f"{escape(model)}: image retrieval", caption=f"{told}; 95 % intervals")
+    for name in ("", "found", "interval", "chance"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for name, rate in found.items():
+        if name.startswith("R@"):
+            table.add_row(
+                f"{name}, %",
+                f"{100 * rate['rate']:.1f}",
+                f"{100 * rate['low']:.1f}-{100 * rate['high']:.1f}",
+                f"{100 * rate['chance']:.1f}",
+            )
+    rank = found["median_rank"]
+    table.add_row("median rank", f"{rank['rank']:.1f}", f"{rank['low']:.1f}-{rank['high']:.1f}", f"{rank['chance']:.1f}")
+    return table
 
 
 def _accuracy_table(model: str, accuracy: dict[str, Any]) -> Table:

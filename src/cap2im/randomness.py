@@ -7,7 +7,7 @@ has to know, and a picture does not depend on its neighbours in a batch.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -19,6 +19,11 @@ def generator(*key: int | str) -> torch.Generator:
     entropy = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key]
     state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
+
+
+def item_noise(name: str, seed: int, items: Iterable[int], sample: int, shape: Sequence[int]) -> Tensor:
+    """Standard normal noise [B, *shape] for a sample of each item of a measurement, whatever batch or process the item falls to."""
+    return torch.stack([torch.randn(*shape, generator=generator(name, seed, item, sample)) for item in items])
 
 
 def picture_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:

@@ -31,6 +31,7 @@ from cap2im.data.vocabulary import Vocabulary, pad
 from cap2im.randomness import generator
 
 CAPTIONS_AT_ONCE = 1_000
+IMAGES_AT_ONCE = 1_000
 WORTH_A_BAR = 20_000  # captions
 
 
@@ -80,6 +81,14 @@ class CaptionedImages:
         found = self._rows[list(rows)]
         named = zip(found["image"], found["id"], strict=True)
         return torch.stack([pixels_of(image["bytes"], f"{self.name}: image {name}", colours) for image, name in named])
+
+    def all_pixels(self, colours: int) -> Tensor:
+        """All images [N, C, A, A] uint8."""
+        rows = range(len(self))
+        steps = range(0, len(self), IMAGES_AT_ONCE)
+        quiet = len(self) < WORTH_A_BAR
+        parts = track(steps, f"reading {self.name}", console=Console(stderr=True), disable=quiet)
+        return torch.cat([self.pixels(rows[start : start + IMAGES_AT_ONCE], colours) for start in parts])
 
 
 def pixels_of(stored: bytes, name: str, colours: int, side: int | None = None, fit: Fit = "stretch") -> Tensor:
@@ -195,10 +204,14 @@ class CaptionBatches:
         noise = step_noise(self.seed, step, self.batch_size, self.noise_shape)
         return self._batch(self._order(epoch)[index][rows], noise[rows])
 
+    def spread(self, count: int) -> Tensor:
+        """The rows of at most `count` captions, spread evenly over all of them."""
+        return self._chosen[torch.linspace(0, len(self._chosen) - 1, min(count, len(self._chosen))).long()]
+
     def fixed(self, count: int) -> Batch:
-        """At most `count` captions, spread evenly over all of them, with the same noise at every call."""
-        captions = torch.linspace(0, len(self._chosen) - 1, min(count, len(self._chosen))).long()
-        return self._batch(self._chosen[captions], fixed_noise(len(captions), self.noise_shape))
+        """The captions of `spread`, with the same noise at every call."""
+        captions = self.spread(count)
+        return self._batch(captions, fixed_noise(len(captions), self.noise_shape))
 
     def _batch(self, captions: Tensor, noise: Tensor) -> Batch:
         which = captions.numpy()

@@ -165,11 +165,19 @@ class ShardBatches:
 
     def fixed(self, count: int) -> Batch:
         """At most `count` images, the first ones of the shards, with their first captions and the same noise at every call."""
-        chosen: list[tuple[CaptionedBytes, int]] = []
+        chosen = [(image, 0) for image in self._first(count)]
+        return self._batch(chosen, fixed_noise(len(chosen), self.noise_shape))
+
+    def fixed_captions(self, count: int) -> list[str]:
+        """The captions of `fixed`."""
+        return [image.captions[0] for image in self._first(count)]
+
+    def _first(self, count: int) -> list[CaptionedBytes]:
+        chosen: list[CaptionedBytes] = []
         for shard in range(len(self._shards)):
             if len(chosen) < count:
-                chosen += [(image, 0) for image in self._images(shard)[: count - len(chosen)]]
-        return self._batch(chosen, fixed_noise(len(chosen), self.noise_shape))
+                chosen += self._images(shard)[: count - len(chosen)]
+        return chosen
 
     def _images(self, shard: int) -> list[CaptionedBytes]:
         """All of a shard; the last one stays in memory."""

@@ -53,6 +53,7 @@ from torch.nn import functional as F
 from cap2im.checkpoint import read_config, read_weights
 from cap2im.data.digits import DIGIT_SIDE, Digits, Split
 from cap2im.data.mnist_captions import CANVAS_SIDE, LAYOUTS, PLACES, CanvasMaker, Configuration, HeldOut
+from cap2im.metrics.sharing import Sharing
 from cap2im.models.reader import NOTHING, Reader, ReaderConfig
 
 METRIC_VERSION = 1  # goes up whenever the same drawings would get another number
@@ -166,8 +167,8 @@ def score(probabilities: Tensor, images: Tensor, configurations: Sequence[Config
     )
 
 
-def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's interval of a proportion (Wilson 1927); z = 1.96 gives 95 %.
+def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's interval of a proportion (Wilson 1927); z = 1.96 gives 95 %. Successes need not be whole, for a tie may be half a success.
 
     Raises:
         ValueError: there is no trial.
@@ -231,6 +232,7 @@ def caption_accuracy(
     samples: int = 10,
     seed: int = 0,
     batch: int = 110,
+    sharing: Sharing = Sharing(),  # noqa: B008  # frozen
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Caption accuracy of a model over all 440 captions, beside that of real canvases; JSON-ready.
@@ -244,7 +246,8 @@ def caption_accuracy(
         samples: drawings of each caption.
         seed: of the drawings and of the real canvases.
         batch: captions that `draw` gets at once.
-        progress: called with the pictures done and their total.
+        sharing: of the drawings among processes.
+        progress: called with the pictures done and their total, of this process.
 
     Returns:
         "protocol" (what has to be equal for two numbers to be compared), and `summary` of the "drawings" and of the "real" canvases.
@@ -257,17 +260,20 @@ def caption_accuracy(
     captions = list(held_out.configurations())
     configurations = [c for c in captions for _ in range(samples)]
     total = len(configurations)
+    mine = sharing.mine(total)
     parts = []
-    for start in range(0, total, batch):
-        rows = range(start, min(start + batch, total))
+    for start in mine[::batch]:
+        rows = range(start, min(start + batch, mine.stop))
         asked = [configurations[row] for row in rows]
         images = draw([c.caption for c in asked], [seed * total + row for row in rows])
         if len(images) != len(rows):
             raise ValueError(f"{len(rows)} captions were given to draw, {len(images)} images came back")
         parts.append(score(read_canvases(reader, images), images, asked))
         if progress is not None:
-            progress(rows.stop, total)
-    real = real_canvases(digits, configurations, seed)
+            progress(rows.stop - mine.start, len(mine))
+    real = real_canvases(digits, configurations, seed)[mine.start : mine.stop]
+    of_real = score(read_canvases(reader, real), real, configurations[mine.start : mine.stop])
+    drawn, measured = (Scores(*(sharing.joined(getattr(scores, name)) for name in FIELDS)) for scores in (Scores.joined(parts), of_real))
     return {
         "metric": "caption accuracy",
         "protocol": {
@@ -281,8 +287,8 @@ def caption_accuracy(
             "held_out": [list(hidden) for hidden in held_out.digits],
             "cap2im": version("cap2im"),
         },
-        "drawings": summary(Scores.joined(parts), configurations),
-        "real": summary(score(read_canvases(reader, real), real, configurations), configurations),
+        "drawings": summary(drawn, configurations),
+        "real": summary(measured, configurations),
     }
 
 

@@ -4,98 +4,305 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 import cap2im
 from cap2im.checkpoint import WEIGHTS
+from cap2im.checksums import file_sha256
 from cap2im.config import DigitsData
+from cap2im.data.batch import Batch
 from cap2im.data.canvas_batches import caption_tokens, load_digits
 from cap2im.data.captions import CaptionBatches, CaptionedImages, sentence_vectors
 from cap2im.data.digits import Split
 from cap2im.data.mnist_captions import CanvasMaker, HeldOut
-from cap2im.data.prepared import PreparedDataset
+from cap2im.data.prepared import SPLITS, PreparedDataset
 from cap2im.data.shards import ShardBatches
+from cap2im.data.vocabulary import pad
+from cap2im.metrics import retrieval, similarity
 from cap2im.metrics.caption_accuracy import caption_accuracy, load_reader
-from cap2im.metrics.likelihood import Likelihood, lower_bound
+from cap2im.metrics.likelihood import Likelihood, Sharpen, lower_bound
+from cap2im.metrics.sharing import Sharing
 from cap2im.models.interface import LikelihoodModel
-from cap2im.pipeline import Pipeline
+from cap2im.pipeline import Pipeline, find_model
 from cap2im.randomness import generator
 
+CAPTION_SAMPLES = 10  # drawings of each of the 440 captions of digits
 
-def _progress() -> Progress:
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+SharpenCaptions = Callable[[Sequence[str]], Sharpen]
+"""Captions to what sharpens pictures of them."""
 
 
-def evaluate(
-    pipeline: Pipeline, *, data: str | Path | None, split: Split, samples: int, bound_samples: int, images: int, seed: int
-) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """What to measure, and how; the defaults are those of the command line.
+
+    Attributes:
+        split: whose images, or digits, to measure on; "all" estimates the bound on each split, and the rest on the test images.
+        images: captions, with their images, spread evenly over the split; at most. Of captioned digits, canvases for the bound.
+        bound_samples: L of equation 15.
+        samples: drawings of each caption, for caption accuracy and similarity; None for 10 and 50.
+        shortlist: a VGG-like network (see `find_model` for names) or a pickle of shortlists; None measures no retrieval.
+        candidates: K images of a shortlist that the network makes; None for 100.
+        retrieval_samples: L of the bounds that retrieval compares.
+        similarity: whether to draw captions and compare with their images.
+        sharpen: measures bound and similarity of sharpened pictures, too.
+        seed: of everything random.
+    """
+
+    split: Split | Literal["all"] = "test"
+    images: int = 1000
+    bound_samples: int = 16
+    samples: int | None = None
+    shortlist: str | None = None
+    candidates: int | None = None
+    retrieval_samples: int = 1
+    similarity: bool = False
+    sharpen: SharpenCaptions | None = None
+    seed: int = 0
+
+
+class _Bars:
+    """Progress bars with the time left, of the first process alone; an item is one process's share."""
+
+    def __init__(self, sharing: Sharing) -> None:
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn()
+        self.progress, self.sharing = Progress(*columns, disable=not sharing.is_first), sharing
+
+    def start(self, what: str, total: int) -> Callable[[int], None]:
+        """A new bar; answers what advances it."""
+        task = self.progress.add_task(what, total=-(-total // self.sharing.count))
+        return lambda count: self.progress.advance(task, count)
+
+
+def evaluate(pipeline: Pipeline, *, data: str | Path | None, sharing: Sharing = Sharing(), **wanted: Any) -> dict[str, Any]:  # noqa: B008
     """What can be measured of a model: `evaluate_digits` if it was trained on captioned digits, else `evaluate_captions`; JSON-ready.
 
+    Args:
+        pipeline: the model.
+        data: a prepared dataset, or the folder of MNIST's files.
+        sharing: among processes; all answer the same.
+        wanted: attributes of `Measures`.
+
     Raises:
-        ValueError: data are missing, damaged or of another size.
+        ValueError: data are missing, damaged or of another size, or something cannot be measured of this model.
     """
+    measures = Measures(**wanted)
     if "held_out" in pipeline.config.get("data", {}):
-        digits = None if data is None else Path(data)
-        return evaluate_digits(pipeline, data=digits, split=split, samples=samples, bound_samples=bound_samples, images=images, seed=seed)
+        return evaluate_digits(pipeline, None if data is None else Path(data), measures, sharing)
     if data is None:
         raise ValueError(f"{pipeline.name} draws more than captioned digits: give a prepared dataset with --data")
-    return evaluate_captions(pipeline, data=data, split=split, bound_samples=bound_samples, images=images, seed=seed)
+    return evaluate_captions(pipeline, data, measures, sharing)
 
 
-def evaluate_captions(pipeline: Pipeline, *, data: str | Path, split: Split, bound_samples: int, images: int, seed: int) -> dict[str, Any]:
-    """The bound on captioned images of a prepared dataset, of a model that has one; JSON-ready.
+@dataclass(frozen=True)
+class _Captioned:
+    """Captions of a split with their images: rows of both in it, and the whole split where it is on this machine."""
+
+    split: Split
+    batch: Batch
+    captions: list[str]
+    rows: Tensor
+    image_of: Tensor
+    whole: CaptionedImages | None
+
+
+def _captioned(pipeline: Pipeline, dataset: PreparedDataset, split: Split, count: int, sharing: Sharing) -> _Captioned:
+    """At most `count` captions of a split, spread evenly over it."""
+    c, noise_shape = pipeline.model.config, pipeline.model.noise_shape
+    if dataset.is_here(split):
+        dataset.require_size(c.side, f"a drawing of {pipeline.name}")
+        whole = CaptionedImages(dataset, split)
+        with sharing.first_ahead():
+            vectors = None if pipeline.encoder is None else sentence_vectors(dataset, split, whole.captions, pipeline.encoder)
+        batches = CaptionBatches(whole, pipeline.vocabulary, noise_shape, colours=c.colours, batch_size=1, vectors=vectors)
+        rows = batches.spread(count)
+        captions, image_of = [whole.captions[row] for row in rows.tolist()], torch.from_numpy(whole.image_of)[rows]
+        return _Captioned(split, batches.fixed(count), captions, rows, image_of, whole)
+    dataset = dataclasses.replace(dataset, vocabulary=pipeline.vocabulary)
+    streamed = ShardBatches(dataset, split, noise_shape, side=c.side, colours=c.colours, batch_size=1, encoder=pipeline.encoder)
+    batch = streamed.fixed(count)
+    rows = torch.arange(len(batch))
+    return _Captioned(split, batch, streamed.fixed_captions(count), rows, rows, None)
+
+
+def evaluate_captions(pipeline: Pipeline, data: str | Path, measures: Measures, sharing: Sharing) -> dict[str, Any]:
+    """Bound, retrieval and similarity on captioned images of a prepared dataset; JSON-ready.
 
     Args:
         pipeline: a model of captioned images.
         data: the prepared dataset; another one than the model's is allowed, and told in the protocol.
-        split: whose images to take.
-        bound_samples: L of equation 15.
-        images: captions, with their images, spread evenly over the split; at most.
-        seed: of everything random.
+        measures: what to measure.
+        sharing: among processes.
 
     Raises:
-        ValueError: there is no such dataset or split, or its images are of another size than the model's.
+        ValueError: there is no such dataset or split, its images are of another size than the model's, or what is asked for cannot be
+            measured of this model.
     """
-    model, c = pipeline.model, pipeline.model.config
-    dataset = PreparedDataset.open(data)
-    if not isinstance(model, LikelihoodModel):
-        return _result(pipeline)
-    noise_shape = model.noise_shape
-    if dataset.is_here(split):
-        dataset.require_size(c.side, f"a drawing of {pipeline.name}")
-        there = CaptionedImages(dataset, split)
-        vectors = None if pipeline.encoder is None else sentence_vectors(dataset, split, there.captions, pipeline.encoder)
-        batch = CaptionBatches(there, pipeline.vocabulary, noise_shape, colours=c.colours, batch_size=1, vectors=vectors).fixed(images)
-    else:
-        dataset = dataclasses.replace(dataset, vocabulary=pipeline.vocabulary)
-        streamed = ShardBatches(dataset, split, noise_shape, side=c.side, colours=c.colours, batch_size=1, encoder=pipeline.encoder)
-        batch = streamed.fixed(images)
-    with _progress() as progress:
-        bar = progress.add_task("estimating the bound", total=len(batch) * bound_samples)
-        likelihood = lower_bound(
+    model, dataset = pipeline.model, PreparedDataset.open(data)
+    if measures.shortlist is not None and (not isinstance(model, LikelihoodModel) or model.config.conditioning == "none"):
+        raise ValueError(f"{pipeline.name} cannot rank images by captions: it has no bound, or hears no captions")
+    if not isinstance(model, LikelihoodModel) and not measures.similarity:
+        raise ValueError(f"{pipeline.name} has no bound; --similarity can be measured of it")
+    *others, main = SPLITS if measures.split == "all" else (measures.split,)
+    about = {"data": dataset.about(), "side": dataset.manifest.side, "resize": dataset.manifest.fit, "seed": measures.seed}
+    about |= _versions(pipeline)
+    bars, result = _Bars(sharing), _result(pipeline)
+    with bars.progress:
+        for split in (*others, main):
+            there = _captioned(pipeline, dataset, split, measures.images, sharing)
+            protocol = {**about, "split": split, "images": len(there.batch)}
+            if isinstance(model, LikelihoodModel):
+                found = _bounds(model, there.batch, there.captions, measures, sharing, bars, protocol)
+                result.setdefault("other_splits", {})[split] = found
+        if isinstance(model, LikelihoodModel):
+            result["likelihood"] = result["other_splits"].pop(main)
+            if not others:
+                del result["other_splits"]
+            if measures.shortlist is not None:
+                result["retrieval"] = _retrieval(pipeline, model, dataset, there, measures, sharing, bars, protocol)
+        if measures.similarity:
+            result["similarity"] = _similarity(pipeline, there, measures, sharing, bars, protocol)
+    return result
+
+
+def _bounds(
+    model: LikelihoodModel,
+    batch: Batch,
+    captions: Sequence[str],
+    measures: Measures,
+    sharing: Sharing,
+    bars: _Bars,
+    protocol: dict[str, Any],
+) -> dict[str, Any]:
+    """The bound of captioned images, and of the sharpened ones where that is wanted."""
+
+    def bound(what: str, sharpen: Sharpen | None = None) -> Likelihood:
+        return lower_bound(
             model,
             batch.images,
             batch.tokens,
             batch.mask,
             batch.vectors,
-            samples=bound_samples,
-            seed=seed,
-            advance=lambda pairs: progress.advance(bar, pairs),
+            samples=measures.bound_samples,
+            seed=measures.seed,
+            sharpen=sharpen,
+            sharing=sharing,
+            advance=bars.start(what, len(batch) * measures.bound_samples),
         )
-    protocol = {
-        "observation": model.observation,
-        "data": dataset.about(),
-        "split": split,
-        "images": len(batch),
-        "samples": bound_samples,
-        "seed": seed,
-        **_versions(pipeline),
+
+    told = protocol | {"observation": model.observation, "samples": measures.bound_samples}
+    found = _likelihood(told, bound(f"estimating the {protocol['split']} bound"))
+    if measures.sharpen is not None:
+        found["sharpened"] = bound(f"the same of sharpened {protocol['split']} images", measures.sharpen(captions)).to_dict()
+    return found
+
+
+def _retrieval(
+    pipeline: Pipeline,
+    model: LikelihoodModel,
+    dataset: PreparedDataset,
+    there: _Captioned,
+    measures: Measures,
+    sharing: Sharing,
+    bars: _Bars,
+    protocol: dict[str, Any],
+) -> dict[str, Any]:
+    """Retrieval of each caption's image from its shortlist."""
+    assert measures.shortlist is not None
+    if there.whole is None:
+        raise ValueError(f"{dataset.folder}: is not on this machine, and retrieval needs all of its {there.split} images at once")
+    pixels = there.whole.all_pixels(model.config.colours)
+    shortlists, source = _shortlists(measures.shortlist, measures.candidates, pixels, there, sharing)
+    mean, captions = _mean_sentence(pipeline, model, dataset, sharing, bars)
+    pairs = (shortlists.numel() + len(shortlists.unique())) * measures.retrieval_samples
+    scores = retrieval.likelihood_ratios(
+        model,
+        pixels,
+        there.batch.tokens,
+        there.batch.mask,
+        there.batch.vectors,
+        mean,
+        shortlists,
+        samples=measures.retrieval_samples,
+        seed=measures.seed,
+        sharing=sharing,
+        advance=bars.start("ranking the images of shortlists", pairs),
+    )
+    own = (shortlists == there.image_of[:, None]).int().argmax(dim=1)
+    told = {"version": retrieval.METRIC_VERSION, "shortlist": source, "training_captions": captions, "samples": measures.retrieval_samples}
+    return {
+        "metric": "image retrieval by bound(x | caption) - bound(x | mean caption)",
+        "protocol": protocol | told,
+        **retrieval.summary(scores, own, measures.seed),
     }
-    return _result(pipeline, likelihood=_likelihood(protocol, likelihood))
+
+
+def _shortlists(name: str, candidates: int | None, pixels: Tensor, there: _Captioned, sharing: Sharing) -> tuple[Tensor, dict[str, str]]:
+    """Shortlists [N, K], and what made them."""
+    if (path := Path(name)).is_file():
+        if candidates is not None:
+            raise ValueError(f"--candidates {candidates}: the shortlists of {name} have a length of their own")
+        assert there.whole is not None
+        shortlists = retrieval.read_shortlists(path, there.rows, there.image_of, len(pixels), len(there.whole.captions))
+        return shortlists, {"file": path.name, "sha256": file_sha256(path)}
+    folder = find_model(name)
+    vgg, sha256 = retrieval.load_vgg(folder)
+    features = retrieval.image_features(vgg, pixels, sharing)
+    shortlists = retrieval.nearest_shortlists(features, there.image_of, 100 if candidates is None else candidates)
+    return shortlists, {"extractor": folder.parent.name if folder.name == "model" else folder.name, "sha256": sha256}
+
+
+def _mean_sentence(
+    pipeline: Pipeline, model: LikelihoodModel, dataset: PreparedDataset, sharing: Sharing, bars: _Bars
+) -> tuple[Tensor, int]:
+    """The mean sentence representation [D] of the training captions, and how many they are."""
+    training = CaptionedImages(dataset, "train")
+    if pipeline.encoder is not None:
+        with sharing.first_ahead():
+            vectors = sentence_vectors(dataset, "train", training.captions, pipeline.encoder)
+        sums = sum(torch.from_numpy(vectors[i : i + 1000].astype("float64")).sum(dim=0) for i in range(0, len(vectors), 1000))
+        return torch.as_tensor(sums) / len(vectors), len(vectors)
+    numbers = sorted(filter(None, map(pipeline.vocabulary.numbered, training.captions)), key=len)  # those of no known word do not count
+    steps = range(0, len(numbers), retrieval.CAPTIONS_AT_ONCE)
+    batches = [pad(numbers[start : start + retrieval.CAPTIONS_AT_ONCE]) for start in steps]
+    advance = bars.start("reading the training captions", len(numbers))
+    return retrieval.mean_sentence(model, batches, sharing, advance), len(numbers)
+
+
+def _similarity(
+    pipeline: Pipeline, there: _Captioned, measures: Measures, sharing: Sharing, bars: _Bars, protocol: dict[str, Any]
+) -> dict[str, Any]:
+    """Similarity of drawings with the images of their captions, and of sharpened ones where that is wanted."""
+    samples = similarity.SAMPLES if measures.samples is None else measures.samples
+    batch = there.batch
+
+    def measured(what: str, sharpen: Sharpen | None = None) -> dict[str, Any]:
+        return similarity.similarity(
+            pipeline.model,
+            batch.images,
+            batch.tokens,
+            batch.mask,
+            batch.vectors,
+            samples=samples,
+            seed=measures.seed,
+            sharpen=sharpen,
+            sharing=sharing,
+            advance=bars.start(what, len(batch) * samples),
+        )
+
+    told = {"version": similarity.METRIC_VERSION, "samples": samples, "window": similarity.WINDOW, "data_range": 1.0}
+    found = {"metric": "similarity of drawings with the images of their captions", "protocol": protocol | told}
+    found |= measured("drawing and comparing")
+    if measures.sharpen is not None:
+        found["sharpened"] = measured("the same of sharpened drawings", measures.sharpen(there.captions))
+    return found
 
 
 def _versions(pipeline: Pipeline) -> dict[str, str]:
@@ -110,34 +317,42 @@ def _result(pipeline: Pipeline, **metrics: dict[str, Any]) -> dict[str, Any]:
     return {"model": pipeline.name, "weights_sha256": pipeline.config["sha256"][WEIGHTS], **metrics}
 
 
-def evaluate_digits(
-    pipeline: Pipeline, *, data: Path | None, split: Split, samples: int, bound_samples: int, images: int, seed: int
-) -> dict[str, Any]:
+def evaluate_digits(pipeline: Pipeline, data: Path | None, measures: Measures, sharing: Sharing) -> dict[str, Any]:
     """Caption accuracy over all 440 captions, and the bound, where there is one, on fresh canvases of seen configurations; JSON-ready.
 
     Args:
         pipeline: a model of captioned digits.
         data: folder of MNIST's files, for models trained on MNIST; None for the cache or a download.
-        split: digits that the canvases of the bound, and the real canvases of caption accuracy, are made of.
-        samples: drawings of each caption.
-        bound_samples: L of equation 15.
-        images: canvases for the bound.
-        seed: of everything random.
+        measures: what to measure; of the split are the digits that the canvases are made of.
+        sharing: among processes.
 
     Raises:
-        ValueError: the digits are missing or damaged.
+        ValueError: the digits are missing or damaged, or retrieval or similarity is asked for.
     """
-    trained_on = pipeline.config["data"]
+    if measures.shortlist is not None or measures.similarity or measures.sharpen is not None or measures.split == "all":
+        raise ValueError(
+            f"{pipeline.name} draws captioned digits, of which caption accuracy and the bound of one split are measured; retrieval, "
+            "similarity and sharpening are for prepared datasets"
+        )
+    samples = CAPTION_SAMPLES if measures.samples is None else measures.samples
+    trained_on, split, seed = pipeline.config["data"], measures.split, measures.seed
     held_out = HeldOut(tuple(tuple(hidden) for hidden in trained_on["held_out"]))
     recipe = DigitsData.model_validate({k: v for k, v in trained_on.items() if k != "held_out"})
-    digits = load_digits(recipe.source, split, data)
+    with sharing.first_ahead():
+        digits = load_digits(recipe.source, split, data)
     reader = load_reader()
-    model = pipeline.model
-    estimates = f", {images * bound_samples:,} posterior samples" if isinstance(model, LikelihoodModel) else ""
-    work = f"{440 * samples:,} drawings{estimates}"
-    print(f"measuring {pipeline.name}: {work}; a minute or a few", file=sys.stderr)  # the bar shows on terminals alone
-    with _progress() as progress:
-        bar = progress.add_task("drawing the 440 captions", total=440 * samples)
+    model, bars = pipeline.model, _Bars(sharing)
+    if sharing.is_first:
+        estimates = f", {measures.images * measures.bound_samples:,} posterior samples" if isinstance(model, LikelihoodModel) else ""
+        work = f"{440 * samples:,} drawings{estimates}"
+        print(f"measuring {pipeline.name}: {work}; a minute or a few", file=sys.stderr)  # the bar shows on terminals alone
+    with bars.progress:
+        advance, done_before = bars.start("drawing the 440 captions", 440 * samples), [0]
+
+        def progress(done: int, _: int) -> None:
+            advance(done - done_before.pop())
+            done_before.append(done)
+
         accuracy = caption_accuracy(
             pipeline.images,
             reader,
@@ -146,32 +361,22 @@ def evaluate_digits(
             split=split,
             samples=samples,
             seed=seed,
-            progress=lambda done, _: progress.update(bar, completed=done),
+            sharing=sharing,
+            progress=progress,
         )
         if not isinstance(model, LikelihoodModel):
             return _result(pipeline, caption_accuracy=accuracy)
-        canvases = CanvasMaker(digits, held_out, recipe.variant).make(images, generator("evaluation", seed))
-        tokens, mask = caption_tokens(canvases, pipeline.vocabulary)
-        bar = progress.add_task("estimating the bound", total=images * bound_samples)
-        likelihood = lower_bound(
-            model,
-            canvases.images.float() / 255,
-            tokens,
-            mask,
-            samples=bound_samples,
-            seed=seed,
-            advance=lambda pairs: progress.advance(bar, pairs),
-        )
-    protocol = {
-        "observation": model.observation,
-        "data": recipe.source,
-        "variant": recipe.variant,
-        "split": split,
-        "configurations": "seen",
-        "held_out": [list(hidden) for hidden in held_out.digits],
-        "images": images,
-        "samples": bound_samples,
-        "seed": seed,
-        **_versions(pipeline),
-    }
-    return _result(pipeline, caption_accuracy=accuracy, likelihood=_likelihood(protocol, likelihood))
+        canvases = CanvasMaker(digits, held_out, recipe.variant).make(measures.images, generator("evaluation", seed))
+        batch = Batch(canvases.images.float() / 255, *caption_tokens(canvases, pipeline.vocabulary), torch.empty(0))
+        protocol = {
+            "data": recipe.source,
+            "variant": recipe.variant,
+            "split": split,
+            "configurations": "seen",
+            "held_out": [list(hidden) for hidden in held_out.digits],
+            "images": measures.images,
+            "seed": seed,
+            **_versions(pipeline),
+        }
+        likelihood = _bounds(model, batch, [], measures, sharing, bars, protocol)
+    return _result(pipeline, caption_accuracy=accuracy, likelihood=likelihood)

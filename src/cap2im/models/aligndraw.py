@@ -245,9 +245,12 @@ class DRAW(LikelihoodModel):
                 means.append(posterior.mean)
                 log_sigmas.append(posterior.log_sigma)
             posterior = Gaussian(torch.stack(means, dim=1), torch.stack(log_sigmas, dim=1))  # [B, T, Z]
-            kl = posterior.kl(self.prior_sequence(torch.stack(hidden, dim=1)))  # [B, T]
+            prior = self.prior_sequence(torch.stack(hidden, dim=1))
+            kl = posterior.kl(prior)  # [B, T]
+            with torch.no_grad():
+                log_ratio, pictures = posterior.log_ratio(prior, noise).sum(dim=1), state.canvas.sigmoid()
         reconstruction = F.binary_cross_entropy_with_logits(state.canvas, images, reduction="none")  # [B, C, A, A]
-        return Bound(reconstruction.flatten(1).sum(dim=1), kl)
+        return Bound(reconstruction.flatten(1).sum(dim=1), kl, log_ratio, pictures)
 
     def prior_sequence(self, hidden: Tensor) -> Gaussian:
         """Priors of z_1..z_T [B, T, Z] from the states before each step [B, T, D]; the first is N(0, I)."""

@@ -61,6 +61,11 @@ class Gaussian:
         gap = (self.mean - prior.mean).square() + (2 * self.log_sigma).exp()
         return 0.5 * (gap * (-2 * prior.log_sigma).exp() - 1 - 2 * (self.log_sigma - prior.log_sigma)).sum(dim=-1)
 
+    def log_ratio(self, prior: Gaussian, noise: Tensor) -> Tensor:
+        """log self(z) - log prior(z) in nats at z = `sample(noise)`, summed over the last axis; its mean over noise is `kl`."""
+        away = (self.sample(noise) - prior.mean) * (-prior.log_sigma).exp()
+        return 0.5 * (away.square() - noise.square() - 2 * (self.log_sigma - prior.log_sigma)).sum(dim=-1)
+
 
 def standard_normal(like: Tensor, latent: int) -> Gaussian:
     """N(0, I) with the leading axes of `like`."""
@@ -75,10 +80,14 @@ class Bound:
     Attributes:
         reconstruction: [B] -log P(x | y, z).
         kl: [B, T] KL of posterior and prior at each glimpse.
+        log_ratio: [B] log Q(z | x, y) - log P(z | y) of the very sample, of which `kl` is the expectation; without gradient.
+        pictures: [B, C, A, A] pixel means in 0..1 of P(x | y, z); without gradient.
     """
 
     reconstruction: Tensor
     kl: Tensor
+    log_ratio: Tensor
+    pictures: Tensor
 
     @property
     def value(self) -> Tensor:

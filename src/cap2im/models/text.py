@@ -38,6 +38,10 @@ class EncodedText:
     sentence: Tensor
     mask: Tensor
 
+    def __getitem__(self, rows: Tensor) -> EncodedText:
+        """The captions of some rows [N], which may repeat."""
+        return EncodedText(self.words[rows], self.sentence[rows], self.mask[rows])
+
 
 def sentences_as_text(vectors: Tensor) -> EncodedText:
     """Ready sentence vectors [B, D], as a text of one word."""

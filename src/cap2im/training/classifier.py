@@ -31,7 +31,6 @@ from cap2im.training.loop import RunLog, make_accelerator, prepare_processor, pr
 from cap2im.training.trainee import Trainee, resume_state
 
 VALIDATION_BATCH = 500
-ROWS_AT_ONCE = 5_000
 
 
 def learning_rate(train: ClassifierTraining, step: int, total: int) -> float:
@@ -61,8 +60,7 @@ class LabelledImages:
         if low < 0 or high >= classes:
             there = f"images have classes {low} to {high}" if low >= 0 else "images have no classes"
             raise ValueError(f"{dataset.folder}: {split} {there}, 0 to {classes - 1} are needed (model.classes)")
-        rows = range(len(images))
-        self.pixels = torch.cat([images.pixels(rows[start : start + ROWS_AT_ONCE], 3) for start in rows[::ROWS_AT_ONCE]])
+        self.pixels = images.all_pixels(3)
 
     def __len__(self) -> int:
         return len(self.pixels)
