@@ -330,6 +330,8 @@ def _print_evaluation(result: dict[str, Any]) -> None:
         _print_bound(stdout, "bound", likelihood, f"; {protocol['split']} images, n = {likelihood['images']}, L = {likelihood['samples']}")
         if "sharpened" in likelihood:
             _print_bound(stdout, "after sharpening", likelihood["sharpened"])
+    if "likelihood" not in result:
+        stdout.print("no bound: a model of this kind has no likelihood", soft_wrap=True)
     if "retrieval" in result:
         stdout.print(_retrieval_table(result["model"], result["retrieval"]))
     if "similarity" in result:

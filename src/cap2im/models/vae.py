@@ -147,8 +147,11 @@ class VAE(LikelihoodModel):
         deviation = self.config.deviation
         constant = math.log(deviation) + 0.5 * math.log(2 * math.pi)
         reconstruction = 0.5 * ((images - means) / deviation).square() + constant  # [B, C, A, A]
-        kl = posterior.kl(standard_normal(posterior.mean, self.config.latent))  # [B]
-        return Bound(reconstruction.flatten(1).sum(dim=1), kl.unsqueeze(1))
+        prior = standard_normal(posterior.mean, self.config.latent)
+        kl = posterior.kl(prior)  # [B]
+        with torch.no_grad():
+            log_ratio = posterior.log_ratio(prior, noise.squeeze(1))
+        return Bound(reconstruction.flatten(1).sum(dim=1), kl.unsqueeze(1), log_ratio, means.detach())
 
     def sample(self, text: EncodedText | None, noise: Tensor) -> DrawnSequence:
         """Draws from the prior, at once; noise is [B, 1, Z] standard normal."""
