@@ -148,6 +148,8 @@ def evaluate_captions(pipeline: Pipeline, data: str | Path, measures: Measures, 
     model, dataset = pipeline.model, PreparedDataset.open(data)
     if measures.shortlist is not None and (not isinstance(model, LikelihoodModel) or model.config.conditioning == "none"):
         raise ValueError(f"{pipeline.name} cannot rank images by captions: it has no bound, or hears no captions")
+    if not isinstance(model, LikelihoodModel) and not measures.similarity:
+        return _result(pipeline)
     *others, main = SPLITS if measures.split == "all" else (measures.split,)
     about = {"data": dataset.about(), "side": dataset.manifest.side, "resize": dataset.manifest.fit, "seed": measures.seed}
     about |= _versions(pipeline)

@@ -100,7 +100,7 @@ def lower_bound(
         text = model.encode(tokens[rows].to(device), mask[rows].to(device), given, alone=True)
         for sample in range(samples):
             noise = item_noise("bound", seed, rows.tolist(), sample, model.noise_shape)
-            bound = model.bound(here, text, noise.to(device))
+            bound = model.bound(here, text, noise.to(here))
             reconstruction = bound.reconstruction
             if sharpen is not None:
                 means = sharpen(bound.pictures, rows).clamp(EPSILON, 1 - EPSILON)

@@ -115,6 +115,8 @@ def read_shortlists(path: Path, captions: Tensor, image_of: Tensor, images: int,
     """
     table = read_pickle(path)
     try:
+        if not isinstance(table, (list, tuple, np.ndarray)):
+            raise TypeError
         lists = np.stack([np.asarray(row) for row in table])
     except (TypeError, ValueError):
         raise ValueError(f"{path}: not a list of lists of image numbers, all of one length") from None

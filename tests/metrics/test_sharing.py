@@ -1,0 +1,108 @@
+"""Several processes measure what one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cap2im.checkpoint import write_model
+from cap2im.config import DRAWRecipe, load_recipe
+from cap2im.metrics.evaluation import evaluate
+from cap2im.metrics.sharing import Sharing
+from cap2im.models.vgg import VGG, VGGConfig
+from cap2im.pipeline import Pipeline
+from cap2im.training.bound import BoundTrainee
+from cap2im.training.material import training_material
+from tests.prepared import COLOURS, prepared_dataset
+from tests.tiny import tiny_model
+
+ROOT = Path(__file__).parents[2]
+SIZES = ("side=12", "glimpses=2", "inference_units=8", "generative_units=8", "latent=3", "language_units=4", "align_features=4")
+PATCHES = ("read_patch=3", "write_patch=3")
+HOW = {
+    "split": "all",
+    "images": 5,
+    "bound_samples": 2,
+    "samples": 3,
+    "candidates": 4,
+    "retrieval_samples": 2,
+    "similarity": True,
+    "seed": 1,
+}
+
+MEASURE = """
+import json, sys
+from cap2im.metrics.evaluation import evaluate
+from cap2im.metrics.sharing import Sharing
+from cap2im.pipeline import Pipeline
+words, digits, data, vgg, how, out = sys.argv[1:]
+sharing = Sharing.launched()
+found = [evaluate(Pipeline.load(words), data=data, sharing=sharing, shortlist=vgg, **json.loads(how))]
+found += [evaluate(Pipeline.load(digits), data=None, sharing=sharing, samples=1, images=3, bound_samples=2)]
+if sharing.is_first:
+    json.dump([sharing.count, found], open(out, "w"))
+"""
+
+
+def models(folder: Path) -> tuple[Path, Path, Path, Path]:
+    """A model of captioned images, one of captioned digits, a dataset, and a VGG-like network."""
+    data = prepared_dataset(folder / "data", side=12, train=8, validation=4, test=7)
+    recipe = load_recipe("aligndraw-cifar", [f"model.{change}" for change in SIZES + PATCHES] + ["train.batch_size=4"])
+    assert isinstance(recipe, DRAWRecipe)
+    material = training_material(recipe, data)
+    trainee = BoundTrainee(material.recipe, material.vocabulary, material.about, command="")
+    words, vgg = folder / "words", folder / "vgg"
+    words.mkdir()
+    write_model(words, trainee.model.state_dict(), trainee.config())
+    network = VGG(VGGConfig(width=1, classes=len(COLOURS)))
+    vgg.mkdir()
+    write_model(vgg, network.state_dict(), {"kind": "classifier", "model": network.config.model_dump()})
+    return words, tiny_model(folder / "digits"), data, vgg
+
+
+def close(found: object, expected: object, where: str = "") -> None:
+    """Equal, but for rounding."""
+    if isinstance(expected, dict):
+        assert isinstance(found, dict)
+        assert found.keys() == expected.keys(), where
+        for key, value in expected.items():
+            close(found[key], value, f"{where}.{key}")
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=1e-5, nan_ok=True), where
+    else:
+        assert found == expected, where
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(tmp_path):
+    words, digits, data, vgg = models(tmp_path)
+    script, out = tmp_path / "measure.py", tmp_path / "two.json"
+    script.write_text(MEASURE)
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    launch += ["--dynamo_backend", "no", "--main_process_port", "0", str(script)]
+    arguments = [*map(str, (words, digits, data, vgg)), json.dumps(HOW), str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, *launch, *arguments], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    count, (of_words, of_digits) = json.loads(out.read_text())
+    assert count == 2
+    alone = evaluate(Pipeline.load(str(words)), data=data, shortlist=str(vgg), **HOW)
+    assert alone.keys() == {"model", "weights_sha256", "other_splits", "likelihood", "retrieval", "similarity"}
+    close(of_words, json.loads(json.dumps(alone)))
+    close(of_digits, json.loads(json.dumps(evaluate(Pipeline.load(str(digits)), data=None, samples=1, images=3, bound_samples=2))))
+
+
+def test_shares_cover_everything_once():
+    for items in (0, 1, 2, 7, 100):
+        for count in (1, 2, 3, 8):
+            runs = [Sharing(index, count).mine(items) for index in range(count)]
+            assert [item for run in runs for item in run] == list(range(items))
+            assert max(map(len, runs)) - min(map(len, runs)) <= 1
+    part = torch.rand(3)
+    assert Sharing().joined(part) is part
