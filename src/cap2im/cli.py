@@ -327,7 +327,8 @@ def _print_evaluation(result: dict[str, Any]) -> None:
         stdout.print(_accuracy_table(result["model"], result["caption_accuracy"]))
     for likelihood in (*result.get("other_splits", {}).values(), *([result["likelihood"]] if "likelihood" in result else [])):
         protocol = likelihood["protocol"]
-        _print_bound(stdout, "bound", likelihood, f"; {protocol['split']} images, n = {likelihood['images']}, L = {likelihood['samples']}")
+        told = f"; {protocol['split']} images, n = {likelihood['images']}, L = {likelihood['samples']}; pixels: {protocol['observation']}"
+        _print_bound(stdout, "bound", likelihood, told)
         if "sharpened" in likelihood:
             _print_bound(stdout, "after sharpening", likelihood["sharpened"])
     if "likelihood" not in result:

@@ -1,8 +1,9 @@
-"""What is measured of models without a likelihood."""
+"""What is measured of models, on the command line, too, and of models without a likelihood."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from cap2im import cli
 from cap2im.metrics.evaluation import evaluate
 from cap2im.models.interface import DrawingModel, DrawnSequence
 from cap2im.pipeline import Pipeline
+from tests.metrics.test_sharing import models
 from tests.prepared import prepared_dataset
 from tests.tiny import tiny_model
 
@@ -59,3 +61,48 @@ def test_pictures_that_need_no_sigmoid_stay_as_they_are(pipeline):
     assert not drawing.canvases.any()
     assert drawing.boxes is None
     assert not pipeline.images(["the digit three"], [0]).any()
+
+
+def test_retrieval_and_similarity_on_the_command_line(run, tmp_path):
+    words, digits, data, vgg = map(str, models(tmp_path))
+    measure = ("evaluate", words, "--data", data, "--images", "6", "--bound-samples", "2", "--out", "e.json")
+    code, out, err = run(*measure, "--shortlist", vgg, "--candidates", "6", "--similarity", "--samples", "2")
+    assert code == 0, err
+    result = json.loads((tmp_path / "e.json").read_text())
+    retrieval, similarity = result["retrieval"], result["similarity"]
+    assert (retrieval["captions"], retrieval["candidates"], retrieval["R@1"]["chance"]) == (6, 6, 1 / 6)
+    protocol = retrieval["protocol"]
+    assert protocol["shortlist"]["sha256"] == json.loads((tmp_path / "vgg" / "config.json").read_text())["sha256"]["model.safetensors"]
+    assert (protocol["split"], protocol["samples"], protocol["training_captions"], protocol["resize"]) == ("test", 1, 16, "stretch")
+    assert -1 < similarity["ssim"]["mean"] < 1
+    assert similarity["protocol"]["samples"] == 2
+    for told in ("image retrieval", "R@5, %", "median rank", "chance", "SSIM", "importance-weighted", "pixels: bernoulli"):
+        assert told in out, told
+    for arguments, problem in (
+        ((*measure, "--candidates", "5"), "--candidates 5: without --shortlist there are none to rank"),
+        ((*measure, "--shortlist", vgg), "shortlists of 100 images out of 7: at least 2 are needed, and no more than there are"),
+        ((*measure, "--shortlist", words), "a model of kind 'draw', where a classifier is needed"),
+        ((*measure, "--shortlist", "nowhere"), "unknown model 'nowhere'"),
+        (("evaluate", digits, "--similarity"), "retrieval, similarity and sharpening are for prepared datasets"),
+    ):
+        code, _, err = run(*arguments)
+        assert code == 2
+        assert problem in err.splitlines()[-1]
+
+
+def test_the_bound_of_every_split_and_sharpened(tmp_path):
+    words, _, data, _ = models(tmp_path)
+    heard = []
+
+    def sharpen(captions):
+        heard.append(len(captions))
+        return lambda pictures, rows: 0.5 * pictures
+
+    how = {"split": "all", "images": 5, "bound_samples": 1, "seed": 0}
+    result = evaluate(Pipeline.load(str(words)), data=data, sharpen=sharpen, **how)
+    assert list(result["other_splits"]) == ["train", "validation"]
+    splits = [*result["other_splits"].values(), result["likelihood"]]
+    assert [found["protocol"]["split"] for found in splits] == ["train", "validation", "test"]
+    assert heard == [5, 5, 5]
+    assert all(found["sharpened"]["kl"] == found["kl"] and found["sharpened"]["bound"] != found["bound"] for found in splits)
+    assert "sharpened" not in evaluate(Pipeline.load(str(words)), data=data, **how)["likelihood"]
