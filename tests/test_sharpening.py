@@ -13,11 +13,10 @@ from cap2im.checkpoint import write_model
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.models.aligndraw import DRAW, DRAWConfig
 from cap2im.models.lapgan import Sharpener, SharpenerConfig
-from cap2im.models.skipthoughts import SkipThoughts, SkipThoughtsConfig
 from cap2im.pipeline import Pipeline, Sharpening
 from tests.convert.legacy import golden_arrays, write_hdf5
 from tests.parity.golden import distance, golden
-from tests.tiny import tiny_model
+from tests.tiny import tiny_encoder, tiny_model
 
 CAPTIONS = ["the digit three is at the top of the digit one", "the digit 7 is at the bottom left of the image ."]
 WORDS = Vocabulary.build(
@@ -37,14 +36,6 @@ def sharpener(folder, **changes):
     sizes = {"side": 60, "colours": 1, "conditioning": "mean", "vocabulary_size": len(WORDS), "language_units": 4}
     model = Sharpener(SharpenerConfig(**{**sizes, "features": 4, "kernels": (5, 3, 3), **changes}))
     return write(folder, "sharpener", model, vocabulary=WORDS.model_dump())
-
-
-def sentence_encoder(folder, features=16):
-    torch.manual_seed(0)
-    model = SkipThoughts(SkipThoughtsConfig(uni=features - 4, bi=2, embedding=3), len(WORDS))
-    folder.mkdir(parents=True)
-    config = {"kind": "sentence-encoder", "model": SkipThoughtsConfig(uni=features - 4, bi=2, embedding=3).model_dump()}
-    write_model(folder, model.state_dict(), {**config, "vocabulary": WORDS.model_dump()})
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +93,7 @@ def test_the_authors_sharpening_network_sharpens_drawings(run, tmp_path):
         "cap2im: sharpener: hears sentence vectors and has no encoder of them: put one into sharpener/sentence-encoder "
         "(cap2im convert makes one of the authors' skip-thought tables)\n"
     )
-    sentence_encoder(tmp_path / "sharpener" / "sentence-encoder")
+    tiny_encoder(tmp_path / "sharpener" / "sentence-encoder", 16)
     code, out, err = run(*arguments)
     assert code == 0, err
     (sample,) = [path for path in json.loads(out)[0]["files"] if path.endswith("sample-1.png")]
@@ -128,7 +119,7 @@ def test_what_does_not_fit_is_told_in_one_line(run, tmp_path, folders):
     assert refused(folders[0]) == f"{folders[0]}: a model of kind 'draw' does not sharpen"
     assert refused("nowhere").startswith("unknown model 'nowhere'")
     heard = write(tmp_path / "deaf", "sharpener", Sharpener(SharpenerConfig(side=60, colours=1, sentence_features=5, features=2)))
-    sentence_encoder(heard / "sentence-encoder")
+    tiny_encoder(heard / "sentence-encoder", 16)
     assert refused("deaf") == "deaf/sentence-encoder: answers 16 features, the model in deaf hears 5"
     sharpener(tmp_path / "wrong", vocabulary_size=3)
     assert refused("wrong") == f"wrong: 3 word vectors for {len(WORDS)} words"

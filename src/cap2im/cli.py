@@ -109,7 +109,8 @@ def _read_captions(captions: list[str], file: Path | None) -> list[str]:
 
 @app.command(
     epilog='Examples: cap2im draw "the digit three is at the top of the digit one" --samples 8 | '
-    "cap2im draw --file captions.txt --out drawings | echo 'the digit 7 is at the top left of the image' | cap2im draw --file -"
+    "cap2im draw --file captions.txt --sharpen runs/sharp --out drawings | "
+    "echo 'the digit 7 is at the top left of the image' | cap2im draw --file -"
 )
 def draw(
     captions: Annotated[list[str] | None, typer.Argument(help="What to draw; each caption in quotes.")] = None,
@@ -161,6 +162,7 @@ def draw(
         "cap2im train aligndraw-mnist --data mnist/ --set train.batch_size=64",
         "cap2im train aligndraw-mnist --data mnist/ --resume",
         "cap2im train aligndraw-coco --data prepared/ --run runs/mine",
+        "cap2im train sharpener-mnist --data mnist/",
         "cap2im train skipthoughts --data sentences.txt",
         "accelerate launch --multi_gpu --num_processes 2 -m cap2im train aligndraw-mnist",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 
@@ -15,10 +16,12 @@ import cap2im.training.gan as training
 from cap2im.checkpoint import checkpoints, load_checkpoint, read_config, read_weights
 from cap2im.config import GANTraining, load_recipe
 from cap2im.data.vocabulary import Vocabulary
+from cap2im.metrics.evaluation import evaluate
 from cap2im.pipeline import Pipeline, Sharpening
 from cap2im.training.gan import GANTrainee, learning_rate, momentum, train
 from cap2im.training.loop import make_accelerator
-from cap2im.training.material import training_material
+from tests.prepared import prepared_dataset
+from tests.tiny import tiny_encoder
 
 CHANGES = (
     "data.source=digits",
@@ -52,39 +55,20 @@ def stats(run, *names):
     return [{name: line[name] for name in ("step", *names)} for line in lines if all(name in line for name in names)]
 
 
-def copies(module):
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def moved(module, before):
-    return {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
-
-
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_an_update_moves_one_side_alone(optimizer):
-    wanted = recipe("lapgan", f"train.optimizer={optimizer}", "train.momentum=0.7", "train.dropout=0.0")
-    material = training_material(wanted, None)
-    trainee, accelerator = GANTrainee(wanted, material.vocabulary, material.about, ""), make_accelerator("cpu")
-    trainee.prepare(accelerator)
-    generators, discriminators = trainee.model.generators, trainee.model.discriminators
-    for step in range(3):  # later ones have momentum that could carry the other side along
-        batch = material.batches.at(step)
-        drawn = generators(batch.images, batch.tokens, batch.mask, batch.noise)
-        before = copies(trainee.model)
-        pairs = {name: [training.level_of(batch.images, name), picture.detach()] for name, picture in drawn.items()}
-        verdicts = discriminators(pairs, batch.tokens, batch.mask)
-        trainee.update(discriminators, sum(training.discriminator_loss(*logits) for logits in verdicts.values()), accelerator)
-        changed = moved(trainee.model, before)
-        assert changed
-        assert all(name.startswith("discriminators.") for name in changed)
-        assert {name.split(".")[2] for name in changed} == {"coarse", "fine"}
-        before = copies(trainee.model)
-        discriminators.requires_grad_(False)
-        verdicts = discriminators({name: [picture] for name, picture in drawn.items()}, batch.tokens, batch.mask)
-        discriminators.requires_grad_(True)
-        trainee.update(generators, sum(training.generator_loss(logits) for (logits,) in verdicts.values()), accelerator)
-        changed = moved(trainee.model, before)
-        assert {".".join(name.split(".")[:3]) for name in changed} == {"generators.model.coarse", "generators.model.fine"}
+def test_each_update_moves_one_side_alone_and_both_levels_of_it(tmp_path, monkeypatch, optimizer):
+    updates, update = [], GANTrainee.update
+
+    def watched(trainee, networks, loss, accelerator):
+        before = {name: value.clone() for name, value in trainee.model.state_dict().items()}
+        update(trainee, networks, loss, accelerator)
+        changed = {name for name, value in trainee.model.state_dict().items() if not torch.equal(value, before[name])}
+        updates.append({".".join(name.split(".")[:3]) for name in changed})
+
+    monkeypatch.setattr(GANTrainee, "update", watched)
+    train(recipe("lapgan", f"train.optimizer={optimizer}", "train.momentum=0.7", "train.epochs=1"), tmp_path, device="cpu")
+    assert updates[0::2] == [{"discriminators.levels.coarse", "discriminators.levels.fine"}] * 5
+    assert updates[1::2] == [{"generators.model.coarse", "generators.model.fine"}] * 5
 
 
 def test_discriminators_learn_to_tell_bright_from_dark():
@@ -211,3 +195,21 @@ def test_from_the_command_line_to_sharpened_drawings(run, tmp_path):
     for wrong in ("--compile", "--from=lapgan"):
         code, _, err = run("train", "lapgan-mnist", "--run", "again", wrong)
         assert (code, err) == (2, "cap2im: a lapgan has no --from and no --compile\n")
+
+
+def test_both_learn_from_a_prepared_dataset_with_sentence_vectors(tmp_path):
+    dataset, encoder = prepared_dataset(tmp_path / "prepared"), tiny_encoder(tmp_path / "encoder", 6)
+    small = ("model.side=8", "model.features=3", "train.discriminator_features=3", "train.batch_size=8", "train.epochs=1")
+    small += ("data.shortest=1", "model.sentence_features=6", f"data.sentence_encoder={encoder}")
+    for kind, more in (("lapgan", COARSE), ("sharpener", ())):
+        train(load_recipe(f"{kind}-coco", [*small, *more]), tmp_path / kind, data=dataset, device="cpu", workers=0)
+        assert (tmp_path / kind / "samples").is_dir()
+    other = load_recipe("sharpener-coco", [*small, "model.sentence_features=5"])
+    with pytest.raises(ValueError, match=r"encoder: answers 6 features, the recipe's model.sentence_features is 5"):
+        train(other, tmp_path / "other", data=dataset, device="cpu", workers=0)
+    shutil.rmtree(encoder)  # the models have their own copies
+    pipeline = Pipeline.load(str(tmp_path / "lapgan"), sharpen=str(tmp_path / "sharpener"))
+    one, two = pipeline.draw(["a blue square", "one zebra"])
+    assert one.canvases.shape == (3, 8, 8, 3)
+    assert (one.canvases[1] != two.canvases[1]).any(), "the caption counts"
+    assert "likelihood" not in evaluate(pipeline, data=dataset, split="test", samples=1, bound_samples=1, images=2, seed=0)
