@@ -134,6 +134,9 @@ def test_losses_in_closed_form():
     assert float(generator_loss(undecided)) == pytest.approx(math.log(2))
     assert float(discriminator_loss(sure, -sure)) < 1e-12
     assert float(discriminator_loss(-sure, sure)) == pytest.approx(60)
+    assert float(discriminator_loss(sure, -sure, sure, mismatch_weight=0.5)) == pytest.approx(15), (
+        "right pictures of wrong captions are refused"
+    )
     fooled = torch.zeros(4, requires_grad=True)
     generator_loss(fooled - 30).backward()
     assert float(fooled.grad.sum()) == pytest.approx(-1), "the gradient does not vanish where the discriminator is sure"

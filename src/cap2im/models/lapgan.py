@@ -255,9 +255,13 @@ class LAPGAN(DrawingModel):
 # The losses (Goodfellow et al., arXiv:1406.2661), of logits [B] of any discriminator, in nats
 
 
-def discriminator_loss(real: Tensor, drawn: Tensor) -> Tensor:
-    """-log D(real) - log(1 - D(drawn)), the mean over a batch."""
-    return F.softplus(-real).mean() + F.softplus(drawn).mean()
+def discriminator_loss(real: Tensor, drawn: Tensor, mismatched: Tensor | None = None, *, mismatch_weight: float = 0.0) -> Tensor:
+    """-log D(real) - log(1 - D(drawn)), the mean over a batch.
+
+    Where there are real images with another's caption (Reed et al., arXiv:1605.05396), they are to be refused too, and weighted.
+    """
+    loss = F.softplus(-real).mean() + F.softplus(drawn).mean()
+    return loss if mismatched is None else loss + mismatch_weight * F.softplus(mismatched).mean()
 
 
 def generator_loss(drawn: Tensor) -> Tensor:

@@ -253,10 +253,8 @@ def train(
                 drawn = generators(batch.images, batch.tokens, batch.mask, batch.noise, batch.vectors)
                 pairs = {name: [level_of(batch.images, name), picture.detach()] for name, picture in drawn.items()}
                 verdicts = discriminators(pairs, *captions, mismatched=settings.mismatch_weight > 0)
-            refusals = {name: discriminator_loss(*logits[:2]) for name, logits in verdicts.items()}
-            loss = sum(refusals.values(), torch.zeros((), device=accelerator.device))
-            for _, _, *wrong in verdicts.values():
-                loss = loss + settings.mismatch_weight * sum(nn.functional.softplus(logits).mean() for logits in wrong)
+            refusals = {name: discriminator_loss(*logits, mismatch_weight=settings.mismatch_weight) for name, logits in verdicts.items()}
+            loss = torch.stack(list(refusals.values())).sum()
             stop_if_not_finite("the discriminators' loss", float(accelerator.reduce(loss.detach(), "mean")), step)
             trainee.update(model.discriminators, loss, accelerator)
 
@@ -265,7 +263,7 @@ def train(
                 verdicts = model.discriminators({name: [picture] for name, picture in drawn.items()}, *captions)
             model.discriminators.requires_grad_(True)
             deceptions = {name: generator_loss(logits) for name, (logits,) in verdicts.items()}
-            loss = sum(deceptions.values(), torch.zeros((), device=accelerator.device))
+            loss = torch.stack(list(deceptions.values())).sum()
             stop_if_not_finite("the generators' loss", float(accelerator.reduce(loss.detach(), "mean")), step)
             trainee.update(model.generators, loss, accelerator)
             if trainee.average is not None:
