@@ -108,7 +108,7 @@ class BoundTraining(Section):
 
 
 class GANTraining(Section):
-    """How generators are trained against discriminators. The defaults are LAPGAN's (Denton et al., section 4); of each level on its own."""
+    """How generators are trained against discriminators. The defaults are LAPGAN's (Denton et al., section 3); of each level on its own."""
 
     seed: int = Field(0, ge=0, lt=2**63)
     epochs: int = Field(25, ge=1)

@@ -1,6 +1,6 @@
 """Training a LAPGAN, or a sharpener, the upper level of one, against discriminators: one flat loop.
 
-Source: LAPGAN (Denton et al., arXiv:1506.05751), sections 2.2 and 4; alignDRAW (arXiv:1511.02793), sections 3.4, 4.1.3 and appendix B.
+Source: LAPGAN (Denton et al., arXiv:1506.05751), sections 2.2 to 3; alignDRAW (arXiv:1511.02793), sections 3.4, 4.1.3 and appendix B.
 
 The levels learn side by side and neither from the other: the fine generator completes real images that were blurred, as a sharpener does.
 One optimizer moves all networks: it keeps its state weight by weight and leaves alone what has no gradient.
