@@ -156,7 +156,7 @@ class Sharpening:
         return self.model.hear(tokens.to(self.device), mask.to(self.device))
 
     @torch.inference_mode()
-    def of(self, captions: Sequence[str], unknown: Unknown = "error") -> Callable[[Tensor, slice], Tensor]:
+    def of(self, captions: Sequence[str], unknown: Unknown = "error") -> Callable[[Tensor, slice | Tensor], Tensor]:
         """Sharpens pictures of these captions, which are read once: `(images [n, C, A, A] in 0..1, their rows) -> sharper images`.
 
         This is what `metrics.likelihood.lower_bound` takes, for the bound on sharpened images.
