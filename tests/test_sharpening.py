@@ -83,6 +83,7 @@ def test_the_authors_sharpening_network_sharpens_drawings(run, tmp_path):
     file = golden("G_sharpen")
     gan = write_hdf5(tmp_path / "gan.hdf5", golden_arrays(file))
     assert run("convert", str(gan), "--out", "sharpener")[0] == 0
+    assert "vectors of 16 features" in (tmp_path / "sharpener" / "README.md").read_text()
     torch.manual_seed(0)
     sizes = {"conditioning": "none", "side": 12, "colours": 3, "glimpses": 2, "read_patch": 3, "write_patch": 3}
     draw = DRAW(DRAWConfig(**sizes, inference_units=4, generative_units=4, latent=2, vocabulary_size=len(WORDS)))
