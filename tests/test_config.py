@@ -54,6 +54,27 @@ def test_coco_recipes_are_the_papers(model, conditioning, size, side):
     assert conditioning == "none" or (recipe.data.shortest, recipe.data.longest) == (7, 29)
 
 
+def test_gan_recipes_are_the_papers_and_fit_the_draws_that_they_go_with():
+    lapgan, sharpener = (load_recipe(f"{kind}-coco") for kind in ("lapgan", "sharpener"))
+    for recipe in (lapgan, sharpener):
+        m, t = recipe.model, recipe.train
+        assert (m.conditioning, m.sentence_features, m.side, m.colours) == ("sentence", 4800, 32, 3)
+        assert (m.features, m.kernels, t.dropout) == (128, (7, 7, 5), 0.5)
+        assert (t.optimizer, t.learning_rate, t.momentum, t.highest_momentum) == ("sgd", 0.02, 0.5, 0.8)
+        assert (t.coarse_noise, t.mismatch_weight, t.ema_decay) == (0, 0, 0), "nothing that the paper does not have"
+    assert sharpener.train.epochs == 6  # appendix B
+    assert lapgan.model.fine == sharpener.model
+    for kind in ("lapgan", "sharpener"):
+        for data in ("mnist", "cifar", "coco"):
+            ours, theirs = load_recipe(f"{kind}-{data}"), load_recipe(f"fc-vae-{data}")
+            assert (ours.model.side, ours.model.colours, ours.model.conditioning) == (
+                theirs.model.side,
+                theirs.model.colours,
+                theirs.model.conditioning,
+            )
+        assert load_recipe(f"{kind}-mnist").data.held_out_seed == 5
+
+
 @pytest.mark.parametrize("architecture", ["fully-connected", "convolutional"])
 def test_vae_recipes_fit_the_draws_that_they_are_compared_with(architecture):
     prefix = {"fully-connected": "fc", "convolutional": "conv"}[architecture]

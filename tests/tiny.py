@@ -8,6 +8,8 @@ import torch
 
 from cap2im.checkpoint import write_model
 from cap2im.config import DRAWRecipe, load_recipe
+from cap2im.data.vocabulary import Vocabulary
+from cap2im.models.skipthoughts import SkipThoughts, SkipThoughtsConfig
 from cap2im.training.bound import BoundTrainee
 from cap2im.training.material import training_material
 
@@ -49,4 +51,14 @@ def tiny_model(folder: Path, *changes: str) -> Path:
         trainee.model.patch.weight.mul_(1000)  # a wide window dilutes what it writes; this makes differences visible
     folder.mkdir(parents=True, exist_ok=True)
     write_model(folder, trainee.model.state_dict(), trainee.config())
+    return folder
+
+
+def tiny_encoder(folder: Path, features: int) -> Path:
+    """Writes untrained skip-thoughts into a new folder, which answer so many features and know few words."""
+    torch.manual_seed(0)
+    sizes, words = SkipThoughtsConfig(uni=features - 4, bi=2, embedding=3), Vocabulary.build(["a red bus", "a blue square", "green ."])
+    folder.mkdir(parents=True)
+    config = {"kind": "sentence-encoder", "model": sizes.model_dump(), "vocabulary": words.model_dump()}
+    write_model(folder, SkipThoughts(sizes, len(words)).state_dict(), config)
     return folder

@@ -23,15 +23,17 @@ __version__ = version("cap2im")
 DEFAULT_MODEL = "aligndraw-mnist"
 
 
-def load(model: str = DEFAULT_MODEL, *, device: str = "cpu") -> Pipeline:
+def load(model: str = DEFAULT_MODEL, *, device: str = "cpu", sharpen: str | None = None) -> Pipeline:
     """A model that draws: a bundled one by name, a folder, the run of a training, or a repository of the Hugging Face hub.
+
+    `sharpen` is a sharpener's folder, run or repository, which then finishes every picture.
 
     Raises:
         ValueError: there is no such model or device, or its files are damaged.
     """
     from cap2im.pipeline import Pipeline
 
-    return Pipeline.load(model, device=device)
+    return Pipeline.load(model, device=device, sharpen=sharpen)
 
 
 def draw(captions: str | Sequence[str], *, model: str = DEFAULT_MODEL, samples: int = 1, seed: int = 0) -> list[Drawing]:

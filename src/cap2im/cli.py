@@ -109,7 +109,8 @@ def _read_captions(captions: list[str], file: Path | None) -> list[str]:
 
 @app.command(
     epilog='Examples: cap2im draw "the digit three is at the top of the digit one" --samples 8 | '
-    "cap2im draw --file captions.txt --out drawings | echo 'the digit 7 is at the top left of the image' | cap2im draw --file -"
+    "cap2im draw --file captions.txt --sharpen runs/sharp --out drawings | "
+    "echo 'the digit 7 is at the top left of the image' | cap2im draw --file -"
 )
 def draw(
     captions: Annotated[list[str] | None, typer.Argument(help="What to draw; each caption in quotes.")] = None,
@@ -118,6 +119,9 @@ def draw(
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, max=1000, help="Pictures of each caption.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Picture k comes from seed + k.")] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into; each caption gets a folder there.")] = Path("drawings"),
+    sharpen: Annotated[
+        str | None, typer.Option(help="A sharpener for the finished pictures: a folder, run, or OWNER/NAME on the Hugging Face hub.")
+    ] = None,
     unknown: Annotated[
         Literal["error", "skip"], typer.Option(help="Words that the model does not know: refuse the caption, or leave them out.")
     ] = "error",
@@ -134,7 +138,7 @@ def draw(
     out.mkdir(parents=True, exist_ok=True)
     if not os.access(out, os.W_OK):
         raise ValueError(f"{out}: cannot write into this folder")
-    pipeline = Pipeline.load(model, device=device)
+    pipeline = Pipeline.load(model, device=device, sharpen=sharpen)
     pipeline.tokens(wanted, unknown)  # all problems of all captions, before anything is drawn
     folders = {out / slug(caption): caption for caption in reversed(wanted)}  # captions of the same words share a folder
     wanted = list(reversed(folders.values()))
@@ -158,6 +162,7 @@ def draw(
         "cap2im train aligndraw-mnist --data mnist/ --set train.batch_size=64",
         "cap2im train aligndraw-mnist --data mnist/ --resume",
         "cap2im train aligndraw-coco --data prepared/ --run runs/mine",
+        "cap2im train sharpener-mnist --data mnist/",
         "cap2im train skipthoughts --data sentences.txt",
         "accelerate launch --multi_gpu --num_processes 2 -m cap2im train aligndraw-mnist",
     )
@@ -176,7 +181,7 @@ def train(
     stream: Annotated[bool, typer.Option("--stream", help="Read a dataset shard by shard, from a folder or a URL.")] = False,
 ) -> None:
     """Train a model by a recipe."""
-    from cap2im.config import ClassifierRecipe, DrawingRecipe, SkipThoughtsRecipe, load_recipe, to_toml
+    from cap2im.config import BoundRecipe, ClassifierRecipe, GANRecipe, SkipThoughtsRecipe, load_recipe, to_toml
 
     resolved = load_recipe(recipe, changes or [])
     if dry_run:
@@ -193,7 +198,24 @@ def train(
         raise ValueError(f"--data {data}: {recipe} takes its digits from scikit-learn, not from a folder")
     if resume and start_from is not None:
         raise ValueError("--from begins a new run, and --resume goes on with an old one: give one of them")
-    if isinstance(resolved, DrawingRecipe):
+    if isinstance(resolved, GANRecipe):
+        from cap2im.training.card import gan_card
+        from cap2im.training.gan import train as train_gan
+
+        if compile_model or start_from is not None:
+            raise ValueError(f"a {resolved.kind} has no --from and no --compile")
+        result = train_gan(
+            resolved,
+            folder,
+            data=data,
+            stream=stream,
+            resume=resume,
+            device=device,
+            workers=workers,
+            command=command,
+            card=lambda figures: gan_card(Path(recipe).stem, resolved, figures),
+        )
+    elif isinstance(resolved, BoundRecipe):
         from cap2im.pipeline import find_model
         from cap2im.training.bound import train as train_bound
         from cap2im.training.card import bound_card

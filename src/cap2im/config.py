@@ -30,6 +30,7 @@ from pydantic import (
 
 from cap2im.data.vocabulary import LONGEST_CAPTION
 from cap2im.models.aligndraw import DRAWConfig
+from cap2im.models.lapgan import LAPGANConfig, SharpenerConfig
 from cap2im.models.reader import ReaderConfig
 from cap2im.models.skipthoughts import SkipThoughtsConfig
 from cap2im.models.vae import VAEConfig
@@ -107,6 +108,36 @@ class BoundTraining(Section):
         return knots
 
 
+class GANTraining(Section):
+    """How generators are trained against discriminators. The defaults are LAPGAN's (Denton et al., section 3); of each level on its own."""
+
+    seed: int = Field(0, ge=0, lt=2**63)
+    epochs: int = Field(25, ge=1)
+    batch_size: int = Field(128, ge=1)  # over all processes
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float = Field(0.02, gt=0)
+    rate_decay: float = Field(4e-5, ge=0)  # each epoch divides the rate by 1 + this
+    momentum: float = Field(0.5, ge=0, lt=1)  # at the start; Adam's beta_1
+    momentum_rise: float = Field(0.0008, ge=0)  # of each epoch
+    highest_momentum: float = Field(0.8, ge=0, lt=1)
+    discriminator_units: int = Field(600, ge=1)  # of the coarse discriminator's two hidden layers
+    discriminator_features: int = Field(128, ge=1)  # maps of the fine discriminator's two convolutions
+    dropout: float = Field(0.5, ge=0, lt=1)  # in the discriminators
+    coarse_noise: float = Field(0.0, ge=0)  # deviation of the noise on all small images that the coarse discriminator sees; LAPGAN has none
+    mismatch_weight: float = Field(0.0, ge=0)  # of real images with another's caption, which are then to be refused too; LAPGAN has none
+    ema_decay: float = Field(0.0, ge=0, lt=1)  # of the generators' weights that draw; 0 is none
+    precision: Literal["fp32", "bf16"] = "fp32"
+    log_every: int = Field(10, ge=1)  # steps
+    validate_every: int = Field(500, ge=1)  # steps
+    checkpoint_every: int = Field(500, ge=1)  # steps
+
+    @model_validator(mode="after")
+    def _rises(self) -> GANTraining:
+        if self.momentum > self.highest_momentum:
+            raise ValueError(f"momentum {self.momentum} is more than highest_momentum {self.highest_momentum}")
+        return self
+
+
 class DrawingRecipe(Section):
     """A model that draws, on captioned digits or on a prepared dataset: what all of them share."""
 
@@ -115,8 +146,8 @@ class DrawingRecipe(Section):
     data: Annotated[Annotated[DigitsData, Tag("digits")] | Annotated[CaptionsData, Tag("captions")], Discriminator(_data_kind)] = (
         DigitsData()
     )
-    model: DRAWConfig | VAEConfig
-    train: BoundTraining = BoundTraining()
+    model: DRAWConfig | VAEConfig | LAPGANConfig | SharpenerConfig
+    train: BoundTraining | GANTraining
 
     @model_validator(mode="after")
     def _fits(self) -> DrawingRecipe:
@@ -136,7 +167,14 @@ class DrawingRecipe(Section):
         return self
 
 
-class DRAWRecipe(DrawingRecipe):
+class BoundRecipe(DrawingRecipe):
+    """A model with a variational bound."""
+
+    model: DRAWConfig | VAEConfig
+    train: BoundTraining = BoundTraining()
+
+
+class DRAWRecipe(BoundRecipe):
     """alignDRAW, noalignDRAW, skipthoughtDRAW or DRAW."""
 
     kind: Literal["draw"]
@@ -149,7 +187,7 @@ class DRAWRecipe(DrawingRecipe):
         return self
 
 
-class VAERecipe(DrawingRecipe):
+class VAERecipe(BoundRecipe):
     """The fully connected or the convolutional variational autoencoder."""
 
     kind: Literal["vae"]
@@ -160,6 +198,27 @@ class VAERecipe(DrawingRecipe):
         if self.train.clip != "global":
             raise ValueError(f"train.clip is {self.train.clip}, which is for the authors' DRAWs; a VAE has global")
         return self
+
+
+class GANRecipe(DrawingRecipe):
+    """What is trained against discriminators: a LAPGAN, or a sharpener."""
+
+    model: LAPGANConfig | SharpenerConfig
+    train: GANTraining = GANTraining()
+
+
+class LAPGANRecipe(GANRecipe):
+    """LAPGAN on a pyramid of two levels."""
+
+    kind: Literal["lapgan"]
+    model: LAPGANConfig = LAPGANConfig()
+
+
+class SharpenerRecipe(GANRecipe):
+    """The upper level of that pyramid alone, which sharpens what others draw."""
+
+    kind: Literal["sharpener"]
+    model: SharpenerConfig = SharpenerConfig()
 
 
 class ReaderTraining(Section):
@@ -244,10 +303,12 @@ class ClassifierRecipe(Section):
     train: ClassifierTraining = ClassifierTraining()
 
 
-Recipe = DRAWRecipe | VAERecipe | ReaderRecipe | SkipThoughtsRecipe | ClassifierRecipe
+Recipe = DRAWRecipe | VAERecipe | LAPGANRecipe | SharpenerRecipe | ReaderRecipe | SkipThoughtsRecipe | ClassifierRecipe
 _RECIPES: dict[str, type[Section]] = {
     "draw": DRAWRecipe,
     "vae": VAERecipe,
+    "lapgan": LAPGANRecipe,
+    "sharpener": SharpenerRecipe,
     "reader": ReaderRecipe,
     "skipthoughts": SkipThoughtsRecipe,
     "classifier": ClassifierRecipe,

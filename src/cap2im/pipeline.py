@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import Tensor
@@ -17,6 +18,7 @@ from cap2im.drawing import Drawing
 from cap2im.hub import ENCODER_FILES, download, is_repository
 from cap2im.models.interface import DrawingModel
 from cap2im.models.kinds import DRAWING_KINDS
+from cap2im.models.lapgan import Sharpener, SharpenerConfig
 from cap2im.models.text import EncodedText
 from cap2im.randomness import picture_noise
 from cap2im.sentences import SentenceEncoder, load_sentence_encoder
@@ -65,6 +67,118 @@ def find_device(name: str) -> torch.device:
     return torch.device(wanted)
 
 
+def own_encoder(folder: Path, config: Mapping[str, Any], features: int) -> SentenceEncoder:
+    """The sentence encoder of a model that hears sentence vectors: its own copy, or else the one that its config names.
+
+    Raises:
+        ValueError: there is none, or it answers vectors of another width than `features`.
+    """
+    own = folder / SENTENCE_ENCODER  # a finished model has a copy of an encoder that was a folder
+    name = str(own) if own.is_dir() else config.get("data", {}).get("sentence_encoder")
+    if name is None:
+        raise ValueError(
+            f"{folder}: hears sentence vectors and has no encoder of them: put one into {own} "
+            "(cap2im convert makes one of the authors' skip-thought tables)"
+        )
+    encoder = load_sentence_encoder(name)
+    if encoder.features != features:
+        raise ValueError(f"{name}: answers {encoder.features} features, the model in {folder} hears {features}")
+    return encoder
+
+
+def shown_name(name: str, folder: Path) -> str:
+    """What people call the model of a name that `find_model` found in a folder."""
+    return name if folder.parent == BUNDLED else Path(name).resolve().name
+
+
+@dataclass(frozen=True)
+class Sharpening:
+    """A sharpener, ready for pictures: its noise is fixed to the mean, so that it is deterministic (alignDRAW, section 3.4).
+
+    Attributes:
+        name: what people call the sharpener.
+        model: the network, in evaluation mode.
+        vocabulary: the words that it knows; None where it reads none.
+        encoder: makes the sentence vectors, for a sharpener that is conditioned on them.
+    """
+
+    name: str
+    model: Sharpener
+    vocabulary: Vocabulary | None = None
+    encoder: SentenceEncoder | None = None
+
+    @classmethod
+    def load(cls, name: str, *, device: str = "cpu") -> Sharpening:
+        """Finds and loads a sharpener; names are those of `find_model`.
+
+        Raises:
+            ValueError: there is no such model or device, it does not sharpen, its files are damaged, or its sentence encoder is missing.
+        """
+        target, folder = find_device(device), find_model(name)
+        config = read_config(folder)
+        if config.get("kind") != "sharpener":
+            raise ValueError(f"{folder}: a model of kind {config.get('kind')!r} does not sharpen")
+        vocabulary, encoder = None, None
+        try:
+            sizes = SharpenerConfig.model_validate(config["model"])
+            if sizes.reads_words:
+                vocabulary = Vocabulary.model_validate(config["vocabulary"])
+                if sizes.vocabulary_size != len(vocabulary):
+                    raise ValueError(f"{folder}: {sizes.vocabulary_size} word vectors for {len(vocabulary)} words")
+            model = Sharpener(sizes)
+            model.load_state_dict({key: value.float() for key, value in read_weights(folder, config).items()})
+        except (KeyError, ValidationError, RuntimeError) as error:
+            raise ValueError(f"{folder}: config and weights do not fit: {' '.join(str(error).split())[:300]}") from None
+        if not sizes.reads_words:
+            encoder = own_encoder(folder, config, sizes.sentence_features)
+        return cls(shown_name(name, folder), model.to(target).eval().requires_grad_(False), vocabulary, encoder)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def tokens(self, captions: Sequence[str], unknown: Unknown = "error") -> list[Tokens]:
+        """Captions as words and numbers, for a sharpener that reads words; none for one that does not.
+
+        Raises:
+            ValueError: empty or over-long captions, unknown words; see `Vocabulary.encode`.
+        """
+        try:
+            return [] if self.vocabulary is None else self.vocabulary.encode(captions, unknown)
+        except ValueError as error:
+            raise ValueError(f"sharpener {self.name}: {error}") from None
+
+    def sentences(self, captions: Sequence[str], unknown: Unknown = "error") -> Tensor:
+        """[N, S] what the sharpener hears of captions; errors are those of `tokens`."""
+        if self.encoder is not None:
+            return self.encoder.encode(captions).to(self.device)
+        tokens, mask = pad([t.numbers for t in self.tokens(captions, unknown)])
+        return self.model.hear(tokens.to(self.device), mask.to(self.device))
+
+    @torch.inference_mode()
+    def of(self, captions: Sequence[str], unknown: Unknown = "error") -> Callable[[Tensor, slice | Tensor], Tensor]:
+        """Sharpens pictures of these captions, which are read once: `(images [n, C, A, A] in 0..1, their rows) -> sharper images`.
+
+        This is what `metrics.likelihood.lower_bound` takes, for the bound on sharpened images.
+        """
+        sentences = self.sentences(captions, unknown)
+        return torch.inference_mode()(lambda images, rows: self.model.sharpen(images, sentences[rows]))
+
+    def sharpen(self, images: Tensor, captions: Sequence[str], unknown: Unknown = "error") -> Tensor:
+        """Sharper images [N, C, A, A] in 0..1 of images [N, C, A, A] in 0..1, each with its caption.
+
+        Raises:
+            ValueError: images of another size, another number of captions, or those of `tokens`.
+        """
+        c = self.model.config
+        if tuple(images.shape) != (len(captions), c.colours, c.side, c.side):
+            wanted = [len(captions), c.colours, c.side, c.side]
+            raise ValueError(f"{self.name} sharpens {wanted}, an image for each caption; got {list(images.shape)}")
+        sharpen = self.of(captions, unknown)
+        parts = [slice(start, start + PICTURES_AT_ONCE) for start in range(0, len(images), PICTURES_AT_ONCE)]
+        return torch.cat([sharpen(images[rows].to(self.device), rows) for rows in parts])
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """A model, ready to draw.
@@ -75,6 +189,7 @@ class Pipeline:
         vocabulary: the words that it knows.
         config: the whole config.json.
         encoder: makes the sentence vectors, for a model that is conditioned on them.
+        sharpening: what every finished picture goes through, or None.
     """
 
     name: str
@@ -82,10 +197,11 @@ class Pipeline:
     vocabulary: Vocabulary
     config: dict[str, Any]
     encoder: SentenceEncoder | None = None
+    sharpening: Sharpening | None = None
 
     @classmethod
-    def load(cls, name: str, *, device: str = "cpu") -> Pipeline:
-        """Finds and loads a model; see `find_model` for names and errors."""
+    def load(cls, name: str, *, device: str = "cpu", sharpen: str | None = None) -> Pipeline:
+        """Finds and loads a model, and a sharpener of its drawings; see `find_model` for names and errors."""
         target = find_device(device)
         folder = find_model(name)
         config = read_config(folder)
@@ -96,16 +212,28 @@ class Pipeline:
             model, vocabulary = kind.make(kind.config.model_validate(config["model"])), Vocabulary.model_validate(config["vocabulary"])
             sizes = model.config
             if sizes.reads_words and sizes.vocabulary_size != len(vocabulary):
-                raise ValueError(f"{sizes.vocabulary_size} word vectors for {len(vocabulary)} words")
+                raise ValueError(f"{folder}: {sizes.vocabulary_size} word vectors for {len(vocabulary)} words")
             model.load_state_dict({key: value.float() for key, value in read_weights(folder, config).items()})
         except (KeyError, ValidationError, RuntimeError) as error:
             raise ValueError(f"{folder}: config and weights do not fit: {' '.join(str(error).split())[:300]}") from None
-        encoder = None
-        if sizes.conditioning == "sentence":
-            own = folder / SENTENCE_ENCODER  # a finished model has a copy of an encoder that was a folder
-            encoder = load_sentence_encoder(str(own) if own.is_dir() else config["data"]["sentence_encoder"])
-        shown = name if folder.parent == BUNDLED else Path(name).resolve().name
-        return cls(shown, model.to(target).eval().requires_grad_(False), vocabulary, config, encoder)
+        encoder = own_encoder(folder, config, sizes.sentence_features) if sizes.conditioning == "sentence" else None
+        pipeline = cls(shown_name(name, folder), model.to(target).eval().requires_grad_(False), vocabulary, config, encoder)
+        return pipeline if sharpen is None else pipeline.sharpened(Sharpening.load(sharpen, device=device))
+
+    def sharpened(self, sharpening: Sharpening) -> Pipeline:
+        """The same model, whose finished pictures are sharpened: drawings end with one more canvas.
+
+        Raises:
+            ValueError: the sharpener is of another side or number of colours.
+        """
+        ours, theirs = ((c.side, c.colours) for c in (self.model.config, sharpening.model.config))
+        if ours != theirs:
+            told = " and ".join(
+                f"{name} {does} {side} x {side} pixels in {colours} colour{'s' if colours > 1 else ''}"
+                for name, does, (side, colours) in ((sharpening.name, "sharpens", theirs), (self.name, "draws", ours))
+            )
+            raise ValueError(f"the sharpener does not fit: {told}")
+        return replace(self, name=f"{self.name}+{sharpening.name}", sharpening=sharpening)
 
     @property
     def device(self) -> torch.device:
@@ -134,15 +262,19 @@ class Pipeline:
         tokens = self.tokens(captions, unknown)
         jobs = [(c, t, seed + k) for c, t in zip(captions, tokens, strict=True) for k in range(samples)]
         return [
-            drawing for start in range(0, len(jobs), PICTURES_AT_ONCE) for drawing in self._draw(jobs[start : start + PICTURES_AT_ONCE])
+            drawing
+            for start in range(0, len(jobs), PICTURES_AT_ONCE)
+            for drawing in self._draw(jobs[start : start + PICTURES_AT_ONCE], unknown)
         ]
 
     def tokens(self, captions: Sequence[str], unknown: Unknown = "error") -> list[Tokens]:
         """Captions as words and numbers; a model that does not read words by number takes any word.
 
         Raises:
-            ValueError: empty or over-long captions, unknown words; see `Vocabulary.encode`.
+            ValueError: empty or over-long captions, unknown words (to the sharpener, too); see `Vocabulary.encode`.
         """
+        if self.sharpening is not None:
+            self.sharpening.tokens(captions, unknown)
         return self.vocabulary.encode(captions, unknown if self.model.config.reads_words else self.vocabulary.training_unknown)
 
     def _inputs(self, captions: Sequence[str], tokens: Sequence[Tokens], seeds: Sequence[int]) -> tuple[EncodedText | None, Tensor]:
@@ -152,22 +284,36 @@ class Pipeline:
         return text, picture_noise(seeds, self.model.noise_shape).to(self.device)
 
     @torch.inference_mode()
-    def _draw(self, jobs: Sequence[tuple[str, Tokens, int]]) -> Iterable[Drawing]:
-        sequence = self.model.sample(*self._inputs(*zip(*jobs, strict=True)))
-        canvases = sequence.pictures.mul(255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).cpu().numpy()  # [B, T, A, A, C]
-        boxes = None if sequence.windows is None else self.model.write_boxes(sequence.windows).cpu().numpy()
-        for row, (caption, tokens, seed) in enumerate(jobs):
-            words = None if sequence.words is None else sequence.words[row, :, : len(tokens.words)].cpu().numpy()
-            shown = tokens.words if words is not None else ()
-            written = None if boxes is None else boxes[row]
+    def _draw(self, jobs: Sequence[tuple[str, Tokens, int]], unknown: Unknown) -> Iterable[Drawing]:
+        captions, tokens, seeds = zip(*jobs, strict=True)
+        sequence = self.model.sample(*self._inputs(captions, tokens, seeds))
+        pictures, attention = sequence.pictures, sequence.words  # [B, T, C, A, A], [B, T, L]
+        boxes = None if sequence.windows is None else self.model.write_boxes(sequence.windows)  # [B, T, 4]
+        if self.sharpening is not None:  # one more step, which writes over the whole canvas and hears all words alike
+            pictures = _followed_by(pictures, self.sharpening.sharpen(pictures[:, -1], captions, unknown))
+            side = self.model.config.side
+            boxes = None if boxes is None else _followed_by(boxes, boxes.new_tensor([0, 0, side, side]))
+        canvases = pictures.mul(255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).cpu().numpy()  # [B, T, A, A, C]
+        for row, (caption, read, seed) in enumerate(jobs):
+            words = None if attention is None else attention[row, :, : len(read.words)].cpu().numpy()
+            if words is not None and self.sharpening is not None:
+                words = np.concatenate([words, np.full_like(words[:1], 1 / words.shape[1])])
+            shown = read.words if words is not None else ()
+            written = None if boxes is None else boxes[row].cpu().numpy()
             yield Drawing(caption, shown, seed, self.name, canvases=canvases[row], attention=words, boxes=written)
 
     @torch.inference_mode()
     def images(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        """Pictures alone, [N, C, A, A] in 0..1: caption i from seed i."""
+        """Pictures alone, [N, C, A, A] in 0..1, sharpened where there is a sharpener: caption i from seed i."""
         tokens = self.tokens(captions)
         pictures = []
         for start in range(0, len(tokens), PICTURES_AT_ONCE):
             rows = slice(start, start + PICTURES_AT_ONCE)
-            pictures.append(self.model.picture(*self._inputs(captions[rows], tokens[rows], seeds[rows])).cpu())
+            drawn = self.model.picture(*self._inputs(captions[rows], tokens[rows], seeds[rows]))
+            pictures.append((drawn if self.sharpening is None else self.sharpening.sharpen(drawn, captions[rows])).cpu())
         return torch.cat(pictures)
+
+
+def _followed_by(steps: Tensor, last: Tensor) -> Tensor:
+    """Steps [B, T, ...] and one more [B, ...] or [...]."""
+    return torch.cat([steps, last.expand_as(steps[:, 0]).unsqueeze(1)], dim=1)

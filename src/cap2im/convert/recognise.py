@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import cap2im
-from cap2im.checkpoint import whole_folder, write_model
+from cap2im.checkpoint import SENTENCE_ENCODER, whole_folder, write_model
 from cap2im.checksums import file_sha256
 from cap2im.convert.pickles import read_pickle
 from cap2im.convert.port import port_draw, port_names
@@ -271,6 +271,12 @@ def _card(name: str, config: Mapping[str, Any]) -> str:
             f"| canvas | {size['side']} x {size['side']} x {size['colours']} |",
             f"| glimpses | {size['glimpses']} (the file does not tell) |",
             f"| words | {len(config['vocabulary']['words']):,} |" if size["conditioning"] != "none" else "| words | none |",
+        ]
+    elif config["kind"] == "sharpener":
+        size = config["model"]
+        lines += [
+            f"| images | {size['side']} x {size['side']} x {size['colours']} |",
+            f"| captions | vectors of {size['sentence_features']:,} features, of the encoder in its folder {SENTENCE_ENCODER}/ |",
         ]
     table = "\n".join([*lines, f"| parameters | {config['parameters']:,} |", f"| written by | cap2im {cap2im.__version__} |"])
     return CARD.format(name=name, table=table)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cap2im.models.aligndraw import DRAW, DRAWConfig
-from cap2im.models.lapgan import COLOURS, Sharpener, SharpenerConfig
+from cap2im.models.lapgan import Sharpener, SharpenerConfig
 
 # the words of MNIST with captions, in the order of the release's numbers; its configuration has one row more, which no word has
 MNIST_WORDS = (*"0123456789", "the", "digit", "is", "on", "at", "left", "right", "bottom", "top", "of", "image", ".")
@@ -228,10 +228,10 @@ def fill(views: Mapping[str, Tensor], tensors: Tensors) -> None:
 
 def picture_sides(name: str, count: int) -> tuple[int, int]:
     """Colours and side of the square pictures that have so many numbers; at most one of 1 and 3 colours is possible."""
-    for colours in (1, COLOURS):
+    for colours in (1, 3):
         if count > 0 and count % colours == 0 and math.isqrt(count // colours) ** 2 == count // colours:
             return colours, math.isqrt(count // colours)
-    raise ValueError(f"{name}: {count} numbers are no square picture of 1 or {COLOURS} colours")
+    raise ValueError(f"{name}: {count} numbers are no square picture of 1 or 3 colours")
 
 
 def _root(name: str, count: int) -> int:

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from cap2im.models.aligndraw import DRAW, DRAWConfig
 from cap2im.models.interface import DrawingModel
+from cap2im.models.lapgan import LAPGAN, LAPGANConfig
 from cap2im.models.vae import VAE, VAEConfig
 
 
@@ -25,4 +26,5 @@ class DrawingKind(NamedTuple):
 DRAWING_KINDS = {
     "draw": DrawingKind(DRAWConfig, DRAW),
     "vae": DrawingKind(VAEConfig, VAE),
+    "lapgan": DrawingKind(LAPGANConfig, LAPGAN),
 }

@@ -1,62 +1,269 @@
-"""The generator that sharpens blurry images: the fine level of a Laplacian pyramid (LAPGAN), conditioned on a sentence vector.
+"""LAPGAN on a pyramid of two levels, every stage conditioned on the caption; and its upper level alone, which sharpens blurry images.
 
-Source: alignDRAW (arXiv:1511.02793), section 3.4 and figure 7; LAPGAN (Denton et al., arXiv:1506.05751); sizes as in mansimov/text2image,
-coco/sharpen.py. The noise of its first plane is fixed to its mean, zero, when it sharpens.
+Source: LAPGAN (Denton et al., arXiv:1506.05751), sections 2.2-3 and its configuration for CIFAR; alignDRAW (arXiv:1511.02793), sections 3.4
+and 4.1.3, appendix C and figure 7; the sharpening network's sizes are those of mansimov/text2image, coco/sharpen.py.
 
-Shapes: B batch, S sentence vector, A image side (H = W), F feature maps.
+What is ours: noise is normal as for every model here, not uniform (its mean, to which sharpening fixes it, is zero in both); the coarse
+generator ends in a sigmoid; and a network may read captions by itself ("mean") instead of being given sentence vectors.
+
+Shapes: B batch, L words, S sentence vector, Z noise, A image side (H = W), C colours, F feature maps.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-COLOURS = 3
+from cap2im.models.interface import DrawingModel, DrawnSequence
+from cap2im.models.text import BidirectionalLanguageModel, EncodedText, sentences_as_text
+
+# The pyramid (LAPGAN, section 2.2)
 
 
-class SharpenerConfig(BaseModel):
-    """Sizes of the network. The defaults are the release's for COCO."""
+def shrunk(images: Tensor) -> Tensor:
+    """d: images [B, C, A, A] blurred and at half their side [B, C, A // 2, A // 2]."""
+    half = images.shape[-1] // 2
+    return F.interpolate(images, size=(half, half), mode="bilinear", antialias=True, align_corners=False)
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+def enlarged(images: Tensor, side: int) -> Tensor:
+    """u: smooth images [B, C, A, A] of a larger side A."""
+    return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
+
+
+def blurred(images: Tensor) -> Tensor:
+    """u(d(I)): what the lower level knows of images, at their own side [B, C, A, A]; their edges are what is missing."""
+    return enlarged(shrunk(images), images.shape[-1])
+
+
+def level_of(images: Tensor, level: str) -> Tensor:
+    """What a level of the pyramid should draw of images [B, C, A, A]: "coarse" d(I), "fine" I, blurred image and residual in one."""
+    return shrunk(images) if level == "coarse" else images
+
+
+# The networks
+
+
+class HearingConfig(BaseModel):
+    """How captions enter a network. The defaults are the paper's, on combine-skip's skip-thought vectors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    # a "sentence" vector made elsewhere, or the "mean" of the word states of a language model of the network's own
+    conditioning: Literal["sentence", "mean"] = "sentence"
+    sentence_features: int = Field(4800, ge=1)  # S of "sentence"; combine-skip's has 4,800
+    vocabulary_size: int = Field(22, ge=1)  # of "mean"
+    language_units: int = Field(128, ge=1)  # of one direction, of "mean"
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether captions enter as words, through the language models."""
+        return self.conditioning == "mean"
+
+    @property
+    def text_features(self) -> int:
+        """S, width of what a network hears of a caption."""
+        return 2 * self.language_units if self.reads_words else self.sentence_features
+
+
+class Listener(nn.Module):
+    """A network that hears captions."""
+
+    def __init__(self, config: HearingConfig) -> None:
+        super().__init__()
+        if config.reads_words:
+            self.language = BidirectionalLanguageModel(config.vocabulary_size, config.language_units)
+
+    def hear(self, tokens: Tensor, mask: Tensor, vectors: Tensor | None = None) -> Tensor:
+        """[B, S] of captions: tokens and mask [B, L], vectors [B, S] for conditioning "sentence"."""
+        if not hasattr(self, "language"):
+            assert vectors is not None
+            return vectors
+        sentence: Tensor = self.language(tokens, mask).sentence
+        return sentence
+
+
+class SharpenerConfig(HearingConfig):
+    """Sizes of the fine generator. The defaults are the release's for COCO."""
 
     side: int = Field(32, ge=4, le=1024)  # pixels of the square image
-    sentence_features: int = Field(4800, ge=1)  # S; combine-skip's skip-thought vectors
+    colours: Literal[1, 3] = 3
     features: int = Field(128, ge=1)  # F of the first two convolutions
     kernels: tuple[int, int, int] = (7, 7, 5)  # sides of the three convolutions; odd
 
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """Of one image's plane of noise, side by side."""
+        return self.side, self.side
 
-class Sharpener(nn.Module):
-    """Three convolutions that answer what an image lacks.
 
-    Their input has five planes: noise, the rectified linear map of the sentence vector, and the image's red, green and blue.
+class Sharpener(Listener):
+    """The fine generator: three convolutions that answer what an image lacks.
+
+    Their input planes are noise, the rectified linear map of the sentence vector, and the image's colours.
     """
 
     def __init__(self, config: SharpenerConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.config = c = config
-        self.sentence = nn.Linear(c.sentence_features, c.side**2)
-        channels = (2 + COLOURS, c.features, c.features, COLOURS)
+        self.sentence = nn.Linear(c.text_features, c.side**2)
+        channels = (2 + c.colours, c.features, c.features, c.colours)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
             for inputs, outputs, kernel in zip(channels, channels[1:], c.kernels, strict=False)
         )
 
     def forward(self, images: Tensor, sentences: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The residual [B, 3, A, A]: what to add to the blurry images.
+        """The residual [B, C, A, A]: what to add to the blurry images.
 
         Args:
-            images: [B, 3, A, A] in 0..1.
-            sentences: [B, S].
+            images: [B, C, A, A] in 0..1.
+            sentences: [B, S], as `hear` answers them.
             noise: [B, 1, A, A]; None is its mean, zero.
         """
         side = self.config.side
         plane = self.sentence(sentences).relu().view(-1, 1, side, side)
-        planes = torch.cat([torch.zeros_like(plane) if noise is None else noise, plane, images], dim=1)  # [B, 5, A, A]
+        planes = torch.cat([torch.zeros_like(plane) if noise is None else noise, plane, images], dim=1)  # [B, 2 + C, A, A]
         first, second, last = self.convolutions
-        return last(F.relu(second(F.relu(first(planes)))))  # [B, F, A, A] twice, then [B, 3, A, A]
+        return last(F.relu(second(F.relu(first(planes)))))  # [B, F, A, A] twice, then [B, C, A, A]
 
     def sharpen(self, images: Tensor, sentences: Tensor) -> Tensor:
-        """Sharper images [B, 3, A, A] in 0..1."""
+        """Sharper images [B, C, A, A] in 0..1."""
         return (images + self(images, sentences)).clamp(0, 1)
+
+
+class LAPGANConfig(HearingConfig):
+    """Sizes of the two generators. The defaults are LAPGAN's for CIFAR and the release's for COCO."""
+
+    side: int = Field(32, ge=4, le=1024, multiple_of=2)  # pixels of the square image; the coarse one's is half of it
+    colours: Literal[1, 3] = 3
+    noise: int = Field(100, ge=1)  # Z of the coarse generator; the fine one has a plane of noise
+    generator_units: int = Field(1200, ge=1)  # of the coarse generator's two hidden layers
+    features: int = Field(128, ge=1)  # F of the fine generator's first two convolutions
+    kernels: tuple[int, int, int] = (7, 7, 5)  # sides of its three convolutions; odd
+
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """Of one picture's noise: one row, Z numbers for the coarse generator, then A*A for the fine one's plane."""
+        return 1, self.noise + self.side**2
+
+    @property
+    def fine(self) -> SharpenerConfig:
+        """Sizes of the fine generator."""
+        return SharpenerConfig(**{name: getattr(self, name) for name in SharpenerConfig.model_fields})
+
+
+class CoarseGenerator(Listener):
+    """Fully connected: noise and sentence vector to the small image."""
+
+    def __init__(self, config: LAPGANConfig) -> None:
+        super().__init__(config)
+        self.config = c = config
+        self.layers = nn.Sequential(
+            nn.Linear(c.noise + c.text_features, c.generator_units),
+            nn.ReLU(),
+            nn.Linear(c.generator_units, c.generator_units),
+            nn.ReLU(),
+            nn.Linear(c.generator_units, c.colours * (c.side // 2) ** 2),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, sentences: Tensor, noise: Tensor) -> Tensor:
+        """Small images [B, C, A/2, A/2] in 0..1 of sentences [B, S] and noise [B, Z]."""
+        half = self.config.side // 2
+        return self.layers(torch.cat([noise, sentences], dim=1)).view(-1, self.config.colours, half, half)
+
+
+class CoarseDiscriminator(Listener):
+    """Fully connected: small image and sentence vector to a logit."""
+
+    def __init__(self, config: LAPGANConfig, units: int, dropout: float) -> None:
+        super().__init__(config)
+        self.layers = nn.Sequential(
+            nn.Linear(config.colours * (config.side // 2) ** 2 + config.text_features, units),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(units, units),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(units, 1),
+        )
+
+    def forward(self, images: Tensor, sentences: Tensor) -> Tensor:
+        """[B] logits that small images [B, C, A/2, A/2] are real."""
+        return self.layers(torch.cat([images.flatten(1), sentences], dim=1)).squeeze(1)
+
+
+class FineDiscriminator(Listener):
+    """Two convolutions over the image (blurred image + residual) and a plane made of the sentence vector, to a logit."""
+
+    def __init__(self, config: LAPGANConfig | SharpenerConfig, features: int, dropout: float) -> None:
+        super().__init__(config)
+        self.side = config.side
+        self.sentence = nn.Linear(config.text_features, config.side**2)
+        self.layers = nn.Sequential(
+            nn.Conv2d(config.colours + 1, features, 5, padding=2),
+            nn.ReLU(),
+            nn.Conv2d(features, features, 5, stride=2, padding=2),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Flatten(),
+            nn.Linear(features * ((config.side + 1) // 2) ** 2, 1),
+        )
+
+    def forward(self, images: Tensor, sentences: Tensor) -> Tensor:
+        """[B] logits that images [B, C, A, A] are real."""
+        plane = self.sentence(sentences).relu().view(-1, 1, self.side, self.side)
+        return self.layers(torch.cat([images, plane], dim=1)).squeeze(1)
+
+
+class LAPGAN(DrawingModel):
+    """The two generators. The fine one finishes what the coarse one draws, and is trained on real blurred images."""
+
+    config: LAPGANConfig
+
+    def __init__(self, config: LAPGANConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.coarse = CoarseGenerator(config)
+        self.fine = Sharpener(config.fine)
+
+    def encode(self, tokens: Tensor, mask: Tensor, vectors: Tensor | None = None, *, alone: bool = False) -> EncodedText:
+        """What the two generators hear, side by side in `sentence` [B, 2S]."""
+        return sentences_as_text(torch.cat([stage.hear(tokens, mask, vectors) for stage in (self.coarse, self.fine)], dim=1))
+
+    def split(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise [B, 1, Z + A*A] as that of the coarse generator [B, Z] and the plane of the fine one [B, 1, A, A]."""
+        c = self.config
+        coarse, plane = noise[:, 0].split([c.noise, c.side**2], dim=1)
+        return coarse, plane.reshape(-1, 1, c.side, c.side)
+
+    def sample(self, text: EncodedText | None, noise: Tensor) -> DrawnSequence:
+        """Draws in two steps: the coarse image enlarged, then the finished one."""
+        assert text is not None
+        sentences = text.sentence.chunk(2, dim=1)
+        coarse_noise, plane = self.split(noise)
+        rough = enlarged(self.coarse(sentences[0], coarse_noise), self.config.side)
+        finished = (rough + self.fine(rough, sentences[1], plane)).clamp(0, 1)
+        return DrawnSequence(canvases=torch.stack([rough, finished], dim=1), logits=False)
+
+
+# The losses (Goodfellow et al., arXiv:1406.2661), of logits [B] of any discriminator, in nats
+
+
+def discriminator_loss(real: Tensor, drawn: Tensor, mismatched: Tensor | None = None, *, mismatch_weight: float = 0.0) -> Tensor:
+    """-log D(real) - log(1 - D(drawn)), the mean over a batch.
+
+    Where there are real images with another's caption (Reed et al., arXiv:1605.05396), they are to be refused too, and weighted.
+    """
+    loss = F.softplus(-real).mean() + F.softplus(drawn).mean()
+    return loss if mismatched is None else loss + mismatch_weight * F.softplus(mismatched).mean()
+
+
+def generator_loss(drawn: Tensor) -> Tensor:
+    """-log D(drawn), the mean over a batch: it does not saturate, where log(1 - D(drawn)) would."""
+    return F.softplus(-drawn).mean()

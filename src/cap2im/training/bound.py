@@ -27,7 +27,7 @@ from cap2im.checkpoint import (
     whole_folder,
     write_model,
 )
-from cap2im.config import BoundTraining, DrawingRecipe, DRAWRecipe, to_toml
+from cap2im.config import BoundRecipe, BoundTraining, DRAWRecipe, to_toml
 from cap2im.convert.theano import released_layout
 from cap2im.data.batch import Batch
 from cap2im.data.vocabulary import Vocabulary
@@ -44,7 +44,7 @@ from cap2im.training.loop import (
     progress_bar,
     stop_if_not_finite,
 )
-from cap2im.training.material import ShownCaptions, training_material
+from cap2im.training.material import ShownCaptions, require_same_material, training_material
 from cap2im.training.optimizers import RMSprop, clip_blocks
 from cap2im.training.trainee import Trainee, resume_state
 
@@ -114,10 +114,10 @@ def load_weights(model: LikelihoodModel, folder: Path, config: Mapping[str, Any]
 class BoundTrainee(Trainee):
     """A model with a bound in training; its moving average, where there is one, draws."""
 
-    recipe: DrawingRecipe
+    recipe: BoundRecipe
     model: LikelihoodModel
 
-    def __init__(self, recipe: DrawingRecipe, vocabulary: Vocabulary, about_data: Mapping[str, Any], command: str) -> None:
+    def __init__(self, recipe: BoundRecipe, vocabulary: Vocabulary, about_data: Mapping[str, Any], command: str) -> None:
         torch.manual_seed(recipe.train.seed)
         model = DRAWING_KINDS[recipe.kind].make(recipe.model)
         assert isinstance(model, LikelihoodModel)
@@ -146,14 +146,9 @@ class BoundTrainee(Trainee):
         self.origin["started_from"] = load_weights(self.model, folder, self.config())
         self.drawing_model.load_state_dict(self.model.state_dict())
 
-    def round(self) -> None:
-        """Rounds the weights that draw to the half precision in which they are handed out, so that what is measured is what people get."""
-        weights = self.drawing_model.state_dict()
-        self.drawing_model.load_state_dict({name: value.half().float() for name, value in weights.items()})
-
 
 def train(
-    recipe: DrawingRecipe,
+    recipe: BoundRecipe,
     run: Path,
     *,
     data: str | Path | None = None,
@@ -198,14 +193,10 @@ def train(
         raise ValueError("model.variant released reads a batch's captions backwards, so the batch cannot be shared among processes")
     with accelerator.main_process_first():  # what is prepared once for all lies in a cache then
         material = training_material(recipe, data, stream=stream, processes=accelerator.num_processes)
-    recipe, batches, validation = material.recipe, material.batches, material.validation
+    recipe, batches, validation = cast(BoundRecipe, material.recipe), material.batches, material.validation
     checkpoint = resume_state(run, recipe, resume)
     if checkpoint is not None:
-        before = read_config(checkpoint)["data"]
-        for what, name in (("dataset", "dataset"), ("encoder", "sentence encoder")):
-            if before.get(what) != material.about.get(what):
-                streamed = ", or with other shards of it: --stream and the number of processes have to stay" if what == "dataset" else ""
-                raise ValueError(f"{run}: was begun with another {name} than this one{streamed}")
+        require_same_material(checkpoint, material, run)
 
     trainee = BoundTrainee(recipe, material.vocabulary, material.about, command)
     model, drawing_model = trainee.model, trainee.drawing_model

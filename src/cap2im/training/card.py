@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import cap2im
-from cap2im.config import ClassifierRecipe, DrawingRecipe, SkipThoughtsRecipe
+from cap2im.config import BoundRecipe, ClassifierRecipe, GANRecipe, SkipThoughtsRecipe
 
 CARD = """---
 library_name: cap2im
@@ -41,7 +41,7 @@ def machine() -> str:
     return f"{torch.get_num_threads()} threads of a CPU ({platform.machine()})"
 
 
-def bound_card(name: str, recipe: DrawingRecipe, figures: dict[str, Any]) -> str:
+def bound_card(name: str, recipe: BoundRecipe, figures: dict[str, Any]) -> str:
     """The card of a model trained by its bound: how it was made, and the figures that training measured."""
     return CARD.format(
         name=name,
@@ -58,6 +58,56 @@ def bound_card(name: str, recipe: DrawingRecipe, figures: dict[str, Any]) -> str
         observation=figures["observation"],
         version=cap2im.__version__,
         torch=torch.__version__,
+    )
+
+
+GAN_CARD = """---
+library_name: cap2im
+pipeline_tag: {task}
+license: mit
+---
+
+# {name}
+
+{description}.
+
+| | |
+| --- | --- |
+| command | `{command}` |
+| seed | {seed} |
+| updates | {steps:,} |
+| time | {hours:.2f} h on {machine} |
+| parameters | {parameters:,}, without discriminators |
+| validation images, drawn ones taken for real by the discriminators | {taken} |
+| squared error a pixel of blurred images, sharpened ones | {blurred:.5f}, {sharpened:.5f} |
+| written by | cap2im {version}, torch {torch} |
+
+{use}
+"""
+
+
+def gan_card(name: str, recipe: GANRecipe, figures: dict[str, Any]) -> str:
+    """The card of a trained LAPGAN or sharpener."""
+    draws = recipe.kind == "lapgan"
+    return GAN_CARD.format(
+        name=name,
+        task="text-to-image" if draws else "image-to-image",
+        description=recipe.description,
+        command=figures["command"],
+        seed=recipe.train.seed,
+        steps=figures["steps"],
+        hours=figures["seconds"] / 3600,
+        machine=machine(),
+        parameters=figures["parameters"],
+        taken=", ".join(
+            f"{level} {figures[f'validation/{level}_real']:.0%}, {figures[f'validation/{level}_drawn']:.0%}"
+            for level in (("coarse", "fine") if draws else ("fine",))
+        ),
+        blurred=figures["validation/blurred_error"],
+        sharpened=figures["validation/sharpened_error"],
+        version=cap2im.__version__,
+        torch=torch.__version__,
+        use="Draw with it: `cap2im draw CAPTION --model FOLDER`." if draws else "Use it: `cap2im draw CAPTION --sharpen FOLDER`.",
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cap2im.checkpoint import read_config
 from cap2im.config import CaptionsData, DigitsData, DrawingRecipe
 from cap2im.data.batch import Batch, Batches
 from cap2im.data.canvas_batches import CanvasBatches, load_digits
@@ -90,6 +91,15 @@ def training_material(recipe: DrawingRecipe, data: str | Path | None, *, stream:
     if stream:
         return _streamed(recipe, settings, dataset, encoder, processes)
     return _prepared(recipe, settings, dataset, encoder)
+
+
+def require_same_material(checkpoint: Path, material: Material, run: Path) -> None:
+    """Raises ValueError where the run of a checkpoint was begun with another dataset or sentence encoder."""
+    before = read_config(checkpoint)["data"]
+    for what, name in (("dataset", "dataset"), ("encoder", "sentence encoder")):
+        if before.get(what) != material.about.get(what):
+            streamed = ", or with other shards of it: --stream and the number of processes have to stay" if what == "dataset" else ""
+            raise ValueError(f"{run}: was begun with another {name} than this one{streamed}")
 
 
 def sentence_encoder(recipe: DrawingRecipe) -> SentenceEncoder | None:

@@ -40,14 +40,14 @@ class Trainee:
 
     Attributes:
         model: whose weights the optimizer moves.
-        average: their moving average, or None.
+        average: the moving average of what is handed out of it, or None.
         step: number of updates made.
         origin: where it comes from, for the model card: the command, and the weights it started from.
     """
 
     def __init__(self, recipe: Section, model: nn.Module, optimizer: Optimizer, command: str, average_decay: float = 0.0) -> None:
         self.recipe, self.model = recipe, model
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average_decay)) if average_decay else None
+        self.average = AveragedModel(self.learned, multi_avg_fn=get_ema_multi_avg_fn(average_decay)) if average_decay else None
         self.optimizer: Any = optimizer
         self.step, self.origin = 0, {"command": command}
         self._started, self._seconds_before = time.time(), 0.0
@@ -58,9 +58,19 @@ class Trainee:
         return self._seconds_before + time.time() - self._started
 
     @property
+    def learned(self) -> nn.Module:
+        """The part of the model that is handed out."""
+        return self.model
+
+    @property
     def published(self) -> nn.Module:
         """The network whose weights a model folder holds."""
-        return self.model if self.average is None else self.average.module
+        return self.learned if self.average is None else self.average.module
+
+    def round(self) -> None:
+        """Rounds the weights to the half precision in which they are handed out, so that what is measured is what people get."""
+        weights = self.published.state_dict()
+        self.published.load_state_dict({name: value.half().float() for name, value in weights.items()})
 
     def config(self) -> dict[str, Any]:
         """What a folder of this network says of it."""
