@@ -1,0 +1,160 @@
+"""One table over several models, in which a column holds numbers of one protocol alone (alignDRAW, tables 1 and 3).
+
+A number is only as good as what it was measured by: split, images, samples, seed, extractor, version. Evaluations keep that beside
+every number; here, numbers whose protocols differ never share a column, and the table says in what the columns differ.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+LEADING = ("joint", "bound")  # columns that come first, and those that come last, whichever model is named first
+TRAILING = ("seconds a step", "parameters")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number of one model.
+
+    Attributes:
+        name: of the column, e.g. "joint, seen, %".
+        value: the number.
+        shown: the number in print, with its uncertainty where there is one.
+        protocol: all that has to be equal for two numbers to be compared.
+        higher_is_better: None where neither is.
+    """
+
+    name: str
+    value: float
+    shown: str
+    protocol: Mapping[str, Any]
+    higher_is_better: bool | None = True
+
+
+@dataclass(frozen=True)
+class Column:
+    """Numbers of one name and one protocol; `mark` tells columns of one name apart, and is empty where there is one."""
+
+    name: str
+    mark: str
+    protocol: Mapping[str, Any]
+    cells: Mapping[str, Measurement]
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} [{self.mark}]" if self.mark else self.name
+
+    @property
+    def best(self) -> frozenset[str]:
+        """The models with the best number, where several have one."""
+        measured = list(self.cells.values())
+        if len(measured) < 2 or measured[0].higher_is_better is None:
+            return frozenset()
+        best = (max if measured[0].higher_is_better else min)(cell.value for cell in measured)
+        return frozenset(model for model, cell in self.cells.items() if cell.value == best)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Models and the columns of their numbers, in the order in which they were given and met."""
+
+    models: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    def markdown(self) -> str:
+        """The table, best numbers in bold, and below it the protocols of the columns."""
+        lines = [
+            f"| model | {' | '.join(column.title for column in self.columns)} |",
+            f"| --- |{' --- |' * len(self.columns)}",
+        ]
+        for model in self.models:
+            cells = []
+            for column in self.columns:
+                shown = column.cells[model].shown if model in column.cells else "-"
+                cells.append(f"**{shown}**" if model in column.best else shown)
+            lines.append(f"| {model} | {' | '.join(cells)} |")
+        for protocol, titles in _by_protocol(self.columns):
+            told = ", ".join(f"{key} {_plain(value)}" for key, value in protocol.items())
+            lines += ["", f"*{'; '.join(titles)}*: {told}."]
+        return "\n".join(lines) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "models": list(self.models),
+            "columns": [
+                {
+                    "name": column.name,
+                    "mark": column.mark,
+                    "protocol": dict(column.protocol),
+                    "values": {model: {"value": cell.value, "shown": cell.shown} for model, cell in column.cells.items()},
+                }
+                for column in self.columns
+            ],
+        }
+
+
+def compare(evaluations: Sequence[Mapping[str, Any]]) -> Comparison:
+    """The table of several evaluations, as `cap2im evaluate` writes them.
+
+    Raises:
+        ValueError: there is none, two are of one name, or one is not an evaluation.
+    """
+    names = [str(evaluation.get("model", "")) for evaluation in evaluations]
+    if not names or "" in names:
+        raise ValueError("nothing to compare" if not names else "an evaluation without a model's name cannot be compared")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two evaluations are called {twice[0]!r}: give the models different names (the folder's name is the model's)")
+    found: dict[str, dict[str, tuple[Mapping[str, Any], dict[str, Measurement]]]] = {}  # name -> protocol -> cells
+    for model, evaluation in zip(names, evaluations, strict=True):
+        for number in measurements(evaluation):
+            key = json.dumps(number.protocol, sort_keys=True)
+            found.setdefault(number.name, {}).setdefault(key, (number.protocol, {}))[1][model] = number
+    columns = []
+    for name in sorted(found, key=_place):
+        protocols = found[name]
+        marks = [""] if len(protocols) == 1 else [chr(ord("a") + i) for i in range(len(protocols))]
+        columns += [Column(name, mark, protocol, cells) for mark, (protocol, cells) in zip(marks, protocols.values(), strict=True)]
+    return Comparison(tuple(names), tuple(columns))
+
+
+def measurements(evaluation: Mapping[str, Any]) -> Iterator[Measurement]:
+    """The numbers of one evaluation that a table shows."""
+    if accuracy := evaluation.get("caption_accuracy"):
+        for group, told in (("seen", "seen"), ("held_out", "held out")):
+            joint = accuracy["drawings"][group]["joint"]
+            shown = f"{100 * joint['rate']:.1f} ({100 * joint['low']:.1f}-{100 * joint['high']:.1f})"
+            yield Measurement(f"joint, {told}, %", 100 * joint["rate"], shown, accuracy["protocol"])
+    if bound := evaluation.get("likelihood"):
+        yield Measurement("bound, nats", bound["bound"], f"{bound['bound']:.2f} ± {bound['standard_error']:.2f}", bound["protocol"])
+    if trained := evaluation.get("trained"):
+        seconds = trained["seconds"] / trained["steps"]
+        protocol = {"machine": trained["machine"], "batch size": trained["batch_size"]}
+        yield Measurement("seconds a step", seconds, f"{seconds:.3f}", protocol, higher_is_better=None)
+    if parameters := evaluation.get("parameters"):
+        yield Measurement("parameters", parameters, f"{parameters:,}", {}, higher_is_better=None)
+
+
+def _place(name: str) -> int:
+    """Where a column stands; those of one place stay as they were met."""
+    if name in TRAILING:
+        return len(LEADING) + 1 + TRAILING.index(name)
+    return next((place for place, start in enumerate(LEADING) if name.startswith(start)), len(LEADING))
+
+
+def _by_protocol(columns: Sequence[Column]) -> list[tuple[Mapping[str, Any], list[str]]]:
+    """The protocols that say something, each with the titles of its columns."""
+    titles: dict[str, tuple[Mapping[str, Any], list[str]]] = {}
+    for column in columns:
+        if column.protocol:
+            titles.setdefault(json.dumps(column.protocol, sort_keys=True), (column.protocol, []))[1].append(column.title)
+    return list(titles.values())
+
+
+def _plain(value: Any) -> str:
+    """A protocol's value in a sentence: long hashes by their beginning."""
+    text = json.dumps(value) if isinstance(value, (list, dict)) else str(value)
+    return text[:12] if len(text) == 64 and all(c in "0123456789abcdef" for c in text) else text
