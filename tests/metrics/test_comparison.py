@@ -45,7 +45,9 @@ def test_numbers_of_different_protocols_refuse_to_share_a_column(changed):
 def test_a_model_without_a_number_has_a_gap():
     adversarial = evaluation("gan")
     del adversarial["likelihood"]
-    assert "| gan | **90.0 (89.0-91.0)** | **90.0 (89.0-91.0)** | - | 1,000 |" in compare([adversarial, evaluation("b", joint=0.5)]).markdown()
+    assert (
+        "| gan | **90.0 (89.0-91.0)** | **90.0 (89.0-91.0)** | - | 1,000 |" in compare([adversarial, evaluation("b", joint=0.5)]).markdown()
+    )
 
 
 def test_json_round_trip():

@@ -1,0 +1,110 @@
+"""The figures of the paper: which captions they show, and that they show what was drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import cap2im.figures
+from cap2im.drawing import Drawing
+from cap2im.figures import Panel, Subjects, attended_words, image_of, pictures, subjects, write_figures
+from cap2im.pipeline import Pipeline
+from tests.tiny import tiny_model
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    return Pipeline.load(str(tiny_model(tmp_path_factory.mktemp("figures") / "tiny")))
+
+
+def drawing(caption: str, grey: int, attention: np.ndarray | None = None) -> Drawing:
+    words = tuple(caption.split())
+    canvases = np.full((2, 8, 8, 1), grey, np.uint8)
+    return Drawing(caption, words if attention is not None else (), 0, "model", canvases, attention)
+
+
+def test_digit_models_draw_hidden_captions_as_novel_scenes(pipeline):
+    wanted = subjects(pipeline)
+    from cap2im.data.mnist_captions import HeldOut
+
+    held_out = HeldOut(tuple(tuple(hidden) for hidden in pipeline.config["data"]["held_out"]))
+    hidden = {c.caption for c in held_out.configurations() if not c.seen}
+    assert len(wanted.novel) == 8
+    assert hidden.issuperset(wanted.novel)
+    assert not wanted.unknown
+
+
+def test_own_captions_are_flips_and_have_to_be_known(pipeline):
+    groups = [["the digit one is at the top left of the image", "the digit two is at the top left of the image"]]
+    wanted = subjects(pipeline, groups)
+    assert wanted.flips == wanted.attended == (tuple(groups[0]),)
+    assert wanted.novel == ()
+    with pytest.raises(ValueError, match="zebra"):
+        subjects(pipeline, [["a zebra"]])
+
+
+def test_models_of_other_words_draw_what_they_were_shown(pipeline):
+    """The paper's captions are left out, and told, where the model does not know their words."""
+    config = {**pipeline.config, "data": {"shown": ["the digit one is", "the digit two is"]}}
+    wanted = subjects(dataclasses.replace(pipeline, config=config))
+    assert wanted.flips == wanted.attended == (("the digit one is", "the digit two is"),)
+    assert wanted.novel == ()
+    assert "a stop sign is flying in blue skies ." in wanted.unknown
+
+
+def test_pictures_show_the_drawings_in_their_places():
+    figure = pictures([[drawing("black", 0), drawing("white", 255)], [Panel(np.full((8, 8, 3), (255, 0, 0), np.uint8), "red")]])
+    image = np.asarray(image_of(figure).resize((300, 400), Image.Resampling.NEAREST)).astype(int)
+    height, width = image.shape[:2]
+    assert image[height // 4 + 20, width // 4].tolist() == [0, 0, 0]
+    assert image[height // 4 + 20, 3 * width // 4].tolist() == [255, 255, 255]
+    assert image[3 * height // 4 + 20, width // 4].tolist() == [255, 0, 0]
+    axes = figure.axes
+    assert [place.get_title() for place in axes[:3]] == ["black", "white", "red"]
+
+
+def test_words_stand_in_the_order_of_their_attention():
+    weights = np.array([[0.1, 0.7, 0.2], [0.3, 0.5, 0.2]])
+    figure = attended_words([drawing("a red bus", 9, weights)])
+    bars = figure.axes[1]
+    assert [label.get_text() for label in bars.get_yticklabels()] == ["red (2)", "a (1)", "bus (3)"]
+    assert [bar.get_width() for bar in bars.patches] == pytest.approx([0.6, 0.2, 0.2])
+    with pytest.raises(ValueError, match="does not attend"):
+        attended_words([drawing("a red bus", 9)])
+
+
+def test_every_figure_that_the_model_can_have_is_written(pipeline, tmp_path):
+    asked = []
+
+    def nearest(found):
+        asked.append(found)
+        return 255 - found
+
+    def sharpened(captions, seed):
+        return pipeline.draw(captions, seed=seed)
+
+    files = write_figures(pipeline, tmp_path / "out", subjects(pipeline), nearest=nearest, sharpened=sharpened)
+    numbers = [path.name[:8] for path in files]
+    assert numbers == ["figure-1", "figure-3", "figure-4", "figure-5", "figure-6", "figure-7"]
+    for path in files:
+        with Image.open(path) as picture:
+            assert np.asarray(picture.convert("L")).std() > 5, path
+    assert [group.shape for group in asked] == [(4, 60, 60, 1)] * 3
+    one = Subjects((), (("the digit one is at the top left of the image",),), ())
+    assert [path.name[:8] for path in write_figures(pipeline, tmp_path / "less", one)] == ["figure-3", "figure-6"]
+
+
+def test_nothing_to_draw_is_one_line(pipeline, tmp_path):
+    with pytest.raises(ValueError, match="no captions to draw; give some with --captions"):
+        write_figures(pipeline, tmp_path / "out", Subjects((), (), ()))
+
+
+def test_missing_matplotlib_is_one_line(pipeline, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ValueError, match="figures need more than the core"):
+        write_figures(pipeline, tmp_path / "out", cap2im.figures.subjects(pipeline))
