@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from cap2im.checkpoint import CONFIG, WEIGHTS, checkpoints, map_weights, read_config, sha256
 from cap2im.checksums import file_sha256
+from cap2im.data.captions import SentenceEncoder
 from cap2im.data.vocabulary import Vocabulary, pad
 from cap2im.hub import ENCODER_FILES, download, is_repository
 from cap2im.models.skipthoughts import SkipThoughts, SkipThoughtsConfig
@@ -32,31 +32,6 @@ CARD = "README.md"
 KNOWN_MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
 CLIP_TYPES = ("clip", "clip_text_model")
 NEEDED = "needs more than the core; in the checkout: pip install -c constraints.txt '.[sentences]'"
-
-
-class SentenceEncoder(ABC):
-    """What turns captions into vectors.
-
-    Attributes:
-        name: what people call it.
-        features: numbers in a vector.
-    """
-
-    name: str
-    features: int
-
-    @property
-    @abstractmethod
-    def sha256(self) -> str:
-        """Of the weights, wherever they lie: a copy has that of the original."""
-
-    @abstractmethod
-    def encode(self, captions: Sequence[str]) -> Tensor:
-        """Vectors [N, features], float32 on the CPU; a caption's vector does not depend on the others, but for rounding.
-
-        Raises:
-            ValueError: a caption is empty.
-        """
 
 
 class SkipThoughtsEncoder(SentenceEncoder):

@@ -36,15 +36,28 @@ WORTH_A_BAR = 20_000  # captions
 
 
 class SentenceEncoder(Protocol):
-    """Anything that turns captions into vectors [N, features]."""
+    """Anything that turns captions into vectors.
+
+    Attributes:
+        name: what people call it.
+        features: numbers in a vector.
+    """
+
+    name: str
+    features: int
 
     @property
-    def name(self) -> str: ...
+    def sha256(self) -> str:
+        """Of the weights, wherever they lie: a copy has that of the original."""
+        ...
 
-    @property
-    def features(self) -> int: ...
+    def encode(self, captions: Sequence[str]) -> Tensor:
+        """Vectors [N, features], float32 on the CPU; a caption's vector does not depend on the others, but for rounding.
 
-    def encode(self, captions: Sequence[str]) -> Tensor: ...
+        Raises:
+            ValueError: a caption is empty.
+        """
+        ...
 
 
 class CaptionedImages:
