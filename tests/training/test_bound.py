@@ -171,6 +171,7 @@ def test_a_run_can_start_from_another_models_weights_and_says_so(tmp_path):
     config = read_config(second)
     assert config["started_from"] == read_config(first)["sha256"]["model.safetensors"]
     assert config["command"] == "cap2im train it"
+    assert (config["trained"]["steps"], config["trained"]["batch_size"]) == (5, 4)
     with pytest.raises(ValueError, match=r"its model\.variant is 'paper', this training's is 'released'"):
         train(tiny_recipe("model.variant=released"), tmp_path / "third", device="cpu", start_from=first)
     with pytest.raises(ValueError, match="other configurations were held out"):

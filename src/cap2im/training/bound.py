@@ -269,7 +269,8 @@ def train(
             "parameters": trainee.config()["parameters"],
         }
         with whole_folder(result) as folder:
-            write_model(folder, drawing_model.state_dict(), trainee.config(), card(figures), torch.float16)
+            config = trainee.config() | {"trained": trainee.effort(settings.batch_size)}
+            write_model(folder, drawing_model.state_dict(), config, card(figures), torch.float16)
             if material.encoder_folder is not None:
                 copy_encoder(material.encoder_folder, folder / SENTENCE_ENCODER)
     accelerator.wait_for_everyone()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 from typing import Any
 
 import torch
 
 import cap2im
 from cap2im.config import BoundRecipe, ClassifierRecipe, GANRecipe, SkipThoughtsRecipe
+from cap2im.training.loop import machine
 
 CARD = """---
 library_name: cap2im
@@ -32,13 +32,6 @@ license: mit
 
 Draw with it: `cap2im draw CAPTION --model FOLDER`. Measure it: `cap2im evaluate FOLDER`.
 """
-
-
-def machine() -> str:
-    """The processor or accelerator that this runs on, in words."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{torch.get_num_threads()} threads of a CPU ({platform.machine()})"
 
 
 def bound_card(name: str, recipe: BoundRecipe, figures: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,17 @@ from cap2im.data.workers import available_workers
 def prepare_processor() -> None:
     """Narrow Gaussian filters make denormal numbers, with which processors are many times slower: treat them as zero."""
     torch.set_flush_denormal(True)
+
+
+def machine() -> str:
+    """The processor or accelerator that this runs on, in words."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text().splitlines() if described.is_file() else []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    threads = torch.get_num_threads()
+    return f"{threads} thread{'s' * (threads != 1)} of {name}"
 
 
 def make_accelerator(device: Literal["auto", "cpu"]) -> Accelerator:

@@ -33,7 +33,7 @@ from cap2im.data.digits import DIGIT_SIDE, Digits, mnist
 from cap2im.data.mnist_captions import CANVAS_SIDE, LAYOUTS, PLACES, HeldOut
 from cap2im.metrics.caption_accuracy import place_windows, read_canvases, real_canvases, score, summary
 from cap2im.models.reader import NOTHING, Reader
-from cap2im.training.card import machine
+from cap2im.training.loop import machine
 
 NEAR, FAR = 2, 6  # pixels from the range of a place, in the larger of the two directions
 CROWDED = 14  # digits whose corners are closer than this in both directions have strokes in common

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cap2im.checkpoint import TrainingState, checkpoints, load_checkpoint, read_config, read_weights, save_checkpoint
 from cap2im.config import Section, differences, parse_recipe
-from cap2im.training.loop import optimizer_tensors, random_states, restore_optimizer, restore_random_states
+from cap2im.training.loop import machine, optimizer_tensors, random_states, restore_optimizer, restore_random_states
 
 
 def resume_state(run: Path, recipe: Section, resume: bool) -> Path | None:
@@ -56,6 +56,10 @@ class Trainee:
     def seconds(self) -> float:
         """Time spent, in all of the run's processes after each other."""
         return self._seconds_before + time.time() - self._started
+
+    def effort(self, batch_size: int) -> dict[str, Any]:
+        """What the training took, for the folder of the finished model; seconds include validating and saving."""
+        return {"steps": self.step, "batch_size": batch_size, "seconds": round(self.seconds), "machine": machine()}
 
     @property
     def learned(self) -> nn.Module:
