@@ -6,12 +6,13 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from cap2im import cli
 from tests.real_data import data_folder
-from tests.tiny import CHANGES, tiny_model
+from tests.tiny import CHANGES, tiny_model, tiny_recipe
 
 CAPTION = "the digit three is at the top of the digit one"
 
@@ -220,3 +221,63 @@ def test_help_has_examples(run, command):
     assert code == 0
     assert "Example" in out
     assert f"cap2im {command}" in " ".join(out.split())
+
+
+QUICK = ("--samples", "1", "--bound-samples", "1", "--images", "4")
+
+
+def test_compare_writes_one_table_and_measures_nothing_twice(run, tmp_path):
+    tiny_model(tmp_path / "one")
+    tiny_model(tmp_path / "two", "model.conditioning=mean")
+    code, out, err = run("compare", "one", "two", *QUICK)
+    assert (code, err.count("Traceback")) == (0, 0), err
+    table = (tmp_path / "comparison" / "comparison.md").read_text()
+    assert "| one | " in table
+    assert "| two | " in table
+    assert table.strip() in out
+    stored = json.loads((tmp_path / "comparison" / "comparison.json").read_text())
+    assert {"joint, seen, %", "joint, held out, %", "bound, nats", "parameters"} == {column["name"] for column in stored["columns"]}
+    with Image.open(tmp_path / "comparison" / "comparison.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 5
+    kept = tmp_path / "comparison" / "evaluations" / "one.json"
+    written = kept.stat().st_mtime_ns
+    assert run("compare", "one", "two", *QUICK)[0] == 0
+    assert kept.stat().st_mtime_ns == written
+    assert run("compare", "one", "two", *QUICK, "--seed", "1")[0] == 0
+    assert kept.stat().st_mtime_ns != written
+
+
+def test_compare_tells_all_that_is_missing(run, tmp_path):
+    tiny_model(tmp_path / "one")
+    code, _, err = run("compare", "one", "nothing", "aligndraw-digits", "noaligndraw-mnist")
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
+    assert "unknown model 'nothing'" in err
+    assert "not trained yet: aligndraw-digits, noaligndraw-mnist; add --train" in err
+    assert "no model given" in run("compare")[2]
+    assert "two models are called 'one'" in run("compare", "one", str(tmp_path / "one"))[2]
+    assert not (tmp_path / "comparison").exists()
+
+
+def test_compare_trains_what_is_missing_if_asked_to(run, tmp_path, monkeypatch):
+    """The recipe itself takes long; a tiny one takes its place, which goes on from what a killed run left."""
+    tiny_model(tmp_path / "one")
+    monkeypatch.setattr("cap2im.config.load_recipe", lambda name, changes: tiny_recipe("train.epochs=1"))
+    code, out, err = run("compare", "one", "aligndraw-digits", *QUICK, "--train")
+    assert code == 0, err
+    assert (tmp_path / "runs" / "aligndraw-digits" / "model" / "config.json").is_file()
+    assert "| aligndraw-digits | " in out
+    assert "seconds a step" in out
+
+
+def test_figures(run, tmp_path):
+    tiny_model(tmp_path / "one")
+    (tmp_path / "flips.txt").write_text("the digit 1 is at the top left of the image\nthe digit 2 is at the top left of the image\n\n")
+    code, out, err = run("figures", "one", "--captions", "flips.txt", "--out", "here")
+    assert code == 0, err
+    names = [Path(line).name for line in out.splitlines()]
+    assert names == ["figure-3-caption-flips.png", "figure-5-attended-words.png", "figure-6-seen-and-held-out.png"]
+    assert all((tmp_path / "here" / name).is_file() for name in names)
+    (tmp_path / "empty.txt").write_text("\n\n")
+    code, _, err = run("figures", "one", "--captions", "empty.txt")
+    assert (code, err) == (2, "cap2im: empty.txt: no captions in it\n")

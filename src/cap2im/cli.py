@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
@@ -411,6 +412,123 @@ def _accuracy_table(model: str, accuracy: dict[str, Any]) -> Table:
             cells[-1] += f" ({100 * rates['joint']['low']:.1f}-{100 * rates['joint']['high']:.1f})"
             table.add_row(f"{label}, {group.replace('_', ' ')}", str(rates["n"]), *cells)
     return table
+
+
+PRESETS = {"mnist": ("aligndraw-mnist", "noaligndraw-mnist", "draw-mnist", "conv-vae-mnist", "fc-vae-mnist", "lapgan-mnist")}
+
+
+@app.command(
+    epilog=_examples(
+        "cap2im compare aligndraw-mnist runs/mine --data mnist/",
+        "cap2im compare --preset mnist --data mnist/ --train",
+        "cap2im compare runs/align runs/noalign --data data/photos --out comparison",
+    )
+)
+def compare(
+    models: Annotated[list[str] | None, typer.Argument(help="Models, as for cap2im evaluate, or names of recipes.")] = None,
+    preset: Annotated[Literal["mnist"] | None, typer.Option(help="mnist: every model of MNIST with captions.")] = None,
+    data: DataOption = None,
+    train_missing: Annotated[bool, typer.Option("--train", help="Train the recipes that have no model yet; may take hours.")] = False,
+    runs: Annotated[Path, typer.Option(help="Folder of the recipes' runs.")] = Path("runs"),
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Images, or digits, to measure on.")] = "test",
+    samples: Annotated[int, typer.Option(min=1, max=10_000, help="Drawings of each of the 440 captions of digits.")] = 10,
+    bound_samples: Annotated[int, typer.Option(min=1, max=10_000, help="L, posterior samples an image for the bound.")] = 16,
+    images: Annotated[int, typer.Option(min=2, max=1_000_000, help="Images for the bound.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: DeviceOption = "cpu",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the tables, the picture and the evaluations.")] = Path("comparison"),
+) -> None:
+    """Measure several models and write one table: Markdown, JSON and a picture. Numbers of different protocols get columns of their own."""
+    from cap2im.figures import comparison_picture
+    from cap2im.metrics.comparison import compare as table_of
+    from cap2im.metrics.comparison import evaluated
+    from cap2im.pipeline import Pipeline
+
+    names = [*(models or []), *(PRESETS[preset] if preset else ())]
+    if not names:
+        raise ValueError("no model given; name some, or add --preset mnist")
+    found = _models_to_compare(names, runs, data, train_missing)
+    out.mkdir(parents=True, exist_ok=True)
+    asked = {"data": data, "split": split, "samples": samples, "bound_samples": bound_samples, "images": images, "seed": seed}
+    pipelines = [dataclasses.replace(Pipeline.load(where, device=device), name=name) for name, where in found.items()]
+    table = table_of([evaluated(pipeline, out / "evaluations" / f"{pipeline.name}.json", **asked) for pipeline in pipelines])
+    (out / "comparison.md").write_text(table.markdown(), "utf-8")
+    (out / "comparison.json").write_text(json.dumps(table.to_dict(), indent=1) + "\n", "utf-8")
+    comparison_picture(pipelines, seed).savefig(out / "comparison.png", dpi=144)
+    print(table.markdown())
+    print(f"written to {out}: comparison.md, comparison.json, comparison.png, evaluations/")
+
+
+def _models_to_compare(names: list[str], runs: Path, data: str | None, train_missing: bool) -> dict[str, str]:
+    """Where each model is, by the last part of its name: a recipe's run, or what `cap2im evaluate` would take.
+
+    Recipes without either are trained, if asked for.
+
+    Raises:
+        ValueError: a model is missing, or two are of one name; all problems are told at once.
+    """
+    from cap2im.checkpoint import checkpoints
+    from cap2im.config import recipe_names
+    from cap2im.pipeline import find_model
+
+    found: dict[str, str] = {}
+    missing: list[str] = []
+    problems: list[str] = []
+    for name in names:
+        label, run = Path(name).name, runs / name
+        if label in (*found, *missing):
+            problems.append(f"two models are called {label!r}")
+            continue
+        try:
+            found[label] = str(find_model(str(run) if (run / "model").is_dir() else name))
+        except ValueError as error:
+            if name in recipe_names():
+                missing.append(name)
+            else:
+                problems.append(str(error))
+    if problems or (missing and not train_missing):
+        untrained = f"not trained yet: {', '.join(missing)}; add --train, or train them into {runs}/RECIPE" if missing else ""
+        raise ValueError("; ".join([*problems, untrained] if untrained else problems))
+    for name in missing:
+        train(name, run=runs / name, data=data, resume=bool(checkpoints(runs / name)))
+        found[name] = str(runs / name / "model")
+    return {label: found[label] for label in (Path(name).name for name in names)}
+
+
+@app.command(
+    epilog=_examples(
+        "cap2im figures aligndraw-mnist --out figures",
+        "cap2im figures aligndraw-mnist --data mnist/ --sharpen runs/sharpener-mnist",
+        "cap2im figures runs/photos --data data/photos --captions flips.txt",
+    )
+)
+def figures(
+    model: Annotated[str, typer.Argument(help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.")] = cap2im.DEFAULT_MODEL,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into.")] = Path("figures"),
+    captions: Annotated[
+        Path | None,
+        typer.Option("--captions", exists=True, dir_okay=False, help="Captions to flip, one a line; an empty line parts groups."),
+    ] = None,
+    data: DataOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="One seed for all drawings.")] = 0,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Draw the figures of the paper: flipped captions, attended words, nearest training images, sharpening, captions never seen."""
+    from cap2im.figures import subjects, write_figures
+    from cap2im.pipeline import Pipeline
+
+    groups = []
+    if captions is not None:
+        blocks = captions.read_text("utf-8").split("\n\n")
+        groups = [[line.strip() for line in block.splitlines() if line.strip()] for block in blocks]
+        if not (groups := [group for group in groups if group]):
+            raise ValueError(f"{captions}: no captions in it")
+    pipeline = Pipeline.load(model, device=device)
+    wanted = subjects(pipeline, groups)
+    if wanted.unknown:
+        print(f"left out, for words that {pipeline.name} does not know: {'; '.join(wanted.unknown)}", file=sys.stderr)
+    for path in write_figures(pipeline, out, wanted, seed=seed):
+        print(path)
 
 
 TokensOption = Annotated[

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 PANEL = 1.7  # inches: side of a picture
 SEEN_AND_HELD_OUT = 4  # rows of figure 6
 SHARPENED = 6  # drawings of figure 7
+COMPARED = 5  # captions of the picture of several models
 MOST_WORDS = 12  # of figure 5
 
 PAPER_NOVEL = (
@@ -214,6 +215,21 @@ def pictures(rows: Sequence[Sequence[Drawing | Panel]], names: Sequence[str] = (
         if names:
             places[0].text(-0.06, 0.5, names[index], transform=places[0].transAxes, rotation=90, ha="right", va="center", fontsize=8)
     return figure
+
+
+def comparison_picture(pipelines: Sequence[Pipeline], seed: int) -> Figure:
+    """The same captions from the same seed by several models, a row each (figure 5, bottom).
+
+    Raises:
+        ValueError: matplotlib is not installed, or the models share no captions that they know.
+    """
+    _needs_matplotlib()
+    wanted = subjects(pipelines[0])
+    captions = [*(group[0] for group in wanted.flips), *wanted.novel][:COMPARED]
+    known = [caption for caption in captions if all(_knows(pipeline, caption) for pipeline in pipelines)]
+    if not known:
+        raise ValueError(f"{', '.join(pipeline.name for pipeline in pipelines)}: know no captions in common")
+    return pictures([pipeline.draw(known, seed=seed) for pipeline in pipelines], [pipeline.name for pipeline in pipelines])
 
 
 def _show(place: Axes, picture: NDArray[np.uint8]) -> None:

@@ -9,7 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from cap2im.checkpoint import WEIGHTS
+from cap2im.metrics.evaluation import evaluate
+from cap2im.pipeline import Pipeline
 
 LEADING = ("joint", "bound")  # columns that come first, and those that come last, whichever model is named first
 TRAILING = ("seconds a step", "parameters")
@@ -119,6 +124,25 @@ def compare(evaluations: Sequence[Mapping[str, Any]]) -> Comparison:
         marks = [""] if len(protocols) == 1 else [chr(ord("a") + i) for i in range(len(protocols))]
         columns += [Column(name, mark, protocol, cells) for mark, (protocol, cells) in zip(marks, protocols.values(), strict=True)]
     return Comparison(tuple(names), tuple(columns))
+
+
+def evaluated(pipeline: Pipeline, file: Path, **asked: Any) -> dict[str, Any]:
+    """The evaluation of a model, `evaluate(pipeline, **asked)`, kept in a file; what was asked of the same weights is not measured again.
+
+    Raises:
+        ValueError: of `evaluate`.
+    """
+    words = {
+        key: value if isinstance(value, (int, float, str, bool)) else None if value is None else str(value) for key, value in asked.items()
+    }
+    if file.is_file():
+        kept: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        if kept.get("asked") == words and kept.get("weights_sha256") == pipeline.config["sha256"][WEIGHTS]:
+            return kept
+    result = {**evaluate(pipeline, **asked), "asked": words}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    return result
 
 
 def measurements(evaluation: Mapping[str, Any]) -> Iterator[Measurement]:

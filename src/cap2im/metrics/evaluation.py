@@ -314,7 +314,7 @@ def _likelihood(protocol: dict[str, Any], likelihood: Likelihood) -> dict[str, A
 
 
 def _result(pipeline: Pipeline, **metrics: dict[str, Any]) -> dict[str, Any]:
-    told = {key: pipeline.config[key] for key in ("parameters", "trained") if key in pipeline.config}
+    told: dict[str, Any] = {key: pipeline.config[key] for key in ("parameters", "trained") if key in pipeline.config}
     return {"model": pipeline.name, "weights_sha256": pipeline.config["sha256"][WEIGHTS], **told, **metrics}
 
 
