@@ -226,6 +226,7 @@ def test_help_has_examples(run, command):
 QUICK = ("--samples", "1", "--bound-samples", "1", "--images", "4")
 
 
+@pytest.mark.slow
 def test_compare_writes_one_table_and_measures_nothing_twice(run, tmp_path):
     tiny_model(tmp_path / "one")
     tiny_model(tmp_path / "two", "model.conditioning=mean")
@@ -259,6 +260,7 @@ def test_compare_tells_all_that_is_missing(run, tmp_path):
     assert not (tmp_path / "comparison").exists()
 
 
+@pytest.mark.slow
 def test_compare_trains_what_is_missing_if_asked_to(run, tmp_path, monkeypatch):
     """The recipe itself takes long; a tiny one takes its place, which goes on from what a killed run left."""
     tiny_model(tmp_path / "one")
