@@ -237,7 +237,7 @@ def test_compare_writes_one_table_and_measures_nothing_twice(run, tmp_path):
     assert "| two | " in table
     assert table.strip() in out
     stored = json.loads((tmp_path / "comparison" / "comparison.json").read_text())
-    assert {"joint, seen, %", "joint, held out, %", "bound, nats", "parameters"} == {column["name"] for column in stored["columns"]}
+    assert {"joint, seen, %", "joint, held out, %", "bound, test, nats", "parameters"} == {column["name"] for column in stored["columns"]}
     with Image.open(tmp_path / "comparison" / "comparison.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 5
     kept = tmp_path / "comparison" / "evaluations" / "one.json"

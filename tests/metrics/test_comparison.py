@@ -22,24 +22,51 @@ def evaluation(model: str, joint: float = 0.9, bound: float = -100.0, **protocol
 
 def test_numbers_of_one_protocol_share_a_column():
     table = compare([evaluation("a", bound=-90.0), evaluation("b")])
-    assert [column.title for column in table.columns] == ["joint, seen, %", "joint, held out, %", "bound, nats", "parameters"]
+    assert [column.title for column in table.columns] == ["joint, seen, %", "joint, held out, %", "bound, test, nats", "parameters"]
     bound = table.columns[2]
     assert {model: cell.value for model, cell in bound.cells.items()} == {"a": -90.0, "b": -100.0}
     assert bound.best == {"a"}
     assert "| a | **90.0 (89.0-91.0)** | **90.0 (89.0-91.0)** | **-90.00 ± 1.50** | 1,000 |" in table.markdown()
 
 
-@pytest.mark.parametrize("changed", [{"samples": 1}, {"split": "validation"}, {"observation": "gaussian, deviation 0.1"}])
+@pytest.mark.parametrize("changed", [{"samples": 1}, {"seed": 7}, {"observation": "gaussian, deviation 0.1"}])
 def test_numbers_of_different_protocols_refuse_to_share_a_column(changed):
     table = compare([evaluation("a"), evaluation("b", **changed)])
-    bounds = [column for column in table.columns if column.name == "bound, nats"]
+    bounds = [column for column in table.columns if column.name == "bound, test, nats"]
     assert [(column.title, set(column.cells), column.best) for column in bounds] == [
-        ("bound, nats [a]", {"a"}, frozenset()),
-        ("bound, nats [b]", {"b"}, frozenset()),
+        ("bound, test, nats [a]", {"a"}, frozenset()),
+        ("bound, test, nats [b]", {"b"}, frozenset()),
     ]
     text = table.markdown()
-    assert text.count("bound, nats [a]") == text.count("bound, nats [b]") == 2  # in the head, and with its protocol
+    assert text.count("nats [a]") == text.count("nats [b]") == 2  # in the head, and with its protocol
     assert str(next(iter(changed.values()))) in text
+
+
+def test_splits_have_columns_of_their_own():
+    other = evaluation("b", split="validation")
+    assert [column.title for column in compare([evaluation("a"), other]).columns][2:4] == ["bound, test, nats", "bound, validation, nats"]
+
+
+def test_retrieval_and_similarity_have_their_directions():
+    """The paper's table 1: more recall and similarity is better, a smaller rank is."""
+
+    def table_1(model: str, recall: float, rank: float, ssim: float) -> dict:
+        scores = {"ssim": {"mean": ssim, "deviation": 0.1}, "psnr": {"mean": 10.0, "deviation": 1.0}}
+        return {
+            "model": model,
+            "retrieval": {
+                "protocol": {"split": "test"},
+                "R@1": {"rate": recall, "low": 0.0, "high": 1.0},
+                "median_rank": {"rank": rank, "low": 1.0, "high": 50.0},
+            },
+            "similarity": {"protocol": {"split": "test"}, **scores, "sharpened": scores},
+        }
+
+    table = compare([table_1("align", 0.03, 31, 0.156), table_1("vae", 0.01, 48, 0.164)])
+    best = {column.title: column.best for column in table.columns}
+    assert best["R@1, %"] == best["median rank"] == {"align"}
+    assert best["SSI"] == best["SSI, sharpened"] == {"vae"}
+    assert "0.164 ± 0.100" in table.markdown()
 
 
 def test_a_model_without_a_number_has_a_gap():

@@ -152,14 +152,37 @@ def measurements(evaluation: Mapping[str, Any]) -> Iterator[Measurement]:
             joint = accuracy["drawings"][group]["joint"]
             shown = f"{100 * joint['rate']:.1f} ({100 * joint['low']:.1f}-{100 * joint['high']:.1f})"
             yield Measurement(f"joint, {told}, %", 100 * joint["rate"], shown, accuracy["protocol"])
-    if bound := evaluation.get("likelihood"):
-        yield Measurement("bound, nats", bound["bound"], f"{bound['bound']:.2f} ± {bound['standard_error']:.2f}", bound["protocol"])
+    likelihoods = [*evaluation.get("other_splits", {}).values(), *filter(None, [evaluation.get("likelihood")])]
+    for found in likelihoods:
+        protocol, split = found["protocol"], found["protocol"]["split"]
+        yield _bound(f"bound, {split}", found, protocol)
+        if "sharpened" in found:
+            yield _bound(f"bound sharpened, {split}", found["sharpened"], protocol)
+    if found := evaluation.get("retrieval"):
+        for name in (key for key in found if key.startswith("R@")):
+            rate = found[name]
+            shown = f"{100 * rate['rate']:.1f} ({100 * rate['low']:.1f}-{100 * rate['high']:.1f})"
+            yield Measurement(f"{name}, %", 100 * rate["rate"], shown, found["protocol"])
+        rank = found["median_rank"]
+        shown = f"{rank['rank']:g} ({rank['low']:g}-{rank['high']:g})"
+        yield Measurement("median rank", rank["rank"], shown, found["protocol"], higher_is_better=False)
+    if found := evaluation.get("similarity"):
+        for name, key in (("SSI", "ssim"), ("PSNR, dB", "psnr")):
+            digits = 3 if key == "ssim" else 2
+            for told, scores in ((name, found), (f"{name}, sharpened", found.get("sharpened"))):
+                if scores is not None:
+                    mean, deviation = scores[key]["mean"], scores[key]["deviation"]
+                    yield Measurement(told, mean, f"{mean:.{digits}f} ± {deviation:.{digits}f}", found["protocol"])
     if trained := evaluation.get("trained"):
         seconds = trained["seconds"] / trained["steps"]
         protocol = {"machine": trained["machine"], "batch size": trained["batch_size"]}
         yield Measurement("seconds a step", seconds, f"{seconds:.3f}", protocol, higher_is_better=None)
     if parameters := evaluation.get("parameters"):
         yield Measurement("parameters", parameters, f"{parameters:,}", {}, higher_is_better=None)
+
+
+def _bound(name: str, found: Mapping[str, Any], protocol: Mapping[str, Any]) -> Measurement:
+    return Measurement(f"{name}, nats", found["bound"], f"{found['bound']:.2f} ± {found['standard_error']:.2f}", protocol)
 
 
 def _place(name: str) -> int:
