@@ -281,6 +281,21 @@ def train(
         print(f"model written to {result}")
 
 
+SplitOption = Annotated[
+    Literal["train", "validation", "test", "all"],
+    typer.Option(help="Images, or digits, to measure on; all estimates the bound on each, the rest on test."),
+]
+ImagesOption = Annotated[int, typer.Option(min=2, max=1_000_000, help="Captions with their images, or canvases of digits.")]
+BoundSamplesOption = Annotated[int, typer.Option(min=1, max=10_000, help="L, posterior samples an image for the bound.")]
+SamplesOption = Annotated[
+    int | None, typer.Option(min=1, max=10_000, help="Drawings of a caption. [default: 10 of captioned digits, 50 for --similarity]")
+]
+ShortlistOption = Annotated[
+    str | None, typer.Option(help="Measure image retrieval: a VGG-like network (run or folder), or a pickle of shortlists.")
+]
+SimilarityOption = Annotated[bool, typer.Option("--similarity", help="Compare drawings with the images of their captions.")]
+
+
 @app.command(
     epilog=_examples(
         "cap2im evaluate aligndraw-mnist --data mnist/",
@@ -293,21 +308,14 @@ def train(
 def evaluate(
     model: Annotated[str, typer.Argument(help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.")] = cap2im.DEFAULT_MODEL,
     data: DataOption = None,
-    split: Annotated[
-        Literal["train", "validation", "test", "all"],
-        typer.Option(help="Images, or digits, to measure on; all estimates the bound on each, the rest on test."),
-    ] = "test",
-    images: Annotated[int, typer.Option(min=2, max=1_000_000, help="Captions with their images, or canvases of digits.")] = 1000,
-    bound_samples: Annotated[int, typer.Option(min=1, max=10_000, help="L, posterior samples an image for the bound.")] = 16,
-    samples: Annotated[
-        int | None, typer.Option(min=1, max=10_000, help="Drawings of a caption. [default: 10 of captioned digits, 50 for --similarity]")
-    ] = None,
-    shortlist: Annotated[
-        str | None, typer.Option(help="Measure image retrieval: a VGG-like network (run or folder), or a pickle of shortlists.")
-    ] = None,
+    split: SplitOption = "test",
+    images: ImagesOption = 1000,
+    bound_samples: BoundSamplesOption = 16,
+    samples: SamplesOption = None,
+    shortlist: ShortlistOption = None,
     candidates: Annotated[int | None, typer.Option(min=2, max=100_000, help="Images of a shortlist of the network. [default: 100]")] = None,
     retrieval_samples: Annotated[int, typer.Option(min=1, max=10_000, help="L of the bounds that retrieval compares.")] = 1,
-    similarity: Annotated[bool, typer.Option("--similarity", help="Compare drawings with the images of their captions.")] = False,
+    similarity: SimilarityOption = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "cpu",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file. [default: evaluation-MODEL.json]")] = None,
@@ -430,10 +438,12 @@ def compare(
     data: DataOption = None,
     train_missing: Annotated[bool, typer.Option("--train", help="Train the recipes that have no model yet; may take hours.")] = False,
     runs: Annotated[Path, typer.Option(help="Folder of the recipes' runs.")] = Path("runs"),
-    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Images, or digits, to measure on.")] = "test",
-    samples: Annotated[int, typer.Option(min=1, max=10_000, help="Drawings of each of the 440 captions of digits.")] = 10,
-    bound_samples: Annotated[int, typer.Option(min=1, max=10_000, help="L, posterior samples an image for the bound.")] = 16,
-    images: Annotated[int, typer.Option(min=2, max=1_000_000, help="Images for the bound.")] = 1000,
+    split: SplitOption = "test",
+    images: ImagesOption = 1000,
+    bound_samples: BoundSamplesOption = 16,
+    samples: SamplesOption = None,
+    shortlist: ShortlistOption = None,
+    similarity: SimilarityOption = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "cpu",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the tables, the picture and the evaluations.")] = Path("comparison"),
@@ -449,7 +459,8 @@ def compare(
         raise ValueError("no model given; name some, or add --preset mnist")
     found = _models_to_compare(names, runs, data, train_missing)
     out.mkdir(parents=True, exist_ok=True)
-    asked = {"data": data, "split": split, "samples": samples, "bound_samples": bound_samples, "images": images, "seed": seed}
+    asked: dict[str, Any] = {"data": data, "split": split, "images": images, "bound_samples": bound_samples, "samples": samples, "seed": seed}
+    asked |= {"shortlist": shortlist, "similarity": similarity}
     pipelines = [dataclasses.replace(Pipeline.load(where, device=device), name=name) for name, where in found.items()]
     table = table_of([evaluated(pipeline, out / "evaluations" / f"{pipeline.name}.json", **asked) for pipeline in pipelines])
     (out / "comparison.md").write_text(table.markdown(), "utf-8")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cap2im.checkpoint import WEIGHTS
-from cap2im.metrics.evaluation import evaluate
+from cap2im.metrics.evaluation import evaluate, ranks_images
 from cap2im.pipeline import Pipeline
 
 LEADING = ("joint", "bound")  # columns that come first, and those that come last, whichever model is named first

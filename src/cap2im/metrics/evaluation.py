@@ -29,7 +29,7 @@ from cap2im.metrics import retrieval, similarity
 from cap2im.metrics.caption_accuracy import caption_accuracy, load_reader
 from cap2im.metrics.likelihood import Likelihood, Sharpen, lower_bound
 from cap2im.metrics.sharing import Sharing
-from cap2im.models.interface import LikelihoodModel
+from cap2im.models.interface import DrawingModel, LikelihoodModel
 from cap2im.pipeline import Pipeline, find_model
 from cap2im.randomness import generator
 
@@ -101,6 +101,11 @@ def evaluate(pipeline: Pipeline, *, data: str | Path | None, sharing: Sharing = 
     return evaluate_captions(pipeline, data, measures, sharing)
 
 
+def ranks_images(model: DrawingModel) -> bool:
+    """Whether a model can rank images by captions: it has a bound, and hears captions."""
+    return isinstance(model, LikelihoodModel) and model.config.conditioning != "none"
+
+
 @dataclass(frozen=True)
 class _Captioned:
     """Captions of a split with their images: rows of both in it, and the whole split where it is on this machine."""
@@ -146,7 +151,7 @@ def evaluate_captions(pipeline: Pipeline, data: str | Path, measures: Measures, 
             measured of this model.
     """
     model, dataset = pipeline.model, PreparedDataset.open(data)
-    if measures.shortlist is not None and (not isinstance(model, LikelihoodModel) or model.config.conditioning == "none"):
+    if measures.shortlist is not None and not ranks_images(model):
         raise ValueError(f"{pipeline.name} cannot rank images by captions: it has no bound, or hears no captions")
     if not isinstance(model, LikelihoodModel) and not measures.similarity:
         return _result(pipeline)
