@@ -459,7 +459,14 @@ def compare(
         raise ValueError("no model given; name some, or add --preset mnist")
     found = _models_to_compare(names, runs, data, train_missing)
     out.mkdir(parents=True, exist_ok=True)
-    asked: dict[str, Any] = {"data": data, "split": split, "images": images, "bound_samples": bound_samples, "samples": samples, "seed": seed}
+    asked: dict[str, Any] = {
+        "data": data,
+        "split": split,
+        "images": images,
+        "bound_samples": bound_samples,
+        "samples": samples,
+        "seed": seed,
+    }
     asked |= {"shortlist": shortlist, "similarity": similarity}
     pipelines = [dataclasses.replace(Pipeline.load(where, device=device), name=name) for name, where in found.items()]
     table = table_of([evaluated(pipeline, out / "evaluations" / f"{pipeline.name}.json", **asked) for pipeline in pipelines])

@@ -132,9 +132,9 @@ def evaluated(pipeline: Pipeline, file: Path, **asked: Any) -> dict[str, Any]:
     Raises:
         ValueError: of `evaluate`.
     """
-    words = {
-        key: value if isinstance(value, (int, float, str, bool)) else None if value is None else str(value) for key, value in asked.items()
-    }
+    if not ranks_images(pipeline.model):  # a GAN has its other numbers in the table
+        asked.pop("shortlist", None)
+    words = {key: str(value) for key, value in asked.items()}
     if file.is_file():
         kept: dict[str, Any] = json.loads(file.read_text("utf-8"))
         if kept.get("asked") == words and kept.get("weights_sha256") == pipeline.config["sha256"][WEIGHTS]:
