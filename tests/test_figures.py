@@ -9,9 +9,12 @@ import pytest
 from PIL import Image
 
 import cap2im.figures
+from cap2im.data.digits import scikit_learn_digits
+from cap2im.data.mnist_captions import CanvasMaker, HeldOut
 from cap2im.drawing import Drawing
-from cap2im.figures import Panel, Subjects, attended_words, image_of, pictures, subjects, write_figures
+from cap2im.figures import Panel, Subjects, attended_words, image_of, nearest_training_images, pictures, subjects, write_figures
 from cap2im.pipeline import Pipeline
+from cap2im.randomness import generator
 from tests.tiny import tiny_model
 
 
@@ -28,8 +31,6 @@ def drawing(caption: str, grey: int, attention: np.ndarray | None = None) -> Dra
 
 def test_digit_models_draw_hidden_captions_as_novel_scenes(pipeline):
     wanted = subjects(pipeline)
-    from cap2im.data.mnist_captions import HeldOut
-
     held_out = HeldOut(tuple(tuple(hidden) for hidden in pipeline.config["data"]["held_out"]))
     hidden = {c.caption for c in held_out.configurations() if not c.seen}
     assert len(wanted.novel) == 8
@@ -95,6 +96,22 @@ def test_every_figure_that_the_model_can_have_is_written(pipeline, tmp_path):
     assert [group.shape for group in asked] == [(4, 60, 60, 1)] * 3
     one = Subjects((), (("the digit one is at the top left of the image",),), ())
     assert [path.name[:8] for path in write_figures(pipeline, tmp_path / "less", one)] == ["figure-3", "figure-6"]
+
+
+def test_the_nearest_training_image_of_a_training_image_is_itself(pipeline):
+    nearest = nearest_training_images(pipeline, None)
+    settings = pipeline.config["data"]
+    held_out = HeldOut(tuple(tuple(hidden) for hidden in settings["held_out"]))
+    shown = CanvasMaker(scikit_learn_digits("train"), held_out).make(settings["samples_per_epoch"], generator("canvases", 0, 0)).images
+    pictures = shown[[3, 17]].permute(0, 2, 3, 1).numpy()
+    noisy = np.clip(pictures.astype(int) + np.random.default_rng(0).integers(-9, 10, pictures.shape), 0, 255).astype(np.uint8)
+    assert (nearest(noisy) == pictures).all()
+
+
+def test_figure_4_of_captioned_images_wants_their_dataset(pipeline):
+    other = dataclasses.replace(pipeline, config={**pipeline.config, "data": {"shown": []}})
+    with pytest.raises(ValueError, match="give its prepared dataset with --data"):
+        nearest_training_images(other, None)
 
 
 def test_nothing_to_draw_is_one_line(pipeline, tmp_path):

@@ -532,7 +532,7 @@ def figures(
     device: DeviceOption = "cpu",
 ) -> None:
     """Draw the figures of the paper: flipped captions, attended words, nearest training images, sharpening, captions never seen."""
-    from cap2im.figures import subjects, write_figures
+    from cap2im.figures import nearest_training_images, subjects, write_figures
     from cap2im.pipeline import Pipeline
 
     groups = []
@@ -545,7 +545,8 @@ def figures(
     wanted = subjects(pipeline, groups)
     if wanted.unknown:
         print(f"left out, for words that {pipeline.name} does not know: {'; '.join(wanted.unknown)}", file=sys.stderr)
-    for path in write_figures(pipeline, out, wanted, seed=seed):
+    nearest = None if data is None else nearest_training_images(pipeline, data)
+    for path in write_figures(pipeline, out, wanted, seed=seed, nearest=nearest):
         print(path)
 
 

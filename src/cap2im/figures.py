@@ -16,12 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from cap2im.data.mnist_captions import Configuration, HeldOut
+from cap2im.config import DigitsData
+from cap2im.data.canvas_batches import load_digits
+from cap2im.data.captions import CaptionedImages
+from cap2im.data.mnist_captions import CanvasMaker, Configuration, HeldOut
+from cap2im.data.prepared import PreparedDataset
 from cap2im.drawing import Drawing
+from cap2im.metrics.similarity import nearest_images
 from cap2im.pipeline import Pipeline
+from cap2im.randomness import generator
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,6 +107,36 @@ def subjects(pipeline: Pipeline, groups: Sequence[Sequence[str]] = ()) -> Subjec
         shown = tuple(pipeline.config.get("data", {}).get("shown", ()))[:5]
         flips = (shown,) if shown else ()
     return Subjects(tuple(c for c in PAPER_NOVEL if c not in unknown), flips, attended or flips[:1], tuple(sorted(unknown)))
+
+
+def nearest_training_images(pipeline: Pipeline, data: str | Path | None) -> Nearest:
+    """Finds the training images nearest to pictures: of captioned digits, among as many canvases as an epoch shows.
+
+    Args:
+        pipeline: whose training images.
+        data: the folder of MNIST's files (None for the cache or a download), or a prepared dataset.
+
+    Raises:
+        ValueError: data are missing, damaged or of another size than the model's.
+    """
+    colours, side = pipeline.model.config.colours, pipeline.model.config.side
+    if (held_out := _held_out(pipeline)) is not None:
+        settings = DigitsData.model_validate({k: v for k, v in pipeline.config["data"].items() if k != "held_out"})
+        digits = load_digits(settings.source, "train", None if data is None else Path(data))
+        maker = CanvasMaker(digits, held_out, settings.variant)
+        images = maker.make(settings.samples_per_epoch, generator("canvases", 0, 0)).images  # [M, 1, A, A]
+    elif data is None:
+        raise ValueError(f"{pipeline.name} draws more than captioned digits: give its prepared dataset with --data")
+    else:
+        dataset = PreparedDataset.open(data)
+        dataset.require_size(side, f"a drawing of {pipeline.name}")
+        images = CaptionedImages(dataset, "train").all_pixels(colours)  # [M, C, A, A]
+
+    def nearest(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        rows, _ = nearest_images(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255, images)
+        return images[rows].permute(0, 2, 3, 1).numpy()
+
+    return nearest
 
 
 def _known(groups: Iterable[tuple[str, ...]], unknown: set[str]) -> tuple[tuple[str, ...], ...]:
