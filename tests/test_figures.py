@@ -10,10 +10,12 @@ from PIL import Image
 
 import cap2im.figures
 from cap2im.data.digits import scikit_learn_digits
-from cap2im.data.mnist_captions import CanvasMaker, HeldOut
+from cap2im.data.mnist_captions import ALIASES, WORDS, CanvasMaker, HeldOut
+from cap2im.data.vocabulary import Vocabulary
 from cap2im.drawing import Drawing
 from cap2im.figures import Panel, Subjects, attended_words, image_of, nearest_training_images, pictures, subjects, write_figures
-from cap2im.pipeline import Pipeline
+from cap2im.models.lapgan import Sharpener, SharpenerConfig
+from cap2im.pipeline import Pipeline, Sharpening
 from cap2im.randomness import generator
 from tests.tiny import tiny_model
 
@@ -77,6 +79,14 @@ def test_words_stand_in_the_order_of_their_attention():
         attended_words([drawing("a red bus", 9)])
 
 
+def blackening() -> Sharpening:
+    """A sharpener whose pictures nobody confuses with what it got: black ones."""
+    config = SharpenerConfig(side=60, colours=1, conditioning="mean", vocabulary_size=len(WORDS), language_units=4, features=4)
+    sharpener = Sharpener(config).eval().requires_grad_(False)
+    sharpener.sharpen = lambda images, _: 0 * images
+    return Sharpening("blackening", sharpener, "0" * 64, Vocabulary(words=WORDS, aliases=ALIASES))
+
+
 def test_every_figure_that_the_model_can_have_is_written(pipeline, tmp_path):
     asked = []
 
@@ -84,15 +94,16 @@ def test_every_figure_that_the_model_can_have_is_written(pipeline, tmp_path):
         asked.append(found)
         return 255 - found
 
-    def sharpened(captions, seed):
-        return pipeline.draw(captions, seed=seed)
-
-    files = write_figures(pipeline, tmp_path / "out", subjects(pipeline), nearest=nearest, sharpened=sharpened)
+    sharp = dataclasses.replace(pipeline, sharpening=blackening())
+    files = write_figures(sharp, tmp_path / "out", subjects(pipeline), nearest=nearest)
     numbers = [path.name[:8] for path in files]
     assert numbers == ["figure-1", "figure-3", "figure-4", "figure-5", "figure-6", "figure-7"]
     for path in files:
         with Image.open(path) as picture:
             assert np.asarray(picture.convert("L")).std() > 5, path
+    with Image.open(files[-1]) as picture:  # black canvases below
+        rows = np.asarray(picture.convert("L")).mean(axis=1)
+    assert rows[: len(rows) // 2].mean() > 20 + rows[len(rows) // 2 :].mean()
     assert [group.shape for group in asked] == [(4, 60, 60, 1)] * 3
     one = Subjects((), (("the digit one is at the top left of the image",),), ())
     assert [path.name[:8] for path in write_figures(pipeline, tmp_path / "less", one)] == ["figure-3", "figure-6"]

@@ -37,6 +37,7 @@ console = Console(stderr=True, highlight=False)
 USAGE_ERROR: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.")]
+SharpenOption = Annotated[str | None, typer.Option(help="A sharpener for the finished pictures: a folder, run, or OWNER/NAME on the hub.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 
 
@@ -120,9 +121,7 @@ def draw(
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, max=1000, help="Pictures of each caption.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Picture k comes from seed + k.")] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into; each caption gets a folder there.")] = Path("drawings"),
-    sharpen: Annotated[
-        str | None, typer.Option(help="A sharpener for the finished pictures: a folder, run, or OWNER/NAME on the Hugging Face hub.")
-    ] = None,
+    sharpen: SharpenOption = None,
     unknown: Annotated[
         Literal["error", "skip"], typer.Option(help="Words that the model does not know: refuse the caption, or leave them out.")
     ] = "error",
@@ -316,6 +315,7 @@ def evaluate(
     candidates: Annotated[int | None, typer.Option(min=2, max=100_000, help="Images of a shortlist of the network. [default: 100]")] = None,
     retrieval_samples: Annotated[int, typer.Option(min=1, max=10_000, help="L of the bounds that retrieval compares.")] = 1,
     similarity: SimilarityOption = False,
+    sharpen: SharpenOption = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "cpu",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file. [default: evaluation-MODEL.json]")] = None,
@@ -329,7 +329,7 @@ def evaluate(
         raise ValueError(f"--candidates {candidates}: without --shortlist there are none to rank")
     if out is not None and (out.is_dir() or not os.access(out.parent, os.W_OK)):
         raise ValueError(f"{out}: cannot write this file")
-    pipeline = Pipeline.load(model, device=device)
+    pipeline = Pipeline.load(model, device=device, sharpen=sharpen)
     target = out if out is not None else Path(f"evaluation-{pipeline.name}.json")
     sharing = Sharing.launched()
     result = measure(
@@ -413,9 +413,10 @@ def _accuracy_table(model: str, accuracy: dict[str, Any]) -> Table:
     table.add_column("n", justify="right")
     for name in FIELDS:
         table.add_column(name, justify="right", no_wrap=True)
-    for source, label in (("drawings", "drawn"), ("real", "real")):
-        for group in ("seen", "held_out", "all"):
-            rates = accuracy[source][group]
+    sharpened = accuracy.get("sharpened", {}).get("drawings")
+    for source, label in ((accuracy["drawings"], "drawn"), (sharpened, "sharpened"), (accuracy["real"], "real")):
+        for group in ("seen", "held_out", "all") if source else ():
+            rates = source[group]
             cells = [f"{100 * rates[name]['rate']:.1f}" for name in FIELDS]
             cells[-1] += f" ({100 * rates['joint']['low']:.1f}-{100 * rates['joint']['high']:.1f})"
             table.add_row(f"{label}, {group.replace('_', ' ')}", str(rates["n"]), *cells)
@@ -444,6 +445,7 @@ def compare(
     samples: SamplesOption = None,
     shortlist: ShortlistOption = None,
     similarity: SimilarityOption = False,
+    sharpen: SharpenOption = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "cpu",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the tables, the picture and the evaluations.")] = Path("comparison"),
@@ -468,7 +470,8 @@ def compare(
         "seed": seed,
     }
     asked |= {"shortlist": shortlist, "similarity": similarity}
-    pipelines = [dataclasses.replace(Pipeline.load(where, device=device), name=name) for name, where in found.items()]
+    loaded = {name: Pipeline.load(where, device=device, sharpen=sharpen) for name, where in found.items()}
+    pipelines = [dataclasses.replace(pipeline, name=name) for name, pipeline in loaded.items()]
     table = table_of([evaluated(pipeline, out / "evaluations" / f"{pipeline.name}.json", **asked) for pipeline in pipelines])
     (out / "comparison.md").write_text(table.markdown(), "utf-8")
     (out / "comparison.json").write_text(json.dumps(table.to_dict(), indent=1) + "\n", "utf-8")
@@ -528,6 +531,7 @@ def figures(
         typer.Option("--captions", exists=True, dir_okay=False, help="Captions to flip, one a line; an empty line parts groups."),
     ] = None,
     data: DataOption = None,
+    sharpen: SharpenOption = None,
     seed: Annotated[int, typer.Option(min=0, help="One seed for all drawings.")] = 0,
     device: DeviceOption = "cpu",
 ) -> None:
@@ -541,7 +545,7 @@ def figures(
         groups = [[line.strip() for line in block.splitlines() if line.strip()] for block in blocks]
         if not (groups := [group for group in groups if group]):
             raise ValueError(f"{captions}: no captions in it")
-    pipeline = Pipeline.load(model, device=device)
+    pipeline = Pipeline.load(model, device=device, sharpen=sharpen)
     wanted = subjects(pipeline, groups)
     if wanted.unknown:
         print(f"left out, for words that {pipeline.name} does not know: {'; '.join(wanted.unknown)}", file=sys.stderr)

@@ -9,6 +9,7 @@ Shapes: T glimpses, L words, H W canvas, C colours.
 
 from __future__ import annotations
 
+import dataclasses
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -164,17 +165,15 @@ def write_figures(
     *,
     seed: int = 0,
     nearest: Nearest | None = None,
-    sharpened: Callable[[Sequence[str], int], list[Drawing]] | None = None,
 ) -> list[Path]:
     """Draws and writes every figure that the model can have, as PNG.
 
     Args:
-        pipeline: the model.
+        pipeline: the model; one with a sharpener has figure 7, and is unsharpened in the others.
         folder: is made if it is missing.
         wanted: what to draw.
         seed: the one seed of all drawings.
         nearest: finds the training images of figure 4; None leaves it out.
-        sharpened: draws captions from a seed and sharpens them, for figure 7; None leaves it out.
 
     Raises:
         ValueError: matplotlib is not installed, or there is nothing to draw.
@@ -189,8 +188,10 @@ def write_figures(
         figure.savefig(folder / f"{name}.png", dpi=144)
         written.append(folder / f"{name}.png")
 
+    plain = dataclasses.replace(pipeline, sharpening=None)
+
     def draw(captions: Sequence[str]) -> list[Drawing]:
-        return pipeline.draw(list(captions), seed=seed)
+        return plain.draw(list(captions), seed=seed)
 
     if wanted.novel:
         save("figure-1-novel-scenes", pictures([draw(wanted.novel[i : i + 4]) for i in range(0, len(wanted.novel), 4)]))
@@ -203,10 +204,12 @@ def write_figures(
     if attended:
         save("figure-5-attended-words", attended_words(attended))
     if (held_out := _held_out(pipeline)) is not None:
-        save("figure-6-seen-and-held-out", seen_and_held_out(pipeline, held_out, seed))
-    if sharpened is not None:
+        save("figure-6-seen-and-held-out", seen_and_held_out(plain, held_out, seed))
+    if pipeline.sharpening is not None:
         captions = [caption for group in (wanted.novel, *wanted.flips) for caption in group][:SHARPENED]
-        save("figure-7-sharpening", pictures([draw(captions), sharpened(captions, seed)], ("before", "after sharpening")))
+        after = pipeline.draw(captions, seed=seed)
+        before = [Panel(drawing.canvases[-2], drawing.caption) for drawing in after]
+        save("figure-7-sharpening", pictures([before, after], ("before", "after sharpening")))
     return written
 
 

@@ -98,12 +98,14 @@ class Sharpening:
     Attributes:
         name: what people call the sharpener.
         model: the network, in evaluation mode.
+        sha256: of its weights.
         vocabulary: the words that it knows; None where it reads none.
         encoder: makes the sentence vectors, for a sharpener that is conditioned on them.
     """
 
     name: str
     model: Sharpener
+    sha256: str
     vocabulary: Vocabulary | None = None
     encoder: SentenceEncoder | None = None
 
@@ -131,7 +133,8 @@ class Sharpening:
             raise ValueError(f"{folder}: config and weights do not fit: {' '.join(str(error).split())[:300]}") from None
         if not sizes.reads_words:
             encoder = own_encoder(folder, config, sizes.sentence_features)
-        return cls(shown_name(name, folder), model.to(target).eval().requires_grad_(False), vocabulary, encoder)
+        shown, sha256 = shown_name(name, folder), str(config["sha256"][WEIGHTS])
+        return cls(shown, model.to(target).eval().requires_grad_(False), sha256, vocabulary, encoder)
 
     @property
     def device(self) -> torch.device:

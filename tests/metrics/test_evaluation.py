@@ -83,26 +83,53 @@ def test_retrieval_and_similarity_on_the_command_line(run, tmp_path):
         ((*measure, "--shortlist", vgg), "shortlists of 100 images out of 7: at least 2 are needed, and no more than there are"),
         ((*measure, "--shortlist", words), "a model of kind 'draw', where a classifier is needed"),
         ((*measure, "--shortlist", "nowhere"), "unknown model 'nowhere'"),
-        (("evaluate", digits, "--similarity"), "retrieval, similarity and sharpening are for prepared datasets"),
+        (("evaluate", digits, "--similarity"), "retrieval and similarity are for prepared datasets"),
     ):
         code, _, err = run(*arguments)
         assert code == 2
         assert problem in err.splitlines()[-1]
 
 
-def test_the_bound_of_every_split_and_sharpened(tmp_path):
-    words, _, data, _ = models(tmp_path)
-    heard = []
+class Darkening:
+    """A sharpener that halves every pixel; it notes how many captions it was asked for."""
 
-    def sharpen(captions):
-        heard.append(len(captions))
+    name, sha256 = "darkening", "0" * 64
+
+    def __init__(self) -> None:
+        self.heard: list[int] = []
+
+    def of(self, captions, unknown="error"):
+        self.heard.append(len(captions))
         return lambda pictures, rows: 0.5 * pictures
 
+    def tokens(self, captions, unknown="error"):
+        return []
+
+    def sharpen(self, images, captions, unknown="error"):
+        return 0.5 * images
+
+
+def test_the_bound_of_every_split_and_sharpened(tmp_path):
+    words, _, data, _ = models(tmp_path)
     how = {"split": "all", "images": 5, "bound_samples": 1, "seed": 0}
-    result = evaluate(Pipeline.load(str(words)), data=data, sharpen=sharpen, **how)
+    plain = Pipeline.load(str(words))
+    sharp = dataclasses.replace(plain, sharpening=Darkening())
+    result = evaluate(sharp, data=data, **how)
     assert list(result["other_splits"]) == ["train", "validation"]
     splits = [*result["other_splits"].values(), result["likelihood"]]
     assert [found["protocol"]["split"] for found in splits] == ["train", "validation", "test"]
-    assert heard == [5, 5, 5]
+    assert sharp.sharpening.heard == [5, 5, 5]
     assert all(found["sharpened"]["kl"] == found["kl"] and found["sharpened"]["bound"] != found["bound"] for found in splits)
-    assert "sharpened" not in evaluate(Pipeline.load(str(words)), data=data, **how)["likelihood"]
+    assert result["likelihood"]["sharpened"]["sharpener"] == {"name": "darkening", "sha256": "0" * 64}
+    assert "sharpened" not in evaluate(plain, data=data, **how)["likelihood"]
+
+
+def test_sharpened_digits_are_read_and_measured_beside_the_others(tmp_path):
+    _, digits, _, _ = models(tmp_path)
+    how = {"samples": 1, "images": 5, "bound_samples": 1, "seed": 0}
+    plain = Pipeline.load(str(digits))
+    sharp = evaluate(dataclasses.replace(plain, sharpening=Darkening()), data=None, **how)
+    without = evaluate(plain, data=None, **how)
+    assert sharp["caption_accuracy"]["drawings"] == without["caption_accuracy"]["drawings"]
+    assert sharp["caption_accuracy"]["sharpened"]["drawings"]["all"]["n"] == 440
+    assert sharp["likelihood"]["bound"] == without["likelihood"]["bound"] != sharp["likelihood"]["sharpened"]["bound"]

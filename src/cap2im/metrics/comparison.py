@@ -135,6 +135,8 @@ def evaluated(pipeline: Pipeline, file: Path, **asked: Any) -> dict[str, Any]:
     if not ranks_images(pipeline.model):  # a GAN has its other numbers in the table
         asked.pop("shortlist", None)
     words = {key: str(value) for key, value in asked.items()}
+    if pipeline.sharpening is not None:
+        words["sharpener"] = pipeline.sharpening.sha256
     if file.is_file():
         kept: dict[str, Any] = json.loads(file.read_text("utf-8"))
         if kept.get("asked") == words and kept.get("weights_sha256") == pipeline.config["sha256"][WEIGHTS]:
@@ -149,15 +151,17 @@ def measurements(evaluation: Mapping[str, Any]) -> Iterator[Measurement]:
     """The numbers of one evaluation that a table shows."""
     if accuracy := evaluation.get("caption_accuracy"):
         for group, told in (("seen", "seen"), ("held_out", "held out")):
-            joint = accuracy["drawings"][group]["joint"]
-            shown = f"{100 * joint['rate']:.1f} ({100 * joint['low']:.1f}-{100 * joint['high']:.1f})"
-            yield Measurement(f"joint, {told}, %", 100 * joint["rate"], shown, accuracy["protocol"])
+            for found, after in ((accuracy, ""), (accuracy.get("sharpened"), "sharpened, ")):
+                if found is not None:
+                    joint = found["drawings"][group]["joint"]
+                    shown = f"{100 * joint['rate']:.1f} ({100 * joint['low']:.1f}-{100 * joint['high']:.1f})"
+                    yield Measurement(f"joint, {after}{told}, %", 100 * joint["rate"], shown, accuracy["protocol"] | _sharpener(found))
     likelihoods = [*evaluation.get("other_splits", {}).values(), *filter(None, [evaluation.get("likelihood")])]
     for found in likelihoods:
         protocol, split = found["protocol"], found["protocol"]["split"]
         yield _bound(f"bound, {split}", found, protocol)
         if "sharpened" in found:
-            yield _bound(f"bound sharpened, {split}", found["sharpened"], protocol)
+            yield _bound(f"bound, sharpened, {split}", found["sharpened"], protocol | _sharpener(found["sharpened"]))
     if found := evaluation.get("retrieval"):
         for name in (key for key in found if key.startswith("R@")):
             rate = found[name]
@@ -172,13 +176,19 @@ def measurements(evaluation: Mapping[str, Any]) -> Iterator[Measurement]:
             for told, scores in ((name, found), (f"{name}, sharpened", found.get("sharpened"))):
                 if scores is not None:
                     mean, deviation = scores[key]["mean"], scores[key]["deviation"]
-                    yield Measurement(told, mean, f"{mean:.{digits}f} ± {deviation:.{digits}f}", found["protocol"])
+                    shown = f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+                    yield Measurement(told, mean, shown, found["protocol"] | _sharpener(scores))
     if trained := evaluation.get("trained"):
         seconds = trained["seconds"] / trained["steps"]
         protocol = {"machine": trained["machine"], "batch size": trained["batch_size"]}
         yield Measurement("seconds a step", seconds, f"{seconds:.3f}", protocol, higher_is_better=None)
     if parameters := evaluation.get("parameters"):
         yield Measurement("parameters", parameters, f"{parameters:,}", {}, higher_is_better=None)
+
+
+def _sharpener(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What sharpened the pictures of a number, for its protocol."""
+    return {"sharpener": found["sharpener"]} if "sharpener" in found else {}
 
 
 def _bound(name: str, found: Mapping[str, Any], protocol: Mapping[str, Any]) -> Measurement:

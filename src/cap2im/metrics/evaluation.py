@@ -27,16 +27,13 @@ from cap2im.data.shards import ShardBatches
 from cap2im.data.vocabulary import pad
 from cap2im.metrics import retrieval, similarity
 from cap2im.metrics.caption_accuracy import caption_accuracy, load_reader
-from cap2im.metrics.likelihood import Likelihood, Sharpen, lower_bound
+from cap2im.metrics.likelihood import BERNOULLI, Likelihood, Sharpen, lower_bound
 from cap2im.metrics.sharing import Sharing
 from cap2im.models.interface import DrawingModel, LikelihoodModel
-from cap2im.pipeline import Pipeline, find_model
+from cap2im.pipeline import Pipeline, Sharpening, find_model
 from cap2im.randomness import generator
 
 CAPTION_SAMPLES = 10  # drawings of each of the 440 captions of digits
-
-SharpenCaptions = Callable[[Sequence[str]], Sharpen]
-"""Captions to what sharpens pictures of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +49,6 @@ class Measures:
         candidates: K images of a shortlist that the network makes; None for 100.
         retrieval_samples: L of the bounds that retrieval compares.
         similarity: whether to draw captions and compare with their images.
-        sharpen: measures bound and similarity of sharpened pictures, too.
         seed: of everything random.
     """
 
@@ -64,7 +60,6 @@ class Measures:
     candidates: int | None = None
     retrieval_samples: int = 1
     similarity: bool = False
-    sharpen: SharpenCaptions | None = None
     seed: int = 0
 
 
@@ -85,7 +80,7 @@ def evaluate(pipeline: Pipeline, *, data: str | Path | None, sharing: Sharing = 
     """What can be measured of a model: `evaluate_digits` if it was trained on captioned digits, else `evaluate_captions`; JSON-ready.
 
     Args:
-        pipeline: the model.
+        pipeline: the model; where it has a sharpener, all but retrieval is measured of sharpened pictures, too.
         data: a prepared dataset, or the folder of MNIST's files.
         sharing: among processes; all answer the same.
         wanted: attributes of `Measures`.
@@ -164,7 +159,7 @@ def evaluate_captions(pipeline: Pipeline, data: str | Path, measures: Measures, 
             there = _captioned(pipeline, dataset, split, measures.images, sharing)
             protocol = {**about, "split": split, "images": len(there.batch)}
             if isinstance(model, LikelihoodModel):
-                found = _bounds(model, there.batch, there.captions, measures, sharing, bars, protocol)
+                found = _bounds(model, pipeline.sharpening, there.batch, there.captions, measures, sharing, bars, protocol)
                 result.setdefault("other_splits", {})[split] = found
         if isinstance(model, LikelihoodModel):
             result["likelihood"] = result["other_splits"].pop(main)
@@ -179,6 +174,7 @@ def evaluate_captions(pipeline: Pipeline, data: str | Path, measures: Measures, 
 
 def _bounds(
     model: LikelihoodModel,
+    sharpening: Sharpening | None,
     batch: Batch,
     captions: Sequence[str],
     measures: Measures,
@@ -204,8 +200,9 @@ def _bounds(
 
     told = protocol | {"observation": model.observation, "samples": measures.bound_samples}
     found = _likelihood(told, bound(f"estimating the {protocol['split']} bound"))
-    if measures.sharpen is not None:
-        found["sharpened"] = bound(f"the same of sharpened {protocol['split']} images", measures.sharpen(captions)).to_dict()
+    if sharpening is not None and model.observation == BERNOULLI:  # sharpened pixels are means of Bernoulli distributions alone
+        sharpened = bound(f"the same of sharpened {protocol['split']} images", sharpening.of(captions))
+        found["sharpened"] = sharpened.to_dict() | _sharpener(sharpening)
     return found
 
 
@@ -305,13 +302,17 @@ def _similarity(
     told = {"version": similarity.METRIC_VERSION, "samples": samples, "window": similarity.WINDOW, "data_range": 1.0}
     found = {"metric": "similarity of drawings with the images of their captions", "protocol": protocol | told}
     found |= measured("drawing and comparing")
-    if measures.sharpen is not None:
-        found["sharpened"] = measured("the same of sharpened drawings", measures.sharpen(there.captions))
+    if (sharpening := pipeline.sharpening) is not None:
+        found["sharpened"] = measured("the same of sharpened drawings", sharpening.of(there.captions)) | _sharpener(sharpening)
     return found
 
 
 def _versions(pipeline: Pipeline) -> dict[str, str]:
     return {"device": pipeline.device.type, "torch": torch.__version__, "cap2im": cap2im.__version__}
+
+
+def _sharpener(sharpening: Sharpening) -> dict[str, Any]:
+    return {"sharpener": {"name": sharpening.name, "sha256": sharpening.sha256}}
 
 
 def _likelihood(protocol: dict[str, Any], likelihood: Likelihood) -> dict[str, Any]:
@@ -335,10 +336,10 @@ def evaluate_digits(pipeline: Pipeline, data: Path | None, measures: Measures, s
     Raises:
         ValueError: the digits are missing or damaged, or retrieval or similarity is asked for.
     """
-    if measures.shortlist is not None or measures.similarity or measures.sharpen is not None or measures.split == "all":
+    if measures.shortlist is not None or measures.similarity or measures.split == "all":
         raise ValueError(
-            f"{pipeline.name} draws captioned digits, of which caption accuracy and the bound of one split are measured; retrieval, "
-            "similarity and sharpening are for prepared datasets"
+            f"{pipeline.name} draws captioned digits, of which caption accuracy and the bound of one split are measured; retrieval and "
+            "similarity are for prepared datasets"
         )
     samples = CAPTION_SAMPLES if measures.samples is None else measures.samples
     trained_on, split, seed = pipeline.config["data"], measures.split, measures.seed
@@ -350,26 +351,25 @@ def evaluate_digits(pipeline: Pipeline, data: Path | None, measures: Measures, s
     model, bars = pipeline.model, _Bars(sharing)
     if sharing.is_first:
         estimates = f", {measures.images * measures.bound_samples:,} posterior samples" if isinstance(model, LikelihoodModel) else ""
-        work = f"{440 * samples:,} drawings{estimates}"
+        twice = "" if pipeline.sharpening is None else ", and the same sharpened"
+        work = f"{440 * samples:,} drawings{estimates}{twice}"
         print(f"measuring {pipeline.name}: {work}; a minute or a few", file=sys.stderr)  # the bar shows on terminals alone
     with bars.progress:
-        advance, done_before = bars.start("drawing the 440 captions", 440 * samples), [0]
 
-        def progress(done: int, _: int) -> None:
-            advance(done - done_before.pop())
-            done_before.append(done)
+        def accuracy_of(drawer: Pipeline, what: str) -> dict[str, Any]:
+            advance, done_before = bars.start(what, 440 * samples), [0]
 
-        accuracy = caption_accuracy(
-            pipeline.images,
-            reader,
-            held_out,
-            digits=digits,
-            split=split,
-            samples=samples,
-            seed=seed,
-            sharing=sharing,
-            progress=progress,
-        )
+            def progress(done: int, _: int) -> None:
+                advance(done - done_before.pop())
+                done_before.append(done)
+
+            how: dict[str, Any] = {"digits": digits, "split": split, "samples": samples, "seed": seed}
+            return caption_accuracy(drawer.images, reader, held_out, **how, sharing=sharing, progress=progress)
+
+        accuracy = accuracy_of(dataclasses.replace(pipeline, sharpening=None), "drawing the 440 captions")
+        if pipeline.sharpening is not None:
+            sharpened = accuracy_of(pipeline, "the same, sharpened")
+            accuracy["sharpened"] = {"drawings": sharpened["drawings"]} | _sharpener(pipeline.sharpening)
         if not isinstance(model, LikelihoodModel):
             return _result(pipeline, caption_accuracy=accuracy)
         canvases = CanvasMaker(digits, held_out, recipe.variant).make(measures.images, generator("evaluation", seed))
@@ -384,5 +384,5 @@ def evaluate_digits(pipeline: Pipeline, data: Path | None, measures: Measures, s
             "seed": seed,
             **_versions(pipeline),
         }
-        likelihood = _bounds(model, batch, [], measures, sharing, bars, protocol)
+        likelihood = _bounds(model, pipeline.sharpening, batch, canvases.captions(), measures, sharing, bars, protocol)
     return _result(pipeline, caption_accuracy=accuracy, likelihood=likelihood)

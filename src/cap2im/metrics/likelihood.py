@@ -23,6 +23,7 @@ from cap2im.models.interface import LikelihoodModel
 from cap2im.randomness import item_noise
 
 IMAGES_AT_ONCE = 100
+BERNOULLI = "bernoulli"  # `LikelihoodModel.observation` of the DRAWs
 EPSILON = 1 / 512  # half a grey level: a sharpened pixel that is wholly black or white would make one wrong pixel cost infinitely much
 
 Sharpen = Callable[[Tensor, Tensor], Tensor]
@@ -87,7 +88,7 @@ def lower_bound(
     Raises:
         ValueError: there is a sharpening, and the model's pixels are not Bernoulli distributed.
     """
-    if sharpen is not None and model.observation != "bernoulli":
+    if sharpen is not None and model.observation != BERNOULLI:
         raise ValueError(f"sharpened pixels are means of Bernoulli distributions; this model's pixels are {model.observation}")
     mine, device = sharing.mine(len(images)), model.device
     terms = torch.zeros(len(mine), 2, dtype=torch.float64)  # reconstruction, KL

@@ -292,7 +292,7 @@ def train(
     trainee.round()
     figures: dict[str, Any] = validate(trainee, validation, accelerator) | trainee.origin
     if accelerator.is_main_process:
-        config = trainee.config()
+        config = trainee.config() | {"trained": trainee.effort(settings.batch_size)}
         figures |= {"steps": trainee.step, "seconds": round(trainee.seconds), "parameters": config["parameters"]}
         with whole_folder(result) as folder:
             write_model(folder, trainee.published.state_dict(), config, card(figures), torch.float16)
