@@ -102,6 +102,7 @@ def lower_bound(
         for sample in range(samples):
             noise = item_noise("bound", seed, rows.tolist(), sample, model.noise_shape)
             bound = model.bound(here, text, noise.to(here))
+            assert bound.log_ratio is not None
             reconstruction = bound.reconstruction
             if sharpen is not None:
                 means = sharpen(bound.pictures, rows).clamp(EPSILON, 1 - EPSILON)

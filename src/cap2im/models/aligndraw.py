@@ -247,8 +247,8 @@ class DRAW(LikelihoodModel):
             posterior = Gaussian(torch.stack(means, dim=1), torch.stack(log_sigmas, dim=1))  # [B, T, Z]
             prior = self.prior_sequence(torch.stack(hidden, dim=1))
             kl = posterior.kl(prior)  # [B, T]
-            with torch.no_grad():
-                log_ratio, pictures = posterior.log_ratio(prior, noise).sum(dim=1), state.canvas.sigmoid()
+            log_ratio = None if torch.is_grad_enabled() else posterior.log_ratio(prior, noise).sum(dim=1)
+            pictures = state.canvas.detach().sigmoid()
         reconstruction = F.binary_cross_entropy_with_logits(state.canvas, images, reduction="none")  # [B, C, A, A]
         return Bound(reconstruction.flatten(1).sum(dim=1), kl, log_ratio, pictures)
 

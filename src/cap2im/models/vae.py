@@ -149,8 +149,7 @@ class VAE(LikelihoodModel):
         reconstruction = 0.5 * ((images - means) / deviation).square() + constant  # [B, C, A, A]
         prior = standard_normal(posterior.mean, self.config.latent)
         kl = posterior.kl(prior)  # [B]
-        with torch.no_grad():
-            log_ratio = posterior.log_ratio(prior, noise.squeeze(1))
+        log_ratio = None if torch.is_grad_enabled() else posterior.log_ratio(prior, noise.squeeze(1))
         return Bound(reconstruction.flatten(1).sum(dim=1), kl.unsqueeze(1), log_ratio, means.detach())
 
     def sample(self, text: EncodedText | None, noise: Tensor) -> DrawnSequence:
