@@ -52,7 +52,7 @@ def test_a_model_without_likelihood_on_captioned_images(pipeline, tmp_path):
     elsewhere = dataclasses.replace(pipeline, config=config)
     data = prepared_dataset(tmp_path / "prepared", train=4)
     result = evaluate(elsewhere, data=data, split="test", samples=1, bound_samples=1, images=2, seed=0)
-    assert result.keys() == {"model", "weights_sha256"}
+    assert result.keys() == {"model", "weights_sha256", "parameters"}
 
 
 def test_pictures_that_need_no_sigmoid_stay_as_they_are(pipeline):
