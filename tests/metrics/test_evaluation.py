@@ -168,13 +168,13 @@ def test_what_cannot_be_measured_is_refused_before_the_bounds(tmp_path, monkeypa
         raise AssertionError("the bound was estimated first")
 
     monkeypatch.setattr("cap2im.metrics.evaluation.lower_bound", bound)
+    monkeypatch.setattr("cap2im.metrics.similarity.WINDOW", 13)
     for wanted, problem in (
         ({"shortlist": "nowhere"}, "unknown model 'nowhere'"),
         ({"shortlist": str(vgg), "candidates": 8}, "shortlists of 8 images out of 7"),
         ({"similarity": True}, "SSIM has a window"),
     ):
-        with monkeypatch.context() as here, pytest.raises(ValueError, match=problem):
-            here.setattr("cap2im.metrics.similarity.WINDOW", 13)
+        with pytest.raises(ValueError, match=problem):
             evaluate(pipeline, data=data, split="all", images=4, **wanted)
 
 

@@ -93,7 +93,7 @@ def test_two_processes_measure_what_one_does(tmp_path):
     count, (of_words, of_digits) = json.loads(out.read_text())
     assert count == 2
     alone = evaluate(Pipeline.load(str(words)), data=data, shortlist=str(vgg), **HOW)
-    assert alone.keys() == {"model", "weights_sha256", "other_splits", "likelihood", "retrieval", "similarity"}
+    assert alone.keys() == {"model", "weights_sha256", "parameters", "other_splits", "likelihood", "retrieval", "similarity"}
     close(of_words, json.loads(json.dumps(alone)))
     close(of_digits, json.loads(json.dumps(evaluate(Pipeline.load(str(digits)), data=None, samples=1, images=3, bound_samples=2))))
 

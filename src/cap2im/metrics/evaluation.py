@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 import cap2im
-from cap2im.checkpoint import WEIGHTS
+from cap2im.checkpoint import WEIGHTS, read_config
 from cap2im.checksums import file_sha256
 from cap2im.config import DigitsData
 from cap2im.data.batch import Batch
@@ -94,6 +94,11 @@ def evaluate(pipeline: Pipeline, *, data: str | Path | None, sharing: Sharing = 
     if data is None:
         raise ValueError(f"{pipeline.name} draws more than captioned digits: give a prepared dataset with --data")
     return evaluate_captions(pipeline, data, measures, sharing)
+
+
+def shortlist_sha256(name: str) -> str:
+    """Of the file, or of the network's weights, that make the shortlists of a name; errors are those of `find_model`."""
+    return file_sha256(path) if (path := Path(name)).is_file() else str(read_config(find_model(name)).get("sha256", {}).get(WEIGHTS))
 
 
 def ranks_images(model: DrawingModel) -> bool:
@@ -326,9 +331,8 @@ def _similarity(
     found = {"metric": "similarity of drawings with the images of their captions", "protocol": protocol | told}
     found |= measured("drawing and comparing")
     if (sharpening := pipeline.sharpening) is not None:
-        found["sharpened"] = measured(
-            "the same of sharpened drawings", sharpening.of(there.captions, sharpening.training_unknown)
-        ) | _sharpener(sharpening)
+        sharpen = sharpening.of(there.captions, sharpening.training_unknown)
+        found["sharpened"] = measured("the same of sharpened drawings", sharpen) | _sharpener(sharpening)
     return found
 
 
