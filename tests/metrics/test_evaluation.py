@@ -176,6 +176,13 @@ def test_what_cannot_be_measured_is_refused_before_the_bounds(tmp_path, monkeypa
     ):
         with pytest.raises(ValueError, match=problem):
             evaluate(pipeline, data=data, split="all", images=4, **wanted)
+    for lacking, wanted in (("validation", {"split": "all"}), ("train", {"split": "test", "shortlist": str(vgg), "candidates": 5})):
+        there = prepared_dataset(tmp_path / f"no {lacking}", side=12)
+        manifest = json.loads((there / "manifest.json").read_text())
+        manifest["shards"] = [shard for shard in manifest["shards"] if f"/{lacking}-" not in shard["file"]]
+        (there / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(ValueError, match=f"has no {lacking} images"):
+            evaluate(pipeline, data=there, images=4, **wanted)
 
 
 def test_sharpened_digits_are_read_and_measured_beside_the_others(tmp_path):

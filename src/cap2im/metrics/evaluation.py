@@ -170,6 +170,8 @@ def evaluate_captions(pipeline: Pipeline, data: str | Path, measures: Measures, 
     if not isinstance(model, LikelihoodModel) and not measures.similarity:
         return _result(pipeline)
     *others, main = SPLITS if measures.split == "all" else (measures.split,)
+    for split in (*others, main, *(("train",) if measures.shortlist is not None else ())):
+        dataset.shards(split)  # raises where there are none
     c = model.config
     about = {"data": dataset.about(), "side": c.side, "colours": c.colours, "resize": dataset.manifest.fit, "seed": measures.seed}
     about |= _versions(pipeline)
