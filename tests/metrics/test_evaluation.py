@@ -147,17 +147,21 @@ def test_a_sharpener_may_miss_words_of_the_captions_it_is_measured_on(tmp_path):
 
 
 def test_protocols_tell_what_changes_the_numbers(tmp_path, monkeypatch):
-    """Candidates of retrieval; pixels of the bound; and which captions a streamed split is measured on."""
+    """Candidates of retrieval; pixels of the bound; and which captions it was measured on."""
     words, _, data, vgg = models(tmp_path)
     pipeline = Pipeline.load(str(words))
     how = {"data": data, "images": 4, "bound_samples": 1}
     found = evaluate(pipeline, shortlist=str(vgg), candidates=5, **how)
     assert found["retrieval"]["protocol"]["candidates"] == 5
     told = found["likelihood"]["protocol"]
-    assert (told["side"], told["colours"], told["version"], told["captions"]) == (12, 3, 1, "spread over the split")
+    assert (told["side"], told["colours"], told["version"]) == (12, 3, 1)
+    narrow = dataclasses.replace(pipeline, vocabulary=Vocabulary(words=("a", "square")))  # captions without these do not count
+    of_other_captions = evaluate(narrow, **how)["likelihood"]["protocol"]
+    assert of_other_captions["captions"] != told["captions"]
     monkeypatch.setattr("cap2im.data.prepared.PreparedDataset.is_here", lambda *_: False)
     streamed = evaluate(pipeline, **how)["likelihood"]["protocol"]
-    assert streamed == told | {"captions": "the first of the first images"}
+    assert streamed["captions"] not in (told["captions"], of_other_captions["captions"])
+    assert streamed | {"captions": ""} == of_other_captions | {"captions": ""} == told | {"captions": ""}
 
 
 def test_what_cannot_be_measured_is_refused_before_the_bounds(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 import cap2im
-from cap2im.checkpoint import WEIGHTS, read_config
+from cap2im.checkpoint import WEIGHTS, read_config, sha256
 from cap2im.checksums import file_sha256
 from cap2im.config import DigitsData
 from cap2im.data.batch import Batch
@@ -118,9 +118,10 @@ class _Captioned:
     whole: CaptionedImages | None
 
     @property
-    def choice(self) -> str:
-        """Which captions these are, for the protocol."""
-        return "the first of the first images" if self.whole is None else "spread over the split"
+    def sha256(self) -> str:
+        """Which captions of which images these are: a streamed split has its first ones, and a model's vocabulary decides, too."""
+        pairs = zip(self.image_of.tolist(), self.captions, strict=True)
+        return sha256("\n".join(f"{image} {caption}" for image, caption in pairs).encode())
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def evaluate_captions(pipeline: Pipeline, data: str | Path, measures: Measures, 
             similarity.structural_similarity(there.batch.images[:1], there.batch.images[:1])
         for split in (*others, main):
             now = there if split == main else _captioned(pipeline, dataset, split, measures.images, sharing)
-            protocol = {**about, "split": split, "images": len(now.batch), "captions": now.choice}
+            protocol = {**about, "split": split, "images": len(now.batch), "captions": now.sha256}
             if isinstance(model, LikelihoodModel):
                 found = _bounds(model, pipeline.sharpening, now.batch, now.captions, measures, sharing, bars, protocol)
                 result.setdefault("other_splits", {})[split] = found
