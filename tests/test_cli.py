@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -260,6 +261,33 @@ def test_compare_tells_all_that_is_missing(run, tmp_path):
     assert not (tmp_path / "comparison").exists()
 
 
+def test_compare_refuses_before_it_measures_trains_or_writes(run, tmp_path, monkeypatch):
+    tiny_model(tmp_path / "one")
+    (tmp_path / "file").write_text("")
+
+    def too_late(*_, **__):
+        raise AssertionError("measured or trained first")
+
+    monkeypatch.setattr("cap2im.metrics.comparison.evaluate", too_late)
+    monkeypatch.setattr("cap2im.cli.train", too_late)
+    for arguments, problem in (
+        (("one", "reader-mnist", "--train"), "reader-mnist: a recipe of kind 'reader' makes nothing that draws"),
+        (("one", "noaligndraw-mnist", "--train", "--sharpen", "one"), "a model of kind 'draw' does not sharpen"),
+        (("--preset", "mnist", "--train", "--similarity"), "captioned digits have no --shortlist, no --similarity"),
+        (("one", "--out", "file"), "file: is a file, and a folder is needed"),
+        (("one", "."), "two models are called 'one'"),
+    ):
+        if "." in arguments:
+            monkeypatch.chdir(tmp_path / "one")
+            arguments = ("../one", *arguments[1:])
+        code, _, err = run("compare", *arguments)
+        assert (code, problem in err.splitlines()[-1]) == (2, True), err
+        assert not (tmp_path / "comparison").exists()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, _, err = run("compare", ".")
+    assert (code, "figures need more than the core" in err) == (2, True), err
+
+
 @pytest.mark.slow
 def test_compare_trains_what_is_missing_if_asked_to(run, tmp_path, monkeypatch):
     """The recipe itself takes long; a tiny one takes its place, which goes on from what a killed run left."""
@@ -272,7 +300,7 @@ def test_compare_trains_what_is_missing_if_asked_to(run, tmp_path, monkeypatch):
     assert "seconds a step" in out
 
 
-def test_figures(run, tmp_path):
+def test_figures(run, tmp_path, monkeypatch):
     tiny_model(tmp_path / "one")
     (tmp_path / "flips.txt").write_text("the digit 1 is at the top left of the image\nthe digit 2 is at the top left of the image\n\n")
     code, out, err = run("figures", "one", "--captions", "flips.txt", "--out", "here")
@@ -280,6 +308,13 @@ def test_figures(run, tmp_path):
     names = [Path(line).name for line in out.splitlines()]
     assert names == ["figure-3-caption-flips.png", "figure-5-attended-words.png", "figure-6-seen-and-held-out.png"]
     assert all((tmp_path / "here" / name).is_file() for name in names)
+    (tmp_path / "flips.txt").write_text("the digit 1 is at the top left of the image\n \t\nthe digit 2 is at the top left of the image\n")
+    asked = []
+    monkeypatch.setattr("cap2im.figures.write_figures", lambda *arguments, **_: asked.append(arguments[2]) or [])
+    assert run("figures", "one", "--captions", "flips.txt")[0] == 0
+    assert [len(group) for group in asked[0].flips] == [1, 1], "a line of blanks is an empty one"
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    assert run("figures", "one", "--captions", "latin.txt")[2].startswith("cap2im: latin.txt: not UTF-8 text")
     (tmp_path / "empty.txt").write_text("\n\n")
     code, _, err = run("figures", "one", "--captions", "empty.txt")
     assert (code, err) == (2, "cap2im: empty.txt: no captions in it\n")

@@ -108,6 +108,13 @@ def test_what_a_vae_refuses(change, message):
         load_recipe("conv-vae-mnist", [change])
 
 
+@pytest.mark.parametrize("recipe", ["lapgan-mnist", "sharpener-mnist"])
+@pytest.mark.parametrize("kernels", ["[5, 4, 3]", "[0, 5, 3]"])
+def test_kernels_of_adversaries_are_odd(recipe, kernels):
+    with pytest.raises(ValueError, match=r"model\.kernels\.[01]: .*got [40]"):
+        load_recipe(recipe, [f"model.kernels={kernels}"])
+
+
 def test_skipthoughts_recipe_is_the_papers():
     recipe = load_recipe("skipthoughts")
     m, t = recipe.model, recipe.train

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -93,13 +94,18 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Show the vers
         raise typer.Exit
 
 
+def _read_text(file: Path) -> str:
+    """A file's text, or that of standard input (`-`)."""
+    try:
+        return sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
 def _read_captions(captions: list[str], file: Path | None) -> list[str]:
     """Captions from the arguments, from a file or from standard input (`-`), one a line; empty lines do not count there."""
     if file is not None:
-        try:
-            text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        text = _read_text(file)
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if not lines:
             raise ValueError(f"{file}: no captions in it")
@@ -454,13 +460,17 @@ def compare(
     from cap2im.figures import comparison_picture
     from cap2im.metrics.comparison import compare as table_of
     from cap2im.metrics.comparison import evaluated
-    from cap2im.pipeline import Pipeline
+    from cap2im.pipeline import Pipeline, Sharpening
 
     names = [*(models or []), *(PRESETS[preset] if preset else ())]
     if not names:
         raise ValueError("no model given; name some, or add --preset mnist")
+    if preset is not None and (shortlist is not None or similarity or split == "all"):
+        raise ValueError(f"--preset {preset}: captioned digits have no --shortlist, no --similarity and no --split all")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is a file, and a folder is needed")
+    sharpening = None if sharpen is None else Sharpening.load(sharpen, device=device)  # before anything is trained
     found = _models_to_compare(names, runs, data, train_missing)
-    out.mkdir(parents=True, exist_ok=True)
     asked: dict[str, Any] = {
         "data": data,
         "split": split,
@@ -470,12 +480,16 @@ def compare(
         "seed": seed,
     }
     asked |= {"shortlist": shortlist, "similarity": similarity}
-    loaded = {name: Pipeline.load(where, device=device, sharpen=sharpen) for name, where in found.items()}
-    pipelines = [dataclasses.replace(pipeline, name=name) for name, pipeline in loaded.items()]
+    pipelines = []
+    for name, where in found.items():
+        pipeline = Pipeline.load(where, device=device)
+        pipelines.append(dataclasses.replace(pipeline if sharpening is None else pipeline.sharpened(sharpening), name=name))
+    picture = comparison_picture(pipelines, seed)  # what cannot be drawn is told before hours of measuring
+    out.mkdir(parents=True, exist_ok=True)
+    picture.savefig(out / "comparison.png", dpi=144)
     table = table_of([evaluated(pipeline, out / "evaluations" / f"{pipeline.name}.json", **asked) for pipeline in pipelines])
     (out / "comparison.md").write_text(table.markdown(), "utf-8")
     (out / "comparison.json").write_text(json.dumps(table.to_dict(), indent=1) + "\n", "utf-8")
-    comparison_picture(pipelines, seed).savefig(out / "comparison.png", dpi=144)
     print(table.markdown())
     print(f"written to {out}: comparison.md, comparison.json, comparison.png, evaluations/")
 
@@ -489,31 +503,37 @@ def _models_to_compare(names: list[str], runs: Path, data: str | None, train_mis
         ValueError: a model is missing, or two are of one name; all problems are told at once.
     """
     from cap2im.checkpoint import checkpoints
-    from cap2im.config import recipe_names
+    from cap2im.config import load_recipe, recipe_names
+    from cap2im.models.kinds import DRAWING_KINDS
     from cap2im.pipeline import find_model
+
+    def label_of(name: str) -> str:
+        return Path(name).resolve().name  # of "." and "..", too
 
     found: dict[str, str] = {}
     missing: list[str] = []
     problems: list[str] = []
     for name in names:
-        label, run = Path(name).name, runs / name
+        label, run = label_of(name), runs / name
         if label in (*found, *missing):
             problems.append(f"two models are called {label!r}")
             continue
         try:
             found[label] = str(find_model(str(run) if (run / "model").is_dir() else name))
         except ValueError as error:
-            if name in recipe_names():
-                missing.append(name)
-            else:
+            if name not in recipe_names():
                 problems.append(str(error))
+            elif (kind := load_recipe(name, []).kind) not in DRAWING_KINDS:
+                problems.append(f"{name}: a recipe of kind {kind!r} makes nothing that draws")
+            else:
+                missing.append(name)
     if problems or (missing and not train_missing):
         untrained = f"not trained yet: {', '.join(missing)}; add --train, or train them into {runs}/RECIPE" if missing else ""
         raise ValueError("; ".join([*problems, untrained] if untrained else problems))
     for name in missing:
         train(name, run=runs / name, data=data, resume=bool(checkpoints(runs / name)))
         found[name] = str(runs / name / "model")
-    return {label: found[label] for label in (Path(name).name for name in names)}
+    return {label: found[label] for label in map(label_of, names)}
 
 
 @app.command(
@@ -541,7 +561,7 @@ def figures(
 
     groups = []
     if captions is not None:
-        blocks = captions.read_text("utf-8").split("\n\n")
+        blocks = re.split(r"\n\s*\n", _read_text(captions))
         groups = [[line.strip() for line in block.splitlines() if line.strip()] for block in blocks]
         if not (groups := [group for group in groups if group]):
             raise ValueError(f"{captions}: no captions in it")

@@ -140,6 +140,11 @@ class Sharpening:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    @property
+    def training_unknown(self) -> Unknown:
+        """What its training did with unknown words, as it is measured with them."""
+        return "skip" if self.vocabulary is None else self.vocabulary.training_unknown
+
     def tokens(self, captions: Sequence[str], unknown: Unknown = "error") -> list[Tokens]:
         """Captions as words and numbers, for a sharpener that reads words; none for one that does not.
 

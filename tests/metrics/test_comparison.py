@@ -7,7 +7,13 @@ import json
 
 import pytest
 
+from cap2im.data.mnist_captions import WORDS
+from cap2im.data.vocabulary import Vocabulary
+from cap2im.metrics import comparison
 from cap2im.metrics.comparison import compare
+from cap2im.models.aligndraw import DRAW, DRAWConfig
+from cap2im.pipeline import Pipeline
+from tests.prepared import prepared_dataset
 
 
 def evaluation(model: str, joint: float = 0.9, bound: float = -100.0, **protocol: object) -> dict:
@@ -75,6 +81,38 @@ def test_a_model_without_a_number_has_a_gap():
     assert (
         "| gan | **90.0 (89.0-91.0)** | **90.0 (89.0-91.0)** | - | 1,000 |" in compare([adversarial, evaluation("b", joint=0.5)]).markdown()
     )
+
+
+def test_an_evaluation_is_kept_until_something_changes_its_numbers(tmp_path, monkeypatch):
+    """The same weights on another dataset or device, by another network of shortlists or version, are measured again."""
+    measured: list[dict] = []
+
+    def evaluate(_: object, **asked: object) -> dict:
+        measured.append(asked)
+        return evaluation("a") | {"weights_sha256": "0" * 64}
+
+    monkeypatch.setattr(comparison, "evaluate", evaluate)
+    sizes = {"glimpses": 1, "inference_units": 2, "generative_units": 2, "latent": 1, "language_units": 2, "align_features": 2}
+    config = {"sha256": {"model.safetensors": "0" * 64}}
+    pipeline = Pipeline("a", DRAW(DRAWConfig(**sizes)), Vocabulary(words=WORDS), config)
+    file, data, lists = tmp_path / "kept" / "a.json", prepared_dataset(tmp_path / "data", train=4), tmp_path / "lists.pkl"
+    lists.write_bytes(b"one")
+
+    def times() -> int:
+        before = len(measured)
+        comparison.evaluated(pipeline, file, data=str(data), shortlist=str(lists), seed=0)
+        return len(measured) - before
+
+    assert [times(), times()] == [1, 0]
+    (data / "manifest.json").write_text((data / "manifest.json").read_text() + "\n")  # another dataset in the same folder
+    assert [times(), times()] == [1, 0]
+    lists.write_bytes(b"two")
+    assert [times(), times()] == [1, 0]
+    monkeypatch.setattr("cap2im.__version__", "99")
+    assert [times(), times()] == [1, 0]
+    for damaged in ("{", "[]", ""):
+        file.write_text(damaged)
+        assert [times(), times()] == [1, 0], damaged
 
 
 def test_json_round_trip():

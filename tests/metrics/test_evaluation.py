@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from cap2im import cli
+from cap2im.checkpoint import write_model
+from cap2im.data.vocabulary import Vocabulary
 from cap2im.metrics.evaluation import evaluate
 from cap2im.models.interface import DrawingModel, DrawnSequence
+from cap2im.models.lapgan import Sharpener, SharpenerConfig
 from cap2im.pipeline import Pipeline
 from tests.metrics.test_sharing import models
 from tests.prepared import prepared_dataset
@@ -93,7 +97,7 @@ def test_retrieval_and_similarity_on_the_command_line(run, tmp_path):
 class Darkening:
     """A sharpener that halves every pixel; it notes how many captions it was asked for."""
 
-    name, sha256 = "darkening", "0" * 64
+    name, sha256, training_unknown = "darkening", "0" * 64, "skip"
 
     def __init__(self) -> None:
         self.heard: list[int] = []
@@ -122,6 +126,67 @@ def test_the_bound_of_every_split_and_sharpened(tmp_path):
     assert all(found["sharpened"]["kl"] == found["kl"] and found["sharpened"]["bound"] != found["bound"] for found in splits)
     assert result["likelihood"]["sharpened"]["sharpener"] == {"name": "darkening", "sha256": "0" * 64}
     assert "sharpened" not in evaluate(plain, data=data, **how)["likelihood"]
+
+
+def sharpener(folder: Path, words: Vocabulary) -> Path:
+    """Writes an untrained sharpener of 12 x 12 pixels in colour, which knows these words."""
+    sizes = SharpenerConfig(side=12, conditioning="mean", vocabulary_size=len(words), language_units=3, features=2)
+    folder.mkdir()
+    config = {"kind": "sharpener", "model": sizes.model_dump(), "vocabulary": words.model_dump()}
+    write_model(folder, Sharpener(sizes).state_dict(), config)
+    return folder
+
+
+def test_a_sharpener_may_miss_words_of_the_captions_it_is_measured_on(tmp_path):
+    """As in its training: test captions have words that no training caption had."""
+    words, _, data, _ = models(tmp_path)
+    narrow = sharpener(tmp_path / "narrow", Vocabulary.build(["a square was drawn .", "red green blue grey"]))
+    result = evaluate(Pipeline.load(str(words), sharpen=str(narrow)), data=data, images=5, bound_samples=1, samples=1, similarity=True)
+    assert result["likelihood"]["sharpened"]["bound"] != result["likelihood"]["bound"]
+    assert result["similarity"]["sharpened"]["ssim"] != result["similarity"]["ssim"]
+
+
+def test_protocols_tell_what_changes_the_numbers(tmp_path, monkeypatch):
+    """Candidates of retrieval; pixels of the bound; and which captions it was measured on."""
+    words, _, data, vgg = models(tmp_path)
+    pipeline = Pipeline.load(str(words))
+    how = {"data": data, "images": 4, "bound_samples": 1}
+    found = evaluate(pipeline, shortlist=str(vgg), candidates=5, **how)
+    assert found["retrieval"]["protocol"]["candidates"] == 5
+    told = found["likelihood"]["protocol"]
+    assert (told["side"], told["colours"], told["version"]) == (12, 3, 1)
+    narrow = dataclasses.replace(pipeline, vocabulary=Vocabulary(words=("a", "square")))  # captions without these do not count
+    of_other_captions = evaluate(narrow, **how)["likelihood"]["protocol"]
+    assert of_other_captions["captions"] != told["captions"]
+    monkeypatch.setattr("cap2im.data.prepared.PreparedDataset.is_here", lambda *_: False)
+    streamed = evaluate(pipeline, **how)["likelihood"]["protocol"]
+    assert streamed["captions"] not in (told["captions"], of_other_captions["captions"])
+    assert streamed | {"captions": ""} == of_other_captions | {"captions": ""} == told | {"captions": ""}
+
+
+def test_what_cannot_be_measured_is_refused_before_the_bounds(tmp_path, monkeypatch):
+    words, _, data, vgg = models(tmp_path)
+    pipeline = Pipeline.load(str(words))
+
+    def bound(*_, **__):
+        raise AssertionError("the bound was estimated first")
+
+    monkeypatch.setattr("cap2im.metrics.evaluation.lower_bound", bound)
+    monkeypatch.setattr("cap2im.metrics.similarity.WINDOW", 13)
+    for wanted, problem in (
+        ({"shortlist": "nowhere"}, "unknown model 'nowhere'"),
+        ({"shortlist": str(vgg), "candidates": 8}, "shortlists of 8 images out of 7"),
+        ({"similarity": True}, "SSIM has a window"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            evaluate(pipeline, data=data, split="all", images=4, **wanted)
+    for lacking, wanted in (("validation", {"split": "all"}), ("train", {"split": "test", "shortlist": str(vgg), "candidates": 5})):
+        there = prepared_dataset(tmp_path / f"no {lacking}", side=12)
+        manifest = json.loads((there / "manifest.json").read_text())
+        manifest["shards"] = [shard for shard in manifest["shards"] if f"/{lacking}-" not in shard["file"]]
+        (there / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(ValueError, match=f"has no {lacking} images"):
+            evaluate(pipeline, data=there, images=4, **wanted)
 
 
 def test_sharpened_digits_are_read_and_measured_beside_the_others(tmp_path):

@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import cap2im
 from cap2im.checkpoint import WEIGHTS
-from cap2im.metrics.evaluation import evaluate, ranks_images
+from cap2im.data.prepared import MANIFEST, PreparedDataset
+from cap2im.metrics.evaluation import evaluate, ranks_images, shortlist_sha256
 from cap2im.pipeline import Pipeline
 
 LEADING = ("joint", "bound")  # columns that come first, and those that come last, whichever model is named first
@@ -127,7 +131,7 @@ def compare(evaluations: Sequence[Mapping[str, Any]]) -> Comparison:
 
 
 def evaluated(pipeline: Pipeline, file: Path, **asked: Any) -> dict[str, Any]:
-    """The evaluation of a model, `evaluate(pipeline, **asked)`, kept in a file; what was asked of the same weights is not measured again.
+    """The evaluation of a model, `evaluate(pipeline, **asked)`, kept in a file; an equal one is not measured again.
 
     Raises:
         ValueError: of `evaluate`.
@@ -135,16 +139,29 @@ def evaluated(pipeline: Pipeline, file: Path, **asked: Any) -> dict[str, Any]:
     if not ranks_images(pipeline.model):  # a GAN has its other numbers in the table
         asked.pop("shortlist", None)
     words = {key: str(value) for key, value in asked.items()}
+    words |= {"device": pipeline.device.type, "torch": torch.__version__, "cap2im": cap2im.__version__}
     if pipeline.sharpening is not None:
         words["sharpener"] = pipeline.sharpening.sha256
-    if file.is_file():
-        kept: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        if kept.get("asked") == words and kept.get("weights_sha256") == pipeline.config["sha256"][WEIGHTS]:
-            return kept
+    if asked.get("shortlist") is not None:
+        words["shortlist"] = shortlist_sha256(asked["shortlist"])
+    if (data := asked.get("data")) is not None and (Path(data) / MANIFEST).is_file():
+        words["data"] = PreparedDataset.open(data).sha256
+    kept = _kept(file)
+    if kept.get("asked") == words and kept.get("weights_sha256") == pipeline.config["sha256"][WEIGHTS]:
+        return kept
     result = {**evaluate(pipeline, **asked), "asked": words}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     return result
+
+
+def _kept(file: Path) -> dict[str, Any]:
+    """What a file holds of an earlier evaluation; nothing where it is missing or damaged, for then it is measured again."""
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def measurements(evaluation: Mapping[str, Any]) -> Iterator[Measurement]:

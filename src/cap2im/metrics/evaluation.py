@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 import cap2im
-from cap2im.checkpoint import WEIGHTS
+from cap2im.checkpoint import WEIGHTS, read_config, sha256
 from cap2im.checksums import file_sha256
 from cap2im.config import DigitsData
 from cap2im.data.batch import Batch
@@ -25,7 +25,7 @@ from cap2im.data.mnist_captions import CanvasMaker, HeldOut
 from cap2im.data.prepared import SPLITS, PreparedDataset
 from cap2im.data.shards import ShardBatches
 from cap2im.data.vocabulary import pad
-from cap2im.metrics import retrieval, similarity
+from cap2im.metrics import likelihood, retrieval, similarity
 from cap2im.metrics.caption_accuracy import caption_accuracy, load_reader
 from cap2im.metrics.likelihood import BERNOULLI, Likelihood, Sharpen, lower_bound
 from cap2im.metrics.sharing import Sharing
@@ -96,6 +96,11 @@ def evaluate(pipeline: Pipeline, *, data: str | Path | None, sharing: Sharing = 
     return evaluate_captions(pipeline, data, measures, sharing)
 
 
+def shortlist_sha256(name: str) -> str:
+    """Of the file, or of the network's weights, that make the shortlists of a name; errors are those of `find_model`."""
+    return file_sha256(path) if (path := Path(name)).is_file() else str(read_config(find_model(name)).get("sha256", {}).get(WEIGHTS))
+
+
 def ranks_images(model: DrawingModel) -> bool:
     """Whether a model can rank images by captions: it has a bound, and hears captions."""
     return isinstance(model, LikelihoodModel) and model.config.conditioning != "none"
@@ -111,6 +116,21 @@ class _Captioned:
     rows: Tensor
     image_of: Tensor
     whole: CaptionedImages | None
+
+    @property
+    def sha256(self) -> str:
+        """Which captions of which images these are: a streamed split has its first ones, and a model's vocabulary decides, too."""
+        pairs = zip(self.image_of.tolist(), self.captions, strict=True)
+        return sha256("\n".join(f"{image} {caption}" for image, caption in pairs).encode())
+
+
+@dataclass(frozen=True)
+class _Shortlists:
+    """Rows [N, K] of the images that each caption ranks, all images [M, C, A, A] uint8, and what made the shortlists."""
+
+    rows: Tensor
+    pixels: Tensor
+    source: dict[str, str]
 
 
 def _captioned(pipeline: Pipeline, dataset: PreparedDataset, split: Split, count: int, sharing: Sharing) -> _Captioned:
@@ -151,22 +171,29 @@ def evaluate_captions(pipeline: Pipeline, data: str | Path, measures: Measures, 
     if not isinstance(model, LikelihoodModel) and not measures.similarity:
         return _result(pipeline)
     *others, main = SPLITS if measures.split == "all" else (measures.split,)
-    about = {"data": dataset.about(), "side": dataset.manifest.side, "resize": dataset.manifest.fit, "seed": measures.seed}
+    for split in (*others, main, *(("train",) if measures.shortlist is not None else ())):
+        dataset.shards(split)  # raises where there are none
+    c = model.config
+    about = {"data": dataset.about(), "side": c.side, "colours": c.colours, "resize": dataset.manifest.fit, "seed": measures.seed}
     about |= _versions(pipeline)
     bars, result = _Bars(sharing), _result(pipeline)
-    with bars.progress:
+    with bars.progress:  # what can be refused is refused before the bounds, which take long
+        there = _captioned(pipeline, dataset, main, measures.images, sharing)
+        shortlists = None if measures.shortlist is None else _shortlists(measures, dataset, there, c.colours, sharing, bars)
+        if measures.similarity:
+            similarity.structural_similarity(there.batch.images[:1], there.batch.images[:1])
         for split in (*others, main):
-            there = _captioned(pipeline, dataset, split, measures.images, sharing)
-            protocol = {**about, "split": split, "images": len(there.batch)}
+            now = there if split == main else _captioned(pipeline, dataset, split, measures.images, sharing)
+            protocol = {**about, "split": split, "images": len(now.batch), "captions": now.sha256}
             if isinstance(model, LikelihoodModel):
-                found = _bounds(model, pipeline.sharpening, there.batch, there.captions, measures, sharing, bars, protocol)
+                found = _bounds(model, pipeline.sharpening, now.batch, now.captions, measures, sharing, bars, protocol)
                 result.setdefault("other_splits", {})[split] = found
         if isinstance(model, LikelihoodModel):
             result["likelihood"] = result["other_splits"].pop(main)
             if not others:
                 del result["other_splits"]
-            if measures.shortlist is not None:
-                result["retrieval"] = _retrieval(pipeline, model, dataset, there, measures, sharing, bars, protocol)
+            if shortlists is not None:
+                result["retrieval"] = _retrieval(pipeline, model, dataset, there, shortlists, measures, sharing, bars, protocol)
         if measures.similarity:
             result["similarity"] = _similarity(pipeline, there, measures, sharing, bars, protocol)
     return result
@@ -198,10 +225,10 @@ def _bounds(
             advance=bars.start(what, len(batch) * measures.bound_samples),
         )
 
-    told = protocol | {"observation": model.observation, "samples": measures.bound_samples}
+    told = protocol | {"version": likelihood.METRIC_VERSION, "observation": model.observation, "samples": measures.bound_samples}
     found = _likelihood(told, bound(f"estimating the {protocol['split']} bound"))
     if sharpening is not None and model.observation == BERNOULLI:  # sharpened pixels are means of Bernoulli distributions alone
-        sharpened = bound(f"the same of sharpened {protocol['split']} images", sharpening.of(captions))
+        sharpened = bound(f"the same of sharpened {protocol['split']} images", sharpening.of(captions, sharpening.training_unknown))
         found["sharpened"] = sharpened.to_dict() | _sharpener(sharpening)
     return found
 
@@ -211,34 +238,31 @@ def _retrieval(
     model: LikelihoodModel,
     dataset: PreparedDataset,
     there: _Captioned,
+    shortlists: _Shortlists,
     measures: Measures,
     sharing: Sharing,
     bars: _Bars,
     protocol: dict[str, Any],
 ) -> dict[str, Any]:
     """Retrieval of each caption's image from its shortlist."""
-    assert measures.shortlist is not None
-    if there.whole is None:
-        raise ValueError(f"{dataset.folder}: is not on this machine, and retrieval needs all of its {there.split} images at once")
-    pixels = there.whole.all_pixels(model.config.colours)
-    shortlists, source = _shortlists(measures.shortlist, measures.candidates, pixels, there, sharing)
     mean, captions = _mean_sentence(pipeline, model, dataset, sharing, bars)
-    pairs = (shortlists.numel() + len(shortlists.unique())) * measures.retrieval_samples
+    pairs = (shortlists.rows.numel() + len(shortlists.rows.unique())) * measures.retrieval_samples
     scores = retrieval.likelihood_ratios(
         model,
-        pixels,
+        shortlists.pixels,
         there.batch.tokens,
         there.batch.mask,
         there.batch.vectors,
         mean,
-        shortlists,
+        shortlists.rows,
         samples=measures.retrieval_samples,
         seed=measures.seed,
         sharing=sharing,
         advance=bars.start("ranking the images of shortlists", pairs),
     )
-    own = (shortlists == there.image_of[:, None]).int().argmax(dim=1)
-    told = {"version": retrieval.METRIC_VERSION, "shortlist": source, "training_captions": captions, "samples": measures.retrieval_samples}
+    own = (shortlists.rows == there.image_of[:, None]).int().argmax(dim=1)
+    told = {"version": retrieval.METRIC_VERSION, "shortlist": shortlists.source, "candidates": shortlists.rows.shape[1]}
+    told |= {"training_captions": captions, "samples": measures.retrieval_samples}
     return {
         "metric": "image retrieval by bound(x | caption) - bound(x | mean caption)",
         "protocol": protocol | told,
@@ -246,19 +270,26 @@ def _retrieval(
     }
 
 
-def _shortlists(name: str, candidates: int | None, pixels: Tensor, there: _Captioned, sharing: Sharing) -> tuple[Tensor, dict[str, str]]:
-    """Shortlists [N, K], and what made them."""
+def _shortlists(
+    measures: Measures, dataset: PreparedDataset, there: _Captioned, colours: int, sharing: Sharing, bars: _Bars
+) -> _Shortlists:
+    """The shortlists of captions, out of a file or made by a network."""
+    name, candidates = measures.shortlist, measures.candidates
+    assert name is not None
+    if there.whole is None:
+        raise ValueError(f"{dataset.folder}: is not on this machine, and retrieval needs all of its {there.split} images at once")
     if (path := Path(name)).is_file():
         if candidates is not None:
             raise ValueError(f"--candidates {candidates}: the shortlists of {name} have a length of their own")
-        assert there.whole is not None
-        shortlists = retrieval.read_shortlists(path, there.rows, there.image_of, len(pixels), len(there.whole.captions))
-        return shortlists, {"file": path.name, "sha256": file_sha256(path)}
-    folder = find_model(name)
+        rows = retrieval.read_shortlists(path, there.rows, there.image_of, len(there.whole), len(there.whole.captions))
+        return _Shortlists(rows, there.whole.all_pixels(colours), {"file": path.name, "sha256": file_sha256(path)})
+    folder, size = find_model(name), 100 if candidates is None else candidates
     vgg, sha256 = retrieval.load_vgg(folder)
-    features = retrieval.image_features(vgg, pixels, sharing)
-    shortlists = retrieval.nearest_shortlists(features, there.image_of, 100 if candidates is None else candidates)
-    return shortlists, {"extractor": folder.parent.name if folder.name == "model" else folder.name, "sha256": sha256}
+    retrieval.require_candidates(size, len(there.whole))
+    pixels = there.whole.all_pixels(colours)
+    features = retrieval.image_features(vgg, pixels, sharing, bars.start("making shortlists", len(pixels)))
+    source = {"extractor": folder.parent.name if folder.name == "model" else folder.name, "sha256": sha256}
+    return _Shortlists(retrieval.nearest_shortlists(features, there.image_of, size), pixels, source)
 
 
 def _mean_sentence(
@@ -303,7 +334,8 @@ def _similarity(
     found = {"metric": "similarity of drawings with the images of their captions", "protocol": protocol | told}
     found |= measured("drawing and comparing")
     if (sharpening := pipeline.sharpening) is not None:
-        found["sharpened"] = measured("the same of sharpened drawings", sharpening.of(there.captions)) | _sharpener(sharpening)
+        sharpen = sharpening.of(there.captions, sharpening.training_unknown)
+        found["sharpened"] = measured("the same of sharpened drawings", sharpen) | _sharpener(sharpening)
     return found
 
 
@@ -315,8 +347,8 @@ def _sharpener(sharpening: Sharpening) -> dict[str, Any]:
     return {"sharpener": {"name": sharpening.name, "sha256": sharpening.sha256}}
 
 
-def _likelihood(protocol: dict[str, Any], likelihood: Likelihood) -> dict[str, Any]:
-    return {"metric": "variational lower bound, nats an image", "protocol": protocol, **likelihood.to_dict()}
+def _likelihood(protocol: dict[str, Any], found: Likelihood) -> dict[str, Any]:
+    return {"metric": "variational lower bound, nats an image", "protocol": protocol, **found.to_dict()}
 
 
 def _result(pipeline: Pipeline, **metrics: dict[str, Any]) -> dict[str, Any]:
@@ -384,5 +416,5 @@ def evaluate_digits(pipeline: Pipeline, data: Path | None, measures: Measures, s
             "seed": seed,
             **_versions(pipeline),
         }
-        likelihood = _bounds(model, pipeline.sharpening, batch, canvases.captions(), measures, sharing, bars, protocol)
-    return _result(pipeline, caption_accuracy=accuracy, likelihood=likelihood)
+        found = _bounds(model, pipeline.sharpening, batch, canvases.captions(), measures, sharing, bars, protocol)
+    return _result(pipeline, caption_accuracy=accuracy, likelihood=found)

@@ -22,6 +22,7 @@ from cap2im.metrics.sharing import Sharing
 from cap2im.models.interface import LikelihoodModel
 from cap2im.randomness import item_noise
 
+METRIC_VERSION = 1  # goes up whenever the same model would get another number
 IMAGES_AT_ONCE = 100
 BERNOULLI = "bernoulli"  # `LikelihoodModel.observation` of the DRAWs
 EPSILON = 1 / 512  # half a grey level: a sharpened pixel that is wholly black or white would make one wrong pixel cost infinitely much

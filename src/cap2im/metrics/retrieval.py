@@ -64,11 +64,26 @@ def load_vgg(folder: Path) -> tuple[VGG, str]:
 
 
 @torch.inference_mode()
-def image_features(vgg: VGG, images: Tensor, sharing: Sharing = Sharing()) -> Tensor:  # noqa: B008  # frozen
-    """Features [M, F] of images [M, C, A, A] uint8."""
+def image_features(
+    vgg: VGG,
+    images: Tensor,
+    sharing: Sharing = Sharing(),  # noqa: B008  # frozen
+    advance: Callable[[int], None] = lambda _: None,
+) -> Tensor:
+    """Features [M, F] of images [M, C, A, A] uint8; `advance` is told after each batch how many images it had."""
     mine = sharing.mine(len(images))
-    features = [vgg.features(images[start : min(start + IMAGES_AT_ONCE, mine.stop)].float() / 255) for start in mine[::IMAGES_AT_ONCE]]
-    return sharing.joined(torch.cat([vgg.features(images[:0].float()), *features]))
+    features = [vgg.features(images[:0].float())]
+    for start in mine[::IMAGES_AT_ONCE]:
+        part = images[start : min(start + IMAGES_AT_ONCE, mine.stop)]
+        features.append(vgg.features(part.float() / 255))
+        advance(len(part))
+    return sharing.joined(torch.cat(features))
+
+
+def require_candidates(size: int, images: int) -> None:
+    """Raises ValueError where there are no shortlists of so many images."""
+    if not 2 <= size <= images:
+        raise ValueError(f"shortlists of {size} images out of {images}: at least 2 are needed, and no more than there are")
 
 
 def nearest_shortlists(features: Tensor, images: Tensor, size: int = 100) -> Tensor:
@@ -84,8 +99,7 @@ def nearest_shortlists(features: Tensor, images: Tensor, size: int = 100) -> Ten
     Raises:
         ValueError: there are fewer images than K.
     """
-    if not 2 <= size <= len(features):
-        raise ValueError(f"shortlists of {size} images out of {len(features)}: at least 2 are needed, and no more than there are")
+    require_candidates(size, len(features))
     features = features.double()
     found = []
     for rows in images.split(max(1, DISTANCES_AT_ONCE // len(features))):

@@ -11,10 +11,10 @@ Shapes: B batch, L words, S sentence vector, Z noise, A image side (H = W), C co
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -46,6 +46,15 @@ def level_of(images: Tensor, level: str) -> Tensor:
 
 
 # The networks
+
+
+def _odd(kernel: int) -> int:
+    if kernel % 2 == 0:
+        raise ValueError("a kernel of an even side would make another side of the image")
+    return kernel
+
+
+Kernel = Annotated[int, Field(ge=1), AfterValidator(_odd)]
 
 
 class HearingConfig(BaseModel):
@@ -93,7 +102,7 @@ class SharpenerConfig(HearingConfig):
     side: int = Field(32, ge=4, le=1024)  # pixels of the square image
     colours: Literal[1, 3] = 3
     features: int = Field(128, ge=1)  # F of the first two convolutions
-    kernels: tuple[int, int, int] = (7, 7, 5)  # sides of the three convolutions; odd
+    kernels: tuple[Kernel, Kernel, Kernel] = (7, 7, 5)  # sides of the three convolutions; odd
 
     @property
     def noise_shape(self) -> tuple[int, int]:
@@ -144,7 +153,7 @@ class LAPGANConfig(HearingConfig):
     noise: int = Field(100, ge=1)  # Z of the coarse generator; the fine one has a plane of noise
     generator_units: int = Field(1200, ge=1)  # of the coarse generator's two hidden layers
     features: int = Field(128, ge=1)  # F of the fine generator's first two convolutions
-    kernels: tuple[int, int, int] = (7, 7, 5)  # sides of its three convolutions; odd
+    kernels: tuple[Kernel, Kernel, Kernel] = (7, 7, 5)  # sides of its three convolutions; odd
 
     @property
     def noise_shape(self) -> tuple[int, int]:
