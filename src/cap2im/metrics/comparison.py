@@ -21,6 +21,7 @@ from cap2im.metrics.evaluation import evaluate, ranks_images, shortlist_sha256
 from cap2im.pipeline import Pipeline
 
 LEADING = ("joint", "bound")  # columns that come first, and those that come last, whichever model is named first
+LEGEND = "After ±: of bounds the standard error over images, of SSI and PSNR the deviation over drawings. In brackets: 95 % intervals."
 TRAILING = ("seconds a step", "parameters")
 
 
@@ -88,7 +89,7 @@ class Comparison:
         for protocol, titles in _by_protocol(self.columns):
             told = ", ".join(f"{key} {_plain(value)}" for key, value in protocol.items())
             lines += ["", f"*{'; '.join(titles)}*: {told}."]
-        return "\n".join(lines) + "\n"
+        return "\n".join([*lines, "", LEGEND]) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
