@@ -353,12 +353,12 @@ def evaluate(
         seed=seed,
     )
     if sharing.is_first:
-        _print_evaluation(result)
+        _print_evaluation(result, sharpen)
         target.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
         print(f"written to {target}")
 
 
-def _print_evaluation(result: dict[str, Any]) -> None:
+def _print_evaluation(result: dict[str, Any], sharpen: str | None) -> None:
     stdout = Console(highlight=False)
     if "caption_accuracy" in result:
         stdout.print(_accuracy_table(result["model"], result["caption_accuracy"]))
@@ -368,6 +368,8 @@ def _print_evaluation(result: dict[str, Any]) -> None:
         _print_bound(stdout, "bound", likelihood, told)
         if "sharpened" in likelihood:
             _print_bound(stdout, "after sharpening", likelihood["sharpened"])
+        elif sharpen is not None:
+            stdout.print(f"after sharpening: no bound, which Bernoulli pixels alone have; these are {protocol['observation']}")
     if "likelihood" not in result:
         stdout.print("no bound: a model of this kind has no likelihood", soft_wrap=True)
     if "retrieval" in result:

@@ -45,10 +45,20 @@ def test_a_model_without_likelihood_has_its_caption_accuracy_alone(pipeline, cap
     everything = result["caption_accuracy"]["drawings"]["all"]
     assert (everything["n"], everything["clean"]["rate"], everything["places"]["rate"]) == (440, 1.0, 0.0), "black is clean"
     capsys.readouterr()
-    cli._print_evaluation(result)
+    cli._print_evaluation(result, None)
     out = capsys.readouterr().out
     assert "joint" in out
     assert out.splitlines()[-1] == "no bound: a model of this kind has no likelihood"
+
+
+def test_sharpening_gaussian_pixels_says_why_there_is_no_bound(capsys):
+    protocol = {"split": "test", "observation": "gaussian, deviation 0.3"}
+    terms = ("bound", "standard_error", "reconstruction", "kl", "importance_weighted", "importance_weighted_error")
+    result = {"model": "vae", "likelihood": {"protocol": protocol, **dict.fromkeys(terms, 0.0), "images": 2, "samples": 1}}
+    cli._print_evaluation(result, "a-sharpener")
+    assert "after sharpening: no bound" in capsys.readouterr().out
+    cli._print_evaluation(result, None)
+    assert "after sharpening" not in capsys.readouterr().out
 
 
 def test_a_model_without_likelihood_on_captioned_images(pipeline, tmp_path):
