@@ -10,7 +10,7 @@ from PIL import Image
 
 import cap2im.figures
 from cap2im.data.digits import scikit_learn_digits
-from cap2im.data.mnist_captions import ALIASES, WORDS, CanvasMaker, HeldOut
+from cap2im.data.mnist_captions import ALIASES, LAYOUTS, WORDS, CanvasMaker, HeldOut
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.drawing import Drawing
 from cap2im.figures import Panel, Subjects, attended_words, image_of, nearest_training_images, pictures, subjects, write_figures
@@ -38,6 +38,15 @@ def test_digit_models_draw_hidden_captions_as_novel_scenes(pipeline):
     assert len(wanted.novel) == 8
     assert hidden.issuperset(wanted.novel)
     assert not wanted.unknown
+
+
+def test_a_model_that_nothing_was_hidden_from_has_no_novel_scenes_and_no_figure_6(pipeline, tmp_path):
+    """`variant = "released"` may hide nothing."""
+    nothing = [[10] * len(layout.places) for layout in LAYOUTS]
+    open_model = dataclasses.replace(pipeline, config={**pipeline.config, "data": {**pipeline.config["data"], "held_out": nothing}})
+    assert subjects(open_model).novel == ()
+    few = Subjects((), (("the digit one is at the top left of the image",),), ())
+    assert [path.name[:8] for path in write_figures(open_model, tmp_path / "out", few)] == ["figure-3"]
 
 
 def test_own_captions_are_flips_and_have_to_be_known(pipeline):

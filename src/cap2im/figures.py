@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 PANEL = 1.7  # inches: side of a picture
 SEEN_AND_HELD_OUT = 4  # rows of figure 6
+NOVEL = 8  # scenes of figure 1, for captioned digits
 SHARPENED = 6  # drawings of figure 7
 COMPARED = 5  # captions of the picture of several models
 MOST_WORDS = 12  # of figure 5
@@ -99,7 +100,7 @@ def subjects(pipeline: Pipeline, groups: Sequence[Sequence[str]] = ()) -> Subjec
         return Subjects((), given, given)
     if held_out := _held_out(pipeline):
         novel = [c.caption for c in held_out.configurations() if not c.seen]
-        return Subjects(tuple(novel[:: len(novel) // 8][:8]), DIGIT_FLIPS, DIGIT_FLIPS[:2])
+        return Subjects(tuple(_spread(novel, NOVEL)), DIGIT_FLIPS, DIGIT_FLIPS[:2])
     captions = [*PAPER_NOVEL, *(c for group in (*PAPER_FLIPS, *PAPER_ATTENDED) for c in group)]
     unknown = {caption for caption in captions if not _knows(pipeline, caption)}
     flips = _known(PAPER_FLIPS, unknown)
@@ -203,7 +204,8 @@ def write_figures(
     attended = [drawing for group in wanted.attended for drawing in draw(group) if drawing.attention is not None]
     if attended:
         save("figure-5-attended-words", attended_words(attended))
-    if (held_out := _held_out(pipeline)) is not None:
+    held_out = _held_out(pipeline)
+    if held_out is not None and all(_of_different_layouts(held_out, seen) for seen in (True, False)):
         save("figure-6-seen-and-held-out", seen_and_held_out(plain, held_out, seed))
     if pipeline.sharpening is not None:
         captions = [caption for group in (wanted.novel, *wanted.flips) for caption in group][:SHARPENED]
@@ -316,7 +318,7 @@ def seen_and_held_out(pipeline: Pipeline, held_out: HeldOut, seed: int) -> Figur
     """Captioned digits with their attention: on the left captions that training showed, on the right hidden ones (figure 6)."""
     from matplotlib.figure import Figure
 
-    sides = [_spread(held_out, seen) for seen in (True, False)]
+    sides = [_of_different_layouts(held_out, seen) for seen in (True, False)]
     figure = Figure(figsize=(12, SEEN_AND_HELD_OUT * (PANEL + 0.75)), layout="constrained")
     halves: Any = figure.subfigures(1, 2)
     for half, configurations, told in zip(halves, sides, ("seen in training", "hidden from training"), strict=True):
@@ -337,7 +339,12 @@ def seen_and_held_out(pipeline: Pipeline, held_out: HeldOut, seed: int) -> Figur
     return figure
 
 
-def _spread(held_out: HeldOut, seen: bool) -> list[Configuration]:
+def _spread(captions: Sequence[str], count: int) -> list[str]:
+    """At most `count` captions from all over a list."""
+    return [captions[i] for i in np.linspace(0, len(captions) - 1, min(count, len(captions))).astype(int)]
+
+
+def _of_different_layouts(held_out: HeldOut, seen: bool) -> list[Configuration]:
     """A few configurations, of different layouts."""
     layouts = (0, 2, 3, 7) if seen else (0, 1, 2, 5)
     chosen = []

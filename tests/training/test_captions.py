@@ -76,7 +76,7 @@ def letters(monkeypatch, tmp_path):
     for module in ("cap2im.training.material", "cap2im.pipeline"):
         monkeypatch.setattr(f"{module}.load_sentence_encoder", lambda name: Letters(Path(name)))
     monkeypatch.setattr("cap2im.training.material.find_encoder", Path)
-    monkeypatch.setattr("cap2im.training.bound.copy_encoder", shutil.copytree)
+    monkeypatch.setattr("cap2im.training.trainee.copy_encoder", shutil.copytree)
     return folder
 
 

@@ -73,7 +73,7 @@ def test_each_update_moves_one_side_alone_and_both_levels_of_it(tmp_path, monkey
 
 def test_discriminators_learn_to_tell_bright_from_dark():
     wanted = recipe("lapgan", "train.optimizer=adam", "train.learning_rate=0.01", "train.dropout=0.0", "train.coarse_noise=0.0")
-    trainee, accelerator = GANTrainee(wanted, Vocabulary(words=("a",)), {}, ""), make_accelerator("cpu")
+    trainee, accelerator = GANTrainee(wanted, Vocabulary(words=("a",)), {}, ""), make_accelerator("cpu", 1)
     trainee.prepare(accelerator)
     random = torch.Generator().manual_seed(0)
     bright = 0.6 + 0.4 * torch.rand(16, 1, 60, 60, generator=random)

@@ -20,12 +20,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from cap2im.checkpoint import (
-    SENTENCE_ENCODER,
     WEIGHTS,
     read_config,
     read_weights,
-    whole_folder,
-    write_model,
 )
 from cap2im.config import BoundRecipe, BoundTraining, DRAWRecipe, to_toml
 from cap2im.convert.theano import released_layout
@@ -35,7 +32,6 @@ from cap2im.models.aligndraw import DRAW
 from cap2im.models.interface import DrawingModel, LikelihoodModel
 from cap2im.models.kinds import DRAWING_KINDS
 from cap2im.randomness import picture_noise
-from cap2im.sentences import copy_encoder
 from cap2im.training.loop import (
     BatchesAhead,
     RunLog,
@@ -46,7 +42,7 @@ from cap2im.training.loop import (
 )
 from cap2im.training.material import ShownCaptions, require_same_material, training_material
 from cap2im.training.optimizers import RMSprop, clip_blocks
-from cap2im.training.trainee import Trainee, resume_state
+from cap2im.training.trainee import DrawingTrainee, resume_state
 
 SHOWN_SAMPLES = 6
 VALIDATION_BATCH = 250
@@ -111,7 +107,7 @@ def load_weights(model: LikelihoodModel, folder: Path, config: Mapping[str, Any]
     return str(theirs["sha256"][WEIGHTS])
 
 
-class BoundTrainee(Trainee):
+class BoundTrainee(DrawingTrainee):
     """A model with a bound in training; its moving average, where there is one, draws."""
 
     recipe: BoundRecipe
@@ -121,25 +117,12 @@ class BoundTrainee(Trainee):
         torch.manual_seed(recipe.train.seed)
         model = DRAWING_KINDS[recipe.kind].make(recipe.model)
         assert isinstance(model, LikelihoodModel)
-        super().__init__(recipe, model, _optimizer(model, recipe.train), command, recipe.train.ema_decay)
-        self.vocabulary, self.about_data = vocabulary, about_data
+        super().__init__(recipe, model, _optimizer(model, recipe.train), command, recipe.train.ema_decay, vocabulary, about_data)
 
     @property
     def drawing_model(self) -> LikelihoodModel:
         """The network that validates and draws."""
         return cast(LikelihoodModel, self.published)
-
-    def config(self) -> dict[str, Any]:
-        """What a folder of this network says of it."""
-        return {
-            "kind": self.recipe.kind,
-            "description": self.recipe.description,
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            "model": self.recipe.model.model_dump(),
-            "vocabulary": self.vocabulary.model_dump(),
-            "data": dict(self.about_data),
-            **self.origin,
-        }
 
     def start_from(self, folder: Path) -> None:
         """Takes over the weights of a model folder; see `load_weights` for the errors."""
@@ -184,9 +167,7 @@ def train(
     """
     prepare_processor()
     settings = recipe.train
-    accelerator = make_accelerator(device)
-    if settings.batch_size % accelerator.num_processes:
-        raise ValueError(f"train.batch_size {settings.batch_size} does not divide among {accelerator.num_processes} processes")
+    accelerator = make_accelerator(device, settings.batch_size)
     if compile_model and not isinstance(recipe, DRAWRecipe):
         raise ValueError(f"--compile compiles the steps of a DRAW; a model of kind {recipe.kind!r} has none")
     if isinstance(recipe, DRAWRecipe) and recipe.model.variant == "released" and accelerator.num_processes > 1:
@@ -260,19 +241,9 @@ def train(
     log.close()
     result = run / "model"
     trainee.round()
-    figures: dict[str, Any] = validate(drawing_model.eval(), validation, accelerator) | trainee.origin
+    figures: dict[str, Any] = validate(drawing_model.eval(), validation, accelerator)
     if accelerator.is_main_process:
-        figures |= {
-            "observation": drawing_model.observation,
-            "steps": trainee.step,
-            "seconds": round(trainee.seconds),
-            "parameters": trainee.config()["parameters"],
-        }
-        with whole_folder(result) as folder:
-            config = trainee.config() | {"trained": trainee.effort(settings.batch_size)}
-            write_model(folder, drawing_model.state_dict(), config, card(figures), torch.float16)
-            if material.encoder_folder is not None:
-                copy_encoder(material.encoder_folder, folder / SENTENCE_ENCODER)
+        trainee.hand_out(result, figures | {"observation": drawing_model.observation}, card, material.encoder_folder)
     accelerator.wait_for_everyone()
     del prepared  # what shares gradients must be gone before the processes part, or one of them may abort at its exit
     accelerator.free_memory()

@@ -162,9 +162,7 @@ def train(
     """
     prepare_processor()
     settings = recipe.train
-    accelerator = make_accelerator(device)
-    if settings.batch_size % accelerator.num_processes:
-        raise ValueError(f"train.batch_size {settings.batch_size} does not divide among {accelerator.num_processes} processes")
+    accelerator = make_accelerator(device, settings.batch_size)
     dataset = PreparedDataset.open(data)
     checkpoint = resume_state(run, recipe, resume)
     if checkpoint is not None and read_config(checkpoint)["data"] != dataset.about():

@@ -18,7 +18,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from cap2im.checkpoint import SENTENCE_ENCODER, whole_folder, write_model
 from cap2im.config import GANRecipe, GANTraining, to_toml
 from cap2im.data.batch import Batch
 from cap2im.data.vocabulary import Vocabulary
@@ -35,11 +34,10 @@ from cap2im.models.lapgan import (
     generator_loss,
     level_of,
 )
-from cap2im.sentences import copy_encoder
 from cap2im.training.bound import shown_drawings
 from cap2im.training.loop import BatchesAhead, RunLog, make_accelerator, prepare_processor, progress_bar, stop_if_not_finite
 from cap2im.training.material import require_same_material, training_material
-from cap2im.training.trainee import Trainee, resume_state
+from cap2im.training.trainee import DrawingTrainee, resume_state
 
 VALIDATION_BATCH = 100
 SHOWN_IMAGES = 10  # that a sharpener shows
@@ -133,7 +131,7 @@ class Adversaries(nn.Module):
         self.discriminators = Discriminators(recipe.model, recipe.train)
 
 
-class GANTrainee(Trainee):
+class GANTrainee(DrawingTrainee):
     """Generators and discriminators in training; what is handed out are the generators."""
 
     recipe: GANRecipe
@@ -143,8 +141,8 @@ class GANTrainee(Trainee):
         torch.manual_seed(recipe.train.seed)
         model, settings = Adversaries(recipe), recipe.train
         kind = torch.optim.SGD if settings.optimizer == "sgd" else torch.optim.Adam
-        super().__init__(recipe, model, kind(model.parameters(), lr=settings.learning_rate), command, settings.ema_decay)
-        self.vocabulary, self.about_data = vocabulary, about_data
+        optimizer = kind(model.parameters(), lr=settings.learning_rate)
+        super().__init__(recipe, model, optimizer, command, settings.ema_decay, vocabulary, about_data)
 
     @property
     def learned(self) -> LAPGAN | Sharpener:
@@ -157,18 +155,6 @@ class GANTrainee(Trainee):
         network = super().published
         assert isinstance(network, LAPGAN | Sharpener)
         return network
-
-    def config(self) -> dict[str, Any]:
-        """What a folder of the generators says of them."""
-        return {
-            "kind": self.recipe.kind,
-            "description": self.recipe.description,
-            "parameters": sum(p.numel() for p in self.learned.parameters()),
-            "model": self.recipe.model.model_dump(),
-            "vocabulary": self.vocabulary.model_dump(),
-            "data": dict(self.about_data),
-            **self.origin,
-        }
 
     def prepare(self, accelerator: Accelerator) -> tuple[Any, Any]:
         """Moves to the device; answers generators and discriminators to call, which share gradients among the processes."""
@@ -220,9 +206,7 @@ def train(
     """
     prepare_processor()
     settings = recipe.train
-    accelerator = make_accelerator(device)
-    if settings.batch_size % accelerator.num_processes:
-        raise ValueError(f"train.batch_size {settings.batch_size} does not divide among {accelerator.num_processes} processes")
+    accelerator = make_accelerator(device, settings.batch_size)
     with accelerator.main_process_first():  # what is prepared once for all lies in a cache then
         material = training_material(recipe, data, stream=stream, processes=accelerator.num_processes)
     recipe, batches, validation = cast(GANRecipe, material.recipe), material.batches, material.validation
@@ -290,14 +274,9 @@ def train(
     log.close()
     result = run / "model"
     trainee.round()
-    figures: dict[str, Any] = validate(trainee, validation, accelerator) | trainee.origin
+    figures = validate(trainee, validation, accelerator)
     if accelerator.is_main_process:
-        config = trainee.config() | {"trained": trainee.effort(settings.batch_size)}
-        figures |= {"steps": trainee.step, "seconds": round(trainee.seconds), "parameters": config["parameters"]}
-        with whole_folder(result) as folder:
-            write_model(folder, trainee.published.state_dict(), config, card(figures), torch.float16)
-            if material.encoder_folder is not None:
-                copy_encoder(material.encoder_folder, folder / SENTENCE_ENCODER)
+        trainee.hand_out(result, figures, card, material.encoder_folder)
     accelerator.wait_for_everyone()
     del generators, discriminators  # what shares gradients must be gone before the processes part, or one of them may abort at its exit
     accelerator.free_memory()

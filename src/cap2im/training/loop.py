@@ -40,14 +40,20 @@ def machine() -> str:
     return f"{threads} thread{'s' * (threads != 1)} of {name}"
 
 
-def make_accelerator(device: Literal["auto", "cpu"]) -> Accelerator:
-    """The engine: one process, or those of `accelerate launch`.
+def make_accelerator(device: Literal["auto", "cpu"], batch_size: int) -> Accelerator:
+    """The engine: one process, or those of `accelerate launch`, which share every batch.
 
     "auto" is the accelerator where there is one. Where there is none, Accelerate has to be told to use the CPU: several processes would
     otherwise each believe that they are alone. Mixed precision stays off here, for the loops autocast by themselves.
+
+    Raises:
+        ValueError: a batch does not divide among the processes.
     """
     there = torch.accelerator.is_available()
-    return Accelerator(cpu=device == "cpu" or not there, mixed_precision="no")
+    accelerator = Accelerator(cpu=device == "cpu" or not there, mixed_precision="no")
+    if batch_size % accelerator.num_processes:
+        raise ValueError(f"train.batch_size {batch_size} does not divide among {accelerator.num_processes} processes")
+    return accelerator
 
 
 def progress_bar() -> Progress:

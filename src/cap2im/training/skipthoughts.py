@@ -89,9 +89,7 @@ def train(
     """
     prepare_processor()
     settings = recipe.train
-    accelerator = make_accelerator(device)
-    if settings.batch_size % accelerator.num_processes:
-        raise ValueError(f"train.batch_size {settings.batch_size} does not divide among {accelerator.num_processes} processes")
+    accelerator = make_accelerator(device, settings.batch_size)
     checkpoint = resume_state(run, recipe, resume)
     source = SentenceSource.open(data, recipe.data.validation_share)
     vocabulary = sentence_vocabulary((s for group in source.groups("train") for s in group), recipe.data.vocabulary_size)

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cap2im.checkpoint import TrainingState, checkpoints, load_checkpoint, read_config, read_weights, save_checkpoint
-from cap2im.config import Section, differences, parse_recipe
+from cap2im.checkpoint import (
+    SENTENCE_ENCODER,
+    TrainingState,
+    checkpoints,
+    load_checkpoint,
+    read_config,
+    read_weights,
+    save_checkpoint,
+    whole_folder,
+    write_model,
+)
+from cap2im.config import DrawingRecipe, Section, differences, parse_recipe
+from cap2im.data.vocabulary import Vocabulary
+from cap2im.sentences import copy_encoder
 from cap2im.training.loop import machine, optimizer_tensors, random_states, restore_optimizer, restore_random_states
 
 
@@ -108,3 +122,50 @@ class Trainee:
             state = TrainingState(self.step, self.recipe.model_dump(), tensors, numbers)
             save_checkpoint(run, state, self.published.state_dict(), self.config())
         accelerator.wait_for_everyone()
+
+
+class DrawingTrainee(Trainee):
+    """A model of captioned images in training: one with a bound, or generators with their discriminators."""
+
+    recipe: DrawingRecipe
+
+    def __init__(
+        self,
+        recipe: DrawingRecipe,
+        model: nn.Module,
+        optimizer: Optimizer,
+        command: str,
+        average_decay: float,
+        vocabulary: Vocabulary,
+        about_data: Mapping[str, Any],
+    ) -> None:
+        super().__init__(recipe, model, optimizer, command, average_decay)
+        self.vocabulary, self.about_data = vocabulary, about_data
+
+    def config(self) -> dict[str, Any]:
+        """What a folder of this network says of it."""
+        return {
+            "kind": self.recipe.kind,
+            "description": self.recipe.description,
+            "parameters": sum(p.numel() for p in self.learned.parameters()),
+            "model": self.recipe.model.model_dump(),
+            "vocabulary": self.vocabulary.model_dump(),
+            "data": dict(self.about_data),
+            **self.origin,
+        }
+
+    def hand_out(self, result: Path, figures: dict[str, Any], card: Callable[[dict[str, Any]], str], encoder_folder: Path | None) -> None:
+        """Writes the finished model, its card and its sentence encoder.
+
+        Args:
+            result: the new folder.
+            figures: what was measured of it, for the card.
+            card: makes the card's text of `figures` and of what the training took.
+            encoder_folder: of the sentence encoder that goes with it, if one does.
+        """
+        effort, config = self.effort(self.recipe.train.batch_size), self.config()
+        told = figures | self.origin | effort | {"parameters": config["parameters"]}
+        with whole_folder(result) as folder:
+            write_model(folder, self.published.state_dict(), config | {"trained": effort}, card(told), torch.float16)
+            if encoder_folder is not None:
+                copy_encoder(encoder_folder, folder / SENTENCE_ENCODER)
