@@ -5,7 +5,8 @@ Shapes: B batch, L words, T glimpses, Z latent, C colours, A canvas side, S feat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import torch
@@ -26,6 +27,8 @@ class Batch:
         mask: [B, L] true for words.
         noise: [B, T, Z] standard normal.
         vectors: [B, S] sentence vectors, for the models that are conditioned on them.
+        classes: [B] int64, equal for pairs that are no wrong match for each other (of one class, of one image, of one caption), for the
+            losses that match images with captions.
     """
 
     images: Tensor
@@ -33,17 +36,20 @@ class Batch:
     mask: Tensor
     noise: Tensor
     vectors: Tensor | None = None
+    classes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, rows: slice) -> Batch:
-        vectors = None if self.vectors is None else self.vectors[rows]
-        return Batch(self.images[rows], self.tokens[rows], self.mask[rows], self.noise[rows], vectors)
+        return self._each(lambda tensor: tensor[rows])
 
     def to(self, device: torch.device) -> Batch:
-        vectors = None if self.vectors is None else self.vectors.to(device)
-        return Batch(self.images.to(device), self.tokens.to(device), self.mask.to(device), self.noise.to(device), vectors)
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        there = {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+        return Batch(**{name: change(value) for name, value in there.items()})
 
 
 class Batches(Protocol):

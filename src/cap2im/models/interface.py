@@ -105,12 +105,17 @@ class DrawnSequence:
         words: [B, T, L] word weights, None without attention.
         windows: [B, T, 5] raw parameters of the write window, None without one; `write_boxes` turns them into pixels.
         logits: whether the sigmoid is still to come; else canvases are pictures in 0..1 already.
+        stages: of a model that draws in rising sizes (AttnGAN), each size's picture [B, C, a, a] in 0..1, small to large; `canvases` holds
+            the same, all enlarged to the last one's side. Empty of other models.
+        maps: where each word was read, [B, L, h, w], a map for each stage that attends, one at each place over the words; in order.
     """
 
     canvases: Tensor
     words: Tensor | None = None
     windows: Tensor | None = None
     logits: bool = True
+    stages: tuple[Tensor, ...] = ()
+    maps: tuple[Tensor, ...] = ()
 
     @property
     def pictures(self) -> Tensor:
