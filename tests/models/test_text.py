@@ -94,6 +94,29 @@ def test_dropout_hides_features_in_training_alone():
     assert torch.equal(model.eval()(tokens, mask).words, model(tokens, mask).words)
 
 
+def test_a_window_as_long_as_the_caption_is_the_whole_caption(language):
+    tokens, mask = batch(CAPTIONS, 9, filler=8)
+    whole = language(tokens, mask).words
+    for window in (6, 20):
+        language.window = window
+        torch.testing.assert_close(language(tokens, mask).words[mask], whole[mask])
+    language.window = 5  # the caption of six words is longer
+    differs = ~torch.isclose(language(tokens, mask).words, whole).all(dim=2) & mask
+    assert differs.nonzero().tolist() == [[1, 0], [1, 5]], "its first word read backwards, its last word read forwards"
+
+
+def test_in_a_window_of_two_a_word_knows_its_neighbours_alone(language):
+    language.window = 2
+    tokens, mask = batch(CAPTIONS, 9, filler=8)
+    before = language(tokens, mask).words
+    changed = tokens.clone()
+    changed[1, 3] = 0
+    differs = ~torch.isclose(language(changed, mask).words, before).all(dim=2)
+    assert differs.nonzero().tolist() == [[1, 2], [1, 3], [1, 4]]
+    alone = language(*batch([CAPTIONS[0]], 3, filler=0)).words
+    torch.testing.assert_close(before[0, :3], alone[0])
+
+
 def test_forgetting_cuts_captions_in_training_alone():
     """Of the word before, a state knows with the chance that nothing is forgotten; of one three words away, with its third power."""
     torch.manual_seed(0)
