@@ -32,15 +32,18 @@ class EncodedText:
         words: [B, L, D] one vector a word.
         sentence: [B, D] one vector a caption.
         mask: [B, L] true where there is a word, false where there is padding.
+        context: [B, L, D] what an alignment chooses words by, where that is not `words` themselves.
     """
 
     words: Tensor
     sentence: Tensor
     mask: Tensor
+    context: Tensor | None = None
 
     def __getitem__(self, rows: Tensor) -> EncodedText:
         """The captions of some rows [N], which may repeat."""
-        return EncodedText(self.words[rows], self.sentence[rows], self.mask[rows])
+        context = None if self.context is None else self.context[rows]
+        return EncodedText(self.words[rows], self.sentence[rows], self.mask[rows], context)
 
 
 def sentences_as_text(vectors: Tensor) -> EncodedText:
@@ -144,8 +147,8 @@ class BidirectionalLanguageModel(nn.Module):
         dropout: share of a word's features that training hides.
         forgetting: chance at each word that a direction forgets, in training, all that it has read. What is said of a word is then
             learned of the word and its neighbours, not of whole sentences, and carries over to sentences never seen.
-        window: how many words a direction has read when it says its state of one, that word itself counted; 0 for the whole sentence,
-            as in the paper. With 2, what is said of a word depends on it and its two neighbours, in training and after.
+        window: how many words a direction has read when it says its state of one, that word itself counted; 0 for the whole caption, as in
+            the paper. With 1, what a drawing reads of a word is that word alone, and its caption decides when it is read: `context`.
     """
 
     def __init__(
@@ -173,19 +176,24 @@ class BidirectionalLanguageModel(nn.Module):
             mask: [B, L] true for words; a caption's words come first.
             alone: for variant "released" only: encode each caption as if it filled the batch, as the release's sampling does.
         """
-        start = self.start.expand(tokens.shape[0], -1)
         lengths = mask.sum(dim=1)
         tokens = tokens.masked_fill(~mask, 0)
-        ahead = self.forwards(tokens, start, self._forget(tokens), self.window)
+        context = self.dropout(self._states(tokens, lengths, alone, window=0))
+        words = self.dropout(self._states(tokens, lengths, alone, self.window)) if self.window else context  # [B, L, D]
+        sentence = (context * mask.unsqueeze(2)).sum(dim=1) / lengths.unsqueeze(1)  # [B, D]
+        return EncodedText(words, sentence, mask, context if self.window else None)
+
+    def _states(self, tokens: Tensor, lengths: Tensor, alone: bool, window: int) -> Tensor:
+        """[B, L, D] of tokens [B, L], of whole captions or of windows."""
+        start = self.start.expand(tokens.shape[0], -1)
+        ahead = self.forwards(tokens, start, self._forget(tokens), window)
         if self.variant == "released":
-            back = self.backwards(tokens if alone else tokens.flip(0), start, self._forget(tokens), self.window)
+            back = self.backwards(tokens if alone else tokens.flip(0), start, self._forget(tokens), window)
         else:
-            back = self.backwards(reverse_words(tokens, lengths), start, self._forget(tokens), self.window)
+            back = self.backwards(reverse_words(tokens, lengths), start, self._forget(tokens), window)
             if self.variant != "port":
                 back = reverse_words(back, lengths)
-        words = self.dropout(torch.cat([ahead, back], dim=2))  # [B, L, D]
-        sentence = (words * mask.unsqueeze(2)).sum(dim=1) / lengths.unsqueeze(1)  # [B, D]
-        return EncodedText(words, sentence, mask)
+        return torch.cat([ahead, back], dim=2)
 
     def _forget(self, tokens: Tensor) -> Tensor | None:
         if not (self.training and self.forgetting):
@@ -213,7 +221,8 @@ class Alignment(nn.Module):
 
     def begin(self, text: EncodedText, unrolled: Callable[[nn.Linear], Callable[[Tensor], Tensor]] = Unrolled) -> AlignmentPass:
         """What stays the same in all steps of one pass over a drawing."""
-        doubled_words = 2 * self.word(text.words).to(text.words.dtype)
+        context = text.words if text.context is None else text.context
+        doubled_words = 2 * self.word(context).to(context.dtype)
         return AlignmentPass(text, doubled_words, unrolled(self.state), 2 * self.score, self.noise if self.training else 0.0)
 
 
