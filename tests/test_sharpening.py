@@ -113,6 +113,7 @@ def test_what_does_not_fit_is_told_in_one_line(run, tmp_path, folders):
     def refused(*changes):
         code, out, err = run("draw", "a red bus", "--model", folders[0], "--sharpen", *changes)
         assert (code, out) == (2, "")
+        assert not (tmp_path / "drawings").exists(), "a refusal leaves no folder behind"
         return err.removeprefix("cap2im: ").removesuffix("\n")
 
     sharpener(tmp_path / "large", side=64, colours=3)

@@ -141,11 +141,11 @@ def draw(
 
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file, and a folder is needed")
+    pipeline = Pipeline.load(model, device=device, sharpen=sharpen)
+    pipeline.tokens(wanted, unknown)  # all problems of all captions, before anything is drawn
     out.mkdir(parents=True, exist_ok=True)
     if not os.access(out, os.W_OK):
         raise ValueError(f"{out}: cannot write into this folder")
-    pipeline = Pipeline.load(model, device=device, sharpen=sharpen)
-    pipeline.tokens(wanted, unknown)  # all problems of all captions, before anything is drawn
     folders = {out / slug(caption): caption for caption in reversed(wanted)}  # captions of the same words share a folder
     wanted = list(reversed(folders.values()))
     written = []
@@ -298,6 +298,7 @@ SamplesOption = Annotated[
 ShortlistOption = Annotated[
     str | None, typer.Option(help="Measure image retrieval: a VGG-like network (run or folder), or a pickle of shortlists.")
 ]
+CandidatesOption = Annotated[int | None, typer.Option(min=2, max=100_000, help="Images of a shortlist of the network. [default: 100]")]
 SimilarityOption = Annotated[bool, typer.Option("--similarity", help="Compare drawings with the images of their captions.")]
 
 
@@ -318,7 +319,7 @@ def evaluate(
     bound_samples: BoundSamplesOption = 16,
     samples: SamplesOption = None,
     shortlist: ShortlistOption = None,
-    candidates: Annotated[int | None, typer.Option(min=2, max=100_000, help="Images of a shortlist of the network. [default: 100]")] = None,
+    candidates: CandidatesOption = None,
     retrieval_samples: Annotated[int, typer.Option(min=1, max=10_000, help="L of the bounds that retrieval compares.")] = 1,
     similarity: SimilarityOption = False,
     sharpen: SharpenOption = None,
@@ -331,8 +332,7 @@ def evaluate(
     from cap2im.metrics.sharing import Sharing
     from cap2im.pipeline import Pipeline
 
-    if candidates is not None and shortlist is None:
-        raise ValueError(f"--candidates {candidates}: without --shortlist there are none to rank")
+    _require_shortlist(candidates, shortlist)
     if out is not None and (out.is_dir() or not os.access(out.parent, os.W_OK)):
         raise ValueError(f"{out}: cannot write this file")
     pipeline = Pipeline.load(model, device=device, sharpen=sharpen)
@@ -356,6 +356,11 @@ def evaluate(
         _print_evaluation(result, sharpen)
         target.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
         print(f"written to {target}")
+
+
+def _require_shortlist(candidates: int | None, shortlist: str | None) -> None:
+    if candidates is not None and shortlist is None:
+        raise ValueError(f"--candidates {candidates}: without --shortlist there are none to rank")
 
 
 def _print_evaluation(result: dict[str, Any], sharpen: str | None) -> None:
@@ -445,13 +450,16 @@ def compare(
     models: Annotated[list[str] | None, typer.Argument(help="Models, as for cap2im evaluate, or names of recipes.")] = None,
     preset: Annotated[Literal["mnist"] | None, typer.Option(help="mnist: every model of MNIST with captions.")] = None,
     data: DataOption = None,
-    train_missing: Annotated[bool, typer.Option("--train", help="Train the recipes that have no model yet; may take hours.")] = False,
+    train_missing: Annotated[
+        bool, typer.Option("--train", help="Train the recipes that have no model yet, on the accelerator if there is one; may take hours.")
+    ] = False,
     runs: Annotated[Path, typer.Option(help="Folder of the recipes' runs.")] = Path("runs"),
     split: SplitOption = "test",
     images: ImagesOption = 1000,
     bound_samples: BoundSamplesOption = 16,
     samples: SamplesOption = None,
     shortlist: ShortlistOption = None,
+    candidates: CandidatesOption = None,
     similarity: SimilarityOption = False,
     sharpen: SharpenOption = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -467,6 +475,7 @@ def compare(
     names = [*(models or []), *(PRESETS[preset] if preset else ())]
     if not names:
         raise ValueError("no model given; name some, or add --preset mnist")
+    _require_shortlist(candidates, shortlist)
     if preset is not None and (shortlist is not None or similarity or split == "all"):
         raise ValueError(f"--preset {preset}: captioned digits have no --shortlist, no --similarity and no --split all")
     if out.exists() and not out.is_dir():
@@ -481,7 +490,7 @@ def compare(
         "samples": samples,
         "seed": seed,
     }
-    asked |= {"shortlist": shortlist, "similarity": similarity}
+    asked |= {"shortlist": shortlist, "candidates": candidates, "similarity": similarity}
     pipelines = []
     for name, where in found.items():
         pipeline = Pipeline.load(where, device=device)

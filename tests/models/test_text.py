@@ -94,6 +94,46 @@ def test_dropout_hides_features_in_training_alone():
     assert torch.equal(model.eval()(tokens, mask).words, model(tokens, mask).words)
 
 
+def test_a_window_as_long_as_the_caption_is_the_whole_caption(language):
+    tokens, mask = batch(CAPTIONS, 9, filler=8)
+    whole = language(tokens, mask).words
+    for window in (6, 20):
+        language.window = window
+        torch.testing.assert_close(language(tokens, mask).words[mask], whole[mask])
+    language.window = 5  # the caption of six words is longer
+    differs = ~torch.isclose(language(tokens, mask).words, whole).all(dim=2) & mask
+    assert differs.nonzero().tolist() == [[1, 0], [1, 5]], "its first word read backwards, its last word read forwards"
+
+
+@pytest.mark.parametrize(("window", "known"), [(1, [3]), (2, [2, 3, 4])])
+def test_in_a_window_a_word_knows_its_neighbours_alone_and_its_context_everything(language, window, known):
+    whole = language(*batch(CAPTIONS, 9, filler=8))
+    language.window = window
+    tokens, mask = batch(CAPTIONS, 9, filler=8)
+    before = language(tokens, mask)
+    torch.testing.assert_close(before.context, whole.words)
+    torch.testing.assert_close(before.sentence, whole.sentence)
+    changed = tokens.clone()
+    changed[1, 3] = 0
+    after = language(changed, mask)
+    assert (~torch.isclose(after.words, before.words).all(dim=2)).nonzero().tolist() == [[1, word] for word in known]
+    assert (~torch.isclose(after.context, before.context).all(dim=2) & mask).nonzero().tolist() == [[1, word] for word in range(6)]
+    torch.testing.assert_close(before.words[0, :3], language(*batch([CAPTIONS[0]], 3, filler=0)).words[0])
+    torch.testing.assert_close(before[torch.tensor([1, 1])].context, before.context[[1, 1]])
+
+
+def test_an_alignment_chooses_by_context_and_reads_words():
+    torch.manual_seed(0)
+    alignment = Alignment(6, 5, 7).double()
+    torch.nn.init.normal_(alignment.score)
+    words, context, hidden = torch.randn(2, 4, 6).double(), torch.randn(2, 4, 6).double(), torch.randn(2, 5).double()
+    mask = torch.tensor([[True, True, True, False], [True] * 4])
+    _, expected = alignment.begin(EncodedText(context, context.mean(1), mask))(hidden)
+    read, weights = alignment.begin(EncodedText(words, words.mean(1), mask, context))(hidden)
+    torch.testing.assert_close(weights, expected)
+    torch.testing.assert_close(read, (weights.unsqueeze(2) * words).sum(1))
+
+
 def test_forgetting_cuts_captions_in_training_alone():
     """Of the word before, a state knows with the chance that nothing is forgotten; of one three words away, with its third power."""
     torch.manual_seed(0)

@@ -22,6 +22,7 @@ from cap2im.training.gan import GANTrainee, learning_rate, momentum, train
 from cap2im.training.loop import make_accelerator
 from tests.prepared import prepared_dataset
 from tests.tiny import tiny_encoder
+from tests.training.golden import has_the_golden_losses
 
 CHANGES = (
     "data.source=digits",
@@ -97,6 +98,12 @@ def test_mismatched_captions_are_those_of_a_neighbour():
     for name, (right, wrong) in both.items():
         torch.testing.assert_close(wrong, rolled[name][0])
         assert not torch.allclose(right, wrong)
+
+
+@pytest.mark.parametrize("kind", ["lapgan", "sharpener"])
+def test_losses_are_the_golden_ones(tmp_path, kind):
+    train(recipe(kind), tmp_path, device="cpu")
+    has_the_golden_losses(kind, tmp_path)
 
 
 def test_schedules():

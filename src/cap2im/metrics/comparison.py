@@ -138,7 +138,7 @@ def evaluated(pipeline: Pipeline, file: Path, **asked: Any) -> dict[str, Any]:
         ValueError: of `evaluate`.
     """
     if not ranks_images(pipeline.model):  # a GAN has its other numbers in the table
-        asked.pop("shortlist", None)
+        asked |= {"shortlist": None, "candidates": None}
     words = {key: str(value) for key, value in asked.items()}
     words |= {"device": pipeline.device.type, "torch": torch.__version__, "cap2im": cap2im.__version__}
     if pipeline.sharpening is not None:

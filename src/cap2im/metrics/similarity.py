@@ -24,6 +24,7 @@ from cap2im.randomness import item_noise
 METRIC_VERSION = 1  # goes up whenever the same drawings would get another number
 SAMPLES = 50  # drawings of each caption in the paper
 WINDOW = 11
+HIGHEST_PSNR = 100  # decibels: a hundred-thousandth of white, far finer than the steps of stored pixels
 PICTURES_AT_ONCE = 500
 IMAGES_AT_ONCE = 2_000
 NEEDED = "needs more than the core; in the checkout: pip install -c constraints.txt '.[metrics]'"
@@ -48,8 +49,9 @@ def structural_similarity(pictures: Tensor, images: Tensor) -> Tensor:
 
 
 def signal_to_noise(pictures: Tensor, images: Tensor) -> Tensor:
-    """PSNR [B] in decibels of pictures and images [B, C, A, A] in 0..1; infinite where they are equal."""
-    return -10 * (pictures - images).square().flatten(1).mean(dim=1).log10()
+    """PSNR [B] in decibels of pictures and images [B, C, A, A] in 0..1, at most `HIGHEST_PSNR`, so that means are finite."""
+    errors = (pictures - images).square().flatten(1).mean(dim=1)
+    return -10 * errors.clamp(min=10 ** (-HIGHEST_PSNR / 10)).log10()
 
 
 @torch.inference_mode()

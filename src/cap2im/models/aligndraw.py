@@ -47,6 +47,7 @@ class DRAWConfig(BaseModel):
     language_units: int = Field(128, ge=1)  # of one direction
     language_dropout: float = Field(0.0, ge=0, lt=1)  # of the words' features, in training; the paper has none
     language_forgetting: float = Field(0.0, ge=0, lt=1)  # in training; see `BidirectionalLanguageModel`; the paper has none
+    language_window: int = Field(0, ge=0)  # words that a direction reads for the state of one; 0 is the whole sentence, as in the paper
     align_features: int = Field(512, ge=1)  # l
     align_noise: float = Field(0.0, ge=0)  # in training; see `Alignment`; the paper has none
     blank: float = 0.0  # the canvas starts at this logit; the release starts MNIST at -10 (black) and COCO at 0
@@ -136,7 +137,7 @@ class DRAW(LikelihoodModel):
         read = 2 * c.colours * c.read_patch**2
         if c.reads_words:
             self.language = BidirectionalLanguageModel(
-                c.vocabulary_size, c.language_units, c.variant, c.language_dropout, c.language_forgetting
+                c.vocabulary_size, c.language_units, c.variant, c.language_dropout, c.language_forgetting, c.language_window
             )
         if c.conditioning == "align":
             self.alignment = Alignment(c.text_features, c.generative_units, c.align_features, c.align_noise)

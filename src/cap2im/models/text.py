@@ -32,15 +32,18 @@ class EncodedText:
         words: [B, L, D] one vector a word.
         sentence: [B, D] one vector a caption.
         mask: [B, L] true where there is a word, false where there is padding.
+        context: [B, L, D] what an alignment chooses words by, where that is not `words` themselves.
     """
 
     words: Tensor
     sentence: Tensor
     mask: Tensor
+    context: Tensor | None = None
 
     def __getitem__(self, rows: Tensor) -> EncodedText:
         """The captions of some rows [N], which may repeat."""
-        return EncodedText(self.words[rows], self.sentence[rows], self.mask[rows])
+        context = None if self.context is None else self.context[rows]
+        return EncodedText(self.words[rows], self.sentence[rows], self.mask[rows], context)
 
 
 def sentences_as_text(vectors: Tensor) -> EncodedText:
@@ -100,9 +103,14 @@ class DirectionalLSTM(nn.Module):
         self.words = nn.Embedding(vocabulary_size, 4 * units)  # W_y of the release
         self.recurrent = nn.Linear(units, 4 * units)
 
-    def forward(self, tokens: Tensor, start: Tensor, forget: Tensor | None = None) -> Tensor:
-        """States [B, L, D] of tokens [B, L], from the state start [B, D] and an empty cell on, and anew where forget [B, L] is true."""
+    def forward(self, tokens: Tensor, start: Tensor, forget: Tensor | None = None, window: int = 0) -> Tensor:
+        """States [B, L, D] of tokens [B, L], from the state start [B, D] and an empty cell on, and anew where forget [B, L] is true.
+
+        With a window, a word's state is that of a reader who began `window` words ago, the word itself counted.
+        """
         inputs = self.words(tokens)  # [B, L, 4D]
+        if window:
+            return self._windowed(inputs, start, window)
         hidden, cell = start, torch.zeros_like(start)
         recurrent = Unrolled(self.recurrent)
         states = []
@@ -113,6 +121,20 @@ class DirectionalLSTM(nn.Module):
             hidden, cell = lstm_cell(word + recurrent(hidden), cell)
             states.append(hidden)
         return torch.stack(states, dim=1)
+
+    def _windowed(self, inputs: Tensor, start: Tensor, window: int) -> Tensor:
+        """All words at once: as many readers as words, which end at theirs."""
+        batch, length, _ = inputs.shape
+        hidden = start.unsqueeze(1).expand(-1, length, -1).flatten(0, 1)  # [B * L, D]
+        cell = torch.zeros_like(hidden)
+        recurrent = Unrolled(self.recurrent)
+        position = torch.arange(length, device=inputs.device)
+        for before in range(min(window, length) - 1, -1, -1):
+            there = (position >= before).repeat(batch).unsqueeze(1)  # the first words have fewer before them
+            word = inputs.roll(before, dims=1).flatten(0, 1)  # [B * L, 4D]
+            read, kept = lstm_cell(word + recurrent(hidden), cell)
+            hidden, cell = torch.where(there, read, hidden), torch.where(there, kept, cell)
+        return hidden.unflatten(0, (batch, length))
 
 
 class BidirectionalLanguageModel(nn.Module):
@@ -125,11 +147,21 @@ class BidirectionalLanguageModel(nn.Module):
         dropout: share of a word's features that training hides.
         forgetting: chance at each word that a direction forgets, in training, all that it has read. What is said of a word is then
             learned of the word and its neighbours, not of whole sentences, and carries over to sentences never seen.
+        window: how many words a direction has read when it says its state of one, that word itself counted; 0 for the whole caption, as in
+            the paper. With 1, what a drawing reads of a word is that word alone, and its caption decides when it is read: `context`.
     """
 
-    def __init__(self, vocabulary_size: int, units: int, variant: Variant = "paper", dropout: float = 0.0, forgetting: float = 0.0) -> None:
+    def __init__(
+        self,
+        vocabulary_size: int,
+        units: int,
+        variant: Variant = "paper",
+        dropout: float = 0.0,
+        forgetting: float = 0.0,
+        window: int = 0,
+    ) -> None:
         super().__init__()
-        self.forgetting = forgetting
+        self.forgetting, self.window = forgetting, window
         self.dropout = nn.Dropout(dropout)
         self.variant = variant
         self.forwards = DirectionalLSTM(vocabulary_size, units)
@@ -144,19 +176,24 @@ class BidirectionalLanguageModel(nn.Module):
             mask: [B, L] true for words; a caption's words come first.
             alone: for variant "released" only: encode each caption as if it filled the batch, as the release's sampling does.
         """
-        start = self.start.expand(tokens.shape[0], -1)
         lengths = mask.sum(dim=1)
         tokens = tokens.masked_fill(~mask, 0)
-        ahead = self.forwards(tokens, start, self._forget(tokens))
+        context = self.dropout(self._states(tokens, lengths, alone, window=0))
+        words = self.dropout(self._states(tokens, lengths, alone, self.window)) if self.window else context  # [B, L, D]
+        sentence = (context * mask.unsqueeze(2)).sum(dim=1) / lengths.unsqueeze(1)  # [B, D]
+        return EncodedText(words, sentence, mask, context if self.window else None)
+
+    def _states(self, tokens: Tensor, lengths: Tensor, alone: bool, window: int) -> Tensor:
+        """[B, L, D] of tokens [B, L], of whole captions or of windows."""
+        start = self.start.expand(tokens.shape[0], -1)
+        ahead = self.forwards(tokens, start, self._forget(tokens), window)
         if self.variant == "released":
-            back = self.backwards(tokens if alone else tokens.flip(0), start, self._forget(tokens))
+            back = self.backwards(tokens if alone else tokens.flip(0), start, self._forget(tokens), window)
         else:
-            back = self.backwards(reverse_words(tokens, lengths), start, self._forget(tokens))
+            back = self.backwards(reverse_words(tokens, lengths), start, self._forget(tokens), window)
             if self.variant != "port":
                 back = reverse_words(back, lengths)
-        words = self.dropout(torch.cat([ahead, back], dim=2))  # [B, L, D]
-        sentence = (words * mask.unsqueeze(2)).sum(dim=1) / lengths.unsqueeze(1)  # [B, D]
-        return EncodedText(words, sentence, mask)
+        return torch.cat([ahead, back], dim=2)
 
     def _forget(self, tokens: Tensor) -> Tensor | None:
         if not (self.training and self.forgetting):
@@ -184,7 +221,8 @@ class Alignment(nn.Module):
 
     def begin(self, text: EncodedText, unrolled: Callable[[nn.Linear], Callable[[Tensor], Tensor]] = Unrolled) -> AlignmentPass:
         """What stays the same in all steps of one pass over a drawing."""
-        doubled_words = 2 * self.word(text.words).to(text.words.dtype)
+        context = text.words if text.context is None else text.context
+        doubled_words = 2 * self.word(context).to(context.dtype)
         return AlignmentPass(text, doubled_words, unrolled(self.state), 2 * self.score, self.noise if self.training else 0.0)
 
 
