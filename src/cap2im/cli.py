@@ -122,7 +122,7 @@ def _read_captions(captions: list[str], file: Path | None) -> list[str]:
 )
 def draw(
     captions: Annotated[list[str] | None, typer.Argument(help="What to draw; each caption in quotes.")] = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="Captions, one a line; - is standard input.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", "--captions", "-f", help="Captions, one a line; - is standard input.")] = None,
     model: ModelOption = cap2im.DEFAULT_MODEL,
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, max=1000, help="Pictures of each caption.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Picture k comes from seed + k.")] = 0,
@@ -152,7 +152,7 @@ def draw(
     quiet = len(wanted) * samples < 50
     for caption in track(wanted, "drawing", console=console, disable=quiet):
         folder = out / slug(caption)
-        for stale in folder.glob("sample-*.png"):  # of an earlier drawing with more samples
+        for stale in (*folder.glob("sample-*.png"), *folder.glob("maps-*.png")):  # of an earlier drawing with more samples
             stale.unlink()
         saved = save_all(pipeline.draw(caption, samples=samples, seed=seed, unknown=unknown), folder)
         written.append({"caption": caption, "model": pipeline.name, "seed": seed, "files": [str(path) for path in saved.paths]})
