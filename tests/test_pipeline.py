@@ -133,6 +133,18 @@ def test_no_such_device():
         find_device("tpu")
 
 
+def test_processes_share_the_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert str(find_device("cuda")) == "cuda:0"
+    for rank, device in (("0", "cuda:0"), ("1", "cuda:1"), ("2", "cuda:0")):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert str(find_device("cuda")) == device
+        assert str(find_device("cuda:1")) == "cuda:1"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ValueError, match=r"no device 'cuda' on this machine; there is cpu"):
+        find_device("cuda")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

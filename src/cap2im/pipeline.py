@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,13 +58,13 @@ def find_model(name: str) -> Path:
 
 
 def find_device(name: str) -> torch.device:
-    """A device of this machine.
+    """A device of this machine; "cuda" shares the devices out among the processes of `accelerate launch`.
 
     Raises:
         ValueError: there is no such device; the message says which there are.
     """
     there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *(["mps"] if torch.backends.mps.is_available() else [])]
-    wanted = "cuda:0" if name == "cuda" else name
+    wanted = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % max(1, torch.cuda.device_count())}" if name == "cuda" else name
     if wanted not in there:
         raise ValueError(f"no device {name!r} on this machine; there is {', '.join(there)}")
     return torch.device(wanted)
@@ -319,14 +320,14 @@ class Pipeline:
             yield Drawing(caption, shown, seed, self.name, canvases=canvases[row], attention=words, boxes=written, stages=sizes, maps=maps)
 
     @torch.inference_mode()
-    def images(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
+    def images(self, captions: Sequence[str], seeds: Sequence[int], *, unknown: Unknown = "error") -> Tensor:
         """Pictures alone, [N, C, A, A] in 0..1, sharpened where there is a sharpener: caption i from seed i."""
-        tokens = self.tokens(captions)
+        tokens = self.tokens(captions, unknown)
         pictures = []
         for start in range(0, len(tokens), self.at_once):
             rows = slice(start, start + self.at_once)
             drawn = self.model.picture(*self._inputs(captions[rows], tokens[rows], seeds[rows]))
-            pictures.append((drawn if self.sharpening is None else self.sharpening.sharpen(drawn, captions[rows])).cpu())
+            pictures.append((drawn if self.sharpening is None else self.sharpening.sharpen(drawn, captions[rows], unknown)).cpu())
         return torch.cat(pictures)
 
 
