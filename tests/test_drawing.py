@@ -268,6 +268,7 @@ def test_maps_figure_tints_each_word_where_it_was_read(colours: int, monkeypatch
         strengths = [tint.max() for tint in tints]
         assert strengths == sorted(strengths)
         assert tints[0][70:].max() == tints[5][:50].max() == 0, "grey where a word is not read"
+        assert pictures[0].min() < 60 <= pictures[1][70:].min(), "and nowhere black, on which a tint is not seen"
 
 
 def test_maps_figure_takes_long_captions_and_says_what_there_is_not() -> None:
