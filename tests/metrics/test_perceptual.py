@@ -8,8 +8,25 @@ import numpy as np
 import pytest
 import torch
 
-from cap2im.metrics.perceptual import NeuralDistance, Statistics, frechet_distance, inception_score, kept_statistics, ranking_loss
+from cap2im.convert.inception import load_inception
+from cap2im.metrics.perceptual import (
+    NeuralDistance,
+    Statistics,
+    eight_bits,
+    frechet_distance,
+    inception_score,
+    kept_statistics,
+    look,
+    ranking_loss,
+)
 from cap2im.metrics.sharing import Sharing
+from tests.inception import write_inception
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file of random weights in the layout of pytorch-fid."""
+    return write_inception(tmp_path_factory.mktemp("weights") / "inception.pth")
 
 
 def random_features(count: int, seed: int = 0, width: int = 5) -> torch.Tensor:
@@ -143,3 +160,22 @@ def test_neural_distance_learns_which_caption_is_whose():
         assert ranking_loss(ours, theirs, 0.2) / 64 < loss
         assert (ours * theirs).sum(dim=1).mean() > 0.5 + (ours * theirs.roll(1, 0)).sum(dim=1).mean()
         assert ranking_loss(theirs, theirs, 0.0) == 0, "perfect pairs cost nothing"
+
+
+# The network
+
+
+def test_pictures_are_seen_as_pytorch_fid_shows_them(weights):
+    network, _ = load_inception("fid", weights)
+    assert len(network.state_dict()) == 566, "as many entries as the published file has"
+    pictures = torch.randint(256, (2, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    seen = look(network, pictures)
+    enlarged = torch.nn.functional.interpolate(pictures / 255, size=(299, 299), mode="bilinear", align_corners=False)
+    expected = network(2 * enlarged - 1)
+    torch.testing.assert_close(seen.features, expected.pooled, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(seen.logits, expected.logits - network.fc.bias, rtol=1e-3, atol=1e-4)
+    assert network.fc.bias.abs().max() > 0.1, "else leaving it out would not be seen"
+    assert not torch.allclose(seen.features[0], seen.features[1])
+    grey = look(network, pictures[:, :1])
+    torch.testing.assert_close(grey.features, look(network, pictures[:, :1].expand(-1, 3, -1, -1)).features, rtol=1e-3, atol=1e-4)
+    assert eight_bits(torch.tensor([0, 0.5 / 255 - 1e-6, 0.5 / 255 + 1e-6, 1])).tolist() == [0, 0, 1, 255]

@@ -21,11 +21,10 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import urllib.error
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,10 +33,46 @@ from torch.nn import functional as F
 
 from cap2im.checkpoint import sha256
 from cap2im.metrics.sharing import Sharing
+from cap2im.models.inception import Inception, resized
 
 METRIC_VERSION = 1  # goes up whenever the same pictures would get another number
 SPLITS = 10  # of the Inception Score, as published
 STATISTICS = "image-statistics"  # folder beside a dataset's shards
+RESIZE = "bilinear to 299, not antialiased, of 8 bits"
+PICTURES_AT_ONCE = 25  # of 299 x 299; enough for fat matrix products
+
+
+# The network
+
+
+class Seen(NamedTuple):
+    """What the network says of pictures: its features [N, 2048], of which FID is, and logits [N, 1008], of which the Inception Score is."""
+
+    features: Tensor
+    logits: Tensor
+
+
+@torch.inference_mode()
+def look(network: Inception, pictures: Tensor) -> Seen:
+    """What the network says of pictures [N, C, A, A] uint8, of 1 or 3 colours and any side; see the module's docstring.
+
+    Args:
+        network: of the variant "fid", in evaluation mode.
+        pictures: on any device; what is seen comes back to the CPU.
+    """
+    assert network.fc is not None
+    parts = []
+    for part in pictures.split(PICTURES_AT_ONCE):
+        images = resized(part.to(network.fc.weight.device).float().div(127.5).sub(1).expand(-1, 3, -1, -1))
+        features = network(images.contiguous(memory_format=torch.channels_last), until="pooled").pooled
+        assert features is not None
+        parts.append((features.cpu(), (features @ network.fc.weight.T).cpu()))
+    return Seen(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def eight_bits(pictures: Tensor) -> Tensor:
+    """Pictures in 0..1 as they are stored: uint8, rounded."""
+    return pictures.mul(255).round().to(torch.uint8)
 
 
 # FID
