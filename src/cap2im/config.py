@@ -68,12 +68,22 @@ class CaptionsData(Section):
         return self
 
 
-_DATA = ("digits", "captions")
+class PicturesData(Section):
+    """Images of a dataset that `cap2im prepare` made, each once an epoch with a random one of its captions. The defaults are AttnGAN's."""
+
+    source: Literal["pictures"]
+    words: int = Field(18, ge=1)  # most words of a caption; of a longer one, a random choice of them in their order. COCO has 12, birds 18
+    enlarge: float = Field(76 / 64, ge=1, le=4)  # the shorter side before a random square is cut out of it, in sides of the square
+    flip: bool = True  # half of the images, left to right
+    validation_samples: int = Field(500, ge=1)  # at most; they are kept in memory
+
+
+_DATA = ("digits", "captions", "pictures")
 
 
 def _data_kind(value: Any) -> str:
     source = value.get("source") if isinstance(value, Mapping) else getattr(value, "source", None)
-    return "captions" if source == "captions" else "digits"
+    return str(source) if source in _DATA else "digits"
 
 
 class BoundTraining(Section):
@@ -143,9 +153,10 @@ class DrawingRecipe(Section):
 
     kind: str
     description: str
-    data: Annotated[Annotated[DigitsData, Tag("digits")] | Annotated[CaptionsData, Tag("captions")], Discriminator(_data_kind)] = (
-        DigitsData()
-    )
+    data: Annotated[
+        Annotated[DigitsData, Tag("digits")] | Annotated[CaptionsData, Tag("captions")] | Annotated[PicturesData, Tag("pictures")],
+        Discriminator(_data_kind),
+    ] = DigitsData()
     model: DRAWConfig | VAEConfig | LAPGANConfig | SharpenerConfig
     train: BoundTraining | GANTraining
 
@@ -158,6 +169,8 @@ class DrawingRecipe(Section):
             return self
         if wants_encoder:
             raise ValueError("conditioning sentence needs a prepared dataset (data.source captions)")
+        if isinstance(self.data, PicturesData):
+            return self
         if self.train.batch_size > self.data.samples_per_epoch:
             raise ValueError(f"train.batch_size {self.train.batch_size} is more than data.samples_per_epoch {self.data.samples_per_epoch}")
         fixed = {"side": 60, "colours": 1, "vocabulary_size": 22}  # what captioned digits are
