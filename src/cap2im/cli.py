@@ -691,13 +691,19 @@ def _print_check(path: str, report: Report, most: int | None) -> None:
         "cap2im convert gan.hdf5 --out models/sharpener",
         "cap2im convert current.ckpt --dictionary dictionary.pkl --out models/port",
         "cap2im convert skip-thoughts/ --out models/skip-thoughts",
+        "cap2im convert coco_AttnGAN2.pth --text-encoder text_encoder100.pth --dictionary captions.pickle --out models/attngan-coco",
+        "cap2im convert attngan-coco/ --out models/attngan-coco",
     )
 )
 def convert(
-    file: Annotated[Path, typer.Argument(exists=True, help="Legacy weights: HDF5, PyTorch, or the folder of skip-thought tables.")],
+    file: Annotated[Path, typer.Argument(exists=True, help="Legacy weights: HDF5, PyTorch, or a folder of skip-thoughts' or AttnGAN's.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the model.")],
     dictionary: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="The words of the weights: the authors' dictionary.pkl.")
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="The words of the weights: alignDRAW's dictionary.pkl, AttnGAN's captions.pickle."),
+    ] = None,
+    text_encoder: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="What AttnGAN's generator or image encoder hears: text_encoder….pth.")
     ] = None,
     glimpses: Annotated[
         int | None, typer.Option(min=1, max=1024, help="T, which no file tells. As the programs have it: 32, or 64 for DRAW.")
@@ -708,7 +714,7 @@ def convert(
     from cap2im.checkpoint import read_config
     from cap2im.convert.recognise import convert as convert_weights
 
-    folder = convert_weights(file, out, dictionary=dictionary, glimpses=glimpses, half=half)
+    folder = convert_weights(file, out, dictionary=dictionary, text_encoder=text_encoder, glimpses=glimpses, half=half)
     print(f"{read_config(folder)['description']}: written to {folder}")
 
 
