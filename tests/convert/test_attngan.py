@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cap2im.checkpoint import read_config, read_weights
 from cap2im.convert.recognise import convert
+from cap2im.models.damsm import DAMSM, DAMSMConfig
 from cap2im.models.discriminators import Discriminator
 from cap2im.models.text import EncodedText
 from cap2im.pipeline import Pipeline
@@ -22,6 +23,7 @@ from tests.convert.legacy import write_old_pytorch
 from tests.data.sources import python_2
 from tests.parity.attngan import VOCABULARY, Near, attngan, text_mask
 from tests.parity.golden import Golden
+from tests.parity.test_image_encoder import recipe_weights
 
 # in an order that is not the alphabet's, as Python 2 had it
 WORDS = {"<end>": 0, **{f"word{n}": n for n in range(6, VOCABULARY)}, "bird": 4, "a": 3, "red": 5, "has": 1, "wings": 2}
@@ -166,6 +168,59 @@ def test_discriminators(tmp_path, name):
         Pipeline.load(str(tmp_path / "model"))
 
 
+@pytest.fixture(scope="module")
+def image_encoder() -> OrderedDict[str, Tensor]:
+    """The golden image encoder's weights, which are a recipe."""
+    file = attngan("image_encoder")
+    return OrderedDict(recipe_weights(file.arrays["weights/keys"].tolist(), file.arrays["weights/shape"].tolist()))
+
+
+@torch.no_grad()
+def test_an_image_encoder_becomes_a_matching_model(tmp_path, image_encoder):
+    folder, encoder = release(tmp_path / "museum"), tmp_path / "image_encoder100.pth"
+    torch.save(image_encoder, encoder)
+    both = {"text_encoder": folder / "text_encoder100.pth", "dictionary": folder / "captions.pickle"}
+    convert(encoder, tmp_path / "damsm", **both)
+    config = read_config(tmp_path / "damsm")
+    assert (config["kind"], config["model"]["corners"], config["model"]["text"]["features"]) == ("damsm", True, 16)
+    model = DAMSM(DAMSMConfig.model_validate(config["model"]))
+    model.load_state_dict(read_weights(tmp_path / "damsm", config))
+    file = attngan("image_encoder")
+    near = Near(file)
+    found = model.eval().image(file["in/img_u8"].float() / 127.5 - 1)
+    near("out/align_corners_True/eval/features", found.regions.double(), 5e-5)
+    near("out/align_corners_True/eval/cnn_code", found.code.double(), 2e-5)
+    file = attngan("text_encoder")
+    mask = text_mask(file["in/cap_lens"])
+    near_text = Near(file)
+    near_text("lstm/out/sent_emb", model.text(file["in/captions"][:, : mask.shape[1]], mask).sentence.double(), 1e-6)
+    assert not near.wrong
+    assert not near_text.wrong
+
+    encoder.rename(folder / encoder.name)  # in a folder with a generator it lies beside that one's model
+    convert(folder, tmp_path / "model")
+    assert Pipeline.load(str(tmp_path / "model")).vocabulary.words[3] == "a"
+    assert read_config(tmp_path / "model" / "damsm")["sha256"]["model.safetensors"] == config["sha256"]["model.safetensors"]
+
+
+def test_image_encoders_that_do_not_fit(tmp_path, image_encoder):
+    folder, damaged = release(tmp_path / "museum"), tmp_path / "image_encoder100.pth"
+    for weights, problem in (
+        (
+            image_encoder | {"emb_features.weight": torch.zeros(20, 768, 1, 1)},
+            "image encoder: answers 20 features, and the text encoder 16: ",
+        ),
+        (image_encoder | {"emb_cnn_code.bias": torch.zeros(3)}, r"emb_cnn_code.bias has shape \[3\], \[16\] is needed beside the others"),
+        ({name: t for name, t in image_encoder.items() if name.startswith("emb")}, "missing: Conv2d_1a_3x3.bn.bias, .* and 466 more"),
+        (image_encoder | {"Mixed_8a.conv.weight": torch.zeros(3)}, "surplus: Mixed_8a.conv.weight"),
+    ):
+        torch.save(weights, damaged)
+        with pytest.raises(ValueError, match=problem) as error:
+            convert(damaged, tmp_path / "model", text_encoder=folder / "text_encoder100.pth", dictionary=folder / "captions.pickle")
+        assert str(error.value).startswith(str(damaged))
+        assert "\n" not in str(error.value)
+
+
 def test_discriminators_lie_beside_their_generator(tmp_path):
     folder = release(tmp_path / "run", name="netG_epoch_600.pth")
     for n, name in enumerate(("d_net64", "d_net128", "d_net256")):
@@ -248,7 +303,7 @@ def test_parts_that_are_missing_or_too_many(tmp_path, run):
         ((generator, "--text-encoder", text), "belongs to a text encoder: give its --text-encoder"),
         ((generator, "--dictionary", words), "belongs to a text encoder: give its --text-encoder"),
         ((generator, "--text-encoder", generator, "--dictionary", words), "belongs to a text encoder"),
-        ((text, "--dictionary", words), "a text encoder draws nothing alone: give it as --text-encoder of a generator's file"),
+        ((text, "--dictionary", words), "a text encoder draws nothing alone: give it as --text-encoder of a generator or an image encoder"),
         ((tmp_path / "netD0.pth", "--dictionary", words), "a discriminator reads no words: leave out --dictionary"),
         ((tmp_path / "other.pth", "--text-encoder", text), f"{tmp_path / 'other.pth'}: no part of AttnGAN: it holds conv1.weight"),
         ((tmp_path / "half.pth", *both), f"{tmp_path / 'half.pth'}: damaged, or not of PyTorch"),

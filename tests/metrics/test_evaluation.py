@@ -11,11 +11,15 @@ import torch
 
 from cap2im import cli
 from cap2im.checkpoint import write_model
+from cap2im.checksums import file_sha256
+from cap2im.data.captions import CaptionedImages
+from cap2im.data.prepared import PreparedDataset
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.metrics.evaluation import evaluate
 from cap2im.models.interface import DrawingModel, DrawnSequence
 from cap2im.models.lapgan import Sharpener, SharpenerConfig
 from cap2im.pipeline import Pipeline
+from tests.inception import write_inception
 from tests.metrics.test_sharing import models
 from tests.prepared import prepared_dataset
 from tests.tiny import tiny_model
@@ -97,7 +101,7 @@ def test_retrieval_and_similarity_on_the_command_line(run, tmp_path):
         ((*measure, "--shortlist", vgg), "shortlists of 100 images out of 7: at least 2 are needed, and no more than there are"),
         ((*measure, "--shortlist", words), "a model of kind 'draw', where a classifier is needed"),
         ((*measure, "--shortlist", "nowhere"), "unknown model 'nowhere'"),
-        (("evaluate", digits, "--similarity"), "retrieval and similarity are for prepared datasets"),
+        (("evaluate", digits, "--similarity"), "retrieval, similarity and FID are for prepared datasets"),
     ):
         code, _, err = run(*arguments)
         assert code == 2
@@ -208,3 +212,75 @@ def test_sharpened_digits_are_read_and_measured_beside_the_others(tmp_path):
     assert sharp["caption_accuracy"]["drawings"] == without["caption_accuracy"]["drawings"]
     assert sharp["caption_accuracy"]["sharpened"]["drawings"]["all"]["n"] == 440
     assert sharp["likelihood"]["bound"] == without["likelihood"]["bound"] != sharp["likelihood"]["sharpened"]["bound"]
+
+
+def test_fid_and_inception_score(run, tmp_path):
+    words, digits, data, _ = models(tmp_path)
+    weights = str(write_inception(tmp_path / "inception.pth"))
+    measure = ("evaluate", str(words), "--data", str(data), "--fid", "--inception", weights, "--images", "12", "--bound-samples", "1")
+    code, out, err = run(*measure, "--out", "e.json")
+    assert code == 0, err
+    result = json.loads((tmp_path / "e.json").read_text())
+    fid, score = result["fid"], result["inception_score"]
+    told = fid["protocol"]
+    assert (fid["drawings"], told["drawings"], told["real_images"], told["split"], told["features"]) == (12, 12, 7, "test", 2048)
+    assert told["inception"] == score["protocol"]["inception"] == file_sha256(Path(weights))
+    assert told["data"]["sha256"] == PreparedDataset.open(data).sha256
+    assert told["captions"] == result["likelihood"]["protocol"]["captions"]
+    assert score["protocol"]["parts"] == 10
+    assert fid["distance"] > 0
+    assert score["mean"] >= 1
+    assert f"FID {fid['distance']:.2f}, Inception Score {score['mean']:.2f}" in out
+    assert "FID of so few pictures is far too high: it has 2,048 features" in out
+
+    (kept,) = (data / "image-statistics").glob("*.npz")
+    before = kept.stat().st_mtime_ns
+    again = evaluate(Pipeline.load(str(words)), data=data, fid=True, inception=weights, images=12, bound_samples=1)
+    assert again["fid"] == fid
+    assert kept.stat().st_mtime_ns == before, "the images were looked at again"
+
+    for arguments, problem in (
+        ((*measure[:4], "--inception", weights), "--inception"),
+        ((*measure[:7], "--images", "9"), "9 captions: FID and Inception Score need drawings of 10 at least"),
+        ((*measure[:4], "--fid", "--inception", "nowhere.pth"), "nowhere.pth: no such file"),
+        (("evaluate", str(digits), "--fid", "--inception", weights), "retrieval, similarity and FID are for prepared datasets"),
+    ):
+        code, _, err = run(*arguments)
+        assert code == 2
+        assert problem in err.splitlines()[-1]
+
+
+class Copies(Night):
+    """Draws the images of a folder's captions in the order in which they are asked for."""
+
+    def __init__(self, model: DrawingModel, images: torch.Tensor) -> None:
+        super().__init__(model)
+        self.images, self.next = images, 0
+
+    def picture(self, text, noise):
+        self.next += len(noise)
+        return self.images[self.next - len(noise) : self.next] / 255
+
+
+def test_drawings_that_are_the_images_themselves_have_no_distance(tmp_path):
+    """And dark ones have a larger one than pale ones, and score 1, for they are all alike."""
+    words, _, data, _ = models(tmp_path)
+    weights = str(write_inception(tmp_path / "inception.pth"))
+    pipeline = Pipeline.load(str(words))
+    whole = CaptionedImages(PreparedDataset.open(data), "test")
+    images = torch.stack(whole.pictures(whole.image_of.tolist(), 3, 12))  # each twice, for each has two captions
+
+    def measured(drawn: torch.Tensor, **how) -> dict:
+        drawer = dataclasses.replace(pipeline, model=Copies(pipeline.model, drawn))
+        return evaluate(drawer, data=data, fid=True, inception=weights, images=14, **how)
+
+    same, pale, dark = (measured(images // by) for by in (1, 2, 1000))
+    assert same["fid"]["distance"] < 0.02 * pale["fid"]["distance"]
+    assert pale["fid"]["distance"] < dark["fid"]["distance"]
+    assert dark["inception_score"]["mean"] == pytest.approx(1)
+    assert same["inception_score"]["mean"] > 1
+    sharp = dataclasses.replace(pipeline, model=Copies(pipeline.model, torch.cat([images, images])), sharpening=Darkening())
+    sharpened = evaluate(sharp, data=data, fid=True, inception=weights, images=14)
+    assert sharpened["fid"]["distance"] == pytest.approx(same["fid"]["distance"], rel=1e-6)
+    assert sharpened["fid"]["sharpened"]["distance"] == pytest.approx(pale["fid"]["distance"], rel=0.05)
+    assert sharpened["fid"]["sharpened"]["sharpener"]["name"] == "darkening"

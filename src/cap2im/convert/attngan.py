@@ -28,6 +28,7 @@ from cap2im.convert.theano import Tensors, check_axes, check_shapes, fill
 from cap2im.data.published import read_attngan_captions
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.models.attngan import SEED_SIDE, AttnGAN, AttnGANConfig, Generator
+from cap2im.models.damsm import DAMSM, DAMSMConfig, InceptionEncoder
 from cap2im.models.discriminators import WIDEST, Discriminator
 from cap2im.models.word_encoder import TextEncoder, TextEncoderConfig
 
@@ -107,6 +108,15 @@ def text_encoder_layout(encoder: TextEncoder) -> dict[str, Tensor]:
     return {name.replace("words.", "encoder."): parameter.data for name, parameter in encoder.named_parameters()}
 
 
+def image_encoder_layout(encoder: nn.Module) -> dict[str, Tensor]:
+    """Each parameter and buffer of the release's image encoder as a view into ours (`InceptionEncoder`)."""
+    layout = {}
+    for name, tensor in [*encoder.named_parameters(), *encoder.named_buffers()]:
+        part, _, rest = name.partition(".")
+        layout[{"network": "", "regions": "emb_features.", "code": "emb_cnn_code."}[part] + rest] = tensor.data
+    return layout
+
+
 # Networks of released parameters
 
 Part = Literal["generator", "text encoder", "image encoder", "discriminator"]
@@ -171,6 +181,19 @@ def released_generator(tensors: Tensors, text: TextEncoderConfig) -> Generator:
         "colours": colours,
     }
     return _filled(lambda: Generator(AttnGANConfig.model_validate(sizes)), released_layout, tensors)
+
+
+def released_image_encoder(tensors: Tensors, text: TextEncoderConfig) -> tuple[InceptionEncoder, DAMSMConfig]:
+    """The image encoder of released parameters, for a text encoder, and the sizes of the matching model that both are.
+
+    Raises:
+        ValueError: as `released_text_encoder`, or it was trained with a text encoder of another width.
+    """
+    _require(tensors, {"emb_features.weight": 4, "emb_cnn_code.weight": 2})
+    if (features := len(tensors["emb_features.weight"])) != text.features:
+        raise ValueError(f"answers {features} features, and the text encoder {text.features}: they do not belong together")
+    config = DAMSMConfig(text=text, image_encoder="inception", corners=True)
+    return _filled(lambda: InceptionEncoder(config), image_encoder_layout, tensors), config
 
 
 def released_discriminator(tensors: Tensors) -> tuple[Discriminator, dict[str, Any]]:
@@ -291,8 +314,11 @@ def convert_attngan(files: Mapping[Path, Tensors], dictionary: Path | None, out:
         read = (text_file, dictionary)
         for file in parts["generator"]:
             made["attngan"] = _attngan(file, files[file], encoder, vocabulary, read)
+        for file in parts["image encoder"]:
+            made["damsm"] = _damsm(file, files[file], encoder, vocabulary, read)
     elif parts["text encoder"]:
-        raise ValueError(f"{parts['text encoder'][0]}: a text encoder draws nothing alone: give it as --text-encoder of a generator's file")
+        alone = "draws nothing alone: give it as --text-encoder of a generator or an image encoder"
+        raise ValueError(f"{parts['text encoder'][0]}: a text encoder {alone}")
     elif dictionary is not None:
         raise ValueError(f"{parts['discriminator'][0]}: a discriminator reads no words: leave out --dictionary")
     for file in parts["discriminator"]:
@@ -318,6 +344,13 @@ def _attngan(file: Path, tensors: Tensors, encoder: TextEncoder, vocabulary: Voc
     name = {"attngan": "AttnGAN", "attndcgan": "AttnDCGAN"}[c.architecture]
     sides = ", ".join(str(c.drawn_sides[stage]) for stage in c.shown)
     return _Converted("attngan", f"{name} of the authors' program, {sides} pixels", model, c.model_dump(), (file, *read), vocabulary)
+
+
+def _damsm(file: Path, tensors: Tensors, encoder: TextEncoder, vocabulary: Vocabulary, read: tuple[Path, Path]) -> _Converted:
+    image, config = _network(file, "AttnGAN's image encoder", lambda: released_image_encoder(tensors, encoder.config))
+    model = DAMSM(config.model_copy(update={"image_encoder": "small"}))  # to be replaced, and a small one is made in no time
+    model.config, model.text, model.image = config, encoder, image
+    return _Converted("damsm", "AttnGAN's matching model of the authors' program", model, config.model_dump(), (file, *read), vocabulary)
 
 
 def _discriminator(file: Path, tensors: Tensors) -> _Converted:

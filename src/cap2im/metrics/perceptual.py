@@ -37,7 +37,6 @@ from cap2im.models.inception import Inception, resized
 
 METRIC_VERSION = 1  # goes up whenever the same pictures would get another number
 SPLITS = 10  # of the Inception Score, as published
-STATISTICS = "image-statistics"  # folder beside a dataset's shards
 RESIZE = "bilinear to 299, not antialiased, of 8 bits"
 PICTURES_AT_ONCE = 25  # of 299 x 299; enough for fat matrix products
 
