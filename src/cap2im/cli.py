@@ -69,6 +69,7 @@ def main() -> None:
         hints = {
             "train": "; --resume goes on from the last checkpoint, if there was one yet",
             "prepare": "; --resume goes on from the last whole shard",
+            "generate": "; --resume draws what is missing",
         }
         message = "interrupted" + hints.get("".join(sys.argv[1:2]), "")
     if message:
@@ -122,7 +123,7 @@ def _read_captions(captions: list[str], file: Path | None) -> list[str]:
 )
 def draw(
     captions: Annotated[list[str] | None, typer.Argument(help="What to draw; each caption in quotes.")] = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="Captions, one a line; - is standard input.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", "--captions", "-f", help="Captions, one a line; - is standard input.")] = None,
     model: ModelOption = cap2im.DEFAULT_MODEL,
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, max=1000, help="Pictures of each caption.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Picture k comes from seed + k.")] = 0,
@@ -152,7 +153,7 @@ def draw(
     quiet = len(wanted) * samples < 50
     for caption in track(wanted, "drawing", console=console, disable=quiet):
         folder = out / slug(caption)
-        for stale in folder.glob("sample-*.png"):  # of an earlier drawing with more samples
+        for stale in (*folder.glob("sample-*.png"), *folder.glob("maps-*.png")):  # of an earlier drawing with more samples
             stale.unlink()
         saved = save_all(pipeline.draw(caption, samples=samples, seed=seed, unknown=unknown), folder)
         written.append({"caption": caption, "model": pipeline.name, "seed": seed, "files": [str(path) for path in saved.paths]})
@@ -606,6 +607,59 @@ def figures(
     nearest = None if data is None else nearest_training_images(pipeline, data)
     for path in write_figures(pipeline, out, wanted, seed=seed, nearest=nearest):
         print(path)
+
+
+PairsSeedOption = Annotated[int, typer.Option(min=0, help="Of the pictures, and of which images are sampled.")]
+
+
+@app.command(
+    epilog=_examples(
+        "cap2im generate runs/mine --data data/coco --out generated",
+        "cap2im generate runs/mine --data data/coco --out generated --resume",
+        "cap2im generate runs/mine --data data/coco --split test --sample 10000 --real --out pairs",
+        "accelerate launch --multi_gpu --num_processes 2 -m cap2im generate runs/mine --data data/coco --device cuda",
+    )
+)
+def generate(
+    model: Annotated[str, typer.Argument(help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.")],
+    data: Annotated[str, typer.Option("--data", help="A prepared dataset.")],
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Whose captions to draw.")] = "validation",
+    per_caption: Annotated[int, typer.Option(min=1, max=10_000, help="Pictures of each caption.")] = 1,
+    sample: Annotated[int | None, typer.Option(min=1, help="Draw a picture of each of so many random images alone, none twice.")] = None,
+    real: Annotated[bool, typer.Option("--real", help="Write the real images, too, at the model's side.")] = False,
+    seed: PairsSeedOption = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for pictures, pairs.jsonl and manifest.json.")] = Path("generated"),
+    resume: Annotated[bool, typer.Option("--resume", help="Draw what is missing of an interrupted run.")] = False,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Draw all captions of a dataset, a file each; several processes share the work."""
+    _needs_datasets()
+    from cap2im.data.prepared import PreparedDataset
+    from cap2im.generation import generate as generate_pictures
+    from cap2im.metrics.sharing import Sharing
+    from cap2im.pipeline import Pipeline
+
+    pipeline, sharing = Pipeline.load(model, device=device), Sharing.launched()
+    how: dict[str, Any] = {"split": split, "per_caption": per_caption, "sample": sample, "real": real, "seed": seed, "resume": resume}
+    pairs = generate_pictures(pipeline, PreparedDataset.open(data), out, sharing=sharing, **how)
+    if sharing.is_first:
+        told = json.loads((out / "manifest.json").read_text("utf-8"))
+        if told["captions_left_out"]:
+            print(f"left out: {told['captions_left_out']:,} captions, for {pipeline.name} knows none of their words", file=sys.stderr)
+        print(f"{len(pairs):,} pictures of {told['images']:,} images: written to {out}")
+
+
+@app.command(epilog=_examples("cap2im sample generated --count 10000 --out pairs"))
+def sample(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="What cap2im generate --real made.")],
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Images, each with one of its pictures.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder; gets real/ and generated/, with equal file names.")],
+    seed: PairsSeedOption = 0,
+) -> None:
+    """Take random pairs of a generated picture and its real image, no image twice."""
+    from cap2im.generation import sample_pairs
+
+    print(f"{len(sample_pairs(folder, count, out, seed=seed)):,} pairs: written to {out}")
 
 
 TokensOption = Annotated[

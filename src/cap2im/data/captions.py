@@ -64,6 +64,7 @@ class CaptionedImages:
     """One split of a prepared dataset; pixels stay on disk until they are asked for.
 
     Attributes:
+        ids: [N] what the images are called.
         captions: all captions of all images.
         image_of: [M] the row of the image that each caption is of.
         classes: [N] the class of each image, -1 where it has none.
@@ -81,6 +82,7 @@ class CaptionedImages:
         if len(rows) != (told := sum(shard.rows for shard in dataset.shards(split))):
             raise ValueError(f"{self.name}: holds {len(rows)} images; the manifest says {told}")
         self._rows = rows.cast_column("image", datasets.Image(decode=False))
+        self.ids: list[str] = self._rows.data.column("id").to_pylist()
         column = self._rows.data.column("captions").combine_chunks()
         self.captions: list[str] = column.flatten().to_pylist()
         self.image_of = np.repeat(np.arange(len(column)), column.value_lengths().to_numpy())
@@ -98,6 +100,10 @@ class CaptionedImages:
     def pictures(self, rows: Sequence[int], colours: int, side: int) -> list[Tensor]:
         """Images [C, H, W] uint8 of rows, resized so that their shorter side is `side`."""
         return [pixels_of(stored, name, colours, side, "shorter") for name, stored in self._stored(rows)]
+
+    def squares(self, rows: Sequence[int], colours: int, side: int) -> Tensor:
+        """The middle squares [N, C, A, A] uint8 of rows, resized to `side`."""
+        return torch.stack([pixels_of(stored, name, colours, side, "crop") for name, stored in self._stored(rows)])
 
     def _stored(self, rows: Sequence[int]) -> Iterator[tuple[str, bytes]]:
         found = self._rows[list(rows)]
