@@ -130,7 +130,11 @@ class ConditioningAugmentation(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Nearest neighbours to twice the side, 3x3 convolution, batch normalisation, gated linear unit."""
+    """Nearest neighbours to twice the side, 3x3 convolution, batch normalisation, gated linear unit.
+
+    The first two are one transposed convolution: each of the four pixels that one becomes sees 2 x 2 others alone, by sums of the kernel's
+    entries, which takes 16 multiplications in place of 36.
+    """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -139,7 +143,11 @@ class UpBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """[B, D', 2H, 2W] of [B, D, H, W]."""
-        return F.glu(self.norm(self.convolution(F.interpolate(maps, scale_factor=2.0, mode="nearest"))), dim=1)
+        kernel = F.pad(self.convolution.weight, (1, 1, 1, 1))  # [2D', D, 5, 5]
+        kernel = kernel[:, :, 1:] + kernel[:, :, :-1]
+        kernel = kernel[..., 1:] + kernel[..., :-1]  # [2D', D, 4, 4]
+        drawn = F.conv_transpose2d(maps, kernel.flip(2, 3).transpose(0, 1), stride=2, padding=1)  # [B, 2D', 2H, 2W]
+        return F.glu(self.norm(drawn), dim=1)
 
 
 class ResidualBlock(nn.Module):

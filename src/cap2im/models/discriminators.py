@@ -111,7 +111,8 @@ class Discriminator(nn.Module):
 
 
 def _taken_for(verdict: Tensor, real: bool) -> Tensor:
-    """Cross entropy of logits with what they should say."""
+    """Cross entropy of logits with what they should say; half precision is too coarse for its mean."""
+    verdict = verdict.float() if verdict.dtype == torch.bfloat16 else verdict
     return F.softplus(-verdict if real else verdict).mean()
 
 
