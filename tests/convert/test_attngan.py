@@ -208,7 +208,7 @@ def test_image_encoders_that_do_not_fit(tmp_path, image_encoder):
     for weights, problem in (
         (
             image_encoder | {"emb_features.weight": torch.zeros(20, 768, 1, 1)},
-            "image encoder: answers 20 features, and the text encoder 16: ",
+            "answers 20 features, and the text encoder 16: they do not ",
         ),
         (image_encoder | {"emb_cnn_code.bias": torch.zeros(3)}, r"emb_cnn_code.bias has shape \[3\], \[16\] is needed beside the others"),
         ({name: t for name, t in image_encoder.items() if name.startswith("emb")}, "missing: Conv2d_1a_3x3.bn.bias, .* and 466 more"),

@@ -184,8 +184,9 @@ def evaluate_captions(pipeline: Pipeline, data: str | Path, measures: Measures, 
     bars, result = _Bars(sharing), _result(pipeline)
     with bars.progress:  # what can be refused is refused before the bounds, which take long
         if measures.fid:
-            captions, judge = Captions.spread(pipeline, dataset, main, measures.images), Judge.load(measures.inception, model.device)
+            captions = Captions.spread(pipeline, dataset, main, measures.images)
             require_pictures(len(captions))
+            judge = Judge.load(measures.inception, model.device)
         if isinstance(model, LikelihoodModel) or measures.similarity:
             result |= _beside_images(pipeline, dataset, others, main, measures, sharing, bars, about)
         if measures.fid:
