@@ -300,6 +300,10 @@ ShortlistOption = Annotated[
     str | None, typer.Option(help="Measure image retrieval: a VGG-like network (run or folder), or a pickle of shortlists.")
 ]
 SimilarityOption = Annotated[bool, typer.Option("--similarity", help="Compare drawings with the images of their captions.")]
+FIDOption = Annotated[bool, typer.Option("--fid", help="FID and Inception Score of one drawing of each caption; FID against all images.")]
+InceptionOption = Annotated[
+    str | None, typer.Option("--inception", help="File of pytorch-fid's Inception weights. [default: the cache, else downloaded]")
+]
 
 
 @app.command(
@@ -322,6 +326,8 @@ def evaluate(
     candidates: Annotated[int | None, typer.Option(min=2, max=100_000, help="Images of a shortlist of the network. [default: 100]")] = None,
     retrieval_samples: Annotated[int, typer.Option(min=1, max=10_000, help="L of the bounds that retrieval compares.")] = 1,
     similarity: SimilarityOption = False,
+    fid: FIDOption = False,
+    inception: InceptionOption = None,
     sharpen: SharpenOption = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "cpu",
@@ -334,6 +340,7 @@ def evaluate(
 
     if candidates is not None and shortlist is None:
         raise ValueError(f"--candidates {candidates}: without --shortlist there are none to rank")
+    _require_fid(fid, inception)
     if out is not None and (out.is_dir() or not os.access(out.parent, os.W_OK)):
         raise ValueError(f"{out}: cannot write this file")
     pipeline = Pipeline.load(model, device=device, sharpen=sharpen)
@@ -351,12 +358,19 @@ def evaluate(
         candidates=candidates,
         retrieval_samples=retrieval_samples,
         similarity=similarity,
+        fid=fid,
+        inception=inception,
         seed=seed,
     )
     if sharing.is_first:
         _print_evaluation(result, sharpen)
         target.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
         print(f"written to {target}")
+
+
+def _require_fid(fid: bool, inception: str | None) -> None:
+    if inception is not None and not fid:
+        raise ValueError(f"--inception {inception}: without --fid nothing is looked at")
 
 
 def _print_evaluation(result: dict[str, Any], sharpen: str | None) -> None:
@@ -385,6 +399,21 @@ def _print_evaluation(result: dict[str, Any], sharpen: str | None) -> None:
                 f"PSNR {psnr['mean']:.2f} ± {psnr['deviation']:.2f} dB; {told}",
                 soft_wrap=True,
             )
+    if "fid" in result:
+        _print_drawings(stdout, result["fid"], result["inception_score"])
+
+
+def _print_drawings(stdout: Console, fid: dict[str, Any], score: dict[str, Any]) -> None:
+    from cap2im.models.inception import FEATURES
+
+    protocol = fid["protocol"]
+    told = f"{protocol['drawings']:,} drawings, {protocol['real_images']:,} {protocol['split']} images"
+    pairs = [("", fid, score), *([(" after sharpening", fid["sharpened"], score["sharpened"])] if "sharpened" in fid else [])]
+    for what, found, scored in pairs:
+        measured = f"FID{what} {found['distance']:.2f}, Inception Score{what} {scored['mean']:.2f} ± {scored['deviation']:.2f}"
+        stdout.print(f"{measured}; {told}", soft_wrap=True)
+    if min(protocol["drawings"], protocol["real_images"]) <= FEATURES:
+        stdout.print(f"(FID of so few pictures is far too high: it has {FEATURES:,} features; 30,000 drawings are usual)", soft_wrap=True)
 
 
 def _print_bound(stdout: Console, what: str, found: dict[str, Any], protocol: str = "") -> None:
@@ -454,6 +483,8 @@ def compare(
     samples: SamplesOption = None,
     shortlist: ShortlistOption = None,
     similarity: SimilarityOption = False,
+    fid: FIDOption = False,
+    inception: InceptionOption = None,
     sharpen: SharpenOption = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "cpu",
@@ -468,8 +499,9 @@ def compare(
     names = [*(models or []), *(PRESETS[preset] if preset else ())]
     if not names:
         raise ValueError("no model given; name some, or add --preset mnist")
-    if preset is not None and (shortlist is not None or similarity or split == "all"):
-        raise ValueError(f"--preset {preset}: captioned digits have no --shortlist, no --similarity and no --split all")
+    if preset is not None and (shortlist is not None or similarity or fid or split == "all"):
+        raise ValueError(f"--preset {preset}: captioned digits have no --shortlist, no --similarity, no --fid and no --split all")
+    _require_fid(fid, inception)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file, and a folder is needed")
     sharpening = None if sharpen is None else Sharpening.load(sharpen, device=device)  # before anything is trained
@@ -482,7 +514,7 @@ def compare(
         "samples": samples,
         "seed": seed,
     }
-    asked |= {"shortlist": shortlist, "similarity": similarity}
+    asked |= {"shortlist": shortlist, "similarity": similarity, "fid": fid, "inception": inception}
     pipelines = []
     for name, where in found.items():
         pipeline = Pipeline.load(where, device=device)
@@ -745,13 +777,19 @@ def _print_check(path: str, report: Report, most: int | None) -> None:
         "cap2im convert gan.hdf5 --out models/sharpener",
         "cap2im convert current.ckpt --dictionary dictionary.pkl --out models/port",
         "cap2im convert skip-thoughts/ --out models/skip-thoughts",
+        "cap2im convert coco_AttnGAN2.pth --text-encoder text_encoder100.pth --dictionary captions.pickle --out models/attngan-coco",
+        "cap2im convert attngan-coco/ --out models/attngan-coco",
     )
 )
 def convert(
-    file: Annotated[Path, typer.Argument(exists=True, help="Legacy weights: HDF5, PyTorch, or the folder of skip-thought tables.")],
+    file: Annotated[Path, typer.Argument(exists=True, help="Legacy weights: HDF5, PyTorch, or a folder of skip-thoughts' or AttnGAN's.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the model.")],
     dictionary: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="The words of the weights: the authors' dictionary.pkl.")
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="The words of the weights: alignDRAW's dictionary.pkl, AttnGAN's captions.pickle."),
+    ] = None,
+    text_encoder: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="What AttnGAN's generator or image encoder hears: text_encoder….pth.")
     ] = None,
     glimpses: Annotated[
         int | None, typer.Option(min=1, max=1024, help="T, which no file tells. As the programs have it: 32, or 64 for DRAW.")
@@ -762,7 +800,7 @@ def convert(
     from cap2im.checkpoint import read_config
     from cap2im.convert.recognise import convert as convert_weights
 
-    folder = convert_weights(file, out, dictionary=dictionary, glimpses=glimpses, half=half)
+    folder = convert_weights(file, out, dictionary=dictionary, text_encoder=text_encoder, glimpses=glimpses, half=half)
     print(f"{read_config(folder)['description']}: written to {folder}")
 
 
