@@ -480,6 +480,7 @@ def maps_figure(drawing: Drawing, scale: int = 2) -> Image.Image:
         plate.text(margin, top + 16, f"{across} x {height}, read at {weights.shape[2]} x {weights.shape[1]} places", 20)
         plate.ramp(width - margin - 2 * tile, top + 12, 2 * tile, _tinted(np.full(tile, GREY), np.linspace(0, 1, tile)), full)
         picture = _fit(_picture(stage), scale * tile)
+        wide = picture.width / scale
         grey = GREY_FLOOR + np.asarray(picture.convert("L"), float) * (255 - GREY_FLOOR) / 255
         for index in range(tiles):
             x = margin + index % columns * (tile + gap)
@@ -490,8 +491,8 @@ def maps_figure(drawing: Drawing, scale: int = 2) -> Image.Image:
             spread = Image.fromarray(weights[index - 1].astype(np.float32)).resize(picture.size, Image.Resampling.BILINEAR)
             plate.paste(Image.fromarray(_tinted(grey, np.asarray(spread) / full)), x, y)
             share = f"{100 * weights[index - 1].max():.0f} %"
-            plate.text(x, y + tile + 4, _shorten(drawing.words[index - 1], body, tile - body.getlength(share) - 8), 15)
-            plate.text(x + tile, y + tile + 5, share, 13, MUTED, "ra")
+            plate.text(x, y + tile + 4, _shorten(drawing.words[index - 1], body, wide - body.getlength(share) - 8), 15)
+            plate.text(x + wide, y + tile + 5, share, 13, MUTED, "ra")
         top += head + rows * (tile + label + gap)
     return plate.picture
 
