@@ -37,7 +37,7 @@ def test_draw_writes_pictures_animation_attention_and_page(run, tmp_path, model)
 
 def test_draw_json_from_file_and_standard_input(run, tmp_path, model):
     (tmp_path / "captions.txt").write_text(f"{CAPTION}\n\n  the digit 1 is on the left of the digit 2\n")
-    code, out, _ = run("draw", "--file", "captions.txt", "--model", model, "--json", "-n", "1", "-o", "a")
+    code, out, _ = run("draw", "--captions", "captions.txt", "--model", model, "--json", "-n", "1", "-o", "a")
     assert code == 0
     written = json.loads(out)
     assert [entry["caption"] for entry in written] == [CAPTION, "the digit 1 is on the left of the digit 2"]

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from cap2im import drawing as module
-from cap2im.drawing import Drawing, attention_figure, grid, page, page_data, save_all, save_gif, save_page, slug
+from cap2im.drawing import Drawing, attention_figure, grid, maps_figure, page, page_data, save_all, save_gif, save_page, slug
 
 CAPTION = "the digit 3 is here ."
 
@@ -43,6 +43,21 @@ def blobs(count: int = 4, **options: object) -> list[Drawing]:
     return [growing_blob(seed=7 + n, **options) for n in range(count)]  # type: ignore[arg-type]
 
 
+def staged(*, seed: int = 7, side: int = 32, colours: int = 3, caption: str = CAPTION) -> Drawing:
+    """A disc in three sizes; the last two read the words, each at a row of its own, and there as much as the word's place says."""
+    last = growing_blob(seed=seed, glimpses=1, side=side, colours=colours, caption=caption).canvases[0]
+    stages = tuple(last[:: 2**k, :: 2**k] for k in (2, 1, 0))
+    canvases = np.stack([stage.repeat(2**k, axis=0).repeat(2**k, axis=1) for k, stage in zip((2, 1, 0), stages, strict=True)])
+    words = tuple(caption.split())
+    maps = []
+    for a in (side // 4, side // 2):
+        rows = np.arange(a)[:, None] * len(words) // a  # the word that is read at a row
+        weights = np.where(np.arange(len(words))[:, None, None] == rows, 0.4 + 0.1 * np.arange(len(words))[:, None, None], 0.0)
+        maps.append((weights / weights.sum(axis=0).clip(1)).repeat(a, axis=2).astype(np.float32))
+    attention = np.stack([np.full(len(words), 1 / len(words)), *(each.mean(axis=(1, 2)) for each in maps)])
+    return Drawing(caption, words, seed, "stages", canvases, attention, stages=stages, maps=tuple(maps))
+
+
 # Drawing
 
 
@@ -59,11 +74,44 @@ def blobs(count: int = 4, **options: object) -> list[Drawing]:
         ({"attention": np.full((12, 6), np.nan)}, "attention: not all values are finite"),
         ({"boxes": np.zeros((12, 5))}, r"boxes: expected shape \[12, 4\].*got \[12, 5\]"),
         ({"boxes": np.full((12, 4), np.inf)}, "boxes: not all values are finite"),
+        ({"stages": (np.zeros((4, 4, 3), np.uint8),)}, r"stages: expected uint8 \[h, w, 1\], got uint8 \[4, 4, 3\]"),
+        ({"stages": (np.zeros((4, 4, 1)),)}, r"stages: expected uint8 \[h, w, 1\], got float64 \[4, 4, 1\]"),
+        ({"stages": (np.zeros((4, 4, 1), np.uint8),) * 13}, "stages: expected at most one for each of 12 canvases, got 13"),
+        ({"maps": (np.zeros((6, 4, 4)),)}, "maps: expected stages that were drawn by them, got none"),
     ],
 )
 def test_drawing_refuses_arrays_that_do_not_fit(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(growing_blob(), **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("maps", "message"),
+    [
+        (np.zeros((5, 4, 4)), r"maps: expected \[6, h, w\], got \[5, 4, 4\]"),
+        (np.zeros((6, 4)), r"maps: expected \[6, h, w\], got \[6, 4\]"),
+        (np.full((6, 4, 4), -0.1), "maps: expected finite weights >= 0"),
+        (np.full((6, 4, 4), np.nan), "maps: expected finite weights >= 0"),
+    ],
+)
+def test_drawing_refuses_maps_that_do_not_fit(maps: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(staged(), maps=(maps,))
+
+
+def test_maps_belong_to_the_last_stages() -> None:
+    drawing = staged()
+    assert [(len(stage), maps.shape) for stage, maps in drawing.mapped] == [(16, (6, 8, 8)), (32, (6, 16, 16))]
+    assert growing_blob().mapped == []
+    (one, first), (other, second) = last_stage_alone().mapped
+    assert (one is other, first.shape, second.shape) == (True, (6, 8, 8), (6, 16, 16))
+
+
+def last_stage_alone() -> Drawing:
+    """As of a model that reads words twice and shows one size."""
+    drawing = staged()
+    assert drawing.attention is not None
+    return dataclasses.replace(drawing, canvases=drawing.canvases[2:], attention=drawing.attention[2:], stages=drawing.stages[2:])
 
 
 @pytest.mark.parametrize(("colours", "mode"), [(1, "L"), (3, "RGB")])
@@ -189,6 +237,48 @@ def test_figure_takes_every_size(options: dict[str, object]) -> None:
     assert two.height > 1.5 * one.height
 
 
+def test_figure_names_the_sizes_of_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = []
+    monkeypatch.setattr(module._Plate, "text", lambda self, x, y, text, *_: texts.append(text))
+    attention_figure([staged()])
+    assert texts.index("8") < texts.index("size")
+    assert {"16", "32"} <= set(texts)
+    assert "glimpse" not in texts
+
+
+# The figure of maps
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+def test_maps_figure_tints_each_word_where_it_was_read(colours: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pasted: list[tuple[Image.Image, float, float]] = []
+    monkeypatch.setattr(module._Plate, "paste", lambda self, *picture_and_place: pasted.append(picture_and_place))
+    drawing = staged(colours=colours)
+    maps_figure(drawing, scale=1)
+    for stage, (key, *tiles) in zip(drawing.stages[1:], (pasted[:8], pasted[8:]), strict=True):
+        assert key[0].size == (256, 8)
+        assert len({(x, y) for _, x, y in tiles}) == 7, "the picture and six words, each at a place of its own"
+        pictures = [np.asarray(picture).astype(float) for picture, _, _ in tiles]
+        assert all(picture.shape == (128, 128, 3) for picture in pictures)
+        zoom = 128 // len(stage)
+        np.testing.assert_array_equal(pictures[0], np.broadcast_to(stage.repeat(zoom, 0).repeat(zoom, 1), (128, 128, 3)))
+        tints = [picture[..., 2] - picture[..., 0] for picture in pictures[1:]]
+        # each word is read in a row of its own, the later the lower and the more
+        assert np.allclose([tint.mean(axis=1).argmax() for tint in tints], [128 * (n + 0.5) / 6 for n in range(6)], atol=12)
+        strengths = [tint.max() for tint in tints]
+        assert strengths == sorted(strengths)
+        assert tints[0][70:].max() == tints[5][:50].max() == 0, "grey where a word is not read"
+        assert pictures[0].min() < 60 <= pictures[1][70:].min(), "and nowhere black, on which a tint is not seen"
+
+
+def test_maps_figure_takes_long_captions_and_says_what_there_is_not() -> None:
+    long = staged(caption="a caption with an extraordinarily-" + "long" * 20 + " word " + "and more " * 15)
+    assert maps_figure(long).width == maps_figure(staged()).width
+    assert maps_figure(long).height > 2 * maps_figure(staged()).height
+    with pytest.raises(ValueError, match="blob does not say where it reads words"):
+        maps_figure(growing_blob())
+
+
 def test_figure_needs_attention() -> None:
     with pytest.raises(ValueError, match="blob does not attend to words"):
         attention_figure(blobs(1, reads=False))
@@ -226,6 +316,32 @@ def test_sheet_holds_every_canvas(colours: int, glimpses: int, side: int) -> Non
             np.testing.assert_array_equal(tile, canvas)
 
 
+@pytest.mark.parametrize("columns", [1, 3])
+def test_map_sheets_hold_every_word_s_map(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    import base64
+    import io
+
+    monkeypatch.setattr(module, "SHEET_HEIGHT", 8192 if columns == 1 else 32)
+    drawing = staged()
+    data = page_data([drawing])
+    assert data["sizes"] == [[8, 8], [16, 16], [32, 32]]
+    (sample,) = data["samples"]
+    assert len(sample["maps"]) == 2
+    for entry, weights in zip(sample["maps"], drawing.maps, strict=True):
+        side = weights.shape[1]
+        assert (entry["width"], entry["height"]) == (side, side)
+        assert entry["full"] == pytest.approx(weights.max(), abs=1e-4)
+        assert entry["most"] == pytest.approx(weights.max(axis=(1, 2)).tolist(), abs=1e-4)
+        with Image.open(io.BytesIO(base64.b64decode(entry["sheet"].split(",")[1]))) as sheet:
+            alpha = np.asarray(sheet.getchannel("A"), float) / 255 * entry["full"]
+        for word, there in enumerate(weights):
+            left, top = word % entry["columns"] * side, word // entry["columns"] * side
+            np.testing.assert_allclose(alpha[top : top + side, left : left + side], there, atol=0.003)
+    assert sample["maps"][1]["columns"] == columns
+    even = dataclasses.replace(drawing, maps=tuple(np.full_like(weights, 1 / 6) for weights in drawing.maps))
+    assert [entry["full"] for entry in page_data([even])["samples"][0]["maps"]] == [0.5, 0.5], "even attention is pale"
+
+
 def test_page_of_the_papers_size_stays_small() -> None:
     noise = np.random.default_rng(0).integers(0, 12, (32, 60, 60, 1))  # a drawing changes everywhere a little, which compresses badly
     drawings = [
@@ -261,6 +377,20 @@ def test_save_all_leaves_out_what_there_is_not(tmp_path: Path) -> None:
     saved = save_all([growing_blob(glimpses=1, caption="", reads=False, writes=False)], tmp_path)
     assert (saved.gif, saved.attention) == (None, None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drawing.html", "grid.png", "sample-1.png"]
+
+
+def test_save_all_writes_the_sizes_and_maps_of_stages(tmp_path: Path) -> None:
+    drawings = [staged(seed=seed) for seed in range(5)]
+    saved = save_all(drawings, tmp_path)
+    assert [path.name for path in saved.stages[:2]] == ["sample-1-8.png", "sample-1-16.png"]
+    assert len(saved.stages) == 10
+    assert [path.name for path in saved.maps] == [f"maps-{n}.png" for n in range(1, 5)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in saved.paths)
+    alone = save_all([last_stage_alone()], tmp_path / "alone")
+    assert sorted(path.name for path in alone.paths) == ["attention.png", "drawing.html", "grid.png", "maps-1.png", "sample-1.png"]
+    with Image.open(saved.stages[-1]) as picture:
+        assert picture.text == {"caption": CAPTION, "seed": "4", "model": "stages"}  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(np.asarray(picture), drawings[4].stages[1])
 
 
 def test_files_are_the_same_every_time(tmp_path: Path) -> None:
@@ -301,6 +431,8 @@ def test_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path, monkeyp
         ([growing_blob(), dataclasses.replace(growing_blob(), model="other")], "got model 'blob' and 'other'"),
         ([growing_blob(), growing_blob(glimpses=3)], r"one shape, got \[12, 20, 20, 1\] and \[3, 20, 20, 1\]"),
         ([growing_blob(), growing_blob(reads=False)], "expected attention in all drawings or in none"),
+        ([staged(), dataclasses.replace(staged(), maps=())], r"expected maps of one shape, got \[\[6, 8, 8\], .* and \[\]"),
+        ([staged(), dataclasses.replace(staged(), maps=(), stages=())], r"expected stages of one shape, got \[\[8, 8, 3\], .* and \[\]"),
     ],
 )
 @pytest.mark.parametrize("show", [grid, attention_figure, page_data])

@@ -12,6 +12,7 @@ from huggingface_hub.utils import filter_repo_objects
 import cap2im
 from cap2im.checkpoint import read_weights, write_model
 from cap2im.pipeline import Pipeline, bundled_models, find_device, find_model
+from tests.stages import staged_pipeline
 from tests.tiny import tiny_model
 
 CAPTIONS = [
@@ -132,6 +133,18 @@ def test_no_such_device():
         find_device("tpu")
 
 
+def test_processes_share_the_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert str(find_device("cuda")) == "cuda:0"
+    for rank, device in (("0", "cuda:0"), ("1", "cuda:1"), ("2", "cuda:0")):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert str(find_device("cuda")) == device
+        assert str(find_device("cuda:1")) == "cuda:1"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ValueError, match=r"no device 'cuda' on this machine; there is cpu"):
+        find_device("cuda")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -155,3 +168,19 @@ def test_altered_config(tmp_path, change, message):
 def test_a_drawing_tells_what_it_is_in_a_line(pipeline):
     told = repr(pipeline.draw(CAPTIONS[0], seed=4)[0])
     assert told == f"Drawing({CAPTIONS[0]!r}, seed=4, model={pipeline.name!r}, 3 glimpses of 60 x 60)"
+
+
+def test_a_drawing_in_rising_sizes_has_each_of_them_and_where_its_own_words_were_read():
+    short, long = staged_pipeline().draw(["a bird", "a red bird with blue wings"], seed=3)
+    assert [stage.shape for stage in short.stages] == [(4, 4, 3), (8, 8, 3)]
+    assert (short.stages[1] == short.canvases[-1]).all()
+    assert (short.stages[0] == short.canvases[0, ::2, ::2]).all()
+    np.testing.assert_allclose(short.maps[0], np.broadcast_to(np.array([1, 4])[:, None, None] / 5, (2, 4, 4)), rtol=1e-6)
+    assert long.maps[0].shape == (6, 4, 4)
+    alone = staged_pipeline().draw("a bird", seed=3)[0]
+    assert (alone.canvases == short.canvases).all()
+    assert (alone.maps[0] == short.maps[0]).all()
+
+
+def test_fewer_large_pictures_are_drawn_at_once():
+    assert [staged_pipeline(side=side).at_once for side in (8, 64, 128, 256, 1024)] == [100, 100, 32, 8, 1]

@@ -32,6 +32,7 @@ FORBIDDEN = {
     "config": ("training", "metrics", "convert", "pipeline", "drawing", "checkpoint", "cli"),
     "pipeline": ("training", "metrics", "figures", "cli"),
     "figures": ("training", "convert", "cli"),
+    "generation": ("training", "convert", "figures", "cli"),
     "hub": ("models", "data", "training", "metrics", "convert", "config", "checkpoint", "pipeline", "drawing", "cli"),
     "sentences": ("training", "metrics", "convert", "config", "pipeline", "drawing", "cli"),
     "randomness": ("models", "data", "training", "metrics", "cli"),

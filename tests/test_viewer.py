@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cap2im.drawing import Drawing, page_data, save_page
-from tests.test_drawing import blobs
+from tests.test_drawing import blobs, last_stage_alone, staged
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
 
@@ -274,3 +274,81 @@ def test_render_can_be_called_again(open_page: Opener) -> None:
     assert pixels(tab) == later[0].canvases[-1].ravel().tolist()
     assert tab.locator("#samples button").count() == 3
     assert tab.locator("#labels li").count() == 2
+
+
+def map_alphas(tab: Any) -> list[int] | None:
+    """How strong the tint is at every place of the map over the canvas, row by row; None where there is none."""
+    if not tab.is_visible("#map"):
+        return None
+    return tab.evaluate(
+        "() => { const c = document.getElementById('map');"
+        " const copy = new OffscreenCanvas(c.width, c.height).getContext('2d', {willReadFrequently: true});"
+        " copy.drawImage(c, 0, 0);"
+        " return [...copy.getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 === 3); }"
+    )
+
+
+def test_a_chosen_word_shows_where_it_is_read_at_each_size(open_page: Opener) -> None:
+    drawings = [staged(seed=seed) for seed in (7, 8)]
+    tab = open_page(drawings)
+    assert map_alphas(tab) is None
+    assert tab.text_content("#where") == "Choose a word to see where it is read."
+    tab.click("h1 .word:nth-of-type(3)")
+    for size, weights in ((2, drawings[0].maps[0]), (3, drawings[0].maps[1])):
+        tab.fill("#glimpse", str(size))
+        shown = map_alphas(tab)
+        assert shown == pytest.approx((weights[2] / weights.max() * 255).ravel().tolist(), abs=1)
+        assert tab.text_content("#where") == "“3” gets up to 60 % of the attention at a place; full colour is 90 %."
+        assert tab.evaluate("getComputedStyle(document.getElementById('canvas')).filter").startswith("grayscale(1)")
+    paper, over = (tab.locator(name).bounding_box() for name in (".paper", "#map"))
+    assert over == pytest.approx(paper, abs=1)
+    tab.fill("#glimpse", "1")
+    assert map_alphas(tab) is None
+    assert tab.text_content("#where") == "At this size no words are read."
+    tab.click("#labels li:nth-child(2)")  # another word, from the list; the first size that reads words is shown
+    assert glimpse(tab) == 2
+    assert map_alphas(tab) == pytest.approx((drawings[0].maps[0][1] / drawings[0].maps[0].max() * 255).ravel().tolist(), abs=1)
+    assert [word.get_attribute("aria-pressed") for word in tab.locator("h1 .word").all()] == ["false", "true", *["false"] * 4]
+    tab.click("h1 .word:nth-of-type(2)")
+    assert map_alphas(tab) is None
+    assert tab.evaluate("getComputedStyle(document.getElementById('canvas')).filter") == "none"
+
+
+def test_words_are_chosen_by_the_keyboard(open_page: Opener) -> None:
+    tab = open_page([staged()])
+    tab.focus("h1 .word:nth-of-type(1)")
+    tab.keyboard.press("Tab")
+    tab.keyboard.press(" ")
+    assert not playing(tab)
+    assert tab.locator("h1 .chosen").all_text_contents() == ["digit"]
+    tab.keyboard.press("Tab")
+    tab.keyboard.press("Enter")
+    assert tab.locator("h1 .chosen").all_text_contents() == ["3"]
+    tab.keyboard.press("Escape")
+    assert tab.locator("h1 .chosen").count() == 0
+    assert map_alphas(tab) is None
+
+
+def test_of_one_size_that_read_words_twice_the_later_reading_is_shown(open_page: Opener) -> None:
+    drawing = last_stage_alone()
+    tab = open_page([drawing])
+    tab.focus("h1 .word:nth-of-type(4)")
+    tab.keyboard.press("Enter")
+    assert map_alphas(tab) == pytest.approx((drawing.maps[1][3] / drawing.maps[1].max() * 255).ravel().tolist(), abs=1)
+    tab.keyboard.press("Escape")
+    tab.keyboard.press("ArrowLeft")
+    assert map_alphas(tab) is None
+
+
+def test_sizes_are_named_and_other_drawings_have_no_words_to_choose(open_page: Opener) -> None:
+    tab = open_page([staged()])
+    assert tab.locator("#axis span").all_text_contents() == ["8", "16", "32"]
+    assert (tab.text_content("#steps"), tab.text_content("#glimpses")) == ("Sizes", "8, 16, 32")
+    tab.click("h1 .word:nth-of-type(4)")
+    tab.evaluate(f"cap2im.render({json.dumps(page_data(blobs(1)))})")
+    assert (tab.text_content("#steps"), tab.text_content("#glimpses")) == ("Glimpses", "12")
+    assert not tab.is_visible("#where")
+    assert map_alphas(tab) is None
+    tab.click("h1 .word:nth-of-type(3)")
+    assert map_alphas(tab) is None
+    assert tab.locator("[role=button], .chosen").count() == 0

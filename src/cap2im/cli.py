@@ -69,6 +69,7 @@ def main() -> None:
         hints = {
             "train": "; --resume goes on from the last checkpoint, if there was one yet",
             "prepare": "; --resume goes on from the last whole shard",
+            "generate": "; --resume draws what is missing",
         }
         message = "interrupted" + hints.get("".join(sys.argv[1:2]), "")
     if message:
@@ -122,7 +123,7 @@ def _read_captions(captions: list[str], file: Path | None) -> list[str]:
 )
 def draw(
     captions: Annotated[list[str] | None, typer.Argument(help="What to draw; each caption in quotes.")] = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="Captions, one a line; - is standard input.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", "--captions", "-f", help="Captions, one a line; - is standard input.")] = None,
     model: ModelOption = cap2im.DEFAULT_MODEL,
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, max=1000, help="Pictures of each caption.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Picture k comes from seed + k.")] = 0,
@@ -152,7 +153,7 @@ def draw(
     quiet = len(wanted) * samples < 50
     for caption in track(wanted, "drawing", console=console, disable=quiet):
         folder = out / slug(caption)
-        for stale in folder.glob("sample-*.png"):  # of an earlier drawing with more samples
+        for stale in (*folder.glob("sample-*.png"), *folder.glob("maps-*.png")):  # of an earlier drawing with more samples
             stale.unlink()
         saved = save_all(pipeline.draw(caption, samples=samples, seed=seed, unknown=unknown), folder)
         written.append({"caption": caption, "model": pipeline.name, "seed": seed, "files": [str(path) for path in saved.paths]})
@@ -169,6 +170,7 @@ def draw(
         "cap2im train aligndraw-mnist --data mnist/ --resume",
         "cap2im train aligndraw-coco --data prepared/ --run runs/mine",
         "cap2im train sharpener-mnist --data mnist/",
+        "cap2im train attngan-mnist --data mnist/ --set train.damsm=runs/damsm-mnist",
         "cap2im train skipthoughts --data sentences.txt",
         "accelerate launch --multi_gpu --num_processes 2 -m cap2im train aligndraw-mnist",
     )
@@ -187,7 +189,7 @@ def train(
     stream: Annotated[bool, typer.Option("--stream", help="Read a dataset shard by shard, from a folder or a URL.")] = False,
 ) -> None:
     """Train a model by a recipe."""
-    from cap2im.config import BoundRecipe, ClassifierRecipe, GANRecipe, SkipThoughtsRecipe, load_recipe, to_toml
+    from cap2im.config import AttnGANRecipe, BoundRecipe, ClassifierRecipe, GANRecipe, SkipThoughtsRecipe, load_recipe, to_toml
 
     resolved = load_recipe(recipe, changes or [])
     if dry_run:
@@ -239,6 +241,22 @@ def train(
             workers=workers,
             command=command,
             card=lambda figures: bound_card(Path(recipe).stem, resolved, figures),
+        )
+    elif isinstance(resolved, AttnGANRecipe):
+        from cap2im.training.attngan import train as train_attngan
+        from cap2im.training.card import attngan_card
+
+        if compile_model or stream or start_from is not None:
+            raise ValueError("an AttnGAN has no --from, no --compile and no --stream")
+        result = train_attngan(
+            resolved,
+            folder,
+            data=data,
+            resume=resume,
+            device=device,
+            workers=workers,
+            command=command,
+            card=lambda figures: attngan_card(Path(recipe).stem, resolved, figures),
         )
     elif isinstance(resolved, SkipThoughtsRecipe):
         from cap2im.training.card import sentences_card
@@ -300,6 +318,10 @@ ShortlistOption = Annotated[
 ]
 CandidatesOption = Annotated[int | None, typer.Option(min=2, max=100_000, help="Images of a shortlist of the network. [default: 100]")]
 SimilarityOption = Annotated[bool, typer.Option("--similarity", help="Compare drawings with the images of their captions.")]
+FIDOption = Annotated[bool, typer.Option("--fid", help="FID and Inception Score of one drawing of each caption; FID against all images.")]
+InceptionOption = Annotated[
+    str | None, typer.Option("--inception", help="File of pytorch-fid's Inception weights. [default: the cache, else downloaded]")
+]
 
 
 @app.command(
@@ -322,6 +344,8 @@ def evaluate(
     candidates: CandidatesOption = None,
     retrieval_samples: Annotated[int, typer.Option(min=1, max=10_000, help="L of the bounds that retrieval compares.")] = 1,
     similarity: SimilarityOption = False,
+    fid: FIDOption = False,
+    inception: InceptionOption = None,
     sharpen: SharpenOption = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "cpu",
@@ -333,6 +357,7 @@ def evaluate(
     from cap2im.pipeline import Pipeline
 
     _require_shortlist(candidates, shortlist)
+    _require_fid(fid, inception)
     if out is not None and (out.is_dir() or not os.access(out.parent, os.W_OK)):
         raise ValueError(f"{out}: cannot write this file")
     pipeline = Pipeline.load(model, device=device, sharpen=sharpen)
@@ -350,6 +375,8 @@ def evaluate(
         candidates=candidates,
         retrieval_samples=retrieval_samples,
         similarity=similarity,
+        fid=fid,
+        inception=inception,
         seed=seed,
     )
     if sharing.is_first:
@@ -361,6 +388,11 @@ def evaluate(
 def _require_shortlist(candidates: int | None, shortlist: str | None) -> None:
     if candidates is not None and shortlist is None:
         raise ValueError(f"--candidates {candidates}: without --shortlist there are none to rank")
+
+
+def _require_fid(fid: bool, inception: str | None) -> None:
+    if inception is not None and not fid:
+        raise ValueError(f"--inception {inception}: without --fid nothing is looked at")
 
 
 def _print_evaluation(result: dict[str, Any], sharpen: str | None) -> None:
@@ -389,6 +421,21 @@ def _print_evaluation(result: dict[str, Any], sharpen: str | None) -> None:
                 f"PSNR {psnr['mean']:.2f} ± {psnr['deviation']:.2f} dB; {told}",
                 soft_wrap=True,
             )
+    if "fid" in result:
+        _print_drawings(stdout, result["fid"], result["inception_score"])
+
+
+def _print_drawings(stdout: Console, fid: dict[str, Any], score: dict[str, Any]) -> None:
+    from cap2im.models.inception import FEATURES
+
+    protocol = fid["protocol"]
+    told = f"{protocol['drawings']:,} drawings, {protocol['real_images']:,} {protocol['split']} images"
+    pairs = [("", fid, score), *([(" after sharpening", fid["sharpened"], score["sharpened"])] if "sharpened" in fid else [])]
+    for what, found, scored in pairs:
+        measured = f"FID{what} {found['distance']:.2f}, Inception Score{what} {scored['mean']:.2f} ± {scored['deviation']:.2f}"
+        stdout.print(f"{measured}; {told}", soft_wrap=True)
+    if min(protocol["drawings"], protocol["real_images"]) <= FEATURES:
+        stdout.print(f"(FID of so few pictures is far too high: it has {FEATURES:,} features; 30,000 drawings are usual)", soft_wrap=True)
 
 
 def _print_bound(stdout: Console, what: str, found: dict[str, Any], protocol: str = "") -> None:
@@ -461,6 +508,8 @@ def compare(
     shortlist: ShortlistOption = None,
     candidates: CandidatesOption = None,
     similarity: SimilarityOption = False,
+    fid: FIDOption = False,
+    inception: InceptionOption = None,
     sharpen: SharpenOption = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "cpu",
@@ -475,9 +524,14 @@ def compare(
     names = [*(models or []), *(PRESETS[preset] if preset else ())]
     if not names:
         raise ValueError("no model given; name some, or add --preset mnist")
+<<<<<<< HEAD
     _require_shortlist(candidates, shortlist)
     if preset is not None and (shortlist is not None or similarity or split == "all"):
         raise ValueError(f"--preset {preset}: captioned digits have no --shortlist, no --similarity and no --split all")
+=======
+    if preset is not None and (shortlist is not None or similarity or fid or split == "all"):
+        raise ValueError(f"--preset {preset}: captioned digits have no --shortlist, no --similarity, no --fid and no --split all")
+    _require_fid(fid, inception)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file, and a folder is needed")
     sharpening = None if sharpen is None else Sharpening.load(sharpen, device=device)  # before anything is trained
@@ -490,7 +544,10 @@ def compare(
         "samples": samples,
         "seed": seed,
     }
+<<<<<<< HEAD
     asked |= {"shortlist": shortlist, "candidates": candidates, "similarity": similarity}
+=======
+    asked |= {"shortlist": shortlist, "similarity": similarity, "fid": fid, "inception": inception}
     pipelines = []
     for name, where in found.items():
         pipeline = Pipeline.load(where, device=device)
@@ -583,6 +640,59 @@ def figures(
     nearest = None if data is None else nearest_training_images(pipeline, data)
     for path in write_figures(pipeline, out, wanted, seed=seed, nearest=nearest):
         print(path)
+
+
+PairsSeedOption = Annotated[int, typer.Option(min=0, help="Of the pictures, and of which images are sampled.")]
+
+
+@app.command(
+    epilog=_examples(
+        "cap2im generate runs/mine --data data/coco --out generated",
+        "cap2im generate runs/mine --data data/coco --out generated --resume",
+        "cap2im generate runs/mine --data data/coco --split test --sample 10000 --real --out pairs",
+        "accelerate launch --multi_gpu --num_processes 2 -m cap2im generate runs/mine --data data/coco --device cuda",
+    )
+)
+def generate(
+    model: Annotated[str, typer.Argument(help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.")],
+    data: Annotated[str, typer.Option("--data", help="A prepared dataset.")],
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Whose captions to draw.")] = "validation",
+    per_caption: Annotated[int, typer.Option(min=1, max=10_000, help="Pictures of each caption.")] = 1,
+    sample: Annotated[int | None, typer.Option(min=1, help="Draw a picture of each of so many random images alone, none twice.")] = None,
+    real: Annotated[bool, typer.Option("--real", help="Write the real images, too, at the model's side.")] = False,
+    seed: PairsSeedOption = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for pictures, pairs.jsonl and manifest.json.")] = Path("generated"),
+    resume: Annotated[bool, typer.Option("--resume", help="Draw what is missing of an interrupted run.")] = False,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Draw all captions of a dataset, a file each; several processes share the work."""
+    _needs_datasets()
+    from cap2im.data.prepared import PreparedDataset
+    from cap2im.generation import generate as generate_pictures
+    from cap2im.metrics.sharing import Sharing
+    from cap2im.pipeline import Pipeline
+
+    pipeline, sharing = Pipeline.load(model, device=device), Sharing.launched()
+    how: dict[str, Any] = {"split": split, "per_caption": per_caption, "sample": sample, "real": real, "seed": seed, "resume": resume}
+    pairs = generate_pictures(pipeline, PreparedDataset.open(data), out, sharing=sharing, **how)
+    if sharing.is_first:
+        told = json.loads((out / "manifest.json").read_text("utf-8"))
+        if told["captions_left_out"]:
+            print(f"left out: {told['captions_left_out']:,} captions, for {pipeline.name} knows none of their words", file=sys.stderr)
+        print(f"{len(pairs):,} pictures of {told['images']:,} images: written to {out}")
+
+
+@app.command(epilog=_examples("cap2im sample generated --count 10000 --out pairs"))
+def sample(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="What cap2im generate --real made.")],
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Images, each with one of its pictures.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder; gets real/ and generated/, with equal file names.")],
+    seed: PairsSeedOption = 0,
+) -> None:
+    """Take random pairs of a generated picture and its real image, no image twice."""
+    from cap2im.generation import sample_pairs
+
+    print(f"{len(sample_pairs(folder, count, out, seed=seed)):,} pairs: written to {out}")
 
 
 TokensOption = Annotated[
@@ -700,13 +810,19 @@ def _print_check(path: str, report: Report, most: int | None) -> None:
         "cap2im convert gan.hdf5 --out models/sharpener",
         "cap2im convert current.ckpt --dictionary dictionary.pkl --out models/port",
         "cap2im convert skip-thoughts/ --out models/skip-thoughts",
+        "cap2im convert coco_AttnGAN2.pth --text-encoder text_encoder100.pth --dictionary captions.pickle --out models/attngan-coco",
+        "cap2im convert attngan-coco/ --out models/attngan-coco",
     )
 )
 def convert(
-    file: Annotated[Path, typer.Argument(exists=True, help="Legacy weights: HDF5, PyTorch, or the folder of skip-thought tables.")],
+    file: Annotated[Path, typer.Argument(exists=True, help="Legacy weights: HDF5, PyTorch, or a folder of skip-thoughts' or AttnGAN's.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the model.")],
     dictionary: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="The words of the weights: the authors' dictionary.pkl.")
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="The words of the weights: alignDRAW's dictionary.pkl, AttnGAN's captions.pickle."),
+    ] = None,
+    text_encoder: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="What AttnGAN's generator or image encoder hears: text_encoder….pth.")
     ] = None,
     glimpses: Annotated[
         int | None, typer.Option(min=1, max=1024, help="T, which no file tells. As the programs have it: 32, or 64 for DRAW.")
@@ -717,7 +833,7 @@ def convert(
     from cap2im.checkpoint import read_config
     from cap2im.convert.recognise import convert as convert_weights
 
-    folder = convert_weights(file, out, dictionary=dictionary, glimpses=glimpses, half=half)
+    folder = convert_weights(file, out, dictionary=dictionary, text_encoder=text_encoder, glimpses=glimpses, half=half)
     print(f"{read_config(folder)['description']}: written to {folder}")
 
 

@@ -21,6 +21,7 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     NonNegativeInt,
+    PositiveFloat,
     Tag,
     TypeAdapter,
     ValidationError,
@@ -30,6 +31,7 @@ from pydantic import (
 
 from cap2im.data.vocabulary import LONGEST_CAPTION
 from cap2im.models.aligndraw import DRAWConfig
+from cap2im.models.attngan import AttnGANConfig
 from cap2im.models.lapgan import LAPGANConfig, SharpenerConfig
 from cap2im.models.reader import ReaderConfig
 from cap2im.models.skipthoughts import SkipThoughtsConfig
@@ -68,12 +70,22 @@ class CaptionsData(Section):
         return self
 
 
-_DATA = ("digits", "captions")
+class PicturesData(Section):
+    """Images of a dataset that `cap2im prepare` made, each once an epoch with a random one of its captions. The defaults are AttnGAN's."""
+
+    source: Literal["pictures"]
+    words: int = Field(18, ge=1)  # most words of a caption; of a longer one, a random choice of them in their order. COCO has 12, birds 18
+    enlarge: float = Field(76 / 64, ge=1, le=4)  # the shorter side before a random square is cut out of it, in sides of the square
+    flip: bool = True  # half of the images, left to right
+    validation_samples: int = Field(500, ge=1)  # at most; they are kept in memory
+
+
+_DATA = ("digits", "captions", "pictures")
 
 
 def _data_kind(value: Any) -> str:
     source = value.get("source") if isinstance(value, Mapping) else getattr(value, "source", None)
-    return "captions" if source == "captions" else "digits"
+    return str(source) if source in _DATA else "digits"
 
 
 class BoundTraining(Section):
@@ -138,16 +150,39 @@ class GANTraining(Section):
         return self
 
 
+class AttnGANTraining(Section):
+    """How AttnGAN's generator is trained against its discriminators and a matching model. The defaults are the release's for COCO."""
+
+    seed: int = Field(0, ge=0, lt=2**63)
+    epochs: int = Field(120, ge=1)
+    batch_size: int = Field(14, ge=2)  # over all processes
+    damsm: str = ""  # the matching model: a run, a folder, or OWNER/NAME on the Hugging Face hub
+    generator_rate: float = Field(2e-4, gt=0)  # of Adam
+    discriminator_rate: float = Field(2e-4, gt=0)
+    momentum: float = Field(0.5, ge=0, lt=1)  # Adam's beta_1; beta_2 is 0.999
+    discriminator_width: int = Field(96, ge=1)
+    spectral_norm: bool = False  # of the discriminators, in place of their batch normalisation
+    matching_weight: float = Field(50.0, ge=0)  # lambda of equation 3
+    gammas: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (4.0, 5.0, 10.0)  # of the matching losses; the paper has 5 for the first
+    kl_weight: float = Field(1.0, ge=0)  # of the conditioning augmentation
+    ema_decay: float = Field(0.999, ge=0, lt=1)  # of the generator's weights that draw; 0 is none
+    precision: Literal["fp32", "bf16"] = "fp32"
+    log_every: int = Field(10, ge=1)  # steps
+    validate_every: int = Field(1000, ge=1)  # steps
+    checkpoint_every: int = Field(1000, ge=1)  # steps
+
+
 class DrawingRecipe(Section):
     """A model that draws, on captioned digits or on a prepared dataset: what all of them share."""
 
     kind: str
     description: str
-    data: Annotated[Annotated[DigitsData, Tag("digits")] | Annotated[CaptionsData, Tag("captions")], Discriminator(_data_kind)] = (
-        DigitsData()
-    )
-    model: DRAWConfig | VAEConfig | LAPGANConfig | SharpenerConfig
-    train: BoundTraining | GANTraining
+    data: Annotated[
+        Annotated[DigitsData, Tag("digits")] | Annotated[CaptionsData, Tag("captions")] | Annotated[PicturesData, Tag("pictures")],
+        Discriminator(_data_kind),
+    ] = DigitsData()
+    model: DRAWConfig | VAEConfig | LAPGANConfig | SharpenerConfig | AttnGANConfig
+    train: BoundTraining | GANTraining | AttnGANTraining
 
     @model_validator(mode="after")
     def _fits(self) -> DrawingRecipe:
@@ -158,6 +193,8 @@ class DrawingRecipe(Section):
             return self
         if wants_encoder:
             raise ValueError("conditioning sentence needs a prepared dataset (data.source captions)")
+        if isinstance(self.data, PicturesData):
+            return self
         if self.train.batch_size > self.data.samples_per_epoch:
             raise ValueError(f"train.batch_size {self.train.batch_size} is more than data.samples_per_epoch {self.data.samples_per_epoch}")
         fixed = {"side": 60, "colours": 1, "vocabulary_size": 22}  # what captioned digits are
@@ -219,6 +256,14 @@ class SharpenerRecipe(GANRecipe):
 
     kind: Literal["sharpener"]
     model: SharpenerConfig = SharpenerConfig()
+
+
+class AttnGANRecipe(DrawingRecipe):
+    """AttnGAN or AttnDCGAN. Their text encoder, and with it `model.text`, is the matching model's."""
+
+    kind: Literal["attngan"]
+    model: AttnGANConfig = AttnGANConfig()
+    train: AttnGANTraining = AttnGANTraining()
 
 
 class ReaderTraining(Section):
@@ -303,12 +348,13 @@ class ClassifierRecipe(Section):
     train: ClassifierTraining = ClassifierTraining()
 
 
-Recipe = DRAWRecipe | VAERecipe | LAPGANRecipe | SharpenerRecipe | ReaderRecipe | SkipThoughtsRecipe | ClassifierRecipe
+Recipe = DRAWRecipe | VAERecipe | LAPGANRecipe | SharpenerRecipe | AttnGANRecipe | ReaderRecipe | SkipThoughtsRecipe | ClassifierRecipe
 _RECIPES: dict[str, type[Section]] = {
     "draw": DRAWRecipe,
     "vae": VAERecipe,
     "lapgan": LAPGANRecipe,
     "sharpener": SharpenerRecipe,
+    "attngan": AttnGANRecipe,
     "reader": ReaderRecipe,
     "skipthoughts": SkipThoughtsRecipe,
     "classifier": ClassifierRecipe,

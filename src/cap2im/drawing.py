@@ -1,7 +1,8 @@
 """A drawing: one picture drawn from one caption, and the ways to look at it.
 
 `Drawing` holds what a model did, step by step, whatever the model. The functions take the samples of one caption and make a grid, an
-animated GIF, the figure of the words' attention over time (alignDRAW, arXiv:1511.02793, figure 6) and a page on which one can scrub.
+animated GIF, the figure of the words' attention over time (alignDRAW, arXiv:1511.02793, figure 6), that of where each word was read
+(AttnGAN, arXiv:1711.10485, figure 4) and a page on which one can scrub.
 
 Shapes: T glimpses (1 for a model that does not draw in steps), L words, H W canvas, C colours (1 or 3).
 """
@@ -33,13 +34,17 @@ PAPER: Colour = (255, 255, 255)
 INK: Colour = (24, 24, 32)
 MUTED: Colour = (112, 112, 128)
 WRITING: Colour = (240, 90, 40)  # the window that is written; the page uses the same two hues
+GREY, GREY_FLOOR = 128.0, 60.0  # of the key to maps; of black in pictures that are tinted, for a tint on black is hard to see
+TINT = 0.85  # of the full colour over a picture
+READING_TINT: Colour = (79, 70, 229)
 READING: tuple[Colour, ...] = ((243, 243, 249), (150, 152, 240), (50, 44, 138))  # attention from none to most
 
 TILE_SIDE = 240  # pixels that a small canvas is enlarged to, at most, in grids and GIFs
 TILE_GAP = 6  # pixels between samples
 PLAY_SECONDS = 3.2  # one run through the glimpses
 PAUSE_MILLISECONDS = 2000  # on the finished picture
-FIGURE_SAMPLES = 4  # in the attention figure of `save_all`: more make a tower that no viewer opens
+FIGURE_SAMPLES = 4  # in the attention figures of `save_all`: more make a tower that no viewer opens
+MAP_TILES = 7  # in a row of the figure of maps
 SHEET_HEIGHT = 8192  # pixels: browsers draw parts of taller images unreliably
 DATA_SLOT = '<script type="application/json" id="drawings">null</script>'
 RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}  # not files on Windows
@@ -58,6 +63,10 @@ class Drawing:
         attention: [T, L] weight of each word at each glimpse, or None.
         boxes: [T, 4] left, top, right, bottom of the window written at each glimpse, in pixels from the canvas' corner, or None; a box
             may reach over the canvas.
+        stages: of a model that draws in rising sizes, its picture [h, w, C] uint8 in each size, small to large, of which `canvases` holds
+            enlarged ones; empty of other models.
+        maps: how much each word was read at each place, [L, h, w] with a sum of 1 over the words, each time that words were read; for the
+            last stages, for the first ones may read none. Of a model that shows its last stage alone, all are of that one.
 
     Raises:
         ValueError: an array has another shape, type or range.
@@ -70,6 +79,8 @@ class Drawing:
     canvases: NDArray[np.uint8]
     attention: NDArray[np.floating] | None = None
     boxes: NDArray[np.floating] | None = None
+    stages: tuple[NDArray[np.uint8], ...] = ()
+    maps: tuple[NDArray[np.floating], ...] = ()
 
     def __post_init__(self) -> None:
         shape = self.canvases.shape
@@ -86,6 +97,24 @@ class Drawing:
                 raise ValueError(f"{name}: not all values are finite")
         if self.attention is not None and (self.attention < 0).any():
             raise ValueError(f"attention: expected weights >= 0, got {self.attention.min():g}")
+        if len(self.stages) > shape[0]:
+            raise ValueError(f"stages: expected at most one for each of {shape[0]} canvases, got {len(self.stages)}")
+        for stage in self.stages:
+            if stage.ndim != 3 or 0 in stage.shape or stage.shape[2] != shape[3] or stage.dtype != np.uint8:
+                raise ValueError(f"stages: expected uint8 [h, w, {shape[3]}], got {stage.dtype} {list(stage.shape)}")
+        if self.maps and not self.stages:
+            raise ValueError("maps: expected stages that were drawn by them, got none")
+        for weights in self.maps:
+            if weights.ndim != 3 or 0 in weights.shape or len(weights) != len(self.words):
+                raise ValueError(f"maps: expected [{len(self.words)}, h, w], got {list(weights.shape)}")
+            if not (np.isfinite(weights).all() and (weights >= 0).all()):
+                raise ValueError("maps: expected finite weights >= 0")
+
+    @property
+    def mapped(self) -> list[tuple[NDArray[np.uint8], NDArray[np.floating]]]:
+        """The maps, each with the stage that it belongs to."""
+        first = len(self.stages) - len(self.maps)
+        return [(self.stages[max(0, first + index)], weights) for index, weights in enumerate(self.maps)]
 
     @property
     def glimpses(self) -> int:
@@ -133,17 +162,20 @@ class Drawing:
 
 @dataclass(frozen=True)
 class SavedDrawing:
-    """The files that `save_all` wrote; None where there was nothing to show."""
+    """The files that `save_all` wrote; None or nothing where there was nothing to show."""
 
     samples: tuple[Path, ...]
+    stages: tuple[Path, ...]
     grid: Path
     gif: Path | None
     attention: Path | None
+    maps: tuple[Path, ...]
     page: Path
 
     @property
     def paths(self) -> list[Path]:
-        return [path for path in (*self.samples, self.grid, self.gif, self.attention, self.page) if path is not None]
+        every = (*self.samples, *self.stages, self.grid, self.gif, self.attention, *self.maps, self.page)
+        return [path for path in every if path is not None]
 
 
 def grid(drawings: Sequence[Drawing]) -> Image.Image:
@@ -183,7 +215,8 @@ def save_all(drawings: Sequence[Drawing], folder: str | Path) -> SavedDrawing:
     """Writes the samples of one caption into a folder, which is made if it is missing; files of the same name are replaced, each at once.
 
     sample-1.png ... are the finished pictures, grid.png all of them, drawing.html the page. drawing.gif is written when there is more than
-    one glimpse; attention.png, of the first few samples, when the model attends to words.
+    one glimpse; attention.png, of the first few samples, when the model attends to words. A model that draws in rising sizes has its
+    smaller pictures in sample-1-64.png ..., and where the first few samples read each word in maps-1.png ...
 
     Raises:
         ValueError: the drawings are not samples of one caption.
@@ -193,14 +226,25 @@ def save_all(drawings: Sequence[Drawing], folder: str | Path) -> SavedDrawing:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     digits = len(str(len(drawings)))  # sample-01 ... sample-16, so that names sort
+    numbered = [(f"{n:0{digits}}", drawing) for n, drawing in enumerate(drawings, 1)]
     return SavedDrawing(
-        samples=tuple(drawing.save(folder / f"sample-{n:0{digits}}.png") for n, drawing in enumerate(drawings, 1)),
+        samples=tuple(drawing.save(folder / f"sample-{n}.png") for n, drawing in numbered),
+        stages=tuple(
+            _write(folder / f"sample-{n}-{len(stage)}.png", _png(_picture(stage), drawing))
+            for n, drawing in numbered
+            for stage in drawing.stages[:-1]
+        ),
         grid=_write(folder / "grid.png", _png(grid(drawings), drawings[0])),
         gif=save_gif(drawings, folder / "drawing.gif") if drawings[0].glimpses > 1 else None,
         attention=(
             _write(folder / "attention.png", _png(attention_figure(drawings[:FIGURE_SAMPLES]), drawings[0]))
             if drawings[0].attention is not None
             else None
+        ),
+        maps=tuple(
+            _write(folder / f"maps-{n}.png", _png(maps_figure(drawing), drawing))
+            for n, drawing in numbered[:FIGURE_SAMPLES]
+            if drawing.maps
         ),
         page=save_page(drawings, folder / "drawing.html"),
     )
@@ -241,8 +285,10 @@ def page(drawings: Sequence[Drawing]) -> str:
 def page_data(drawings: Sequence[Drawing]) -> dict[str, Any]:
     """The JSON document that the page's `cap2im.render` takes.
 
-    caption, words, model, width, height, glimpses, and samples: each its seed, a PNG with all its canvases (`sheet`, a data URI;
-    `columns` of them beside each other, row by row), attention [T][L] or null, boxes [T][4] or null.
+    caption, words, model, width, height, glimpses, sizes ([width, height] of each stage), and samples: each its seed, a PNG with all its
+    canvases (`sheet`, a data URI; `columns` of them beside each other, row by row), attention [T][L] or null, boxes [T][4] or null, and
+    maps, for each of the last stages: a PNG with a map for each word, in the same way, of `width` x `height`; what its alpha of 255 stands
+    for is `full`, and `most` is the most that each word was read at any place.
 
     Raises:
         ValueError: the drawings are not samples of one caption.
@@ -259,6 +305,7 @@ def page_data(drawings: Sequence[Drawing]) -> dict[str, Any]:
         "width": width,
         "height": height,
         "glimpses": first.glimpses,
+        "sizes": [[stage.shape[1], stage.shape[0]] for stage in first.stages],
         "samples": [
             {
                 "seed": drawing.seed,
@@ -266,10 +313,33 @@ def page_data(drawings: Sequence[Drawing]) -> dict[str, Any]:
                 "sheet": _data_uri(_png(_picture(_sheet(drawing.canvases, columns))), "png"),
                 "attention": None if drawing.attention is None else np.round(drawing.attention.astype(float), 4).tolist(),
                 "boxes": None if drawing.boxes is None else np.round(drawing.boxes.astype(float), 2).tolist(),
+                "maps": [_map_sheet(weights) for weights in drawing.maps],
             }
             for drawing in drawings
         ],
     }
+
+
+def _map_sheet(weights: NDArray[np.floating]) -> dict[str, Any]:
+    """The page's entry for the maps [L, h, w] of a stage; the sheet's colour is the page's."""
+    words, height, width = weights.shape
+    columns = math.ceil(words / max(1, SHEET_HEIGHT // height))
+    full = _full_colour(float(weights.max()), words)
+    alpha = np.round(weights * (255 / full)).astype(np.uint8)
+    sheet = Image.fromarray(_sheet(np.stack([np.zeros_like(alpha), alpha], axis=-1), columns), "LA")
+    return {
+        "sheet": _data_uri(_png(sheet), "png"),
+        "columns": columns,
+        "width": width,
+        "height": height,
+        "full": round(full, 4),
+        "most": np.round(weights.max(axis=(1, 2)).astype(float), 4).tolist(),
+    }
+
+
+def _full_colour(most: float, words: int) -> float:
+    """The attention that has the full colour, of the most that there is: even attention shall look pale."""
+    return max(most, min(1.0, 3 / words))
 
 
 def _sheet(canvases: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
@@ -300,6 +370,13 @@ class _Plate:
     def paste(self, picture: Image.Image, x: float, y: float) -> None:
         self.picture.paste(picture, (round(x * self.scale), round(y * self.scale)))
 
+    def ramp(self, x: float, y: float, width: float, colours: NDArray[np.uint8], most: float) -> None:
+        """The key to colours [N, 3] of no attention to the most."""
+        self.paste(Image.fromarray(colours[None]).resize((round(width * self.scale), 8 * self.scale)), x, y)
+        self.text(x, y + 14, "0", 13, MUTED)
+        self.text(x + width / 2, y + 14, "attention", 13, MUTED, "ma")
+        self.text(x + width, y + 14, f"{most:.2f}", 13, MUTED, "ra")
+
 
 def attention_figure(drawings: Sequence[Drawing], scale: int = 2) -> Image.Image:
     """Word attention over time: for each sample its words against the glimpses, canvases above, the finished picture beside.
@@ -322,7 +399,7 @@ def attention_figure(drawings: Sequence[Drawing], scale: int = 2) -> Image.Image
     shown = range(first.glimpses - 1, step - 2, -step)
     column = heat_width / max(first.glimpses, 8)
     heat_width, heat_height = round(column * first.glimpses), row * len(first.words)
-    top_weight = max(max(float(w.max()) for w in weights), min(1.0, 3 / len(first.words)))  # even attention shall look pale
+    top_weight = _full_colour(max(float(w.max()) for w in weights), len(first.words))
 
     body = ImageFont.load_default(15)
     labels = [_shorten(word, body, 180) for word in first.words]
@@ -345,7 +422,7 @@ def attention_figure(drawings: Sequence[Drawing], scale: int = 2) -> Image.Image
             right = heat_x + (t + 1) * column
             plate.paste(canvas, right - 1 - canvas.width / scale, strip_y)
             plate.line(right - 1, heat_y - 10, right - 1, heat_y - 2, MUTED)
-            plate.text(heat_x + (t + 0.5) * column, heat_y + heat_height + 8, str(t + 1), 13, MUTED, "ma")
+            plate.text(heat_x + (t + 0.5) * column, heat_y + heat_height + 8, _glimpse_name(drawing, t), 13, MUTED, "ma")
         cells = _heat_colours(attention.T / top_weight)  # [L, T, 3]
         plate.paste(Image.fromarray(cells).resize((heat_width * scale, heat_height * scale), Image.Resampling.NEAREST), heat_x, heat_y)
         for index, label in enumerate(labels):
@@ -353,19 +430,77 @@ def attention_figure(drawings: Sequence[Drawing], scale: int = 2) -> Image.Image
             plate.line(heat_x, heat_y + row * (index + 1), heat_x + heat_width, heat_y + row * (index + 1), PAPER)
         for t in range(1, first.glimpses if column >= 8 else 0):
             plate.line(heat_x + t * column, heat_y, heat_x + t * column, heat_y + heat_height, PAPER)
-        plate.text(heat_x + heat_width / 2, heat_y + heat_height + 28, "glimpse", 13, MUTED, "ma")
+        plate.text(heat_x + heat_width / 2, heat_y + heat_height + 28, "size" if drawing.stages else "glimpse", 13, MUTED, "ma")
 
         finished = _fit(drawing.image, scale * picture_side)
         plate.paste(finished, side_x, strip_y)
         y = strip_y + finished.height / scale + 12
         plate.text(side_x, y, f"Seed {drawing.seed}", 15)
-        ramp = _heat_colours(np.linspace(0, 1, picture_side)[None])  # [1, N, 3]
-        plate.paste(Image.fromarray(ramp).resize((picture_side * scale, 8 * scale)), side_x, y + 36)
-        plate.text(side_x, y + 50, "0", 13, MUTED)
-        plate.text(side_x + picture_side / 2, y + 50, "attention", 13, MUTED, "ma")
-        plate.text(side_x + picture_side, y + 50, f"{top_weight:.2f}", 13, MUTED, "ra")
+        plate.ramp(side_x, y + 36, picture_side, _heat_colours(np.linspace(0, 1, picture_side)), top_weight)
         strip_y += panel + gap
     return plate.picture
+
+
+def _glimpse_name(drawing: Drawing, t: int) -> str:
+    """What a glimpse is called in figures: its number, or the size of the stage that it is."""
+    return str(len(drawing.stages[t])) if t < len(drawing.stages) else str(t + 1)
+
+
+# The figure of where words were read
+
+
+def maps_figure(drawing: Drawing, scale: int = 2) -> Image.Image:
+    """Where each word was read: each time that words were read the picture, then in grey for each word, tinted where it was read.
+
+    The words of one time share one colour scale, which the figure shows.
+
+    Args:
+        scale: pixels per point; text is 15 points high.
+
+    Raises:
+        ValueError: the drawing has no maps.
+    """
+    if not drawing.maps:
+        raise ValueError(f"{drawing.model} does not say where it reads words: it has no maps to show")
+    margin, tile, gap, label, head = 36, 128, 12, 26, 64
+    tiles = 1 + len(drawing.words)
+    columns = min(MAP_TILES, tiles)
+    rows = math.ceil(tiles / columns)
+    width = max(columns * (tile + gap) - gap, 4 * tile) + 2 * margin
+    title = _wrap(drawing.caption, ImageFont.load_default(28), width - 2 * margin)
+    top: float = margin + 38 * len(title) + 40
+    plate = _Plate(width, top + len(drawing.maps) * (head + rows * (tile + label + gap)) + margin - gap, scale)
+    for number, text in enumerate(title):
+        plate.text(margin, margin + 38 * number, text, 28)
+    plate.text(margin, margin + 38 * len(title) + 6, f"Where {drawing.model} reads each word; seed {drawing.seed}", 15, MUTED)
+    body = ImageFont.load_default(15)
+    for stage, weights in drawing.mapped:
+        height, across = stage.shape[:2]
+        full = _full_colour(float(weights.max()), len(weights))
+        plate.text(margin, top + 16, f"{across} x {height}, read at {weights.shape[2]} x {weights.shape[1]} places", 20)
+        plate.ramp(width - margin - 2 * tile, top + 12, 2 * tile, _tinted(np.full(tile, GREY), np.linspace(0, 1, tile)), full)
+        picture = _fit(_picture(stage), scale * tile)
+        wide = picture.width / scale
+        grey = GREY_FLOOR + np.asarray(picture.convert("L"), float) * (255 - GREY_FLOOR) / 255
+        for index in range(tiles):
+            x = margin + index % columns * (tile + gap)
+            y = top + head + index // columns * (tile + label + gap)
+            if index == 0:
+                plate.paste(picture, x, y)
+                continue
+            spread = Image.fromarray(weights[index - 1].astype(np.float32)).resize(picture.size, Image.Resampling.BILINEAR)
+            plate.paste(Image.fromarray(_tinted(grey, np.asarray(spread) / full)), x, y)
+            share = f"{100 * weights[index - 1].max():.0f} %"
+            plate.text(x, y + tile + 4, _shorten(drawing.words[index - 1], body, wide - body.getlength(share) - 8), 15)
+            plate.text(x + wide, y + tile + 5, share, 13, MUTED, "ra")
+        top += head + rows * (tile + label + gap)
+    return plate.picture
+
+
+def _tinted(grey: NDArray[np.floating], fractions: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Colours [..., 3] of grey levels [...], tinted by fractions [...] of the most attention."""
+    strength = TINT * np.clip(fractions, 0, 1)[..., None]
+    return np.round((1 - strength) * grey[..., None] + strength * np.array(READING_TINT)).astype(np.uint8)
 
 
 def _heat_colours(fractions: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -415,6 +550,10 @@ def _check_samples(drawings: Sequence[Drawing]) -> None:
             raise ValueError(f"expected canvases of one shape, got {list(first.canvases.shape)} and {list(drawing.canvases.shape)}")
         if (drawing.attention is None) != (first.attention is None):
             raise ValueError("expected attention in all drawings or in none")
+        for name in ("stages", "maps"):
+            shapes = [[list(array.shape) for array in getattr(each, name)] for each in (first, drawing)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(f"expected {name} of one shape, got {shapes[0]} and {shapes[1]}")
 
 
 def _picture(canvas: NDArray[np.uint8]) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -25,6 +27,7 @@ from cap2im.sentences import SentenceEncoder, load_sentence_encoder
 
 BUNDLED = Path(__file__).parent / "pretrained"
 PICTURES_AT_ONCE = 100  # bounds memory; a canvas sequence of 60 x 60 x 32 is half a megabyte
+PIXELS_AT_ONCE = 8 * 256 * 256  # of large pictures, of which a network may hold a hundred maps
 
 
 def bundled_models() -> list[str]:
@@ -55,13 +58,13 @@ def find_model(name: str) -> Path:
 
 
 def find_device(name: str) -> torch.device:
-    """A device of this machine.
+    """A device of this machine; "cuda" shares the devices out among the processes of `accelerate launch`.
 
     Raises:
         ValueError: there is no such device; the message says which there are.
     """
     there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *(["mps"] if torch.backends.mps.is_available() else [])]
-    wanted = "cuda:0" if name == "cuda" else name
+    wanted = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % max(1, torch.cuda.device_count())}" if name == "cuda" else name
     if wanted not in there:
         raise ValueError(f"no device {name!r} on this machine; there is {', '.join(there)}")
     return torch.device(wanted)
@@ -183,7 +186,7 @@ class Sharpening:
             wanted = [len(captions), c.colours, c.side, c.side]
             raise ValueError(f"{self.name} sharpens {wanted}, an image for each caption; got {list(images.shape)}")
         sharpen = self.of(captions, unknown)
-        parts = [slice(start, start + PICTURES_AT_ONCE) for start in range(0, len(images), PICTURES_AT_ONCE)]
+        parts = [slice(start, start + _at_once(c.side)) for start in range(0, len(images), _at_once(c.side))]
         return torch.cat([sharpen(images[rows].to(self.device), rows) for rows in parts])
 
 
@@ -247,6 +250,11 @@ class Pipeline:
     def device(self) -> torch.device:
         return self.model.device
 
+    @property
+    def at_once(self) -> int:
+        """Pictures that are drawn at once; they do not depend on each other."""
+        return _at_once(self.model.config.side)
+
     def draw(self, captions: str | Sequence[str], *, samples: int = 1, seed: int = 0, unknown: Unknown = "error") -> list[Drawing]:
         """Draws captions.
 
@@ -270,9 +278,7 @@ class Pipeline:
         tokens = self.tokens(captions, unknown)
         jobs = [(c, t, seed + k) for c, t in zip(captions, tokens, strict=True) for k in range(samples)]
         return [
-            drawing
-            for start in range(0, len(jobs), PICTURES_AT_ONCE)
-            for drawing in self._draw(jobs[start : start + PICTURES_AT_ONCE], unknown)
+            drawing for start in range(0, len(jobs), self.at_once) for drawing in self._draw(jobs[start : start + self.at_once], unknown)
         ]
 
     def tokens(self, captions: Sequence[str], unknown: Unknown = "error") -> list[Tokens]:
@@ -301,25 +307,37 @@ class Pipeline:
             pictures = _followed_by(pictures, self.sharpening.sharpen(pictures[:, -1], captions, unknown))
             side = self.model.config.side
             boxes = None if boxes is None else _followed_by(boxes, boxes.new_tensor([0, 0, side, side]))
-        canvases = pictures.mul(255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).cpu().numpy()  # [B, T, A, A, C]
+        canvases = _levels(pictures)  # [B, T, A, A, C]
+        stages = [_levels(stage) for stage in sequence.stages]  # [B, a, a, C]
         for row, (caption, read, seed) in enumerate(jobs):
             words = None if attention is None else attention[row, :, : len(read.words)].cpu().numpy()
             if words is not None and self.sharpening is not None:
                 words = np.concatenate([words, np.full_like(words[:1], 1 / words.shape[1])])
             shown = read.words if words is not None else ()
             written = None if boxes is None else boxes[row].cpu().numpy()
-            yield Drawing(caption, shown, seed, self.name, canvases=canvases[row], attention=words, boxes=written)
+            maps = tuple(weights[row, : len(shown)].cpu().numpy() for weights in sequence.maps)
+            sizes = tuple(stage[row] for stage in stages)
+            yield Drawing(caption, shown, seed, self.name, canvases=canvases[row], attention=words, boxes=written, stages=sizes, maps=maps)
 
     @torch.inference_mode()
-    def images(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
+    def images(self, captions: Sequence[str], seeds: Sequence[int], *, unknown: Unknown = "error") -> Tensor:
         """Pictures alone, [N, C, A, A] in 0..1, sharpened where there is a sharpener: caption i from seed i."""
-        tokens = self.tokens(captions)
+        tokens = self.tokens(captions, unknown)
         pictures = []
-        for start in range(0, len(tokens), PICTURES_AT_ONCE):
-            rows = slice(start, start + PICTURES_AT_ONCE)
+        for start in range(0, len(tokens), self.at_once):
+            rows = slice(start, start + self.at_once)
             drawn = self.model.picture(*self._inputs(captions[rows], tokens[rows], seeds[rows]))
-            pictures.append((drawn if self.sharpening is None else self.sharpening.sharpen(drawn, captions[rows])).cpu())
+            pictures.append((drawn if self.sharpening is None else self.sharpening.sharpen(drawn, captions[rows], unknown)).cpu())
         return torch.cat(pictures)
+
+
+def _at_once(side: int) -> int:
+    return max(1, min(PICTURES_AT_ONCE, PIXELS_AT_ONCE // side**2))
+
+
+def _levels(pictures: Tensor) -> NDArray[np.uint8]:
+    """Pictures [..., C, H, W] in 0..1 as [..., H, W, C]."""
+    return pictures.mul(255).round().to(torch.uint8).movedim(-3, -1).cpu().numpy()
 
 
 def _followed_by(steps: Tensor, last: Tensor) -> Tensor:

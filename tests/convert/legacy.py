@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,43 @@ def write_dictionary(path: Path, numbers: Mapping[str, int]) -> Path:
         b"S" + repr(word.encode())[1:].encode() + b"\np%d\nI%d\ns" % (place, n) for place, (word, n) in enumerate(numbers.items(), 1)
     )
     path.write_bytes(b"(dp0\n" + entries + b".")
+    return path
+
+
+def write_old_pytorch(path: Path, tensors: Mapping[str, Tensor]) -> Path:
+    """A state dict as torch 0.3 saved it under Python 2 on a graphics card: text is bytes, its dictionary a call with lists of pairs."""
+
+    def text(word: str) -> bytes:
+        return b"U" + bytes([len(word)]) + word.encode()
+
+    def number(value: int) -> bytes:
+        return b"J" + value.to_bytes(4, "little", signed=True)
+
+    def numbers(values: Iterable[int]) -> bytes:
+        return b"(" + b"".join(map(number, values)) + b"t"
+
+    def pickled(value: bytes) -> bytes:
+        return b"\x80\x02" + value + b"."
+
+    def long(value: int) -> bytes:
+        data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+        return b"\x8a" + bytes([len(data)]) + data
+
+    kinds = {torch.float32: "FloatStorage", torch.int64: "LongStorage"}
+    entries, keys, storages = b"", [], b""
+    for place, (name, tensor) in enumerate(tensors.items()):
+        key = str(94_000_000 + place)
+        storage = b"(" + text("storage") + f"ctorch.cuda\n{kinds[tensor.dtype]}\n".encode() + text(key) + text("cuda:0")
+        storage += number(tensor.numel()) + b"NtQ"
+        built = b"ctorch._utils\n_rebuild_tensor\n(" + storage + number(0) + numbers(tensor.shape) + numbers(tensor.stride()) + b"tR"
+        entries += b"](" + text(name) + built + b"e"
+        keys.append(text(key))
+        storages += tensor.numel().to_bytes(8, "little") + tensor.contiguous().numpy().tobytes()
+    state = b"ccollections\nOrderedDict\n](" + entries + b"e\x85R"
+    sizes = b"}(" + b"".join(text(kind) + number(size) for kind, size in (("short", 2), ("int", 4), ("long", 4))) + b"u"
+    system = b"}(" + text("protocol_version") + number(1001) + text("little_endian") + b"\x88" + text("type_sizes") + sizes + b"u"
+    head = pickled(long(0x1950A86A20F9469CFC6C)) + pickled(number(1001)) + pickled(system)
+    path.write_bytes(head + pickled(state) + pickled(b"](" + b"".join(keys) + b"e") + storages)
     return path
 
 

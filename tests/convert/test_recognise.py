@@ -383,8 +383,10 @@ def test_nothing_is_overwritten(tmp_path, arrays):
 
 
 def test_options_that_a_kind_does_not_have(tmp_path, arrays):
-    with pytest.raises(ValueError, match="leave out --dictionary and --glimpses"):
+    with pytest.raises(ValueError, match="leave out --text-encoder and --glimpses"):
         convert(tmp_path, tmp_path / "out", glimpses=3)
+    with pytest.raises(ValueError, match="leave out --dictionary"):
+        convert(tmp_path, tmp_path / "out", dictionary=tmp_path / "dictionary.pkl")
     with pytest.raises(ValueError, match="leave out --half"):
         convert(write_hdf5(tmp_path / "weights.h5", arrays), tmp_path / "out", half=True)
 

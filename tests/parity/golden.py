@@ -28,7 +28,7 @@ class Golden(Mapping[str, Tensor]):
     def __init__(self, path: Path) -> None:
         with np.load(path, allow_pickle=False) as file:
             self.arrays = {name: file[name] for name in file.files}
-        self.meta = json.loads(str(self.arrays.pop("meta")))
+        self.meta = json.loads(str(self.arrays.pop("meta", "{}")))
         self.seen: set[str] = set()
 
     def __getitem__(self, name: str) -> Tensor:

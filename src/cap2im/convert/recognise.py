@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import cap2im
-from cap2im.checkpoint import SENTENCE_ENCODER, whole_folder, write_model
+from cap2im.checkpoint import whole_folder, write_model
 from cap2im.checksums import file_sha256
+from cap2im.convert.attngan import CAPTIONS_FILE, convert_attngan, part_of
+from cap2im.convert.card import card
 from cap2im.convert.pickles import read_pickle
 from cap2im.convert.port import port_draw, port_names
 from cap2im.convert.skipthoughts import convert_skipthoughts
@@ -43,19 +44,6 @@ HDF5 = b"\x89HDF\r\n\x1a\n"
 ZIP = b"PK\x03\x04"  # PyTorch since 1.6
 OLD_PYTORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 MOST_BYTES = 2**32  # of arrays; the largest of the known files has 133 million
-
-CARD = """---
-library_name: cap2im
----
-
-# {name}
-
-Legacy weights, converted by `cap2im convert`; not trained here.
-
-| | |
-| --- | --- |
-{table}
-"""
 
 
 @dataclass(frozen=True)
@@ -93,13 +81,22 @@ _UNREAD = {
 }
 
 
-def convert(path: Path, out: Path, *, dictionary: Path | None = None, glimpses: int | None = None, half: bool = False) -> Path:
+def convert(
+    path: Path,
+    out: Path,
+    *,
+    dictionary: Path | None = None,
+    text_encoder: Path | None = None,
+    glimpses: int | None = None,
+    half: bool = False,
+) -> Path:
     """Writes a model folder from legacy weights.
 
     Args:
-        path: an HDF5 file of the authors' programs, a PyTorch file, or the folder of the skip-thought tables.
+        path: an HDF5 file of the authors' programs, a PyTorch file, or a folder: of the skip-thought tables, or of AttnGAN's files.
         out: a new or empty folder.
-        dictionary: the authors' `dictionary.pkl`; MNIST with captions needs none.
+        dictionary: alignDRAW's `dictionary.pkl`, which MNIST with captions does not need, or AttnGAN's `captions.pickle`.
+        text_encoder: AttnGAN's `text_encoder*.pth`, for a generator or an image encoder.
         glimpses: T, which no file tells; None for that of the program's configuration.
         half: store the word vectors of skip-thoughts in half precision.
 
@@ -112,18 +109,27 @@ def convert(path: Path, out: Path, *, dictionary: Path | None = None, glimpses: 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out}: exists already; give a new or an empty folder")
     if path.is_dir():
-        if dictionary is not None or glimpses is not None:
-            raise ValueError(f"{path}: skip-thought tables have their dictionary.txt beside them: leave out --dictionary and --glimpses")
+        if text_encoder is not None or glimpses is not None:
+            raise ValueError(f"{path}: a folder's files belong together: leave out --text-encoder and --glimpses")
+        if files := sorted(path.glob("*.pth")):
+            _not_halved(path, half)
+            return convert_attngan({file: read_tensors(file) for file in files}, _dictionary_of(path, dictionary), out)
+        if dictionary is not None:
+            raise ValueError(f"{path}: skip-thought tables have their dictionary.txt beside them: leave out --dictionary")
         return convert_skipthoughts(path, out, half=half)
-    if half:
-        raise ValueError(f"{path}: only the word vectors of skip-thoughts are stored in half precision: leave out --half")
+    _not_halved(path, half)
     tensors = read_tensors(path)
+    if text_encoder is not None or part_of(tensors) is not None:
+        if glimpses is not None:
+            raise ValueError(f"{path}: AttnGAN has no glimpses: leave out --glimpses")
+        others = {} if text_encoder is None else {text_encoder: read_tensors(text_encoder)}
+        return convert_attngan({path: tensors, **others}, dictionary, out)
     kind = recognise(path, tensors)
     try:
         model = kind.model(tensors, glimpses)
     except ValueError as error:
         raise ValueError(f"{path}: {kind.what}: {' '.join(str(error).split())}") from None
-    origin = {"file": path.name, "sha256": file_sha256(path), "kind": kind.what}
+    origin = {"files": {path.name: file_sha256(path)}, "kind": kind.what}
     config: dict[str, Any] = {"description": f"{kind.what}, converted", "converted_from": origin}
     if isinstance(model, DRAW):
         vocabulary = _vocabulary(path, model, dictionary)
@@ -134,7 +140,7 @@ def convert(path: Path, out: Path, *, dictionary: Path | None = None, glimpses: 
         config |= {"kind": "sharpener", "model": model.config.model_dump()}
     config["parameters"] = sum(p.numel() for p in model.parameters())
     with whole_folder(out) as folder:
-        write_model(folder, model.state_dict(), config, card=_card(out.name, config))
+        write_model(folder, model.state_dict(), config, card=card(out.name, config))
     return out
 
 
@@ -162,7 +168,18 @@ def recognise(path: Path, tensors: Tensors) -> Kind:
     return kind
 
 
+def _not_halved(path: Path, half: bool) -> None:
+    if half:
+        raise ValueError(f"{path}: only the word vectors of skip-thoughts are stored in half precision: leave out --half")
+
+
 # Files
+
+
+def _dictionary_of(folder: Path, dictionary: Path | None) -> Path | None:
+    """AttnGAN's words: the file that is given, or else the folder's."""
+    own = folder / CAPTIONS_FILE
+    return dictionary if dictionary is not None or not own.is_file() else own
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -259,24 +276,3 @@ def _vocabulary(path: Path, model: DRAW, dictionary: Path | None) -> Vocabulary:
 def _few(names: Any) -> str:
     listed = sorted(names)
     return ", ".join(listed[:4]) + (f" and {len(listed) - 4:,} more" if len(listed) > 4 else "") if listed else "nothing"
-
-
-def _card(name: str, config: Mapping[str, Any]) -> str:
-    origin = config["converted_from"]
-    lines = [f"| made from | `{origin['file']}`, SHA-256 {origin['sha256']} |", f"| kind | {origin['kind']} |"]
-    if config["kind"] == "draw":
-        size = config["model"]
-        lines += [
-            f"| equations | variant `{size['variant']}` |",
-            f"| canvas | {size['side']} x {size['side']} x {size['colours']} |",
-            f"| glimpses | {size['glimpses']} (the file does not tell) |",
-            f"| words | {len(config['vocabulary']['words']):,} |" if size["conditioning"] != "none" else "| words | none |",
-        ]
-    elif config["kind"] == "sharpener":
-        size = config["model"]
-        lines += [
-            f"| images | {size['side']} x {size['side']} x {size['colours']} |",
-            f"| captions | vectors of {size['sentence_features']:,} features, of the encoder in its folder {SENTENCE_ENCODER}/ |",
-        ]
-    table = "\n".join([*lines, f"| parameters | {config['parameters']:,} |", f"| written by | cap2im {cap2im.__version__} |"])
-    return CARD.format(name=name, table=table)

@@ -50,20 +50,21 @@ class CanvasBatches:
         self.maker, self.vocabulary, self.noise_shape = maker, vocabulary, noise_shape
         self.samples_per_epoch, self.batch_size, self.seed = samples_per_epoch, batch_size, seed
         self.steps_per_epoch = samples_per_epoch // batch_size
-        self._epoch: tuple[int, Tensor, Tensor, Tensor] | None = None
+        self._epoch: tuple[int, Tensor, Tensor, Tensor, Tensor] | None = None
 
     def at(self, step: int, rows: slice = ALL) -> Batch:
         """The batch of the update that follows `step` updates, or some rows of it."""
         number, index = divmod(step, self.steps_per_epoch)
         if self._epoch is None or self._epoch[0] != number:
             canvases = self.maker.make(self.samples_per_epoch, generator("canvases", self.seed, number))
-            self._epoch = (number, canvases.images, *caption_tokens(canvases, self.vocabulary))
-        _, images, tokens, mask = self._epoch
+            self._epoch = (number, canvases.images, *caption_tokens(canvases, self.vocabulary), canvases.scenes())
+        _, images, tokens, mask, scenes = self._epoch
         here = slice(index * self.batch_size, (index + 1) * self.batch_size)
         noise = step_noise(self.seed, step, self.batch_size, self.noise_shape)
-        return Batch(images[here][rows].float() / 255, tokens[here][rows], mask[here][rows], noise[rows])
+        return Batch(images[here][rows].float() / 255, tokens[here][rows], mask[here][rows], noise[rows], classes=scenes[here][rows])
 
     def fixed(self, count: int) -> Batch:
         """The same canvases and noise at every call, to validate on; independent of the seed."""
         canvases = self.maker.make(count, generator("fixed canvases"))
-        return Batch(canvases.images.float() / 255, *caption_tokens(canvases, self.vocabulary), fixed_noise(count, self.noise_shape))
+        noise = fixed_noise(count, self.noise_shape)
+        return Batch(canvases.images.float() / 255, *caption_tokens(canvases, self.vocabulary), noise, classes=canvases.scenes())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -64,9 +64,11 @@ class CaptionedImages:
     """One split of a prepared dataset; pixels stay on disk until they are asked for.
 
     Attributes:
+        ids: [N] what the images are called.
         captions: all captions of all images.
         image_of: [M] the row of the image that each caption is of.
         classes: [N] the class of each image, -1 where it has none.
+        matches: [N] int64, equal for images whose captions are no wrong match for each other: of one class; without classes, none.
 
     Raises:
         ValueError: there is no such split, or its files are missing, damaged or not those of the manifest.
@@ -80,10 +82,12 @@ class CaptionedImages:
         if len(rows) != (told := sum(shard.rows for shard in dataset.shards(split))):
             raise ValueError(f"{self.name}: holds {len(rows)} images; the manifest says {told}")
         self._rows = rows.cast_column("image", datasets.Image(decode=False))
+        self.ids: list[str] = self._rows.data.column("id").to_pylist()
         column = self._rows.data.column("captions").combine_chunks()
         self.captions: list[str] = column.flatten().to_pylist()
         self.image_of = np.repeat(np.arange(len(column)), column.value_lengths().to_numpy())
         self.classes = self._rows.data.column("class_id").to_numpy()
+        self.matches = torch.from_numpy(np.where(self.classes < 0, self.classes.max() + 1 + np.arange(len(self)), self.classes))
 
     def __len__(self) -> int:
         """The number of images."""
@@ -91,9 +95,20 @@ class CaptionedImages:
 
     def pixels(self, rows: Sequence[int], colours: int) -> Tensor:
         """Images [N, C, A, A] uint8 of rows; colours is 1 or 3."""
+        return torch.stack([pixels_of(stored, name, colours) for name, stored in self._stored(rows)])
+
+    def pictures(self, rows: Sequence[int], colours: int, side: int) -> list[Tensor]:
+        """Images [C, H, W] uint8 of rows, resized so that their shorter side is `side`."""
+        return [pixels_of(stored, name, colours, side, "shorter") for name, stored in self._stored(rows)]
+
+    def squares(self, rows: Sequence[int], colours: int, side: int) -> Tensor:
+        """The middle squares [N, C, A, A] uint8 of rows, resized to `side`."""
+        return torch.stack([pixels_of(stored, name, colours, side, "crop") for name, stored in self._stored(rows)])
+
+    def _stored(self, rows: Sequence[int]) -> Iterator[tuple[str, bytes]]:
         found = self._rows[list(rows)]
-        named = zip(found["image"], found["id"], strict=True)
-        return torch.stack([pixels_of(image["bytes"], f"{self.name}: image {name}", colours) for image, name in named])
+        for name, image in zip(found["id"], found["image"], strict=True):
+            yield f"{self.name}: image {name}", image["bytes"]
 
     def all_pixels(self, colours: int) -> Tensor:
         """All images [N, C, A, A] uint8."""
@@ -174,8 +189,8 @@ class CaptionBatches:
         self.images, self.captions = images, images.captions
         self.noise_shape, self.colours, self.vectors = noise_shape, colours, vectors
         self.batch_size, self.seed, self.equal_lengths = batch_size, seed, equal_lengths
-        self._numbers, self._ends = _number(images.captions, vocabulary)
-        words = np.diff(self._ends, prepend=0)
+        self._words = NumberedCaptions(images.captions, vocabulary)
+        words = self._words.lengths
         self._chosen = torch.from_numpy(np.flatnonzero((words >= lengths[0]) & (words <= lengths[1])))  # captions
         self._lengths = torch.from_numpy(words)[self._chosen]
         self._epoch: tuple[int, Tensor] | None = None
@@ -228,22 +243,28 @@ class CaptionBatches:
 
     def _batch(self, captions: Tensor, noise: Tensor) -> Batch:
         which = captions.numpy()
-        pixels = self.images.pixels(self.images.image_of[which].tolist(), self.colours)
-        numbers = [self._words(caption) for caption in which]
+        rows = self.images.image_of[which]
+        pixels = self.images.pixels(rows.tolist(), self.colours)
+        numbers = [self._words[caption] for caption in which]
         vectors = None if self.vectors is None else torch.from_numpy(self.vectors[which].astype(np.float32))
-        return Batch(pixels.float() / 255, *pad(numbers), noise, vectors)
-
-    def _words(self, caption: int) -> list[int]:
-        start = self._ends[caption - 1] if caption else 0
-        return self._numbers[start : self._ends[caption]].tolist()
+        return Batch(pixels.float() / 255, *pad(numbers), noise, vectors, self.images.matches[rows])
 
 
-def _number(captions: Sequence[str], vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    """The word numbers of all captions one after another, and where each caption ends among them."""
-    numbers, lengths = [], []
-    steps = range(0, len(captions), CAPTIONS_AT_ONCE)
-    for start in track(steps, "reading captions", console=Console(stderr=True), disable=len(captions) < WORTH_A_BAR):
-        for caption in captions[start : start + CAPTIONS_AT_ONCE]:
-            numbers.append(np.array(vocabulary.numbered(caption), np.int32))
-            lengths.append(len(numbers[-1]))
-    return np.concatenate(numbers), np.cumsum(lengths)
+class NumberedCaptions:
+    """The word numbers of many captions, one after another in one array.
+
+    Attributes:
+        lengths: [M] words of each caption that the vocabulary numbers.
+    """
+
+    def __init__(self, captions: Sequence[str], vocabulary: Vocabulary) -> None:
+        numbers = []
+        steps = range(0, len(captions), CAPTIONS_AT_ONCE)
+        for start in track(steps, "reading captions", console=Console(stderr=True), disable=len(captions) < WORTH_A_BAR):
+            numbers += [np.array(vocabulary.numbered(caption), np.int32) for caption in captions[start : start + CAPTIONS_AT_ONCE]]
+        self.lengths = np.array([len(each) for each in numbers])
+        self._numbers, self._ends = np.concatenate(numbers), self.lengths.cumsum()
+
+    def __getitem__(self, caption: int) -> list[int]:
+        end = self._ends[caption]
+        return self._numbers[end - self.lengths[caption] : end].tolist()

@@ -131,6 +131,15 @@ class CaptionedCanvases:
         rows = zip(self.layouts.tolist(), self.digits.tolist(), strict=True)
         return [LAYOUTS[layout].caption(tuple(d for d in digits if d >= 0)) for layout, digits in rows]
 
+    def scenes(self) -> Tensor:
+        """[N] int64, equal for canvases that show the same digits at the same places, in whichever order their captions name them."""
+        names, scenes = list(PLACES), torch.zeros(len(self.layouts), dtype=torch.long)
+        for index, layout in enumerate(LAYOUTS):
+            weights = torch.tensor([11 ** names.index(place) for place in layout.places])  # a numeral to the base 11; 0 is no digit
+            here = self.layouts == index
+            scenes[here] = ((self.digits[here, : len(weights)] + 1) * weights).sum(dim=1)
+        return scenes
+
 
 def _offset_choices(layout: Layout, variant: DataVariant) -> Tensor:
     """[M, 2, 2] every allowed pair of (row, column) offsets of the layout's places, equally likely.

@@ -130,6 +130,25 @@ def words_by_number(numbers: Mapping[Any, Any], where: Path) -> tuple[str, ...]:
     return tuple(words.get(number, f"<no word {number}>") for number in range(max(words) + 1))
 
 
+def read_attngan_captions(path: Path, read_pickle: PickleReader) -> tuple[Any, Any, tuple[str, ...]]:
+    """AttnGAN's `captions.pickle`: lists of training captions and of test captions as numbers, and the words in the order of their numbers.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    document = read_pickle(path)
+    lists = (list, tuple, np.ndarray)
+    if (
+        not isinstance(document, (list, tuple))
+        or len(document) < 4
+        or not isinstance(document[0], lists)
+        or not isinstance(document[1], lists)
+        or not isinstance(document[3], Mapping)
+    ):
+        raise ValueError(f"{path}: [train captions, test captions, number to word, word to number] was expected")
+    return document[0], document[1], words_by_number(document[3], path)
+
+
 def _class_ids(path: Path, read_pickle: PickleReader) -> list[int]:
     document = read_pickle(path)
     try:
@@ -153,18 +172,7 @@ def read_attngan(path: Path, read_pickle: PickleReader) -> Source:
     texts: dict[str, Any] = {}
     words: tuple[str, ...] = ()
     if (path / "captions.pickle").is_file():
-        document = read_pickle(path / "captions.pickle")
-        lists = (list, tuple, np.ndarray)
-        if (
-            not isinstance(document, (list, tuple))
-            or len(document) < 4
-            or not isinstance(document[0], lists)
-            or not isinstance(document[1], lists)
-            or not isinstance(document[3], Mapping)
-        ):
-            raise ValueError(f"{path / 'captions.pickle'}: [train captions, test captions, number to word, word to number] was expected")
-        texts = {"train": document[0], "test": document[1]}
-        words = words_by_number(document[3], path / "captions.pickle")
+        texts["train"], texts["test"], words = read_attngan_captions(path / "captions.pickle", read_pickle)
     by_number = dict(enumerate(words))
     birds = _cub(path / "CUB_200_2011") if (path / "CUB_200_2011").is_dir() else {}
     source = Source({}, vocabulary=Vocabulary(words=words, tokens="attngan") if words else None)

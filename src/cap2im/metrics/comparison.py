@@ -16,12 +16,17 @@ import torch
 
 import cap2im
 from cap2im.checkpoint import WEIGHTS
+from cap2im.checksums import file_sha256
+from cap2im.convert.inception import find_inception
 from cap2im.data.prepared import MANIFEST, PreparedDataset
 from cap2im.metrics.evaluation import evaluate, ranks_images, shortlist_sha256
 from cap2im.pipeline import Pipeline
 
 LEADING = ("joint", "bound")  # columns that come first, and those that come last, whichever model is named first
-LEGEND = "After ±: of bounds the standard error over images, of SSI and PSNR the deviation over drawings. In brackets: 95 % intervals."
+LEGEND = (
+    "After ±: of bounds the standard error over images, of SSI and PSNR the deviation over drawings, of Inception Scores that over parts. "
+    "In brackets: 95 % intervals."
+)
 TRAILING = ("seconds a step", "parameters")
 
 
@@ -143,6 +148,8 @@ def evaluated(pipeline: Pipeline, file: Path, **asked: Any) -> dict[str, Any]:
     words |= {"device": pipeline.device.type, "torch": torch.__version__, "cap2im": cap2im.__version__}
     if pipeline.sharpening is not None:
         words["sharpener"] = pipeline.sharpening.sha256
+    if asked.get("inception") is not None:
+        words["inception"] = file_sha256(find_inception("fid", asked["inception"]))
     if asked.get("shortlist") is not None:
         words["shortlist"] = shortlist_sha256(asked["shortlist"])
     if (data := asked.get("data")) is not None and (Path(data) / MANIFEST).is_file():
@@ -196,6 +203,12 @@ def measurements(evaluation: Mapping[str, Any]) -> Iterator[Measurement]:
                     mean, deviation = scores[key]["mean"], scores[key]["deviation"]
                     shown = f"{mean:.{digits}f} ± {deviation:.{digits}f}"
                     yield Measurement(told, mean, shown, found["protocol"] | _sharpener(scores))
+    for key, name, value, lower in (("fid", "FID", "distance", True), ("inception_score", "Inception Score", "mean", False)):
+        if found := evaluation.get(key):
+            for told, scores in ((name, found), (f"{name}, sharpened", found.get("sharpened"))):
+                if scores is not None:
+                    shown = f"{scores[value]:.2f}" + (f" ± {scores['deviation']:.2f}" if "deviation" in scores else "")
+                    yield Measurement(told, scores[value], shown, found["protocol"] | _sharpener(scores), higher_is_better=not lower)
     if trained := evaluation.get("trained"):
         seconds = trained["seconds"] / trained["steps"]
         protocol = {"machine": trained["machine"], "batch size": trained["batch_size"]}

@@ -27,6 +27,7 @@ from cap2im.data.shards import ShardBatches
 from cap2im.data.vocabulary import pad
 from cap2im.metrics import likelihood, retrieval, similarity
 from cap2im.metrics.caption_accuracy import caption_accuracy, load_reader
+from cap2im.metrics.drawn import Captions, Judge, measure_drawings, require_pictures
 from cap2im.metrics.likelihood import BERNOULLI, Likelihood, Sharpen, lower_bound
 from cap2im.metrics.sharing import Sharing
 from cap2im.models.interface import DrawingModel, LikelihoodModel
@@ -49,6 +50,8 @@ class Measures:
         candidates: K images of a shortlist that the network makes; None for 100.
         retrieval_samples: L of the bounds that retrieval compares.
         similarity: whether to draw captions and compare with their images.
+        fid: whether to draw captions once each, for FID and Inception Score.
+        inception: file of the weights of these two; None for the published ones.
         seed: of everything random.
     """
 
@@ -60,6 +63,8 @@ class Measures:
     candidates: int | None = None
     retrieval_samples: int = 1
     similarity: bool = False
+    fid: bool = False
+    inception: str | None = None
     seed: int = 0
 
 
@@ -153,7 +158,7 @@ def _captioned(pipeline: Pipeline, dataset: PreparedDataset, split: Split, count
 
 
 def evaluate_captions(pipeline: Pipeline, data: str | Path, measures: Measures, sharing: Sharing) -> dict[str, Any]:
-    """Bound, retrieval and similarity on captioned images of a prepared dataset; JSON-ready.
+    """Bound, retrieval, similarity, FID and Inception Score on captioned images of a prepared dataset; JSON-ready.
 
     Args:
         pipeline: a model of captioned images.
@@ -168,7 +173,7 @@ def evaluate_captions(pipeline: Pipeline, data: str | Path, measures: Measures, 
     model, dataset = pipeline.model, PreparedDataset.open(data)
     if measures.shortlist is not None and not ranks_images(model):
         raise ValueError(f"{pipeline.name} cannot rank images by captions: it has no bound, or hears no captions")
-    if not isinstance(model, LikelihoodModel) and not measures.similarity:
+    if not isinstance(model, LikelihoodModel) and not measures.similarity and not measures.fid:
         return _result(pipeline)
     *others, main = SPLITS if measures.split == "all" else (measures.split,)
     for split in (*others, main, *(("train",) if measures.shortlist is not None else ())):
@@ -178,24 +183,50 @@ def evaluate_captions(pipeline: Pipeline, data: str | Path, measures: Measures, 
     about |= _versions(pipeline)
     bars, result = _Bars(sharing), _result(pipeline)
     with bars.progress:  # what can be refused is refused before the bounds, which take long
-        there = _captioned(pipeline, dataset, main, measures.images, sharing)
-        shortlists = None if measures.shortlist is None else _shortlists(measures, dataset, there, c.colours, sharing, bars)
-        if measures.similarity:
-            similarity.structural_similarity(there.batch.images[:1], there.batch.images[:1])
-        for split in (*others, main):
-            now = there if split == main else _captioned(pipeline, dataset, split, measures.images, sharing)
-            protocol = {**about, "split": split, "images": len(now.batch), "captions": now.sha256}
-            if isinstance(model, LikelihoodModel):
-                found = _bounds(model, pipeline.sharpening, now.batch, now.captions, measures, sharing, bars, protocol)
-                result.setdefault("other_splits", {})[split] = found
+        if measures.fid:
+            captions = Captions.spread(pipeline, dataset, main, measures.images)
+            require_pictures(len(captions))
+            judge = Judge.load(measures.inception, model.device)
+        if isinstance(model, LikelihoodModel) or measures.similarity:
+            result |= _beside_images(pipeline, dataset, others, main, measures, sharing, bars, about)
+        if measures.fid:
+            protocol = {**about, "split": main, "captions": captions.sha256, "drawings": len(captions)}
+            seed = measures.seed
+            result |= measure_drawings(pipeline, dataset, captions, judge, seed=seed, protocol=protocol, sharing=sharing, bar=bars.start)
+    return result
+
+
+def _beside_images(
+    pipeline: Pipeline,
+    dataset: PreparedDataset,
+    others: Sequence[Split],
+    main: Split,
+    measures: Measures,
+    sharing: Sharing,
+    bars: _Bars,
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """What is measured of captions with their own images: the bounds of all splits; retrieval and similarity of the main one."""
+    model = pipeline.model
+    result: dict[str, Any] = {}
+    there = _captioned(pipeline, dataset, main, measures.images, sharing)
+    shortlists = None if measures.shortlist is None else _shortlists(measures, dataset, there, model.config.colours, sharing, bars)
+    if measures.similarity:
+        similarity.structural_similarity(there.batch.images[:1], there.batch.images[:1])
+    for split in (*others, main):
+        now = there if split == main else _captioned(pipeline, dataset, split, measures.images, sharing)
+        protocol = {**about, "split": split, "images": len(now.batch), "captions": now.sha256}
         if isinstance(model, LikelihoodModel):
-            result["likelihood"] = result["other_splits"].pop(main)
-            if not others:
-                del result["other_splits"]
-            if shortlists is not None:
-                result["retrieval"] = _retrieval(pipeline, model, dataset, there, shortlists, measures, sharing, bars, protocol)
-        if measures.similarity:
-            result["similarity"] = _similarity(pipeline, there, measures, sharing, bars, protocol)
+            found = _bounds(model, pipeline.sharpening, now.batch, now.captions, measures, sharing, bars, protocol)
+            result.setdefault("other_splits", {})[split] = found
+    if isinstance(model, LikelihoodModel):
+        result["likelihood"] = result["other_splits"].pop(main)
+        if not others:
+            del result["other_splits"]
+        if shortlists is not None:
+            result["retrieval"] = _retrieval(pipeline, model, dataset, there, shortlists, measures, sharing, bars, protocol)
+    if measures.similarity:
+        result["similarity"] = _similarity(pipeline, there, measures, sharing, bars, protocol)
     return result
 
 
@@ -366,12 +397,12 @@ def evaluate_digits(pipeline: Pipeline, data: Path | None, measures: Measures, s
         sharing: among processes.
 
     Raises:
-        ValueError: the digits are missing or damaged, or retrieval or similarity is asked for.
+        ValueError: the digits are missing or damaged, or retrieval, similarity or FID is asked for.
     """
-    if measures.shortlist is not None or measures.similarity or measures.split == "all":
+    if measures.shortlist is not None or measures.similarity or measures.fid or measures.split == "all":
         raise ValueError(
-            f"{pipeline.name} draws captioned digits, of which caption accuracy and the bound of one split are measured; retrieval and "
-            "similarity are for prepared datasets"
+            f"{pipeline.name} draws captioned digits, of which caption accuracy and the bound of one split are measured; retrieval, "
+            "similarity and FID are for prepared datasets"
         )
     samples = CAPTION_SAMPLES if measures.samples is None else measures.samples
     trained_on, split, seed = pipeline.config["data"], measures.split, measures.seed

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from cap2im.models.aligndraw import DRAW, DRAWConfig
+from cap2im.models.attngan import AttnGAN, AttnGANConfig
 from cap2im.models.interface import DrawingModel
 from cap2im.models.lapgan import LAPGAN, LAPGANConfig
 from cap2im.models.vae import VAE, VAEConfig
@@ -27,4 +28,5 @@ DRAWING_KINDS = {
     "draw": DrawingKind(DRAWConfig, DRAW),
     "vae": DrawingKind(VAEConfig, VAE),
     "lapgan": DrawingKind(LAPGANConfig, LAPGAN),
+    "attngan": DrawingKind(AttnGANConfig, AttnGAN),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,13 @@ import torch
 from torch import Tensor
 
 from cap2im.checkpoint import read_config
-from cap2im.config import CaptionsData, DigitsData, DrawingRecipe
+from cap2im.config import CaptionsData, DigitsData, DrawingRecipe, PicturesData
 from cap2im.data.batch import Batch, Batches
 from cap2im.data.canvas_batches import CanvasBatches, load_digits
 from cap2im.data.captions import CaptionBatches, CaptionedImages, sentence_vectors
 from cap2im.data.digits import Split
 from cap2im.data.mnist_captions import ALIASES, WORDS, CanvasMaker, HeldOut
+from cap2im.data.pairs import PairBatches
 from cap2im.data.prepared import PreparedDataset
 from cap2im.data.shards import ShardBatches
 from cap2im.data.vocabulary import LONGEST_CAPTION, Vocabulary, pad
@@ -67,26 +69,36 @@ class Material:
     encoder_folder: Path | None = None
 
 
-def training_material(recipe: DrawingRecipe, data: str | Path | None, *, stream: bool = False, processes: int = 1) -> Material:
+def training_material(
+    recipe: DrawingRecipe, data: str | Path | None, *, stream: bool = False, processes: int = 1, vocabulary: Vocabulary | None = None
+) -> Material:
     """Reads or makes what a recipe trains on.
 
     Args:
-        recipe: of a model that draws.
+        recipe: of a model of captioned images.
         data: folder of MNIST's files (None for the cache or a download), or a prepared dataset.
         stream: read a prepared dataset shard by shard, wherever it lies; validation images are read at once.
         processes: that share every batch.
+        vocabulary: numbers the words in place of the data's own, for a network that learned them elsewhere; of a prepared dataset, words
+            that it does not know are left out.
 
     Raises:
         ValueError: data are missing or damaged, or do not fit the recipe.
     """
-    if not isinstance(recipe.data, CaptionsData):
+    if isinstance(recipe.data, DigitsData):
         if stream:
             raise ValueError("captioned digits are made while training, and cannot be streamed")
-        return _digits(recipe, recipe.data, None if data is None else Path(data))
+        return _digits(recipe, recipe.data, None if data is None else Path(data), vocabulary)
     if data is None:
         raise ValueError("this recipe trains on a prepared dataset: give its folder with --data (cap2im prepare makes one)")
     dataset = PreparedDataset.open(data)
-    settings, recipe = recipe.data, fitted(recipe, dataset, resizes=stream)
+    if vocabulary is not None:
+        dataset = dataclasses.replace(dataset, vocabulary=vocabulary)
+    settings, recipe = recipe.data, fitted(recipe, dataset, resizes=stream or isinstance(recipe.data, PicturesData))
+    if isinstance(settings, PicturesData):
+        if stream:
+            raise ValueError("data.source pictures draws images from all over a dataset, and cannot be streamed")
+        return _pictures(recipe, settings, dataset)
     encoder = sentence_encoder(recipe)
     if stream:
         return _streamed(recipe, settings, dataset, encoder, processes)
@@ -119,8 +131,8 @@ def sentence_encoder(recipe: DrawingRecipe) -> SentenceEncoder | None:
     return encoder
 
 
-def _digits(recipe: DrawingRecipe, settings: DigitsData, data: Path | None) -> Material:
-    vocabulary = Vocabulary(words=WORDS, aliases=ALIASES)
+def _digits(recipe: DrawingRecipe, settings: DigitsData, data: Path | None, vocabulary: Vocabulary | None) -> Material:
+    vocabulary = Vocabulary(words=WORDS, aliases=ALIASES) if vocabulary is None else vocabulary
     held_out = HeldOut.from_seed(settings.held_out_seed, settings.variant)
 
     def canvases(split: Split) -> CanvasBatches:
@@ -157,6 +169,27 @@ def _prepared(recipe: DrawingRecipe, settings: CaptionsData, dataset: PreparedDa
     return _captioned(recipe, settings, dataset, encoder, training, batches("validation", batch_size=1))
 
 
+def _pictures(recipe: DrawingRecipe, settings: PicturesData, dataset: PreparedDataset) -> Material:
+    sizes = recipe.model
+
+    def batches(split: Split, batch_size: int, seed: int) -> PairBatches:
+        return PairBatches(
+            CaptionedImages(dataset, split),
+            dataset.vocabulary,
+            sizes.noise_shape,
+            side=sizes.side,
+            colours=sizes.colours,
+            batch_size=batch_size,
+            seed=seed,
+            words=settings.words,
+            enlarge=settings.enlarge,
+            flip=settings.flip,
+        )
+
+    training = batches("train", recipe.train.batch_size, recipe.train.seed)
+    return _captioned(recipe, settings, dataset, None, training, batches("validation", 1, seed=0))
+
+
 def _streamed(
     recipe: DrawingRecipe, settings: CaptionsData, dataset: PreparedDataset, encoder: SentenceEncoder | None, processes: int
 ) -> Material:
@@ -187,14 +220,14 @@ def _streamed(
 
 def _captioned(
     recipe: DrawingRecipe,
-    settings: CaptionsData,
+    settings: CaptionsData | PicturesData,
     dataset: PreparedDataset,
     encoder: SentenceEncoder | None,
     training: Batches,
-    validation: CaptionBatches | ShardBatches,
+    validation: CaptionBatches | ShardBatches | PairBatches,
     **streamed: Any,
 ) -> Material:
-    shown = [caption for caption in spread(validation.captions, SHOWN_CAPTIONS) if dataset.vocabulary.numbered(caption)]
+    shown = spread([caption for caption in validation.captions if dataset.vocabulary.numbered(caption)], SHOWN_CAPTIONS)
     words = pad([dataset.vocabulary.numbered(caption) for caption in shown])
     known = {} if encoder is None else {"encoder": {"name": encoder.name, "sha256": encoder.sha256}}
     return Material(
@@ -205,7 +238,7 @@ def _captioned(
         shown=ShownCaptions(*words, None if encoder is None else encoder.encode(shown)),
         about={**settings.model_dump(), "dataset": dataset.about() | streamed, "shown": shown} | known,
         slow=True,
-        encoder_folder=None if encoder is None else find_encoder(settings.sentence_encoder),
+        encoder_folder=find_encoder(settings.sentence_encoder) if isinstance(settings, CaptionsData) and encoder is not None else None,
     )
 
 
@@ -222,8 +255,12 @@ def fitted(recipe: DrawingRecipe, dataset: PreparedDataset, *, resizes: bool) ->
         ValueError: the recipe insists on another vocabulary size, or on images of another size.
     """
     words = len(dataset.vocabulary)
-    if "vocabulary_size" in recipe.model.model_fields_set and recipe.model.vocabulary_size != words:
-        raise ValueError(f"{dataset.folder}: has {words} words, the recipe's model.vocabulary_size is {recipe.model.vocabulary_size}")
+    text = getattr(recipe.model, "text", None)  # a model that has a text encoder of its own keeps the size in that one's configuration
+    sizes, key = (recipe.model, "model") if text is None else (text, "model.text")
+    if "vocabulary_size" in sizes.model_fields_set and sizes.vocabulary_size != words:
+        raise ValueError(f"{dataset.folder}: has {words} words, the recipe's {key}.vocabulary_size is {sizes.vocabulary_size}")
     if not resizes:
         dataset.require_size(recipe.model.side, "the recipe's model.side")
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"vocabulary_size": words})})
+    sizes = sizes.model_copy(update={"vocabulary_size": words})
+    model = sizes if text is None else recipe.model.model_copy(update={"text": sizes})
+    return recipe.model_copy(update={"model": model})

@@ -1,0 +1,109 @@
+"""The published weights of Inception-v3: from a path, from the cache, or from a verified download into the cache.
+
+They are read as tensors alone; nothing in a file is executed.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import sys
+import urllib.request
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from cap2im.checksums import file_sha256
+from cap2im.convert.recognise import read_tensors
+from cap2im.data.digits import cache_folder
+from cap2im.models.inception import Inception, InceptionVariant
+
+# The first eight digits of a file's SHA-256 stand at the end of its name.
+PUBLISHED: dict[InceptionVariant, str] = {
+    "imagenet": "https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth",
+    "fid": "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+}
+NOT_OURS = "AuxLogits."  # the second classifier of torchvision's, which is for training it alone
+BYTES_AT_ONCE = 2**20
+
+
+def fetch(url: str, target: Path) -> None:
+    """Downloads a file whose name ends with the beginning of its SHA-256; goes on with what an interrupted download left.
+
+    Raises:
+        ValueError: it cannot be had, or has another SHA-256; what came of it is then removed.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    here = part.stat().st_size if part.is_file() else 0
+    if here and _wrong(part, target.name) is None:  # whole already, and interrupted only then
+        os.replace(part, target)
+        return
+    print(f"downloading {url} to {target.parent}", file=sys.stderr)
+    request = urllib.request.Request(url, headers={"Range": f"bytes={here}-"} if here else {})
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response, Progress(*columns, console=Console(stderr=True)) as bar:
+            here = here if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
+            promised = response.headers.get("Content-Length")
+            task = bar.add_task(target.name, total=None if promised is None else here + int(promised), completed=here)
+            with part.open("ab" if here else "wb") as file:
+                while block := response.read(BYTES_AT_ONCE):
+                    file.write(block)
+                    bar.advance(task, len(block))
+    except (OSError, http.client.HTTPException) as error:
+        raise ValueError(f"cannot download {url}: {error}; give the file's path, or put it into {target.parent}") from None
+    if (problem := _wrong(part, target.name)) is not None:
+        part.unlink()
+        raise ValueError(f"{url}: {problem}")
+    os.replace(part, target)
+
+
+def _wrong(path: Path, name: str) -> str | None:
+    """What is wrong with a file that should have the SHA-256 its name begins to tell."""
+    expected, found = Path(name).stem.rpartition("-")[2], file_sha256(path)
+    return None if found.startswith(expected) else f"SHA-256 {found[:12]}… where {expected}… is expected"
+
+
+def find_inception(variant: InceptionVariant, path: str | Path = "") -> Path:
+    """The file of the published weights: `path`, or if that is empty the cache's, which a verified download fills.
+
+    Raises:
+        ValueError: there is no such file, it cannot be had, or the cache's is another file than the published one.
+    """
+    if path:
+        if not Path(path).is_file():
+            raise ValueError(f"{path}: no such file; it should hold the weights of {PUBLISHED[variant]}")
+        return Path(path)
+    url = PUBLISHED[variant]
+    target = cache_folder() / "inception" / url.rpartition("/")[2]
+    if not target.is_file():
+        fetch(url, target)
+    elif (problem := _wrong(target, target.name)) is not None:
+        raise ValueError(f"{target}: {problem}; remove it, and it is downloaded again")
+    return target
+
+
+def load_inception(variant: InceptionVariant, path: str | Path = "", *, classifies: bool = True) -> tuple[Inception, str]:
+    """Inception-v3 with published weights, frozen and ready to answer features, and the SHA-256 of their file.
+
+    Args:
+        variant: which network; see `cap2im.models.inception`.
+        path: of the file; empty for the cache or a download.
+        classifies: whether the last layer is wanted too.
+
+    Raises:
+        ValueError: of `find_inception`, or the file is damaged or holds another network.
+    """
+    file = find_inception(variant, path)
+    tensors = {name: value for name, value in read_tensors(file).items() if not name.startswith(NOT_OURS)}
+    if not classifies:
+        tensors = {name: value for name, value in tensors.items() if not name.startswith("fc.")}
+    model = Inception(variant, classifies=classifies)
+    counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}  # older files lack them
+    try:
+        model.load_state_dict(counters | tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{file}: not the weights of this Inception-v3: {' '.join(str(error).split())[:300]}") from None
+    return model.eval().requires_grad_(False), file_sha256(file)

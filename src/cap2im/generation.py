@@ -1,0 +1,284 @@
+"""Pictures of all captions of a dataset, each a file beside the real image that its caption is of; and a sample of such pairs.
+
+    OUT/generated/IMAGE-c1-s1.png    of the image's first caption, the first picture
+    OUT/real/IMAGE.png               the image itself at the model's side, where asked for
+    OUT/pairs.jsonl                  a line for every picture: file, image, caption, seed
+    OUT/manifest.json                model, dataset and how it was drawn
+
+Every picture has a seed of its own, made of the run's, the image's name and the numbers of caption and picture, with which
+`cap2im draw CAPTION --seed SEED` draws it again. Files are written whole; an interrupted run leaves out what it did not come to.
+
+Source: taoxugit/AttnGAN, code/trainer.py (`sampling`), and the sampling script of shaivaldalal/AttnGAN, which wants pairs of random files
+without replacement.
+
+What the released programs do differently: of each image one random caption is drawn, after a random crop, and the last images are left
+out; the script cannot be parsed, and its pairs are recognised by the ends of their file names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+import cap2im
+from cap2im.checkpoint import WEIGHTS
+from cap2im.data.captions import CaptionedImages
+from cap2im.data.digits import Split
+from cap2im.data.prepared import PreparedDataset
+from cap2im.data.workers import progress_bar
+from cap2im.metrics.sharing import Sharing
+from cap2im.pipeline import Pipeline
+from cap2im.randomness import generator
+
+MANIFEST, PAIRS = "manifest.json", "pairs.jsonl"
+GENERATED, REAL = "generated", "real"
+FORMAT = "cap2im generated pictures 1"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A caption of an image and a picture of it.
+
+    Attributes:
+        file: of the picture, in the folder `generated`.
+        image: the name of the image, as a file's.
+        number: of the caption among the image's, from 1.
+        sample: of the picture among the caption's, from 1.
+        seed: `Pipeline.draw` draws the picture from it.
+        caption: as it was typed.
+    """
+
+    file: str
+    image: str
+    number: int
+    sample: int
+    seed: int
+    caption: str
+
+
+def all_pairs(pipeline: Pipeline, images: CaptionedImages, per_caption: int, seed: int) -> tuple[list[Pair], int]:
+    """The pictures of all captions that the model can read, and how many captions it cannot.
+
+    Raises:
+        ValueError: it can read none, or two images would have files of one name.
+    """
+    names, (most, times) = file_names(images), Counter(file_names(images)).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"{images.name}: {times} images would be called {most}")
+    pairs, unreadable = [], 0
+    first = np.searchsorted(images.image_of, np.arange(len(images)))  # caption of each image
+    for index, (image, caption) in enumerate(zip(images.image_of.tolist(), images.captions, strict=True)):
+        if not _readable(pipeline, caption):
+            unreadable += 1
+            continue
+        name, number = names[image], index - int(first[image]) + 1
+        for sample in range(1, per_caption + 1):
+            own = int(torch.randint(2**31, (), generator=generator("generated", seed, name, number, sample)))
+            pairs.append(Pair(f"{name}-c{number}-s{sample}.png", name, number, sample, own, caption))
+    if not pairs:
+        raise ValueError(f"{images.name}: {pipeline.name} knows none of its captions' words")
+    return pairs, unreadable
+
+
+def file_names(images: CaptionedImages) -> list[str]:
+    """What images are called as files, without ending."""
+    return [id.replace("/", "-") for id in images.ids]
+
+
+def _readable(pipeline: Pipeline, caption: str) -> bool:
+    try:
+        pipeline.tokens([caption], pipeline.vocabulary.training_unknown)
+    except ValueError:
+        return False
+    return True
+
+
+def choose(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
+    """A random picture of each of `count` random images, none of them twice, in their order; a smaller sample is a part of a larger one.
+
+    Raises:
+        ValueError: there are not so many images.
+    """
+    by_image: dict[str, list[int]] = {}
+    for index, pair in enumerate(pairs):
+        by_image.setdefault(pair.image, []).append(index)
+    if count > len(by_image):
+        raise ValueError(f"a sample of {count} images was asked for, and there are {len(by_image)}")
+    rows = list(by_image.values())
+    order = torch.randperm(len(rows), generator=generator("sample of images", seed))
+    luck = torch.rand(len(rows), generator=generator("sample of pictures", seed)).tolist()
+    return [pairs[index] for index in sorted(rows[row][int(luck[row] * len(rows[row]))] for row in order[:count].tolist())]
+
+
+def generate(
+    pipeline: Pipeline,
+    dataset: PreparedDataset,
+    out: Path,
+    *,
+    split: Split = "validation",
+    per_caption: int = 1,
+    sample: int | None = None,
+    real: bool = False,
+    seed: int = 0,
+    resume: bool = False,
+    sharing: Sharing = Sharing(),  # noqa: B008
+) -> list[Pair]:
+    """Draws all captions of a split into a folder, or those of a sample of its images.
+
+    Args:
+        pipeline: the model; words that it does not know are treated as its training did.
+        dataset: whose captions; its images may be of any size.
+        out: a folder that is not there, or is empty.
+        split: of the dataset.
+        per_caption: pictures of each caption.
+        sample: draw a picture of each of so many images alone; see `choose`.
+        real: write the images, too, cut and resized to the model's side.
+        seed: of the pictures and of the sample.
+        resume: draw what is missing of an interrupted run.
+        sharing: among processes.
+
+    Returns:
+        the pairs of all processes.
+
+    Raises:
+        ValueError: missing or damaged data, a folder that holds something else, no caption that the model can read, a sample of more
+            images than there are.
+    """
+    images = CaptionedImages(dataset, split)
+    pairs, unreadable = all_pairs(pipeline, images, per_caption, seed)
+    pairs = pairs if sample is None else choose(pairs, sample, seed)
+    sizes = pipeline.model.config
+    manifest = {
+        "format": FORMAT,
+        "version": cap2im.__version__,
+        "model": pipeline.name,
+        "weights_sha256": pipeline.config.get("sha256", {}).get(WEIGHTS),
+        "dataset": dataset.about(),
+        "split": split,
+        "per_caption": per_caption,
+        "sample": sample,
+        "seed": seed,
+        "side": sizes.side,
+        "unknown_words": pipeline.vocabulary.training_unknown,
+        "captions_left_out": unreadable,
+        "images": len({pair.image for pair in pairs}),
+        "pictures": len(pairs),
+    }
+    with sharing.first_ahead():
+        if sharing.is_first:
+            _begin(out, manifest, resume)
+            _write_text(out / PAIRS, "".join(json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in pairs))
+    mine = pairs[sharing.index :: sharing.count]
+    missing = [pair for pair in mine if not (out / GENERATED / pair.file).is_file()]
+    with progress_bar("pictures") as bar:
+        bar.disable = not sharing.is_first
+        task = bar.add_task("drawing", total=len(mine), completed=len(mine) - len(missing))
+        for start in range(0, len(missing), pipeline.at_once):
+            part = missing[start : start + pipeline.at_once]
+            pictures = pipeline.images([p.caption for p in part], [p.seed for p in part], unknown=pipeline.vocabulary.training_unknown)
+            for pair, picture in zip(part, pictures, strict=True):
+                _write_picture(out / GENERATED / pair.file, picture.mul(255).round().to(torch.uint8))
+                bar.advance(task)
+        if real:
+            shown = {pair.image for pair in pairs}
+            wanted = [(row, out / REAL / f"{name}.png") for row, name in enumerate(file_names(images)) if name in shown]
+            for row, path in bar.track(wanted[sharing.index :: sharing.count], description="real images"):
+                if not path.is_file():
+                    _write_picture(path, images.squares([row], sizes.colours, sizes.side)[0])
+    return pairs
+
+
+def _begin(out: Path, manifest: dict[str, Any], resume: bool) -> None:
+    """Makes the folder, or finds the one of a run that was the same.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is a file, and a folder is needed")
+    there = out.is_dir() and any(out.iterdir())
+    begun = (out / MANIFEST).is_file()
+    if there and not (resume and begun):
+        hint = "--resume draws what is missing of the pictures begun there" if begun else "choose another"
+        raise ValueError(f"{out}: this folder is not empty; {hint}")
+    if there:
+        try:
+            before = json.loads((out / MANIFEST).read_text("utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{out / MANIFEST}: damaged ({error}); draw into another folder") from None
+        manifest = json.loads(json.dumps(manifest))
+        if changed := [key for key in manifest if key != "version" and before.get(key) != manifest[key]]:
+            told = "; ".join(f"{key}: {before.get(key)!r} -> {manifest[key]!r}" for key in changed)
+            raise ValueError(f"{out}: was begun otherwise: {told}; draw into another folder")
+    for name in (GENERATED, REAL):
+        (out / name).mkdir(parents=True, exist_ok=True)
+    _write_text(out / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}")
+    draft.write_text(text, "utf-8", errors="backslashreplace")
+    os.replace(draft, path)
+
+
+def _write_picture(path: Path, pixels: Tensor) -> None:
+    """A picture [C, A, A] uint8, whole or not at all."""
+    draft = path.with_name(f".{path.name}")
+    levels = pixels.permute(1, 2, 0).cpu().numpy()
+    Image.fromarray(levels[..., 0] if len(pixels) == 1 else levels).save(draft, "PNG")
+    os.replace(draft, path)
+
+
+def read_pairs(folder: Path) -> list[Pair]:
+    """The pairs of a folder that `generate` made.
+
+    Raises:
+        ValueError: there are none, or they are damaged.
+    """
+    path = folder / PAIRS
+    if not path.is_file():
+        raise ValueError(f"{folder}: has no {PAIRS}; cap2im generate MODEL --data DIR --real --out DIR makes it, with the pictures")
+    try:
+        return [Pair(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: damaged ({error})") from None
+
+
+def sample_pairs(folder: Path, count: int, out: Path, *, seed: int = 0) -> list[Pair]:
+    """Copies a sample of the pictures that `generate` made, and their real images, into two folders of equal file names.
+
+    Args:
+        folder: that `generate` filled, with real images.
+        count: images, each with one picture; see `choose`.
+        out: a folder that is not there, or is empty; gets `generated`, `real` and `pairs.jsonl`.
+        seed: of the choice.
+
+    Raises:
+        ValueError: no such pictures, fewer images than asked for, files that are missing, or a folder that holds something.
+    """
+    chosen = choose(read_pairs(folder), count, seed)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out}: this folder is not empty; choose another")
+    for name, files in ((GENERATED, [pair.file for pair in chosen]), (REAL, [f"{pair.image}.png" for pair in chosen])):
+        gone = [file for file in files if not (folder / name / file).is_file()]
+        if gone:
+            hint = "cap2im generate --resume draws what is missing" + (", with --real the real images" if name == REAL else "")
+            raise ValueError(f"{folder / name}: {len(gone)} of {len(files)} files of the sample are missing, e.g. {gone[0]}; {hint}")
+    for name in (GENERATED, REAL):
+        (out / name).mkdir(parents=True)
+    for pair in chosen:
+        shutil.copyfile(folder / GENERATED / pair.file, out / GENERATED / pair.file)
+        shutil.copyfile(folder / REAL / f"{pair.image}.png", out / REAL / pair.file)
+    _write_text(out / PAIRS, "".join(json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in chosen))
+    return chosen

@@ -1,0 +1,318 @@
+"""AttnGAN: a caption drawn in rising sizes, each refined where it reads the caption's words; AttnDCGAN shows the last size alone.
+
+Source: AttnGAN (Xu et al., arXiv:1711.10485), section 3.1, equations 1-3, and its supplement for AttnDCGAN; the conditioning
+augmentation is StackGAN's (Zhang et al., arXiv:1612.03242, section 3.2). Layers and their sizes are those of the released program, for the
+paper does not tell them: gated linear units, a residual block without an activation after its sum, no attention to padding.
+
+What the released program does differently: it masks the words of a place with the padding of another caption, unless the batch holds one
+caption alone or all are equally long: place q of caption b, as row b N + q of N places, takes the mask of caption (b N + q) mod B.
+`variant="released"` does the same.
+
+What is ours: the first side may be other than 64, and a `margin` of what is drawn may be cut off, for canvases of other sides.
+
+Shapes: B batch, L words, E text features, D width (the paper's D^), N places of a map (H W), A side, C colours, Z noise, K condition.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cap2im.models.interface import DrawingModel, DrawnSequence
+from cap2im.models.text import EncodedText
+from cap2im.models.word_encoder import TextEncoder, TextEncoderConfig
+
+SEED_SIDE = 4  # of the map that noise and caption become first
+LARGE_SIDE = 32  # of a map from which on an upsampling block sums its kernel
+
+
+class AttnGANConfig(BaseModel):
+    """Sizes of a generator and its text encoder. The defaults are the release's for COCO."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    text: TextEncoderConfig = TextEncoderConfig(vocabulary_size=22)
+    architecture: Literal["attngan", "attndcgan"] = "attngan"  # "attndcgan" shows the last size alone
+    variant: Literal["paper", "released"] = "paper"
+    condition: int = Field(100, ge=1)  # K, of the conditioning augmentation
+    noise: int = Field(100, ge=1)  # Z
+    width: int = Field(48, ge=1)  # D
+    residuals: int = Field(3, ge=0)  # residual blocks of a stage that attends; AttnDCGAN has none
+    branches: int = Field(3, ge=1, le=4)  # sizes; each has twice the side of the one before
+    first_side: int = Field(64, ge=16, le=512)  # pixels; a power of two
+    colours: Literal[1, 3] = 3
+    margin: int = Field(0, ge=0)  # pixels around the canvas that the last stage draws in vain: for sides that are no power of two
+
+    @model_validator(mode="after")
+    def _fits(self) -> AttnGANConfig:
+        if self.first_side & (self.first_side - 1):
+            raise ValueError(f"first_side {self.first_side} is no power of two")
+        if self.margin % 2 ** (self.branches - 1):
+            raise ValueError(f"margin {self.margin} does not shrink to whole pixels of the first of {self.branches} sizes")
+        if 2 * self.margin >= self.drawn_sides[-1]:
+            raise ValueError(f"margin {self.margin} leaves nothing of {self.drawn_sides[-1]} pixels")
+        return self
+
+    @property
+    def drawn_sides(self) -> tuple[int, ...]:
+        """A of every stage, small to large, margins included."""
+        return tuple(self.first_side * 2**stage for stage in range(self.branches))
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """The stages that become pictures."""
+        return tuple(range(self.branches)) if self.architecture == "attngan" else (self.branches - 1,)
+
+    @property
+    def side(self) -> int:
+        """A, pixels of the square canvas."""
+        return self.drawn_sides[-1] - 2 * self.margin
+
+    @property
+    def conditioning(self) -> Literal["words"]:
+        """Captions enter as words."""
+        return "words"
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether captions enter as words."""
+        return True
+
+    @property
+    def sentence_features(self) -> int:
+        """E, width of the text encoder's sentence vector."""
+        return self.text.features
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of words."""
+        return self.text.vocabulary_size
+
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """Of one picture's noise: one row, Z numbers for the first stage, then K for the conditioning augmentation."""
+        return 1, self.noise + self.condition
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a generator makes of a caption.
+
+    Attributes:
+        images: [B, C, A, A] in -1..1 of each size that is shown, small to large, margins included.
+        maps: [B, L, H, W] of each stage that attends: the weights of the words at each place.
+        mean: [B, K] of the conditioning augmentation's Gaussian.
+        log_variance: [B, K]
+    """
+
+    images: tuple[Tensor, ...]
+    maps: tuple[Tensor, ...]
+    mean: Tensor
+    log_variance: Tensor
+
+
+def gated(units: Tensor) -> Tensor:
+    """Gated linear units: the first half of the channels, axis 1, times the sigmoid of the second.
+
+    (torch's own are fast, but with channels last, as they are here, not on the way back.)
+    """
+    if not torch.is_grad_enabled():
+        return F.glu(units, dim=1)
+    values, gates = units.chunk(2, dim=1)
+    return values * gates.sigmoid()
+
+
+class ConditioningAugmentation(nn.Module):
+    """F_ca: a Gaussian around the sentence vector, of which a condition is drawn (StackGAN, section 3.2)."""
+
+    def __init__(self, features: int, condition: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, 4 * condition)
+
+    def forward(self, sentences: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Condition, mean and log variance [B, K] each, of sentence vectors [B, E] and standard normal noise [B, K]."""
+        mean, log_variance = gated(self.linear(sentences)).chunk(2, dim=1)
+        return mean + (log_variance / 2).exp() * noise, mean, log_variance
+
+
+class UpBlock(nn.Module):
+    """Nearest neighbours to twice the side, 3x3 convolution, batch normalisation, gated linear unit.
+
+    For large maps the first two are one transposed convolution: each of the four pixels that one becomes sees 2 x 2 others alone, by sums
+    of the kernel's entries, which takes 16 multiplications in place of 36. For small ones, summing the kernel would take longer than that.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(inputs, 2 * outputs, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(2 * outputs)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """[B, D', 2H, 2W] of [B, D, H, W]."""
+        if maps.shape[-1] < LARGE_SIDE:
+            drawn = self.convolution(F.interpolate(maps, scale_factor=2.0, mode="nearest"))
+        else:
+            kernel = F.pad(self.convolution.weight, (1, 1, 1, 1))  # [2D', D, 5, 5]
+            kernel = kernel[:, :, 1:] + kernel[:, :, :-1]
+            kernel = kernel[..., 1:] + kernel[..., :-1]  # [2D', D, 4, 4]
+            drawn = F.conv_transpose2d(maps, kernel.flip(2, 3).transpose(0, 1), stride=2, padding=1)  # [B, 2D', 2H, 2W]
+        return gated(self.norm(drawn))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch normalisation, a gated linear unit between them, and their input added."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(2 * channels)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm2d(channels)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """[B, D, H, W] of the same."""
+        return maps + self.second_norm(self.second(gated(self.first_norm(self.first(maps)))))
+
+
+class WordAttention(nn.Module):
+    """F_attn, equation 2: what every place of a map reads of the words."""
+
+    def __init__(self, features: int, width: int, variant: Literal["paper", "released"]) -> None:
+        super().__init__()
+        self.variant = variant
+        self.words = nn.Linear(features, width, bias=False)  # U
+
+    def forward(self, maps: Tensor, text: EncodedText) -> tuple[Tensor, Tensor]:
+        """The words' context [B, D, H, W] and their weights [B, L, H, W] at each place of maps [B, D, H, W]."""
+        batch, _, height, width = maps.shape
+        places = maps.permute(0, 2, 3, 1).flatten(1, 2)  # [B, N, D]
+        words = self.words(text.words)  # [B, L, D]
+        scores = places @ words.transpose(1, 2)  # [B, N, L]
+        weights = scores.masked_fill(~self._mask(text.mask, height * width), float("-inf")).softmax(dim=2)
+        context = (weights.to(words.dtype) @ words).view(batch, height, width, -1)
+        return context.permute(0, 3, 1, 2), weights.view(batch, height, width, -1).permute(0, 3, 1, 2)
+
+    def _mask(self, mask: Tensor, places: int) -> Tensor:
+        """[B, 1 or N, L] true for the words that a place may read, of mask [B, L]."""
+        mask = mask | ~mask.any(dim=1, keepdim=True)  # a caption without words reads zeros, for a softmax of nothing is no number
+        if self.variant == "paper":
+            return mask.unsqueeze(1)
+        rows = torch.arange(len(mask) * places, device=mask.device).view(len(mask), places) % len(mask)  # [B, N]
+        return mask[rows]
+
+
+class FirstStage(nn.Module):
+    """F_0: noise and condition to the first map; it hears the sentence alone."""
+
+    def __init__(self, config: AttnGANConfig) -> None:
+        super().__init__()
+        doublings = int(math.log2(config.first_side // SEED_SIDE))
+        self.channels = config.width * 2**doublings
+        units = 2 * self.channels * SEED_SIDE**2
+        self.linear = nn.Linear(config.condition + config.noise, units, bias=False)
+        self.norm = nn.BatchNorm1d(units)
+        self.ups = nn.Sequential(*(UpBlock(self.channels // 2**k, self.channels // 2 ** (k + 1)) for k in range(doublings)))
+
+    def forward(self, condition: Tensor, noise: Tensor) -> Tensor:
+        """[B, D, A, A] of condition [B, K] and noise [B, Z]."""
+        seed = gated(self.norm(self.linear(torch.cat([condition, noise], dim=1)))).view(-1, self.channels, SEED_SIDE, SEED_SIDE)
+        return self.ups(seed.contiguous(memory_format=torch.channels_last))  # as all maps after it: convolutions are much faster so
+
+
+class AttentionStage(nn.Module):
+    """F_i, i > 0: a map of twice the side, of the one before and the words that each of its places reads."""
+
+    def __init__(self, config: AttnGANConfig) -> None:
+        super().__init__()
+        self.attention = WordAttention(config.text.features, config.width, config.variant)
+        self.residuals = nn.Sequential(*(ResidualBlock(2 * config.width) for _ in range(config.residuals)))
+        self.up = UpBlock(2 * config.width, config.width)
+
+    def forward(self, maps: Tensor, text: EncodedText) -> tuple[Tensor, Tensor]:
+        """[B, D, 2H, 2W] and the words' weights [B, L, H, W], of maps [B, D, H, W]."""
+        context, weights = self.attention(maps, text)
+        return self.up(self.residuals(torch.cat([maps, context], dim=1))), weights
+
+
+class Generator(nn.Module):
+    """G: all stages, of a caption that is encoded already."""
+
+    def __init__(self, config: AttnGANConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.augmentation = ConditioningAugmentation(config.text.features, config.condition)
+        self.first = FirstStage(config)
+        self.stages = nn.ModuleList(AttentionStage(config) for _ in range(config.branches - 1))
+        self.pictures = nn.ModuleList(nn.Conv2d(config.width, config.colours, 3, padding=1, bias=False) for _ in config.shown)
+
+    def forward(self, text: EncodedText, noise: Tensor) -> Generated:
+        """Draws captions from noise [B, 1, Z + K], standard normal."""
+        c = self.config
+        latent, of_condition = noise[:, 0].split([c.noise, c.condition], dim=1)
+        condition, mean, log_variance = self.augmentation(text.sentence, of_condition)
+        hidden, weights = [self.first(condition, latent)], []
+        for stage in self.stages:
+            maps, read = stage(hidden[-1], text)
+            hidden.append(maps)
+            weights.append(read)
+        images = tuple(picture(hidden[stage]).tanh() for stage, picture in zip(c.shown, self.pictures, strict=True))
+        return Generated(images, tuple(weights), mean, log_variance)
+
+
+class AttnGAN(DrawingModel):
+    """A generator with the text encoder that it was trained with."""
+
+    config: AttnGANConfig
+
+    def __init__(self, config: AttnGANConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.text = TextEncoder(config.text)
+        self.generator = Generator(config)
+
+    def encode(self, tokens: Tensor, mask: Tensor, vectors: Tensor | None = None, *, alone: bool = False) -> EncodedText:
+        """Words and sentences of captions, each as if it were alone."""
+        return self.text(tokens, mask)
+
+    def generate(self, text: EncodedText, noise: Tensor) -> Generated:
+        """All that the generator answers, as it is trained."""
+        return self.generator(text, noise)
+
+    def sample(self, text: EncodedText | None, noise: Tensor) -> DrawnSequence:
+        """Draws in rising sizes: `canvases` shows all of them at the last one's side.
+
+        `words` has for each canvas the mean weight of the words over all places; the first stage reads none, and has equal weights.
+        """
+        assert text is not None
+        generated, c = self.generate(text, noise), self.config
+        stages = tuple(cut((images + 1) / 2, c.drawn_sides[stage], c) for stage, images in zip(c.shown, generated.images, strict=True))
+        maps = tuple(cut(weights, weights.shape[-1], c) for weights in generated.maps)
+        canvases = torch.stack([F.interpolate(images, size=(c.side, c.side), mode="nearest") for images in stages], dim=1)
+        equal = text.mask.to(text.words.dtype) / text.mask.sum(dim=1, keepdim=True).clamp_min(1)  # [B, L]
+        words = torch.stack([equal, *(weights.mean(dim=(2, 3)) for weights in maps)], dim=1)  # [B, stages, L]
+        return DrawnSequence(canvases, words[:, list(c.shown)], logits=False, stages=stages, maps=maps)
+
+    def picture(self, text: EncodedText | None, noise: Tensor) -> Tensor:
+        """The last canvas of `sample`."""
+        assert text is not None
+        return cut((self.generate(text, noise).images[-1] + 1) / 2, self.config.drawn_sides[-1], self.config)
+
+
+def cut(planes: Tensor, side: int, config: AttnGANConfig) -> Tensor:
+    """Planes [B, ., A, A] of a stage of side A without their margin."""
+    margin = config.margin * side // config.drawn_sides[-1]
+    return planes[..., margin : side - margin, margin : side - margin]
+
+
+def conditioning_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL of the conditioning augmentation's Gaussian to a standard normal, in nats, the mean over batch and K, as in the release.
+
+    (StackGAN's equation 2 sums over K.)
+    """
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()

@@ -1,0 +1,132 @@
+"""AttnGAN's discriminators, one for each size: is a picture real, and is it one of this caption?
+
+Source: AttnGAN (Xu et al., arXiv:1711.10485), section 3.1, equations 4-6. Layers and their sizes are those of the released program.
+
+Where the released losses differ from the equations, these are the released ones: no factor of one half for the generator (eq. 4), and for
+the discriminator (eq. 5) a third kind of pair, real pictures with the caption of their neighbour in the batch, and weights of 1/2 and 1/3.
+
+What is ours: `spectral_norm=True` divides every convolution by its largest singular value (Miyato et al., arXiv:1802.05957), and has
+biases in place of batch normalisation, which would undo it; and sides below 64, whose trunks are shorter.
+
+Shapes: B batch, E text features, D width, F trunk channels, A side, C colours.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+FINAL_SIDE = 4  # of the trunk's map
+WIDEST = 8  # the heads read at most so many times D channels
+
+
+class Verdict(NamedTuple):
+    """What a discriminator says of pictures: logits [B] that they are real ones of their captions, and that they are real at all.
+
+    `unconditional` is None of a discriminator without that head.
+    """
+
+    conditional: Tensor
+    unconditional: Tensor | None
+
+
+class Judgement(NamedTuple):
+    """What a discriminator learns from: `mismatched` are the logits [B - 1] of real pictures with the next one's caption."""
+
+    real: Verdict
+    drawn: Verdict
+    mismatched: Tensor
+
+
+class Discriminator(nn.Module):
+    """A trunk of strided convolutions to F x 4 x 4, and its heads.
+
+    Args:
+        side: A, a power of two of at least 16.
+        width: D.
+        features: E.
+        colours: C.
+        unconditional: whether it also says if a picture is real whatever its caption; AttnDCGAN's does not.
+        spectral_norm: see the module's docstring.
+    """
+
+    def __init__(
+        self, side: int, width: int, features: int, colours: int, *, unconditional: bool = True, spectral_norm: bool = False
+    ) -> None:
+        super().__init__()
+        self.normed = spectral_norm
+        halvings = int(math.log2(side // FINAL_SIDE))
+        channels = [colours, *(width * 2**k for k in range(halvings))]
+        layers: list[nn.Module] = []
+        for k, (inputs, outputs) in enumerate(itertools.pairwise(channels)):
+            layers += self._block(inputs, outputs, 4, stride=2, norm=k > 0)
+        top = channels[-1]
+        while top > WIDEST * width:
+            layers += self._block(top, top // 2, 3)
+            top //= 2
+        self.trunk = nn.Sequential(*layers)
+        self.joint = nn.Sequential(*self._block(top + features, top, 3))
+        self.conditional = self._convolution(top, 1, FINAL_SIDE, stride=FINAL_SIDE, padding=0, bias=True)
+        self.unconditional = self._convolution(top, 1, FINAL_SIDE, stride=FINAL_SIDE, padding=0, bias=True) if unconditional else None
+
+    def _convolution(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 1, bias: bool = False) -> nn.Module:
+        convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=bias or self.normed)
+        return spectral_norm(convolution) if self.normed else convolution
+
+    def _block(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, norm: bool = True) -> list[nn.Module]:
+        norms = [nn.BatchNorm2d(outputs)] if norm and not self.normed else []
+        return [self._convolution(inputs, outputs, kernel, stride=stride), *norms, nn.LeakyReLU(0.2)]
+
+    def read(self, maps: Tensor, sentences: Tensor) -> Tensor:
+        """[B] logits that pictures are real ones of their captions, of the trunk's maps [B, F, 4, 4] and sentence vectors [B, E]."""
+        planes = sentences[:, :, None, None].expand(-1, -1, FINAL_SIDE, FINAL_SIDE)
+        return self.conditional(self.joint(torch.cat([maps, planes], dim=1))).flatten()
+
+    def judge(self, images: Tensor, sentences: Tensor) -> Verdict:
+        """What it says of pictures [B, C, A, A] in -1..1 and sentence vectors [B, E]."""
+        return self._verdict(self.trunk(images), sentences)
+
+    def _verdict(self, maps: Tensor, sentences: Tensor) -> Verdict:
+        alone = None if self.unconditional is None else self.unconditional(maps).flatten()
+        return Verdict(self.read(maps, sentences), alone)
+
+    def forward(self, real: Tensor, drawn: Tensor, sentences: Tensor) -> Judgement:
+        """What it says of real and drawn pictures [B, C, A, A] in -1..1 of the same captions [B, E], B > 1.
+
+        Batch normalisation sees real and drawn ones apart, and in the order of the released program.
+        """
+        maps = self.trunk(real)
+        drawn_maps = self.trunk(drawn)
+        verdicts = self._verdict(maps, sentences), self._verdict(drawn_maps, sentences)
+        return Judgement(*verdicts, self.read(maps[:-1], sentences[1:]))
+
+
+# The losses, in nats, means over a batch
+
+
+def _taken_for(verdict: Tensor, real: bool) -> Tensor:
+    """Cross entropy of logits with what they should say; half precision is too coarse for its mean."""
+    verdict = verdict.float() if verdict.dtype == torch.bfloat16 else verdict
+    return F.softplus(-verdict if real else verdict).mean()
+
+
+def discriminator_loss(judgement: Judgement) -> Tensor:
+    """L_D of one size (equation 5, as released)."""
+    real, drawn, mismatched = judgement
+    wrong = _taken_for(drawn.conditional, False), _taken_for(mismatched, False)
+    if real.unconditional is None or drawn.unconditional is None:
+        return _taken_for(real.conditional, True) + (wrong[0] + wrong[1]) / 2
+    right = _taken_for(real.unconditional, True) + _taken_for(real.conditional, True)
+    return right / 2 + (_taken_for(drawn.unconditional, False) + wrong[0] + wrong[1]) / 3
+
+
+def generator_loss(drawn: Verdict) -> Tensor:
+    """L_G of one size (equation 4, as released), without the matching loss."""
+    loss = _taken_for(drawn.conditional, True)
+    return loss if drawn.unconditional is None else loss + _taken_for(drawn.unconditional, True)

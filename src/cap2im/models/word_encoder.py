@@ -1,0 +1,72 @@
+"""AttnGAN's text encoder: a bidirectional recurrent network whose states are the words and whose last states are the sentence.
+
+Source: AttnGAN (arXiv:1711.10485), sections 3.1 and 3.2. It is trained with the matching model and stays as it is while the generators are
+trained.
+
+What the released program does and the paper does not say: words are vectors of 300 features of their own, half of which training hides. Its
+captions have to be sorted by length and be more than one; ours need not.
+
+Shapes: B batch, L words, E features, W features of a word before it is read in its sentence.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from cap2im.models.text import EncodedText
+
+
+class TextEncoderConfig(BaseModel):
+    """Sizes of the text encoder. The defaults are the released ones."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vocabulary_size: int = Field(ge=1)
+    word_features: int = Field(300, ge=1)  # W
+    features: int = Field(256, ge=2)  # E, half of them of each direction
+    cell: Literal["lstm", "gru"] = "lstm"
+    dropout: float = Field(0.5, ge=0, lt=1)  # share of a word's W features that training hides
+
+    @field_validator("features")
+    @classmethod
+    def _two_directions(cls, features: int) -> int:
+        if features % 2:
+            raise ValueError(f"features {features} is odd; two directions share them")
+        return features
+
+
+class TextEncoder(nn.Module):
+    """Words and sentence of a caption, whatever else is in its batch."""
+
+    def __init__(self, config: TextEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.words = nn.Embedding(config.vocabulary_size, config.word_features)
+        nn.init.uniform_(self.words.weight, -0.1, 0.1)  # as released
+        self.dropout = nn.Dropout(config.dropout)
+        network = {"lstm": nn.LSTM, "gru": nn.GRU}[config.cell]
+        self.rnn = network(config.word_features, config.features // 2, batch_first=True, bidirectional=True)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> EncodedText:
+        """Encodes captions.
+
+        Args:
+            tokens: [B, L] word numbers; anything where mask is false.
+            mask: [B, L] true for words; a caption's words come first. A caption without words has zeros for words and sentence.
+
+        Returns:
+            words [B, L, E], zero at padding, and sentence [B, E]: the state after the last word of the one direction beside that after the
+            first word of the other.
+        """
+        inputs = self.dropout(self.words(tokens.masked_fill(~mask, 0)))  # [B, L, W]
+        lengths = mask.sum(dim=1).clamp_min(1).cpu()  # nothing cannot be packed
+        states, last = self.rnn(pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False))
+        words, _ = pad_packed_sequence(states, batch_first=True, total_length=tokens.shape[1])  # [B, L, E]
+        hidden = last[0] if self.config.cell == "lstm" else last  # [2, B, E/2]
+        sentence = torch.cat([hidden[0], hidden[1]], dim=1)  # [B, E]
+        return EncodedText(words * mask.unsqueeze(2), sentence * mask.any(dim=1, keepdim=True), mask)

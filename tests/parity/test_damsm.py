@@ -1,0 +1,101 @@
+"""Attention over regions, the matching losses and a step of the matching model against the authors' own program, number by number."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cap2im.models.damsm import Gammas, matching_losses, region_attention, sentence_scores, word_scores
+from tests.parity.attngan import Near, attngan, golden_text_encoder, text_mask, their_name
+
+GAMMAS = {"default": Gammas(5, 5, 10), "yml": Gammas()}
+
+
+def leaves(*tensors):
+    return [tensor.clone().requires_grad_() for tensor in tensors]
+
+
+@pytest.mark.parametrize("gamma1", [1, 4, 5])
+def test_attention_over_regions(gamma1):
+    file = attngan("attention")
+    check = Near(file)
+    query, context = leaves(file["in/query"], file["in/context"])
+    everything = torch.ones(3, 6, dtype=torch.bool)
+    contexts, weights = region_attention(context, query.transpose(1, 2), everything, gamma1)
+    check(f"func_attention/gamma{gamma1}/weightedContext", contexts.transpose(1, 2), 5e-6)
+    check(f"func_attention/gamma{gamma1}/attn", weights, 2e-6)
+    ((contexts.transpose(1, 2) * file["in/cot_fctx"]).sum() + (weights * file["in/cot_fattn"]).sum()).backward()
+    check(f"func_attention/gamma{gamma1}/grad_query", query.grad, 1e-5)
+    check(f"func_attention/gamma{gamma1}/grad_context", context.grad, 1e-5)
+    check.finish(f"func_attention/gamma{gamma1}/", "in/cot_f")
+
+
+@pytest.mark.parametrize("classes", ["none", "unique", "collide"])
+@pytest.mark.parametrize("gammas", GAMMAS)
+def test_word_losses(gammas, classes):
+    file = attngan("losses")
+    check = Near(file)
+    regions, words = leaves(file["in/img_features"], file["in/words_emb"])
+    mask = text_mask(file["in/cap_lens"])
+    scores = word_scores(regions, words.transpose(1, 2), mask, GAMMAS[gammas])
+    case = f"words_loss/{gammas}_{classes}/"
+    losses = matching_losses(scores, None if classes == "none" else file[f"in/class_ids_{classes}"])
+    for number, loss in enumerate(losses):
+        check(f"{case}w_loss{number}", loss, 5e-5)
+    sum(losses).backward()
+    check(f"{case}grad_img_features", regions.grad, 5e-6)
+    check(f"{case}grad_words_emb", words.grad, 2e-5)
+    check.finish(case)
+
+
+@pytest.mark.parametrize("gammas", GAMMAS)
+def test_attention_maps(gammas):
+    file = attngan("losses")
+    check = Near(file)
+    mask = text_mask(file["in/cap_lens"])
+    _, weights = region_attention(file["in/img_features"], file["in/words_emb"].transpose(1, 2), mask, GAMMAS[gammas].gamma1)
+    for caption, length in enumerate(file["in/cap_lens"].tolist()):
+        check(f"words_loss/{gammas}/att_map{caption}", weights[caption : caption + 1, :length], 5e-7)
+    check.finish(f"words_loss/{gammas}/")
+
+
+@pytest.mark.parametrize("classes", ["none", "unique", "collide"])
+def test_sentence_losses(classes):
+    file = attngan("losses")
+    check = Near(file)
+    codes, sentences = leaves(file["in/cnn_code"], file["in/sent_emb"])
+    case = f"sent_loss/default_{classes}/"
+    scores = sentence_scores(codes, sentences, GAMMAS["default"])
+    losses = matching_losses(scores, None if classes == "none" else file[f"in/class_ids_{classes}"])
+    for number, loss in enumerate(losses):
+        check(f"{case}s_loss{number}", loss, 5e-6)
+    sum(losses).backward()
+    check(f"{case}grad_cnn_code", codes.grad, 5e-6)
+    check(f"{case}grad_sent_emb", sentences.grad, 5e-6)
+    check.finish(case)
+
+
+def test_one_step_of_the_matching_model():
+    file = attngan("damsm_step")
+    check = Near(file)
+    encoder = golden_text_encoder(attngan("text_encoder")).train()
+    regions, codes = leaves(file["in/words_features"], file["in/sent_code"])
+    text = encoder(file["in/captions"], text_mask(file["in/cap_lens"], longest=7))
+    check("out/words_emb", text.words.transpose(1, 2), 1e-6)
+    check("out/sent_emb", text.sentence, 1e-6)
+    losses = [
+        *matching_losses(word_scores(regions, text.words, text.mask, Gammas()), file["in/class_ids"]),
+        *matching_losses(sentence_scores(codes, text.sentence, Gammas()), file["in/class_ids"]),
+    ]
+    for name, loss in zip(("w_loss0", "w_loss1", "s_loss0", "s_loss1"), losses, strict=True):
+        check(f"out/{name}", loss, 5e-5)
+    check("out/loss", sum(losses), 5e-5)
+    sum(losses).backward()
+    check("out/grad_words_features", regions.grad, 2e-6)
+    check("out/grad_sent_code", codes.grad, 2e-6)
+    for name, parameter in encoder.named_parameters():
+        check(f"out/grad/{their_name(name)}", parameter.grad, 1e-4)
+    check("out/rnn_grad_norm", torch.nn.utils.clip_grad_norm_(encoder.parameters(), 0.25), 1e-4)
+    for name, parameter in encoder.named_parameters():
+        check(f"out/grad_clipped/{their_name(name)}", parameter.grad, 5e-7)
+    check.finish("in/", "out/")

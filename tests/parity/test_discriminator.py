@@ -1,0 +1,85 @@
+"""AttnGAN's discriminators and their losses against the authors' own program, array by array."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from cap2im.convert.attngan import released_layout
+from cap2im.models.discriminators import Discriminator, Judgement, Verdict, discriminator_loss, generator_loss
+from tests.parity.attngan import FEATURES, Near, attngan
+from tests.parity.golden import Golden
+from tests.parity.test_generator import buffers, fill
+
+SIDES = {"d_net64": 64, "d_net128": 128, "d_net256": 256, "d_net64_nojcu": 64}
+LARGEST = 4000  # elements of a gradient that is stored, of d_net256
+
+
+def golden_discriminator(file: Golden, name: str) -> Discriminator:
+    """Ours in float64 with the golden weights."""
+    return fill(Discriminator(SIDES[name], 4, FEATURES, 3, unconditional=not name.endswith("nojcu")), file, f"{name}/w/")
+
+
+def pixels(images: Tensor) -> Tensor:
+    """Stored pixels as networks get them: the release computed them in float32."""
+    return (images.float() / 127.5 - 1).double()
+
+
+@pytest.mark.parametrize("name", SIDES)
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_trunk_and_heads(name, mode):
+    file = attngan("discriminator")
+    check = Near(file)
+    network = golden_discriminator(file, name).train(mode == "train")
+    where = f"{name}/out/{mode}/"
+    maps = network.trunk(pixels(file[f"in/img{SIDES[name]}"]))
+    check(f"{where}features", maps, 5e-5)
+    check(f"{where}cond", network.read(maps, file["in/sent_emb"]).sigmoid(), 5e-6)
+    if network.unconditional is None:
+        check(f"{where}cond_no_code", network.conditional(maps).flatten().sigmoid(), 2e-6)
+    else:
+        check(f"{where}uncond", network.unconditional(maps).flatten().sigmoid(), 5e-6)
+        if mode == "train":
+            for key, value in buffers(network).items():
+                check(f"{where}state_after/{key}", value, 2e-6)
+    check.finish(f"{name}/w/", where)
+
+
+def test_no_array_is_left_out():
+    compared = ("in/img", "in/sent_emb", *(f"{name}/" for name in SIDES))
+    assert all(name.startswith(compared) for name in attngan("discriminator"))
+
+
+@pytest.mark.parametrize("name", SIDES)
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_discriminator_loss_and_its_gradients(name, mode):
+    file, inputs = attngan("losses"), attngan("discriminator")
+    check = Near(file)
+    network = golden_discriminator(inputs, name).train(mode == "train")
+    side = SIDES[name]
+    real, drawn = pixels(inputs[f"in/img{side}"]), pixels(file[f"in/fake{side}"])
+    loss = discriminator_loss(network(real, drawn, inputs["in/sent_emb"]))
+    where = f"discriminator_loss/{name}_{mode}/"
+    check(f"{where}errD", loss, 5e-6)
+    if mode == "train":
+        loss.backward()
+        for key, value in buffers(network).items():
+            check(f"{where}state_after/{key}", value, 5e-6)
+        for key, gradient in released_layout(network, lambda t: t.grad).items():
+            if name != "d_net256" or gradient.numel() < LARGEST:
+                check(f"{where}grad/{key}", gradient, 2e-5)
+    check.finish(where)
+
+
+def test_losses_of_known_logits():
+    far = torch.full((4,), 30.0)
+    certain, fooled = Verdict(far, far), Verdict(-far, -far)
+    zero = torch.zeros(4)
+    unsure = Verdict(zero, zero)
+    assert generator_loss(certain).item() == pytest.approx(0, abs=1e-12)
+    assert generator_loss(unsure).item() == pytest.approx(2 * torch.tensor(2.0).log().item())
+    assert generator_loss(Verdict(zero, None)).item() == pytest.approx(torch.tensor(2.0).log().item())
+    assert discriminator_loss(Judgement(certain, fooled, -far[1:])).item() == pytest.approx(0, abs=1e-12)
+    assert discriminator_loss(Judgement(unsure, unsure, zero[1:])).item() == pytest.approx(2 * torch.tensor(2.0).log().item())
+    assert discriminator_loss(Judgement(certain, certain, -far[1:])).item() == pytest.approx(20)

@@ -1,0 +1,104 @@
+"""Inception-v3 in the image encoder against the authors' own program, with 22 million weights made by the golden vectors' recipe."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from cap2im.models.damsm import DAMSMConfig, InceptionEncoder
+from cap2im.models.inception import resized
+from cap2im.models.word_encoder import TextEncoderConfig
+from tests.parity.attngan import FEATURES, VOCABULARY, Near, attngan
+
+SEED = 7000
+OURS = {"emb_features": "regions", "emb_cnn_code": "code"}
+
+
+def recipe_weights(keys: list[str], shapes: list[str]) -> dict[str, torch.Tensor]:
+    """The weights that the README's section 6 describes, by the release's names."""
+    weights = {}
+    for index, (key, told) in enumerate(zip(keys, shapes, strict=True)):
+        shape = tuple(int(n) for n in told.split("x")) if told not in ("", "scalar") else ()
+        random = np.random.RandomState(SEED + index)
+        if key.endswith("num_batches_tracked"):
+            weights[key] = torch.zeros((), dtype=torch.long)
+            continue
+        if key in ("emb_features.weight", "emb_cnn_code.weight"):
+            value = random.uniform(-0.1, 0.1, shape)
+        elif key == "emb_cnn_code.bias":
+            value = 0.01 * random.standard_normal(shape)
+        elif key.endswith(".bn.weight"):
+            value = 1 + 0.1 * random.standard_normal(shape)
+        elif key.endswith((".bn.bias", ".bn.running_mean")):
+            value = 0.1 * random.standard_normal(shape)
+        elif key.endswith(".bn.running_var"):
+            value = 1 + 0.2 * random.uniform(0, 1, shape)
+        else:
+            assert key.endswith(".conv.weight"), key
+            value = random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+        weights[key] = torch.from_numpy(value.astype(np.float32))
+    return weights
+
+
+@pytest.fixture(scope="module")
+def image_encoder():
+    """The golden file and the weights, whose sums are as told."""
+    file = attngan("image_encoder")
+    keys, shapes = file.arrays["weights/keys"].tolist(), file.arrays["weights/shape"].tolist()
+    weights = recipe_weights(keys, shapes)
+    sums = torch.tensor([float(weights[key].double().sum()) for key in keys], dtype=torch.float64)
+    torch.testing.assert_close(sums, file["weights/sum_float64"], rtol=1e-12, atol=1e-9)
+    return file, weights
+
+
+def our_name(name: str) -> str:
+    """Our name of a parameter of the release's image encoder."""
+    layer, _, kind = name.partition(".")
+    return f"{OURS[layer]}.{kind}" if layer in OURS else f"network.{name}"
+
+
+def golden_encoder(weights: dict[str, torch.Tensor], *, corners: bool, mode: str) -> InceptionEncoder:
+    """Our image encoder with the golden weights, in the release's mode."""
+    config = DAMSMConfig(text=TextEncoderConfig(vocabulary_size=VOCABULARY, features=FEATURES), variant="released", corners=corners)
+    model = InceptionEncoder(config)
+    model.load_state_dict({our_name(name): value for name, value in weights.items()})
+    return model.train(mode == "train")
+
+
+def test_what_learns(image_encoder):
+    file, weights = image_encoder
+    model = golden_encoder(weights, corners=False, mode="train")
+    ours = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert ours == {our_name(name) for name in file.arrays["trainable"].tolist()}
+
+
+@torch.no_grad()
+def test_features_of_the_forks_fid(image_encoder):
+    """Its network sees images in 0..1 as if they were normalised for ImageNet; `fid_features` are the means of two depths."""
+    file, weights = image_encoder
+    check = Near(file)
+    images = resized(file["in/img_u8"].float() / 255, corners=True)
+    scale, shift = (torch.tensor(values).view(1, 3, 1, 1) for values in ((0.229, 0.224, 0.225), (0.485, 0.456, 0.406)))
+    network = golden_encoder(weights, corners=True, mode="eval").network
+    found = network(images * (scale / 0.5) + (shift - 0.5) / 0.5)
+    check("fid_features/dims768", found.regions.mean(dim=(2, 3)).double(), 1e-5)
+    check("fid_features/dims2048", found.pooled.double(), 1e-5)
+    check.finish("fid_features/")
+
+
+@pytest.mark.parametrize("corners", [False, True])
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@torch.no_grad()
+def test_regions_and_code(image_encoder, corners, mode):
+    file, weights = image_encoder
+    check = Near(file)
+    model = golden_encoder(weights, corners=corners, mode=mode)
+    found = model(file["in/img_u8"].float() / 127.5 - 1)
+    case = f"out/align_corners_{corners}/{mode}/"
+    check(f"{case}features", found.regions.double(), {"eval": 5e-5, "train": 2e-2}[mode])
+    check(f"{case}cnn_code", found.code.double(), {"eval": 2e-5, "train": 5e-3}[mode])
+    if mode == "train" and not corners:
+        for name in [key for key in file if "/state_after/" in key]:
+            check(name, model.state_dict()[our_name(name.rpartition("/")[2])].double(), 1e-4)
+    check.finish(case)
