@@ -41,7 +41,7 @@ class DAMSMConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    text: TextEncoderConfig = TextEncoderConfig(vocabulary_size=22)
+    text: TextEncoderConfig = TextEncoderConfig()
     image_encoder: Literal["inception", "small"] = "inception"
     variant: Literal["paper", "released"] = "paper"  # "released": training moves the batch statistics of the frozen Inception
     corners: bool = False  # Inception's images are resized with aligned corners, as torch did up to 0.3
