@@ -551,14 +551,10 @@ def compare(
     names = [*(models or []), *(PRESETS[preset] if preset else ())]
     if not names:
         raise ValueError("no model given; name some, or add --preset mnist")
-<<<<<<< HEAD
     _require_shortlist(candidates, shortlist)
-    if preset is not None and (shortlist is not None or similarity or split == "all"):
-        raise ValueError(f"--preset {preset}: captioned digits have no --shortlist, no --similarity and no --split all")
-=======
+    _require_fid(fid, inception)
     if preset is not None and (shortlist is not None or similarity or fid or split == "all"):
         raise ValueError(f"--preset {preset}: captioned digits have no --shortlist, no --similarity, no --fid and no --split all")
-    _require_fid(fid, inception)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file, and a folder is needed")
     sharpening = None if sharpen is None else Sharpening.load(sharpen, device=device)  # before anything is trained
@@ -571,10 +567,7 @@ def compare(
         "samples": samples,
         "seed": seed,
     }
-<<<<<<< HEAD
-    asked |= {"shortlist": shortlist, "candidates": candidates, "similarity": similarity}
-=======
-    asked |= {"shortlist": shortlist, "similarity": similarity, "fid": fid, "inception": inception}
+    asked |= {"shortlist": shortlist, "candidates": candidates, "similarity": similarity, "fid": fid, "inception": inception}
     pipelines = []
     for name, where in found.items():
         pipeline = Pipeline.load(where, device=device)
