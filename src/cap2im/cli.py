@@ -170,6 +170,7 @@ def draw(
         "cap2im train aligndraw-mnist --data mnist/ --resume",
         "cap2im train aligndraw-coco --data prepared/ --run runs/mine",
         "cap2im train sharpener-mnist --data mnist/",
+        "cap2im train damsm-mnist --data mnist/",
         "cap2im train skipthoughts --data sentences.txt",
         "accelerate launch --multi_gpu --num_processes 2 -m cap2im train aligndraw-mnist",
     )
@@ -188,7 +189,7 @@ def train(
     stream: Annotated[bool, typer.Option("--stream", help="Read a dataset shard by shard, from a folder or a URL.")] = False,
 ) -> None:
     """Train a model by a recipe."""
-    from cap2im.config import BoundRecipe, ClassifierRecipe, GANRecipe, SkipThoughtsRecipe, load_recipe, to_toml
+    from cap2im.config import BoundRecipe, ClassifierRecipe, DAMSMRecipe, GANRecipe, SkipThoughtsRecipe, load_recipe, to_toml
 
     resolved = load_recipe(recipe, changes or [])
     if dry_run:
@@ -240,6 +241,23 @@ def train(
             workers=workers,
             command=command,
             card=lambda figures: bound_card(Path(recipe).stem, resolved, figures),
+        )
+    elif isinstance(resolved, DAMSMRecipe):
+        from cap2im.training.card import matching_card
+        from cap2im.training.matching import train as train_matching
+
+        if compile_model or start_from is not None:
+            raise ValueError("a matching model has no --from and no --compile")
+        result = train_matching(
+            resolved,
+            folder,
+            data=data,
+            stream=stream,
+            resume=resume,
+            device=device,
+            workers=workers,
+            command=command,
+            card=lambda figures: matching_card(Path(recipe).stem, resolved, figures),
         )
     elif isinstance(resolved, SkipThoughtsRecipe):
         from cap2im.training.card import sentences_card

@@ -21,6 +21,7 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     NonNegativeInt,
+    PositiveFloat,
     Tag,
     TypeAdapter,
     ValidationError,
@@ -30,6 +31,7 @@ from pydantic import (
 
 from cap2im.data.vocabulary import LONGEST_CAPTION
 from cap2im.models.aligndraw import DRAWConfig
+from cap2im.models.damsm import DAMSMConfig
 from cap2im.models.lapgan import LAPGANConfig, SharpenerConfig
 from cap2im.models.reader import ReaderConfig
 from cap2im.models.skipthoughts import SkipThoughtsConfig
@@ -148,8 +150,27 @@ class GANTraining(Section):
         return self
 
 
+class MatchingTraining(Section):
+    """How a matching model is trained. The defaults are AttnGAN's, as released; there only two layers of its image encoder learn."""
+
+    seed: int = Field(0, ge=0, lt=2**63)
+    epochs: int = Field(600, ge=1)
+    batch_size: int = Field(48, ge=2)  # over all processes; each process matches its own share
+    inception: str = ""  # file of torchvision's weights for image_encoder inception; empty is the cache, or else a verified download
+    learning_rate: float = Field(2e-3, gt=0)  # of Adam
+    rate_decay: float = Field(0.98, gt=0, le=1)  # each epoch multiplies the rate by this
+    final_learning_rate: float = Field(2e-4, gt=0)  # no less than this
+    warmup_steps: int = Field(0, ge=0)  # the rate rises linearly from 0
+    clip_norm: float = Field(0.25, gt=0)  # of the text encoder's gradient; the image encoder's is not clipped
+    gammas: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (4.0, 5.0, 10.0)  # the paper has 5 for the first
+    precision: Literal["fp32", "bf16"] = "fp32"
+    log_every: int = Field(10, ge=1)  # steps
+    validate_every: int = Field(500, ge=1)  # steps
+    checkpoint_every: int = Field(500, ge=1)  # steps
+
+
 class DrawingRecipe(Section):
-    """A model that draws, on captioned digits or on a prepared dataset: what all of them share."""
+    """A model of captioned images, on captioned digits or on a prepared dataset: what all of them share."""
 
     kind: str
     description: str
@@ -157,8 +178,8 @@ class DrawingRecipe(Section):
         Annotated[DigitsData, Tag("digits")] | Annotated[CaptionsData, Tag("captions")] | Annotated[PicturesData, Tag("pictures")],
         Discriminator(_data_kind),
     ] = DigitsData()
-    model: DRAWConfig | VAEConfig | LAPGANConfig | SharpenerConfig
-    train: BoundTraining | GANTraining
+    model: DRAWConfig | VAEConfig | LAPGANConfig | SharpenerConfig | DAMSMConfig
+    train: BoundTraining | GANTraining | MatchingTraining
 
     @model_validator(mode="after")
     def _fits(self) -> DrawingRecipe:
@@ -232,6 +253,20 @@ class SharpenerRecipe(GANRecipe):
 
     kind: Literal["sharpener"]
     model: SharpenerConfig = SharpenerConfig()
+
+
+class DAMSMRecipe(DrawingRecipe):
+    """The matching model that AttnGAN learns from."""
+
+    kind: Literal["damsm"]
+    model: DAMSMConfig = DAMSMConfig()
+    train: MatchingTraining = MatchingTraining()
+
+    @model_validator(mode="after")
+    def _wants_inception(self) -> DAMSMRecipe:
+        if self.train.inception and self.model.image_encoder != "inception":
+            raise ValueError(f"train.inception is for model.image_encoder inception; this one is {self.model.image_encoder}")
+        return self
 
 
 class ReaderTraining(Section):
@@ -316,12 +351,13 @@ class ClassifierRecipe(Section):
     train: ClassifierTraining = ClassifierTraining()
 
 
-Recipe = DRAWRecipe | VAERecipe | LAPGANRecipe | SharpenerRecipe | ReaderRecipe | SkipThoughtsRecipe | ClassifierRecipe
+Recipe = DRAWRecipe | VAERecipe | LAPGANRecipe | SharpenerRecipe | DAMSMRecipe | ReaderRecipe | SkipThoughtsRecipe | ClassifierRecipe
 _RECIPES: dict[str, type[Section]] = {
     "draw": DRAWRecipe,
     "vae": VAERecipe,
     "lapgan": LAPGANRecipe,
     "sharpener": SharpenerRecipe,
+    "damsm": DAMSMRecipe,
     "reader": ReaderRecipe,
     "skipthoughts": SkipThoughtsRecipe,
     "classifier": ClassifierRecipe,

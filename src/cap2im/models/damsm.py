@@ -41,7 +41,7 @@ class DAMSMConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    text: TextEncoderConfig = TextEncoderConfig(vocabulary_size=22)
+    text: TextEncoderConfig = TextEncoderConfig()
     image_encoder: Literal["inception", "small"] = "inception"
     variant: Literal["paper", "released"] = "paper"  # "released": training moves the batch statistics of the frozen Inception
     corners: bool = False  # Inception's images are resized with aligned corners, as torch did up to 0.3
@@ -208,8 +208,8 @@ def word_scores(regions: Tensor, words: Tensor, mask: Tensor, gammas: Gammas) ->
 class _WordCosines(torch.autograd.Function):
     """The cosine [K, N, L] of each word with its context in each image: `region_attention` of all pairs of images and captions.
 
-    Some images at a time: what they have with all words stays in a processor's caches, while the products are as large as it likes them.
-    (Image by image is there 2 to 3 times faster than all at once, and a caption at a time, as released, is slower still.)
+    Some images at a time, with all words of all captions: on a processor, what one image has with them fills the caches, and the products
+    are still large; an accelerator takes all at once. Between forward and backward, both softmaxes and the contexts are kept.
     """
 
     @staticmethod
@@ -220,12 +220,12 @@ class _WordCosines(torch.autograd.Function):
         ctx.at_once = images if values.device.type != "cpu" else max(1, SCORES_AT_ONCE // (len(flat) * regions))
         kept = []
         for some in values.split(ctx.at_once):
-            scores = torch.matmul(flat, some).unflatten(1, (captions, longest))  # [k, N, L, R]
+            scores = torch.bmm(flat.expand(len(some), -1, -1), some).unflatten(1, (captions, longest))  # [k, N, L, R]
             if padding is not None:
                 scores.masked_fill_(padding, -torch.inf)
             by_word = scores.softmax(dim=2)
             weights = torch.mul(by_word, gamma1, out=scores).softmax(dim=3).flatten(1, 2)  # [k, N L, R]
-            contexts = torch.matmul(weights, some.transpose(1, 2))  # [k, N L, E]
+            contexts = torch.bmm(weights, some.transpose(1, 2))  # [k, N L, E]
             kept.append((by_word, weights, contexts, (contexts * flat).sum(dim=2), contexts.norm(dim=2)))
         ctx.kept = [part[:3] for part in kept]
         products, norms = (torch.cat(parts) for parts in list(zip(*kept, strict=True))[3:])  # [K, N L]
@@ -249,12 +249,14 @@ class _WordCosines(torch.autograd.Function):
         for start, (by_word, weights, contexts) in zip(starts, ctx.kept, strict=True):
             here = slice(start, start + ctx.at_once)
             some, share = values[here], of_products[here, :, None]
-            of_words += (share * contexts).sum(dim=0)
             into_contexts = (contexts * of_contexts[here, :, None]).addcmul_(flat, share)  # [k, N L, E]
-            into_weights = _through_softmax(torch.matmul(into_contexts, some), weights, 2)  # [k, N L, R]
+            into_weights = _through_softmax(torch.bmm(into_contexts, some), weights, 2)  # [k, N L, R]
             into_scores = _through_softmax(into_weights.view_as(by_word), by_word, 2).flatten(1, 2).mul_(ctx.gamma1)
-            of_values[here] = torch.matmul(into_contexts.transpose(1, 2), weights) + torch.matmul(flat.T, into_scores)
-            of_words += torch.matmul(into_scores, some.transpose(1, 2)).sum(dim=0)
+            torch.bmm(into_contexts.transpose(1, 2), weights, out=of_values[here])
+            of_values[here].baddbmm_(flat.T.expand(len(some), -1, -1), into_scores)
+            of_words.addbmm_(into_scores, some.transpose(1, 2))
+            for one, its_share in zip(contexts, share, strict=True):
+                of_words.addcmul_(one, its_share)
         return of_values, of_words.view_as(words), None, None
 
 

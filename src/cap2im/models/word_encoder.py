@@ -26,7 +26,7 @@ class TextEncoderConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    vocabulary_size: int = Field(ge=1)
+    vocabulary_size: int = Field(22, ge=1)  # of captioned digits; a prepared dataset brings its own
     word_features: int = Field(300, ge=1)  # W
     features: int = Field(256, ge=2)  # E, half of them of each direction
     cell: Literal["lstm", "gru"] = "lstm"

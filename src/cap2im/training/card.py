@@ -7,8 +7,14 @@ from typing import Any
 import torch
 
 import cap2im
-from cap2im.config import BoundRecipe, ClassifierRecipe, GANRecipe, SkipThoughtsRecipe
+from cap2im.config import BoundRecipe, ClassifierRecipe, DAMSMRecipe, GANRecipe, SkipThoughtsRecipe
 from cap2im.training.loop import machine
+
+WHAT_IS_MATCHED = {
+    "validation": "validation images",
+    "seen": "validation digits, captions that training shows",
+    "held_out": "validation digits, captions that it does not",
+}
 
 CARD = """---
 library_name: cap2im
@@ -101,6 +107,56 @@ def gan_card(name: str, recipe: GANRecipe, figures: dict[str, Any]) -> str:
         version=cap2im.__version__,
         torch=torch.__version__,
         use="Draw with it: `cap2im draw CAPTION --model FOLDER`." if draws else "Use it: `cap2im draw CAPTION --sharpen FOLDER`.",
+    )
+
+
+MATCHING_CARD = """---
+library_name: cap2im
+license: mit
+---
+
+# {name}
+
+{description}.
+
+| | |
+| --- | --- |
+| command | `{command}` |
+{inception}| seed | {seed} |
+| updates | {steps:,} of {batch_size} pairs |
+| time | {hours:.2f} h on {machine} |
+| parameters | {parameters:,} |
+| validation loss | {loss:.3f} |
+{precisions}| written by | cap2im {version}, torch {torch} |
+
+Train an AttnGAN with it: `cap2im train attngan-... --set train.damsm=FOLDER`.
+"""
+
+
+def matching_card(name: str, recipe: DAMSMRecipe, figures: dict[str, Any]) -> str:
+    """The card of a trained matching model."""
+    found = figures["r_precision"]
+    told = (
+        f"| R-precision of {WHAT_IS_MATCHED[group]}, 1 true caption of {found['others'] + 1} | {a['rate']:.2%} (95 % interval "
+        f"{a['low']:.2%} to {a['high']:.2%}) of {a['n']:,} |\n"
+        for group, a in found.items()
+        if group in WHAT_IS_MATCHED
+    )
+    return MATCHING_CARD.format(
+        name=name,
+        description=recipe.description,
+        command=figures["command"],
+        inception=f"| Inception | weights of SHA-256 {figures['inception']} |\n" if "inception" in figures else "",
+        seed=recipe.train.seed,
+        steps=figures["steps"],
+        batch_size=recipe.train.batch_size,
+        hours=figures["seconds"] / 3600,
+        machine=machine(),
+        parameters=figures["parameters"],
+        loss=figures["validation/loss"],
+        precisions="".join(told),
+        version=cap2im.__version__,
+        torch=torch.__version__,
     )
 
 

@@ -88,7 +88,8 @@ class Trainee:
     def round(self) -> None:
         """Rounds the weights to the half precision in which they are handed out, so that what is measured is what people get."""
         weights = self.published.state_dict()
-        self.published.load_state_dict({name: value.half().float() for name, value in weights.items()})
+        rounded = {name: value.half().float() for name, value in weights.items() if value.is_floating_point()}
+        self.published.load_state_dict(weights | rounded)
 
     def config(self) -> dict[str, Any]:
         """What a folder of this network says of it."""

@@ -1,0 +1,216 @@
+"""Training the matching model of AttnGAN (DAMSM): one flat loop.
+
+Source: AttnGAN (arXiv:1711.10485), section 3.2; rates, clipping and batches are the released program's.
+
+What the released program does differently: it forgets Adam's moments after every epoch.
+
+Where several processes share a batch, each one's wrong matches are those of its own share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from cap2im.config import DAMSMRecipe, DigitsData, MatchingTraining, to_toml
+from cap2im.convert.inception import load_inception
+from cap2im.data.batch import Batch
+from cap2im.data.canvas_batches import caption_tokens, load_digits
+from cap2im.data.mnist_captions import CanvasMaker, HeldOut
+from cap2im.data.vocabulary import Vocabulary
+from cap2im.metrics.matching import OTHERS, matching_codes, own_caption_first, r_precision, rate
+from cap2im.models.damsm import DAMSM, EncodedImage, Gammas, InceptionEncoder, matching_losses, sentence_scores, word_scores
+from cap2im.models.text import EncodedText
+from cap2im.randomness import generator
+from cap2im.training.loop import BatchesAhead, RunLog, make_accelerator, prepare_processor, progress_bar, stop_if_not_finite
+from cap2im.training.material import require_same_material, training_material
+from cap2im.training.trainee import DrawingTrainee, resume_state
+
+CANVASES_OF_A_CAPTION = 5  # that the finished model is measured on
+
+
+def learning_rate(train: MatchingTraining, step: int, steps_per_epoch: int) -> float:
+    """The rate of the update that follows `step` updates."""
+    rate = max(train.final_learning_rate, train.learning_rate * train.rate_decay ** (step // steps_per_epoch))
+    return rate * min(1.0, (step + 1) / (train.warmup_steps + 1))
+
+
+def losses_of(image: EncodedImage, text: EncodedText, classes: Tensor | None, gammas: Gammas) -> dict[str, Tensor]:
+    """The four losses of equation 13 by name: of words and of sentences, images that pick captions and captions that pick images."""
+    words = matching_losses(word_scores(image.regions, text.words, text.mask, gammas), classes)
+    sentences = matching_losses(sentence_scores(image.code.float(), text.sentence.float(), gammas), classes)
+    return dict(zip(("image_to_words", "words_to_image", "image_to_sentence", "sentence_to_image"), (*words, *sentences), strict=True))
+
+
+class MatchingTrainee(DrawingTrainee):
+    """A matching model in training; what is frozen of it does not move."""
+
+    recipe: DAMSMRecipe
+    model: DAMSM
+
+    def __init__(self, recipe: DAMSMRecipe, vocabulary: Vocabulary, about_data: Mapping[str, Any], command: str) -> None:
+        torch.manual_seed(recipe.train.seed)
+        model = DAMSM(recipe.model)
+        learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.Adam(learning, lr=recipe.train.learning_rate, betas=(0.5, 0.999))
+        super().__init__(recipe, model, optimizer, command, 0.0, vocabulary, about_data)
+
+    def begin_with_inception(self) -> None:
+        """Fills the frozen network with its published weights; see `load_inception` for the errors."""
+        assert isinstance(self.model.image, InceptionEncoder)
+        published, self.origin["inception"] = load_inception("imagenet", self.recipe.train.inception, classifies=False)
+        self.model.image.network.load_state_dict(published.state_dict())
+
+
+def train(
+    recipe: DAMSMRecipe,
+    run: Path,
+    *,
+    data: str | Path | None = None,
+    stream: bool = False,
+    resume: bool = False,
+    device: Literal["auto", "cpu"] = "auto",
+    workers: int = 2,
+    command: str = "",
+    card: Callable[[dict[str, Any]], str] = lambda _: "",
+) -> Path:
+    """Trains a matching model and writes its weights to RUN/model.
+
+    Args:
+        recipe: what to train.
+        run: folder for checkpoints, log and the result.
+        data: folder of MNIST's files (None for the cache or a download), or a prepared dataset.
+        stream: read a prepared dataset shard by shard, wherever it lies.
+        resume: go on from the run's last checkpoint.
+        device: "cpu", or "auto" for whatever Accelerate finds.
+        workers: processes that read images ahead; captioned digits are made at once and need none.
+        command: what was typed, for the card; a resumed run keeps its first.
+        card: makes the model card's text of the final figures.
+
+    Returns:
+        the folder of the finished model.
+
+    Raises:
+        ValueError: of `resume_state`, missing or damaged data or Inception weights, a batch that the processes cannot share, a loss that
+            is not finite.
+    """
+    prepare_processor()
+    settings = recipe.train
+    gammas = Gammas(*settings.gammas)
+    accelerator = make_accelerator(device, settings.batch_size)
+    with accelerator.main_process_first():  # what is prepared once for all lies in a cache then
+        material = training_material(recipe, data, stream=stream, processes=accelerator.num_processes)
+    assert isinstance(material.recipe, DAMSMRecipe)
+    recipe, batches, validation = material.recipe, material.batches, material.validation
+    checkpoint = resume_state(run, recipe, resume)
+    if checkpoint is not None:
+        require_same_material(checkpoint, material, run)
+
+    trainee = MatchingTrainee(recipe, material.vocabulary, material.about, command)
+    model = trainee.model
+    if checkpoint is not None:
+        trainee.restore(checkpoint, accelerator)
+    elif recipe.model.image_encoder == "inception":
+        with accelerator.main_process_first():
+            trainee.begin_with_inception()
+    model.train()
+    prepared = trainee.prepare(accelerator)
+
+    mine = slice(accelerator.process_index, None, accelerator.num_processes)  # this process's rows of a batch
+    total = settings.epochs * batches.steps_per_epoch
+    ahead = BatchesAhead(batches, mine, range(trainee.step, total), workers if material.slow else 0)
+    log = RunLog(run, trainee.step, accelerator.is_main_process)
+    if accelerator.is_main_process:
+        (run / "recipe.toml").write_text(to_toml(recipe))
+
+    with progress_bar() as progress:
+        progress.disable = not accelerator.is_main_process
+        bar = progress.add_task("training", total=total, completed=trainee.step, note="")
+        while (step := trainee.step) < total:
+            current_rate = learning_rate(settings, step, batches.steps_per_epoch)
+            for group in trainee.optimizer.param_groups:
+                group["lr"] = current_rate
+            batch = ahead.next().to(accelerator.device)
+            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                image, text = prepared(2 * batch.images - 1, batch.tokens, batch.mask)
+            losses = losses_of(image, text, batch.classes, gammas)
+            loss = torch.stack(list(losses.values())).sum()
+            terms = accelerator.reduce(torch.stack([loss, *losses.values()]).detach(), "mean").tolist()
+            stop_if_not_finite("loss", terms[0], step)
+            trainee.optimizer.zero_grad()
+            accelerator.backward(loss)
+            norm = accelerator.clip_grad_norm_(model.text.parameters(), settings.clip_norm)
+            stop_if_not_finite("the gradient's norm", float(norm), step)
+            trainee.optimizer.step()
+            trainee.step = step = step + 1
+            progress.update(bar, advance=1, note=f"loss {terms[0]:.2f}")
+            if step % settings.log_every == 0:
+                named = {"train/loss": terms[0]} | {f"train/{name}": value for name, value in zip(losses, terms[1:], strict=True)}
+                named |= {"train/learning_rate": current_rate, "train/waiting": ahead.waiting, "train/text_gradient": float(norm)}
+                log.scalars(step, named)
+            if step % settings.validate_every == 0 or step == total:
+                scores = validate(model.eval(), validation, settings.batch_size, gammas)
+                model.train()
+                log.scalars(step, scores)
+                progress.console.print(
+                    f"step {step}: validation loss {scores['validation/loss']:.3f}, R-precision {scores['validation/r_precision']:.1%}"
+                )
+            if step % settings.checkpoint_every == 0 or step == total:
+                trainee.save(run, accelerator)
+    log.close()
+    result = run / "model"
+    trainee.round()
+    if accelerator.is_main_process:
+        figures: dict[str, Any] = dict(validate(model.eval(), validation, settings.batch_size, gammas))
+        figures["r_precision"] = measured(model, recipe, material.vocabulary, validation, data)
+        trainee.origin["r_precision"] = figures["r_precision"]
+        trainee.hand_out(result, figures, card, None)
+    accelerator.wait_for_everyone()
+    del prepared  # what shares gradients must be gone before the processes part, or one of them may abort at its exit
+    accelerator.free_memory()
+    accelerator.end_training()
+    return result
+
+
+def wrong_captions(classes: Tensor | None, count: int) -> int:
+    """How many captions R-precision can set beside each one's own, 99 at most."""
+    most = 1 if classes is None else int(classes.unique(return_counts=True)[1].max())
+    return min(OTHERS, count - most)
+
+
+@torch.no_grad()
+def validate(model: DAMSM, batch: Batch, batch_size: int, gammas: Gammas) -> dict[str, float]:
+    """Mean loss in batches as training has them, and R-precision, on the validation pairs; the same in every process."""
+    device = next(model.parameters()).device
+    total = 0.0
+    for start in range(0, len(batch), batch_size):
+        part = batch[start : start + batch_size].to(device)
+        image, text = model(2 * part.images - 1, part.tokens, part.mask)
+        losses = losses_of(image, text, part.classes, gammas)
+        total += float(torch.stack(list(losses.values())).sum()) * len(part)
+    codes = matching_codes(model, batch.images, batch.tokens, batch.mask)
+    found = rate(own_caption_first(*codes, batch.classes, others=wrong_captions(batch.classes, len(batch))))
+    return {"validation/loss": total / len(batch), "validation/r_precision": found["rate"]}
+
+
+def measured(model: DAMSM, recipe: DAMSMRecipe, vocabulary: Vocabulary, validation: Batch, data: str | Path | None) -> dict[str, Any]:
+    """R-precision of the finished model on real pairs that validate: of a prepared dataset, `validation`; of captioned digits, all 440
+    captions by whether training shows them, `seen` and `held_out`; JSON-ready."""
+    if not isinstance(recipe.data, DigitsData):
+        others = wrong_captions(validation.classes, len(validation))
+        codes = matching_codes(model, validation.images, validation.tokens, validation.mask)
+        return {"others": others, "validation": r_precision(*codes, validation.classes, others=others)}
+    held_out = HeldOut.from_seed(recipe.data.held_out_seed, recipe.data.variant)
+    digits = load_digits(recipe.data.source, "validation", None if data is None else Path(data))
+    wanted = [configuration for configuration in held_out.configurations() for _ in range(CANVASES_OF_A_CAPTION)]
+    layouts = torch.tensor([configuration.layout for configuration in wanted])
+    places = torch.tensor([(*configuration.digits, -1)[:2] for configuration in wanted])
+    canvases = CanvasMaker(digits, held_out, recipe.data.variant).render(layouts, places, generator("matched canvases"))
+    codes = matching_codes(model, canvases.images.float() / 255, *caption_tokens(canvases, vocabulary))
+    first = own_caption_first(*codes, canvases.scenes())
+    seen = torch.tensor([configuration.seen for configuration in wanted])
+    return {"others": OTHERS, "seen": rate(first[seen]), "held_out": rate(first[~seen])}
