@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -322,6 +323,10 @@ FIDOption = Annotated[bool, typer.Option("--fid", help="FID and Inception Score 
 InceptionOption = Annotated[
     str | None, typer.Option("--inception", help="File of pytorch-fid's Inception weights. [default: the cache, else downloaded]")
 ]
+DAMSMOption = Annotated[str | None, typer.Option("--damsm", help="R-precision of the drawings, by a matching model: a run or folder.")]
+NeuralOption = Annotated[
+    bool, typer.Option("--neural-distance", help="Its features and FID's in one space, learned on the training split: the fork's score.")
+]
 
 
 @app.command(
@@ -330,6 +335,7 @@ InceptionOption = Annotated[
         "cap2im evaluate runs/aligndraw-mnist --data mnist/ --samples 2 --out quick.json",
         "cap2im evaluate runs/mine --data prepared/ --split all --similarity",
         "cap2im evaluate runs/mine --data prepared/ --shortlist runs/vgg-cifar --images 200",
+        "cap2im evaluate runs/attngan --data prepared/ --fid --damsm runs/damsm --images 30000",
         "accelerate launch --multi_gpu --num_processes 2 -m cap2im evaluate runs/mine --data prepared/",
     )
 )
@@ -346,19 +352,20 @@ def evaluate(
     similarity: SimilarityOption = False,
     fid: FIDOption = False,
     inception: InceptionOption = None,
+    damsm: DAMSMOption = None,
+    neural_distance: NeuralOption = False,
     sharpen: SharpenOption = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "cpu",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file. [default: evaluation-MODEL.json]")] = None,
 ) -> None:
-    """Measure a model: the variational bound, caption accuracy on digits, image retrieval, similarity of drawings."""
+    """Measure a model: bound, caption accuracy on digits, image retrieval, similarity of drawings, FID, Inception Score, R-precision."""
     from cap2im.metrics.evaluation import evaluate as measure
     from cap2im.metrics.sharing import Sharing
     from cap2im.pipeline import Pipeline
 
     if candidates is not None and shortlist is None:
         raise ValueError(f"--candidates {candidates}: without --shortlist there are none to rank")
-    _require_fid(fid, inception)
     if out is not None and (out.is_dir() or not os.access(out.parent, os.W_OK)):
         raise ValueError(f"{out}: cannot write this file")
     pipeline = Pipeline.load(model, device=device, sharpen=sharpen)
@@ -378,17 +385,14 @@ def evaluate(
         similarity=similarity,
         fid=fid,
         inception=inception,
+        damsm=damsm,
+        neural_distance=neural_distance,
         seed=seed,
     )
     if sharing.is_first:
         _print_evaluation(result, sharpen)
         target.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
         print(f"written to {target}")
-
-
-def _require_fid(fid: bool, inception: str | None) -> None:
-    if inception is not None and not fid:
-        raise ValueError(f"--inception {inception}: without --fid nothing is looked at")
 
 
 def _print_evaluation(result: dict[str, Any], sharpen: str | None) -> None:
@@ -417,20 +421,36 @@ def _print_evaluation(result: dict[str, Any], sharpen: str | None) -> None:
                 f"PSNR {psnr['mean']:.2f} ± {psnr['deviation']:.2f} dB; {told}",
                 soft_wrap=True,
             )
-    if "fid" in result:
-        _print_drawings(stdout, result["fid"], result["inception_score"])
+    _print_judged(stdout, result)
 
 
-def _print_drawings(stdout: Console, fid: dict[str, Any], score: dict[str, Any]) -> None:
+def _print_judged(stdout: Console, result: dict[str, Any]) -> None:
+    """What networks say of drawings: a line for each measure."""
     from cap2im.models.inception import FEATURES
 
-    protocol = fid["protocol"]
-    told = f"{protocol['drawings']:,} drawings, {protocol['real_images']:,} {protocol['split']} images"
-    pairs = [("", fid, score), *([(" after sharpening", fid["sharpened"], score["sharpened"])] if "sharpened" in fid else [])]
-    for what, found, scored in pairs:
-        measured = f"FID{what} {found['distance']:.2f}, Inception Score{what} {scored['mean']:.2f} ± {scored['deviation']:.2f}"
-        stdout.print(f"{measured}; {told}", soft_wrap=True)
-    if min(protocol["drawings"], protocol["real_images"]) <= FEATURES:
+    def precision(found: dict[str, Any]) -> str:
+        return f"{100 * found['rate']:.1f} % ({100 * found['low']:.1f}-{100 * found['high']:.1f}, chance {100 * found['chance']:.0f})"
+
+    tellers: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+        "fid": ("FID", lambda found: f"{found['distance']:.2f}"),
+        "inception_score": ("Inception Score", lambda found: f"{found['mean']:.2f} ± {found['deviation']:.2f}"),
+        "r_precision": ("R-precision", precision),
+        "neural_distance": ("neural distance", lambda found: f"{found['mean']:.3f} ± {found['deviation']:.3f}"),
+    }
+    for key, (name, tell) in tellers.items():
+        if key in result:
+            found, protocol = result[key], result[key]["protocol"]
+            told = f"{found['drawings']:,} drawings" + (f" of {protocol['split']} captions" if "split" in protocol else "")
+            if key == "fid":
+                told += f", {protocol['real_images']:,} images"
+            if key == "neural_distance":
+                told += f"; of other captions {found['other_captions']['mean']:.3f}"
+            if "held_out" in found:
+                told += f"; seen {100 * found['seen']['rate']:.1f} %, held out {100 * found['held_out']['rate']:.1f} %"
+            stdout.print(f"{name} {tell(found)}; {told}", soft_wrap=True)
+            if "sharpened" in found:
+                stdout.print(f"{name} after sharpening {tell(found['sharpened'])}", soft_wrap=True)
+    if "fid" in result and min(result["fid"]["drawings"], result["fid"]["protocol"]["real_images"]) <= FEATURES:
         stdout.print(f"(FID of so few pictures is far too high: it has {FEATURES:,} features; 30,000 drawings are usual)", soft_wrap=True)
 
 
@@ -503,6 +523,8 @@ def compare(
     similarity: SimilarityOption = False,
     fid: FIDOption = False,
     inception: InceptionOption = None,
+    damsm: DAMSMOption = None,
+    neural_distance: NeuralOption = False,
     sharpen: SharpenOption = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "cpu",
@@ -519,7 +541,6 @@ def compare(
         raise ValueError("no model given; name some, or add --preset mnist")
     if preset is not None and (shortlist is not None or similarity or fid or split == "all"):
         raise ValueError(f"--preset {preset}: captioned digits have no --shortlist, no --similarity, no --fid and no --split all")
-    _require_fid(fid, inception)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file, and a folder is needed")
     sharpening = None if sharpen is None else Sharpening.load(sharpen, device=device)  # before anything is trained
@@ -533,6 +554,7 @@ def compare(
         "seed": seed,
     }
     asked |= {"shortlist": shortlist, "similarity": similarity, "fid": fid, "inception": inception}
+    asked |= {"damsm": damsm, "neural_distance": neural_distance}
     pipelines = []
     for name, where in found.items():
         pipeline = Pipeline.load(where, device=device)
