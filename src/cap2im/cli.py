@@ -172,6 +172,7 @@ def draw(
         "cap2im train aligndraw-coco --data prepared/ --run runs/mine",
         "cap2im train sharpener-mnist --data mnist/",
         "cap2im train damsm-mnist --data mnist/",
+        "cap2im train attngan-mnist --data mnist/ --set train.damsm=runs/damsm-mnist",
         "cap2im train skipthoughts --data sentences.txt",
         "accelerate launch --multi_gpu --num_processes 2 -m cap2im train aligndraw-mnist",
     )
@@ -190,7 +191,16 @@ def train(
     stream: Annotated[bool, typer.Option("--stream", help="Read a dataset shard by shard, from a folder or a URL.")] = False,
 ) -> None:
     """Train a model by a recipe."""
-    from cap2im.config import BoundRecipe, ClassifierRecipe, DAMSMRecipe, GANRecipe, SkipThoughtsRecipe, load_recipe, to_toml
+    from cap2im.config import (
+        AttnGANRecipe,
+        BoundRecipe,
+        ClassifierRecipe,
+        DAMSMRecipe,
+        GANRecipe,
+        SkipThoughtsRecipe,
+        load_recipe,
+        to_toml,
+    )
 
     resolved = load_recipe(recipe, changes or [])
     if dry_run:
@@ -259,6 +269,22 @@ def train(
             workers=workers,
             command=command,
             card=lambda figures: matching_card(Path(recipe).stem, resolved, figures),
+        )
+    elif isinstance(resolved, AttnGANRecipe):
+        from cap2im.training.attngan import train as train_attngan
+        from cap2im.training.card import attngan_card
+
+        if compile_model or stream or start_from is not None:
+            raise ValueError("an AttnGAN has no --from, no --compile and no --stream")
+        result = train_attngan(
+            resolved,
+            folder,
+            data=data,
+            resume=resume,
+            device=device,
+            workers=workers,
+            command=command,
+            card=lambda figures: attngan_card(Path(recipe).stem, resolved, figures),
         )
     elif isinstance(resolved, SkipThoughtsRecipe):
         from cap2im.training.card import sentences_card

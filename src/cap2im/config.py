@@ -31,6 +31,7 @@ from pydantic import (
 
 from cap2im.data.vocabulary import LONGEST_CAPTION
 from cap2im.models.aligndraw import DRAWConfig
+from cap2im.models.attngan import AttnGANConfig
 from cap2im.models.damsm import DAMSMConfig
 from cap2im.models.lapgan import LAPGANConfig, SharpenerConfig
 from cap2im.models.reader import ReaderConfig
@@ -169,6 +170,28 @@ class MatchingTraining(Section):
     checkpoint_every: int = Field(500, ge=1)  # steps
 
 
+class AttnGANTraining(Section):
+    """How AttnGAN's generator is trained against its discriminators and a matching model. The defaults are the release's for COCO."""
+
+    seed: int = Field(0, ge=0, lt=2**63)
+    epochs: int = Field(120, ge=1)
+    batch_size: int = Field(14, ge=2)  # over all processes
+    damsm: str = ""  # the matching model: a run, a folder, or OWNER/NAME on the Hugging Face hub
+    generator_rate: float = Field(2e-4, gt=0)  # of Adam
+    discriminator_rate: float = Field(2e-4, gt=0)
+    momentum: float = Field(0.5, ge=0, lt=1)  # Adam's beta_1; beta_2 is 0.999
+    discriminator_width: int = Field(96, ge=1)
+    spectral_norm: bool = False  # of the discriminators, in place of their batch normalisation
+    matching_weight: float = Field(50.0, ge=0)  # lambda of equation 3
+    gammas: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (4.0, 5.0, 10.0)  # of the matching losses; the paper has 5 for the first
+    kl_weight: float = Field(1.0, ge=0)  # of the conditioning augmentation
+    ema_decay: float = Field(0.999, ge=0, lt=1)  # of the generator's weights that draw; 0 is none
+    precision: Literal["fp32", "bf16"] = "fp32"
+    log_every: int = Field(10, ge=1)  # steps
+    validate_every: int = Field(1000, ge=1)  # steps
+    checkpoint_every: int = Field(1000, ge=1)  # steps
+
+
 class DrawingRecipe(Section):
     """A model of captioned images, on captioned digits or on a prepared dataset: what all of them share."""
 
@@ -178,8 +201,8 @@ class DrawingRecipe(Section):
         Annotated[DigitsData, Tag("digits")] | Annotated[CaptionsData, Tag("captions")] | Annotated[PicturesData, Tag("pictures")],
         Discriminator(_data_kind),
     ] = DigitsData()
-    model: DRAWConfig | VAEConfig | LAPGANConfig | SharpenerConfig | DAMSMConfig
-    train: BoundTraining | GANTraining | MatchingTraining
+    model: DRAWConfig | VAEConfig | LAPGANConfig | SharpenerConfig | DAMSMConfig | AttnGANConfig
+    train: BoundTraining | GANTraining | MatchingTraining | AttnGANTraining
 
     @model_validator(mode="after")
     def _fits(self) -> DrawingRecipe:
@@ -269,6 +292,14 @@ class DAMSMRecipe(DrawingRecipe):
         return self
 
 
+class AttnGANRecipe(DrawingRecipe):
+    """AttnGAN or AttnDCGAN. Their text encoder, and with it `model.text`, is the matching model's."""
+
+    kind: Literal["attngan"]
+    model: AttnGANConfig = AttnGANConfig()
+    train: AttnGANTraining = AttnGANTraining()
+
+
 class ReaderTraining(Section):
     """How the reader of caption accuracy is trained. The defaults made the bundled one."""
 
@@ -351,13 +382,24 @@ class ClassifierRecipe(Section):
     train: ClassifierTraining = ClassifierTraining()
 
 
-Recipe = DRAWRecipe | VAERecipe | LAPGANRecipe | SharpenerRecipe | DAMSMRecipe | ReaderRecipe | SkipThoughtsRecipe | ClassifierRecipe
+Recipe = (
+    DRAWRecipe
+    | VAERecipe
+    | LAPGANRecipe
+    | SharpenerRecipe
+    | DAMSMRecipe
+    | AttnGANRecipe
+    | ReaderRecipe
+    | SkipThoughtsRecipe
+    | ClassifierRecipe
+)
 _RECIPES: dict[str, type[Section]] = {
     "draw": DRAWRecipe,
     "vae": VAERecipe,
     "lapgan": LAPGANRecipe,
     "sharpener": SharpenerRecipe,
     "damsm": DAMSMRecipe,
+    "attngan": AttnGANRecipe,
     "reader": ReaderRecipe,
     "skipthoughts": SkipThoughtsRecipe,
     "classifier": ClassifierRecipe,

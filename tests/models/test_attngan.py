@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cap2im.models.attngan import AttnGAN, AttnGANConfig, UpBlock, WordAttention, conditioning_kl, cut
+from cap2im.models.attngan import LARGE_SIDE, AttnGAN, AttnGANConfig, UpBlock, WordAttention, conditioning_kl, cut
 from cap2im.models.interface import Gaussian, standard_normal
 from cap2im.models.text import EncodedText
 
@@ -138,10 +138,11 @@ def test_every_place_reads_the_word_that_is_like_it():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_up_blocks_are_what_their_docstring_says(training):
+@pytest.mark.parametrize("side", [LARGE_SIDE - 1, LARGE_SIDE])
+def test_up_blocks_are_what_their_docstring_says(side, training):
     torch.manual_seed(0)
     block = UpBlock(5, 3).double().train(training)
-    maps = torch.randn(2, 5, 7, 4, dtype=torch.float64, requires_grad=True)
+    maps = torch.randn(2, 5, 7, side, dtype=torch.float64, requires_grad=True)
     enlarged = maps.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     plain = torch.nn.functional.glu(block.norm(block.convolution(enlarged)), dim=1)
     ours = block(maps)

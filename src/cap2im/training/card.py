@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 import cap2im
-from cap2im.config import BoundRecipe, ClassifierRecipe, DAMSMRecipe, GANRecipe, SkipThoughtsRecipe
+from cap2im.config import AttnGANRecipe, BoundRecipe, ClassifierRecipe, DAMSMRecipe, GANRecipe, SkipThoughtsRecipe
 from cap2im.training.loop import machine
 
 WHAT_IS_MATCHED = {
@@ -155,6 +155,54 @@ def matching_card(name: str, recipe: DAMSMRecipe, figures: dict[str, Any]) -> st
         parameters=figures["parameters"],
         loss=figures["validation/loss"],
         precisions="".join(told),
+        version=cap2im.__version__,
+        torch=torch.__version__,
+    )
+
+
+ATTNGAN_CARD = """---
+library_name: cap2im
+pipeline_tag: text-to-image
+license: mit
+---
+
+# {name}
+
+{description}.
+
+| | |
+| --- | --- |
+| command | `{command}` |
+| seed | {seed} |
+| updates | {steps:,} of {batch_size} captions |
+| time | {hours:.2f} h on {machine} |
+| parameters | {parameters:,} with the text encoder, without discriminators |
+| matching model | {damsm}, weights of SHA-256 {digest} |
+| validation images, drawn ones taken for real ones of their captions | {taken} |
+| R-precision of the drawn ones, by the matching model that they learned from, 1 true caption of at most 100 | {matched:.1%} |
+| written by | cap2im {version}, torch {torch} |
+
+Draw with it: `cap2im draw CAPTION --model FOLDER`.
+"""
+
+
+def attngan_card(name: str, recipe: AttnGANRecipe, figures: dict[str, Any]) -> str:
+    """The card of a trained AttnGAN or AttnDCGAN."""
+    sizes = [key.rpartition("_")[2] for key in figures if key.startswith("validation/real_")]
+    return ATTNGAN_CARD.format(
+        name=name,
+        description=recipe.description,
+        command=figures["command"],
+        seed=recipe.train.seed,
+        steps=figures["steps"],
+        batch_size=recipe.train.batch_size,
+        hours=figures["seconds"] / 3600,
+        machine=machine(),
+        parameters=figures["parameters"],
+        damsm=figures["damsm"]["name"],
+        digest=figures["damsm"]["sha256"],
+        taken=", ".join(f"{side} px {figures[f'validation/real_{side}']:.0%}, {figures[f'validation/drawn_{side}']:.0%}" for side in sizes),
+        matched=figures["validation/matched"],
         version=cap2im.__version__,
         torch=torch.__version__,
     )

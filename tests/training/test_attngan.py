@@ -1,0 +1,282 @@
+"""Training AttnGAN: who moves and who does not, exact resume after a kill, and what comes out of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import cap2im.training.attngan as training
+from cap2im.checkpoint import checkpoints, load_checkpoint, read_config, read_weights, write_model
+from cap2im.config import AttnGANRecipe, load_recipe
+from cap2im.data.mnist_captions import ALIASES, WORDS
+from cap2im.data.vocabulary import Vocabulary
+from cap2im.models.attngan import AttnGANConfig
+from cap2im.models.damsm import DAMSM, DAMSMConfig
+from cap2im.models.text import EncodedText
+from cap2im.models.word_encoder import TextEncoderConfig
+from cap2im.pipeline import Pipeline
+from cap2im.training.attngan import AttnGANTrainee, initialise, real_pictures, train
+from cap2im.training.loop import make_accelerator
+from tests.prepared import prepared_dataset
+
+CHANGES = (
+    "data.source=digits",
+    "data.samples_per_epoch=20",
+    "data.validation_samples=6",
+    "model.condition=3",
+    "model.noise=4",
+    "model.width=2",
+    "train.discriminator_width=2",
+    "train.epochs=2",
+    "train.batch_size=4",
+    "train.precision=fp32",
+    "train.ema_decay=0.9",
+    "train.log_every=1",
+    "train.validate_every=5",
+    "train.checkpoint_every=3",
+)
+CAPTION = "the digit three is at the top of the digit one"
+DIGIT_WORDS = Vocabulary(words=WORDS, aliases=ALIASES)
+LOSSES = [f"train/{who}_{side}" for who in ("discriminator", "generator") for side in (32, 64)] + ["train/words_of_image", "train/kl"]
+
+
+def tiny_damsm(folder: Path, vocabulary: Vocabulary = DIGIT_WORDS, side: int = 60, colours: int = 1, seed: int = 0) -> Path:
+    """Writes an untrained matching model into a new folder."""
+    torch.manual_seed(seed)
+    text = TextEncoderConfig(vocabulary_size=len(vocabulary), word_features=5, features=6)
+    model = DAMSM(DAMSMConfig(text=text, image_encoder="small", side=side, colours=colours, width=2))
+    folder.mkdir(parents=True)
+    config = {"kind": "damsm", "model": model.config.model_dump(), "vocabulary": vocabulary.model_dump()}
+    write_model(folder, model.state_dict(), config)
+    return folder
+
+
+def changes(folder: Path, *more: str) -> list[str]:
+    damsm = folder / "damsm"
+    if not damsm.exists():
+        tiny_damsm(damsm)
+    return [*CHANGES, f"train.damsm={damsm}", *more]
+
+
+def recipe(folder: Path, *more: str) -> AttnGANRecipe:
+    loaded = load_recipe("attngan-mnist", changes(folder, *more))
+    assert isinstance(loaded, AttnGANRecipe)
+    return loaded
+
+
+def stats(run: Path, *names: str) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    return [{name: line[name] for name in ("step", *names)} for line in lines if all(name in line for name in names)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spectral_norm", [False, True])
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, spectral_norm):
+    more = changes(tmp_path, f"train.spectral_norm={'true' if spectral_norm else 'false'}")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(load_recipe("attngan-mnist", more), whole, device="cpu")
+
+    command = [sys.executable, "-m", "cap2im", "train", "attngan-mnist", "--run", str(broken), "--device", "cpu"]
+    command += [part for change in more for part in ("--set", change)]
+    log = (tmp_path / "log").open("w")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
+    deadline = time.monotonic() + 120
+    while not (checkpoints(broken) and len((broken / "stats.jsonl").read_text().splitlines()) > 3):
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (broken / "model").exists(), "it was killed before its end"
+    assert 0 < load_checkpoint(checkpoints(broken)[-1]).step < 10
+
+    train(load_recipe("attngan-mnist", more), broken, device="cpu", resume=True)
+    ours, theirs = (load_checkpoint(checkpoints(run)[-1]) for run in (whole, broken))
+    assert ours.step == theirs.step == 10
+    assert ours.tensors.keys() == theirs.tensors.keys()
+    for part in ("model.drawing.generator.", "model.drawing.text.", "model.discriminators.0.", "model.discriminators.1.", "optimizer."):
+        assert any(name.startswith(part) for name in ours.tensors), part
+    for name, tensor in ours.tensors.items():
+        assert torch.equal(tensor, theirs.tensors[name]), name
+    averages = [read_weights(checkpoints(run)[-1], read_config(checkpoints(run)[-1])) for run in (whole, broken)]
+    raw = {name.removeprefix("model.drawing."): tensor for name, tensor in ours.tensors.items() if name.startswith("model.drawing.")}
+    assert averages[0].keys() == raw.keys()
+    assert all(torch.equal(tensor, averages[1][name]) for name, tensor in averages[0].items())
+    assert any(not torch.equal(tensor, raw[name]) for name, tensor in averages[0].items()), "the average is not the weights in training"
+    assert (whole / "model" / "model.safetensors").read_bytes() == (broken / "model" / "model.safetensors").read_bytes()
+    for name in (*LOSSES, "validation/matched", "validation/real_64"):
+        assert stats(whole, name) == stats(broken, name)
+
+
+def test_each_update_moves_one_network_alone_and_never_the_captions(tmp_path, monkeypatch):
+    moved, move = [], AttnGANTrainee._move
+
+    def watched(trainee, *arguments):
+        before = {name: value.clone() for name, value in trainee.model.named_parameters()}
+        move(trainee, *arguments)
+        changed = {name for name, value in trainee.model.named_parameters() if not torch.equal(value, before[name])}
+        moved.append({".".join(name.split(".")[:2]) for name in changed})
+
+    monkeypatch.setattr(AttnGANTrainee, "_move", watched)
+    result = train(recipe(tmp_path, "train.epochs=1"), tmp_path / "run", device="cpu")
+    assert moved == [{"discriminators.0"}, {"discriminators.1"}, {"drawing.generator"}] * 5
+    given, kept = (read_weights(folder, read_config(folder)) for folder in (tmp_path / "damsm", result))
+    text = {name: value for name, value in given.items() if name.startswith("text.")}
+    assert text
+    for name, value in text.items():
+        assert torch.equal(kept[name].float(), value.half().float()), name
+
+
+def test_the_generator_learns_to_draw_what_is_real(tmp_path):
+    wanted = recipe(tmp_path, "train.matching_weight=0.0", "train.generator_rate=0.005", "train.discriminator_rate=0.005")
+    damsm, vocabulary, _ = training.matching_model(wanted)
+    wanted = wanted.model_copy(update={"model": wanted.model.model_copy(update={"text": damsm.config.text})})
+    trainee, accelerator = AttnGANTrainee(wanted, damsm.text.state_dict(), vocabulary, {}, ""), make_accelerator("cpu", 4)
+    networks = trainee.prepare(accelerator)
+    random = torch.Generator().manual_seed(0)
+    tokens = torch.randint(22, (8, 5), generator=random)
+    with torch.no_grad():
+        text = damsm.text(tokens, torch.ones_like(tokens, dtype=torch.bool))
+    reals = real_pictures(torch.full((8, 1, 60, 60), 0.9), wanted.model)
+    noise = torch.randn(8, *wanted.model.noise_shape, generator=random)
+    before = trainee.published.picture(text, noise).mean()
+    for _ in range(60):
+        trainee.update(*networks, reals, text, noise, None, damsm.image, accelerator)
+    trainee.learned.eval()
+    assert trainee.learned.picture(text, noise).mean() > before + 0.2
+    assert trainee.published.picture(text, noise).mean() > before + 0.2
+
+
+def test_real_pictures_have_margins_and_every_size():
+    config = AttnGANConfig(first_side=32, branches=2, margin=2, colours=1)
+    images = torch.rand(2, 1, 60, 60, generator=torch.Generator().manual_seed(0))
+    small, large = real_pictures(images, config)
+    assert (small.shape, large.shape) == ((2, 1, 32, 32), (2, 1, 64, 64))
+    torch.testing.assert_close(large[..., 2:62, 2:62], 2 * images - 1)
+    torch.testing.assert_close(large[:, :, 0, 2:62], 2 * images[:, :, 0] - 1)
+    torch.testing.assert_close(small.mean(), large.mean(), rtol=0, atol=0.01)
+    assert [part.shape[-1] for part in real_pictures(images, config.model_copy(update={"architecture": "attndcgan"}))] == [64]
+
+
+def test_first_weights_are_orthogonal():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(500), nn.Linear(6, 9))
+    initialise(network)
+    convolution, norm, linear = network
+    torch.testing.assert_close(convolution.weight.flatten(1) @ convolution.weight.flatten(1).T, torch.eye(8))
+    torch.testing.assert_close(linear.weight.T @ linear.weight, torch.eye(6))
+    assert linear.bias.abs().max() == 0
+    assert norm.weight.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_from_the_command_line_to_drawings(run, tmp_path):
+    sets = [part for change in changes(tmp_path) for part in ("--set", change)]
+    code, out, err = run("train", "attngan-mnist", "--run", "run", "--device", "cpu", *sets)
+    assert code == 0, err
+    assert out.endswith("model written to run/model\n")
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert "| command | `cap2im train attngan-mnist" in card
+    assert read_config(tmp_path / "damsm")["sha256"]["model.safetensors"] in card
+    assert (tmp_path / "run" / "samples" / "drawings-00000010.png").is_file()
+    drawn = Pipeline.load("run").draw([CAPTION, "the digit 7 is at the top left of the image"], samples=2)
+    assert [drawing.canvases.shape for drawing in drawn] == [(2, 60, 60, 1)] * 4
+    assert (drawn[0].canvases != drawn[1].canvases).any(), "noise counts"
+    assert drawn[0].attention.shape == (2, len(drawn[0].words))
+    assert run("draw", CAPTION, "--model", "run", "-o", "drawings")[0] == 0
+    for wrong in ("--compile", "--from=run", "--stream"):
+        code, _, err = run("train", "attngan-mnist", "--run", "again", wrong)
+        assert (code, err) == (2, "cap2im: an AttnGAN has no --from, no --compile and no --stream\n")
+
+
+def test_a_prepared_dataset_read_with_the_matching_models_words(tmp_path):
+    dataset = prepared_dataset(tmp_path / "prepared")
+    tiny_damsm(tmp_path / "damsm", Vocabulary.build(["a red square ."]), side=32, colours=3)
+    small = [f"train.damsm={tmp_path / 'damsm'}", *(change for change in CHANGES if not change.startswith("data."))]
+    for architecture in ("attngan", "attndcgan"):
+        wanted = load_recipe("attngan-cifar", [*small, f"model.architecture={architecture}", "train.epochs=1"])
+        train(wanted, tmp_path / architecture, data=dataset, device="cpu", workers=0)
+        pipeline = Pipeline.load(str(tmp_path / architecture))
+        assert pipeline.vocabulary == Vocabulary.build(["a red square ."])
+        assert pipeline.draw("a red square")[0].canvases.shape == (2 if architecture == "attngan" else 1, 32, 32, 3)
+
+
+def test_captions_of_other_words_are_refused(tmp_path):
+    dataset = prepared_dataset(tmp_path / "prepared")
+    tiny_damsm(tmp_path / "damsm", Vocabulary.build(["zebras graze"]), side=32, colours=3)
+    small = [f"train.damsm={tmp_path / 'damsm'}", *(change for change in CHANGES if not change.startswith("data."))]
+    with pytest.raises(ValueError, match=r"damsm: does not know 7[0-9]% of the words of the validation captions"):
+        train(load_recipe("attngan-cifar", small), tmp_path / "run", data=dataset, device="cpu", workers=0)
+
+
+def test_matching_models_that_do_not_fit_are_one_line(run, tmp_path):
+    def told(*sets):
+        code, _, err = run("train", "attngan-mnist", "--run", "run", "--device", "cpu", *(p for s in sets for p in ("--set", s)))
+        assert code == 2
+        assert err.count("\n") == 1
+        return err
+
+    assert "an AttnGAN learns from a matching model" in told(*CHANGES)
+    assert "nowhere" in told(*CHANGES, "train.damsm=nowhere")
+    tiny_damsm(tmp_path / "colour", colours=3)
+    assert "sees pictures in 3 colours, the recipe's model.colours is 1" in told(*CHANGES, "train.damsm=colour")
+    assert "captioned digits do not fit: model.side is 64, 60 is needed" in told(*CHANGES, "model.margin=0")
+    assert "train.batch_size: Input should be greater than or equal to 2" in told(*CHANGES, "train.batch_size=1")
+
+
+def test_resume_refuses_another_matching_model(tmp_path):
+    train(recipe(tmp_path, "train.epochs=1"), tmp_path / "run", device="cpu")
+    (tmp_path / "damsm").rename(tmp_path / "kept")
+    tiny_damsm(tmp_path / "damsm", seed=1)
+    with pytest.raises(ValueError, match="was begun with another matching model"):
+        train(recipe(tmp_path, "train.epochs=1"), tmp_path / "run", device="cpu", resume=True)
+
+
+def test_a_broken_loss_stops_before_the_update(tmp_path):
+    wanted = recipe(tmp_path, "train.discriminator_rate=1e30", "train.checkpoint_every=1")
+    with pytest.raises(ValueError, match=r"loss.* is (nan|inf) at step [0-9]"):
+        train(wanted, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_bf16_follows_fp32(tmp_path):
+    for precision in ("fp32", "bf16"):
+        train(recipe(tmp_path, f"train.precision={precision}", "train.epochs=1"), tmp_path / precision, device="cpu")
+    exact, rounded = (stats(tmp_path / name, *LOSSES) for name in ("fp32", "bf16"))
+    assert exact != rounded
+    for name in LOSSES:
+        assert rounded[0][name] == pytest.approx(exact[0][name], rel=0.05, abs=0.01)
+
+
+def test_rows_without_classes_and_words_are_told_by_name():
+    text = EncodedText(torch.zeros(2, 3, 6), torch.ones(2, 6), torch.ones(2, 3, dtype=torch.bool))
+    image = training.EncodedImage(torch.zeros(2, 6, 2, 2), torch.ones(2, 6))
+    parts = training.matching(image, text, None, training.Gammas())
+    assert set(parts) == {"words_of_image", "image_of_words", "sentence_of_image", "image_of_sentence"}
+    for part in parts.values():  # nothing tells the two captions apart
+        assert part.item() == pytest.approx(torch.tensor(2.0).log().item())
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(tmp_path):
+    more = changes(tmp_path, "train.epochs=1")
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    launch += ["--dynamo_backend", "no", "--main_process_port", "0", "-m", "cap2im", "train", "attngan-mnist", "--device", "cpu"]
+    launch += ["--run", str(tmp_path / "two"), *(part for change in more for part in ("--set", change))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *launch], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    train(load_recipe("attngan-mnist", more), tmp_path / "one", device="cpu")
+    one, two = (stats(tmp_path / name, "validation/real_64", "validation/matched") for name in ("one", "two"))
+    assert [line["step"] for line in one] == [line["step"] for line in two] == [5]
+    ours, theirs = (stats(tmp_path / name, "train/kl")[0]["train/kl"] for name in ("one", "two"))
+    assert theirs == pytest.approx(ours, rel=1e-4), "the first update's KL depends on no neighbour"
