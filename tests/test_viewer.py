@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cap2im.drawing import Drawing, page_data, save_page
-from tests.test_drawing import blobs, staged
+from tests.test_drawing import blobs, last_stage_alone, staged
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
 
@@ -326,6 +326,17 @@ def test_words_are_chosen_by_the_keyboard(open_page: Opener) -> None:
     assert tab.locator("h1 .chosen").all_text_contents() == ["3"]
     tab.keyboard.press("Escape")
     assert tab.locator("h1 .chosen").count() == 0
+    assert map_alphas(tab) is None
+
+
+def test_of_one_size_that_read_words_twice_the_later_reading_is_shown(open_page: Opener) -> None:
+    drawing = last_stage_alone()
+    tab = open_page([drawing])
+    tab.focus("h1 .word:nth-of-type(4)")
+    tab.keyboard.press("Enter")
+    assert map_alphas(tab) == pytest.approx((drawing.maps[1][3] / drawing.maps[1].max() * 255).ravel().tolist(), abs=1)
+    tab.keyboard.press("Escape")
+    tab.keyboard.press("ArrowLeft")
     assert map_alphas(tab) is None
 
 

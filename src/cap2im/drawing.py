@@ -65,8 +65,8 @@ class Drawing:
             may reach over the canvas.
         stages: of a model that draws in rising sizes, its picture [h, w, C] uint8 in each size, small to large, of which `canvases` holds
             enlarged ones; empty of other models.
-        maps: how much each word was read at each place, [L, h, w] with a sum of 1 over the words, for each of the last stages; the first
-            ones may read no words, and have none.
+        maps: how much each word was read at each place, [L, h, w] with a sum of 1 over the words, each time that words were read; for the
+            last stages, for the first ones may read none. Of a model that shows its last stage alone, all are of that one.
 
     Raises:
         ValueError: an array has another shape, type or range.
@@ -102,8 +102,8 @@ class Drawing:
         for stage in self.stages:
             if stage.ndim != 3 or 0 in stage.shape or stage.shape[2] != shape[3] or stage.dtype != np.uint8:
                 raise ValueError(f"stages: expected uint8 [h, w, {shape[3]}], got {stage.dtype} {list(stage.shape)}")
-        if len(self.maps) > len(self.stages):
-            raise ValueError(f"maps: expected at most one for each of {len(self.stages)} stages, got {len(self.maps)}")
+        if self.maps and not self.stages:
+            raise ValueError("maps: expected stages that were drawn by them, got none")
         for weights in self.maps:
             if weights.ndim != 3 or 0 in weights.shape or len(weights) != len(self.words):
                 raise ValueError(f"maps: expected [{len(self.words)}, h, w], got {list(weights.shape)}")
@@ -112,8 +112,9 @@ class Drawing:
 
     @property
     def mapped(self) -> list[tuple[NDArray[np.uint8], NDArray[np.floating]]]:
-        """The stages that read words, each with its maps."""
-        return list(zip(self.stages[len(self.stages) - len(self.maps) :], self.maps, strict=True))
+        """The maps, each with the stage that it belongs to."""
+        first = len(self.stages) - len(self.maps)
+        return [(self.stages[max(0, first + index)], weights) for index, weights in enumerate(self.maps)]
 
     @property
     def glimpses(self) -> int:
@@ -449,9 +450,9 @@ def _glimpse_name(drawing: Drawing, t: int) -> str:
 
 
 def maps_figure(drawing: Drawing, scale: int = 2) -> Image.Image:
-    """Where each word was read: for each size that reads words its picture, then in grey for each word, tinted where it was read.
+    """Where each word was read: each time that words were read the picture, then in grey for each word, tinted where it was read.
 
-    The words of one size share one colour scale, which the figure shows.
+    The words of one time share one colour scale, which the figure shows.
 
     Args:
         scale: pixels per point; text is 15 points high.
@@ -476,9 +477,10 @@ def maps_figure(drawing: Drawing, scale: int = 2) -> Image.Image:
     for stage, weights in drawing.mapped:
         height, across = stage.shape[:2]
         full = _full_colour(float(weights.max()), len(weights))
-        plate.text(margin, top + 16, f"{across} x {height}", 20)
+        plate.text(margin, top + 16, f"{across} x {height}, read at {weights.shape[2]} x {weights.shape[1]} places", 20)
         plate.ramp(width - margin - 2 * tile, top + 12, 2 * tile, _tinted(np.full(tile, GREY), np.linspace(0, 1, tile)), full)
         picture = _fit(_picture(stage), scale * tile)
+        wide = picture.width / scale
         grey = GREY_FLOOR + np.asarray(picture.convert("L"), float) * (255 - GREY_FLOOR) / 255
         for index in range(tiles):
             x = margin + index % columns * (tile + gap)
@@ -489,8 +491,8 @@ def maps_figure(drawing: Drawing, scale: int = 2) -> Image.Image:
             spread = Image.fromarray(weights[index - 1].astype(np.float32)).resize(picture.size, Image.Resampling.BILINEAR)
             plate.paste(Image.fromarray(_tinted(grey, np.asarray(spread) / full)), x, y)
             share = f"{100 * weights[index - 1].max():.0f} %"
-            plate.text(x, y + tile + 4, _shorten(drawing.words[index - 1], body, tile - body.getlength(share) - 8), 15)
-            plate.text(x + tile, y + tile + 5, share, 13, MUTED, "ra")
+            plate.text(x, y + tile + 4, _shorten(drawing.words[index - 1], body, wide - body.getlength(share) - 8), 15)
+            plate.text(x + wide, y + tile + 5, share, 13, MUTED, "ra")
         top += head + rows * (tile + label + gap)
     return plate.picture
 

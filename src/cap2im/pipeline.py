@@ -186,7 +186,7 @@ class Sharpening:
             wanted = [len(captions), c.colours, c.side, c.side]
             raise ValueError(f"{self.name} sharpens {wanted}, an image for each caption; got {list(images.shape)}")
         sharpen = self.of(captions, unknown)
-        parts = [slice(start, start + PICTURES_AT_ONCE) for start in range(0, len(images), PICTURES_AT_ONCE)]
+        parts = [slice(start, start + _at_once(c.side)) for start in range(0, len(images), _at_once(c.side))]
         return torch.cat([sharpen(images[rows].to(self.device), rows) for rows in parts])
 
 
@@ -253,7 +253,7 @@ class Pipeline:
     @property
     def at_once(self) -> int:
         """Pictures that are drawn at once; they do not depend on each other."""
-        return max(1, min(PICTURES_AT_ONCE, PIXELS_AT_ONCE // self.model.config.side**2))
+        return _at_once(self.model.config.side)
 
     def draw(self, captions: str | Sequence[str], *, samples: int = 1, seed: int = 0, unknown: Unknown = "error") -> list[Drawing]:
         """Draws captions.
@@ -329,6 +329,10 @@ class Pipeline:
             drawn = self.model.picture(*self._inputs(captions[rows], tokens[rows], seeds[rows]))
             pictures.append((drawn if self.sharpening is None else self.sharpening.sharpen(drawn, captions[rows], unknown)).cpu())
         return torch.cat(pictures)
+
+
+def _at_once(side: int) -> int:
+    return max(1, min(PICTURES_AT_ONCE, PIXELS_AT_ONCE // side**2))
 
 
 def _levels(pictures: Tensor) -> NDArray[np.uint8]:
