@@ -866,7 +866,8 @@ def convert(
     from cap2im.checkpoint import read_config
     from cap2im.convert.recognise import convert as convert_weights
 
-    folder = convert_weights(file, out, dictionary=dictionary, text_encoder=text_encoder, glimpses=glimpses, half=half)
+    with console.status(f"reading {escape(str(file))}"):  # the captions.pickle of COCO takes ten seconds
+        folder = convert_weights(file, out, dictionary=dictionary, text_encoder=text_encoder, glimpses=glimpses, half=half)
     print(f"{read_config(folder)['description']}: written to {folder}")
 
 
