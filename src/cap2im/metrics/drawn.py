@@ -333,12 +333,11 @@ def train_heads(pipeline: Pipeline, dataset: PreparedDataset, judges: Judges, se
     """The layers of the neural distance, of captions and images of the training split."""
     assert judges.matcher is not None
     captions, c = Captions.spread(dataset, "train", HEADS_PAIRS, judges.matcher.vocabulary), pipeline.model.config
-    images = captions.images.tolist()
+    images, which = captions.images.unique(return_inverse=True)
 
     def pictures(rows: range) -> Tensor:
-        return squares(captions.whole, images[rows.start : rows.stop], c.colours, c.side)
+        return squares(captions.whole, images[rows.start : rows.stop].tolist(), c.colours, c.side)
 
-    advance = bar("looking at training images", len(captions))
-    looks = look_at(Judges(judges.eye, None), pictures, len(captions), sharing, advance)
+    looks = look_at(Judges(judges.eye, None), pictures, len(images), sharing, bar("looking at training images", len(images)))
     assert looks.features is not None
-    return fit_heads(looks.features, judges.matcher.sentences(captions.texts), seed=seed)
+    return fit_heads(looks.features[which], judges.matcher.sentences(captions.texts), seed=seed)

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,9 +177,9 @@ def kept_statistics(folder: Path, about: Mapping[str, Any], measure: Callable[[]
     found = measure()
     if sharing.is_first:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".npz", delete=False) as file:
-            np.savez(file, mu=found.mean.numpy(), sigma=found.covariance.numpy(), count=found.count, about=json.dumps(about))
-        os.replace(file.name, path)
+        draft = folder / f".{path.name}"
+        np.savez(draft, mu=found.mean.numpy(), sigma=found.covariance.numpy(), count=found.count, about=json.dumps(about))
+        os.replace(draft, path)
     return found
 
 
