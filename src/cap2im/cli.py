@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -349,6 +350,10 @@ FIDOption = Annotated[bool, typer.Option("--fid", help="FID and Inception Score 
 InceptionOption = Annotated[
     str | None, typer.Option("--inception", help="File of pytorch-fid's Inception weights. [default: the cache, else downloaded]")
 ]
+DAMSMOption = Annotated[str | None, typer.Option("--damsm", help="R-precision of the drawings, by a matching model: a run or folder.")]
+NeuralOption = Annotated[
+    bool, typer.Option("--neural-distance", help="Its features and FID's in one space, learned on the training split: the fork's score.")
+]
 
 
 @app.command(
@@ -357,6 +362,7 @@ InceptionOption = Annotated[
         "cap2im evaluate runs/aligndraw-mnist --data mnist/ --samples 2 --out quick.json",
         "cap2im evaluate runs/mine --data prepared/ --split all --similarity",
         "cap2im evaluate runs/mine --data prepared/ --shortlist runs/vgg-cifar --images 200",
+        "cap2im evaluate runs/attngan --data prepared/ --fid --damsm runs/damsm --images 30000",
         "accelerate launch --multi_gpu --num_processes 2 -m cap2im evaluate runs/mine --data prepared/",
     )
 )
@@ -373,18 +379,18 @@ def evaluate(
     similarity: SimilarityOption = False,
     fid: FIDOption = False,
     inception: InceptionOption = None,
+    damsm: DAMSMOption = None,
+    neural_distance: NeuralOption = False,
     sharpen: SharpenOption = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "cpu",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file. [default: evaluation-MODEL.json]")] = None,
 ) -> None:
-    """Measure a model: the variational bound, caption accuracy on digits, image retrieval, similarity of drawings."""
+    """Measure a model: bound, caption accuracy on digits, image retrieval, similarity of drawings, FID, Inception Score, R-precision."""
     from cap2im.metrics.evaluation import evaluate as measure
     from cap2im.metrics.sharing import Sharing
     from cap2im.pipeline import Pipeline
 
-    _require_shortlist(candidates, shortlist)
-    _require_fid(fid, inception)
     if out is not None and (out.is_dir() or not os.access(out.parent, os.W_OK)):
         raise ValueError(f"{out}: cannot write this file")
     pipeline = Pipeline.load(model, device=device, sharpen=sharpen)
@@ -404,22 +410,14 @@ def evaluate(
         similarity=similarity,
         fid=fid,
         inception=inception,
+        damsm=damsm,
+        neural_distance=neural_distance,
         seed=seed,
     )
     if sharing.is_first:
         _print_evaluation(result, sharpen)
         target.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
         print(f"written to {target}")
-
-
-def _require_shortlist(candidates: int | None, shortlist: str | None) -> None:
-    if candidates is not None and shortlist is None:
-        raise ValueError(f"--candidates {candidates}: without --shortlist there are none to rank")
-
-
-def _require_fid(fid: bool, inception: str | None) -> None:
-    if inception is not None and not fid:
-        raise ValueError(f"--inception {inception}: without --fid nothing is looked at")
 
 
 def _print_evaluation(result: dict[str, Any], sharpen: str | None) -> None:
@@ -448,20 +446,36 @@ def _print_evaluation(result: dict[str, Any], sharpen: str | None) -> None:
                 f"PSNR {psnr['mean']:.2f} ± {psnr['deviation']:.2f} dB; {told}",
                 soft_wrap=True,
             )
-    if "fid" in result:
-        _print_drawings(stdout, result["fid"], result["inception_score"])
+    _print_judged(stdout, result)
 
 
-def _print_drawings(stdout: Console, fid: dict[str, Any], score: dict[str, Any]) -> None:
+def _print_judged(stdout: Console, result: dict[str, Any]) -> None:
+    """What networks say of drawings: a line for each measure."""
     from cap2im.models.inception import FEATURES
 
-    protocol = fid["protocol"]
-    told = f"{protocol['drawings']:,} drawings, {protocol['real_images']:,} {protocol['split']} images"
-    pairs = [("", fid, score), *([(" after sharpening", fid["sharpened"], score["sharpened"])] if "sharpened" in fid else [])]
-    for what, found, scored in pairs:
-        measured = f"FID{what} {found['distance']:.2f}, Inception Score{what} {scored['mean']:.2f} ± {scored['deviation']:.2f}"
-        stdout.print(f"{measured}; {told}", soft_wrap=True)
-    if min(protocol["drawings"], protocol["real_images"]) <= FEATURES:
+    def precision(found: dict[str, Any]) -> str:
+        return f"{100 * found['rate']:.1f} % ({100 * found['low']:.1f}-{100 * found['high']:.1f}, chance {100 * found['chance']:.0f})"
+
+    tellers: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+        "fid": ("FID", lambda found: f"{found['distance']:.2f}"),
+        "inception_score": ("Inception Score", lambda found: f"{found['mean']:.2f} ± {found['deviation']:.2f}"),
+        "r_precision": ("R-precision", precision),
+        "neural_distance": ("neural distance", lambda found: f"{found['mean']:.3f} ± {found['deviation']:.3f}"),
+    }
+    for key, (name, tell) in tellers.items():
+        if key in result:
+            found, protocol = result[key], result[key]["protocol"]
+            told = f"{found['drawings']:,} drawings" + (f" of {protocol['split']} captions" if "split" in protocol else "")
+            if key == "fid":
+                told += f", {protocol['real_images']:,} images"
+            if key == "neural_distance":
+                told += f"; of other captions {found['other_captions']['mean']:.3f}"
+            if "held_out" in found:
+                told += f"; seen {100 * found['seen']['rate']:.1f} %, held out {100 * found['held_out']['rate']:.1f} %"
+            stdout.print(f"{name} {tell(found)}; {told}", soft_wrap=True)
+            if "sharpened" in found:
+                stdout.print(f"{name} after sharpening {tell(found['sharpened'])}", soft_wrap=True)
+    if "fid" in result and min(result["fid"]["drawings"], result["fid"]["protocol"]["real_images"]) <= FEATURES:
         stdout.print(f"(FID of so few pictures is far too high: it has {FEATURES:,} features; 30,000 drawings are usual)", soft_wrap=True)
 
 
@@ -537,6 +551,8 @@ def compare(
     similarity: SimilarityOption = False,
     fid: FIDOption = False,
     inception: InceptionOption = None,
+    damsm: DAMSMOption = None,
+    neural_distance: NeuralOption = False,
     sharpen: SharpenOption = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "cpu",
@@ -546,28 +562,22 @@ def compare(
     from cap2im.figures import comparison_picture
     from cap2im.metrics.comparison import compare as table_of
     from cap2im.metrics.comparison import evaluated
+    from cap2im.metrics.evaluation import Measures
     from cap2im.pipeline import Pipeline, Sharpening
 
     names = [*(models or []), *(PRESETS[preset] if preset else ())]
     if not names:
         raise ValueError("no model given; name some, or add --preset mnist")
-    _require_shortlist(candidates, shortlist)
-    _require_fid(fid, inception)
     if preset is not None and (shortlist is not None or similarity or fid or split == "all"):
         raise ValueError(f"--preset {preset}: captioned digits have no --shortlist, no --similarity, no --fid and no --split all")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file, and a folder is needed")
-    sharpening = None if sharpen is None else Sharpening.load(sharpen, device=device)  # before anything is trained
-    found = _models_to_compare(names, runs, data, train_missing)
-    asked: dict[str, Any] = {
-        "data": data,
-        "split": split,
-        "images": images,
-        "bound_samples": bound_samples,
-        "samples": samples,
-        "seed": seed,
-    }
+    asked: dict[str, Any] = {"split": split, "images": images, "bound_samples": bound_samples, "samples": samples, "seed": seed}
     asked |= {"shortlist": shortlist, "candidates": candidates, "similarity": similarity, "fid": fid, "inception": inception}
+    asked |= {"damsm": damsm, "neural_distance": neural_distance}
+    Measures(**asked)  # what contradicts itself is told before anything is trained
+    sharpening = None if sharpen is None else Sharpening.load(sharpen, device=device)
+    found = _models_to_compare(names, runs, data, train_missing)
     pipelines = []
     for name, where in found.items():
         pipeline = Pipeline.load(where, device=device)
@@ -575,7 +585,7 @@ def compare(
     picture = comparison_picture(pipelines, seed)  # what cannot be drawn is told before hours of measuring
     out.mkdir(parents=True, exist_ok=True)
     picture.savefig(out / "comparison.png", dpi=144)
-    table = table_of([evaluated(pipeline, out / "evaluations" / f"{pipeline.name}.json", **asked) for pipeline in pipelines])
+    table = table_of([evaluated(pipeline, out / "evaluations" / f"{pipeline.name}.json", data=data, **asked) for pipeline in pipelines])
     (out / "comparison.md").write_text(table.markdown(), "utf-8")
     (out / "comparison.json").write_text(json.dumps(table.to_dict(), indent=1) + "\n", "utf-8")
     print(table.markdown())
@@ -853,7 +863,8 @@ def convert(
     from cap2im.checkpoint import read_config
     from cap2im.convert.recognise import convert as convert_weights
 
-    folder = convert_weights(file, out, dictionary=dictionary, text_encoder=text_encoder, glimpses=glimpses, half=half)
+    with console.status(f"reading {escape(str(file))}"):  # the captions.pickle of COCO takes ten seconds
+        folder = convert_weights(file, out, dictionary=dictionary, text_encoder=text_encoder, glimpses=glimpses, half=half)
     print(f"{read_config(folder)['description']}: written to {folder}")
 
 

@@ -11,17 +11,11 @@ import torch
 
 from cap2im import cli
 from cap2im.checkpoint import write_model
-from cap2im.checksums import file_sha256
-from cap2im.data.captions import CaptionedImages
-from cap2im.data.prepared import PreparedDataset
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.metrics.drawn import Captions, Judge, draw
 from cap2im.metrics.evaluation import evaluate
-from cap2im.metrics.perceptual import Seen
 from cap2im.models.interface import DrawingModel, DrawnSequence
 from cap2im.models.lapgan import Sharpener, SharpenerConfig
 from cap2im.pipeline import Pipeline
-from tests.inception import write_inception
 from tests.metrics.test_sharing import models
 from tests.prepared import prepared_dataset
 from tests.tiny import tiny_model
@@ -214,123 +208,3 @@ def test_sharpened_digits_are_read_and_measured_beside_the_others(tmp_path):
     assert sharp["caption_accuracy"]["drawings"] == without["caption_accuracy"]["drawings"]
     assert sharp["caption_accuracy"]["sharpened"]["drawings"]["all"]["n"] == 440
     assert sharp["likelihood"]["bound"] == without["likelihood"]["bound"] != sharp["likelihood"]["sharpened"]["bound"]
-
-
-@pytest.mark.slow
-def test_fid_and_inception_score_on_the_command_line(run, tmp_path):
-    words, digits, data, _ = models(tmp_path)
-    weights = str(write_inception(tmp_path / "inception.pth"))
-    measure = ("evaluate", str(words), "--data", str(data), "--fid", "--inception", weights, "--bound-samples", "1")
-    code, out, err = run(*measure, "--images", "10", "--out", "e.json")
-    assert code == 0, err
-    result = json.loads((tmp_path / "e.json").read_text())
-    fid, score = result["fid"], result["inception_score"]
-    told = fid["protocol"]
-    assert (fid["drawings"], told["drawings"], told["real_images"], told["split"], told["features"]) == (10, 10, 7, "test", 2048)
-    assert told["inception"] == score["protocol"]["inception"] == file_sha256(Path(weights))
-    assert told["data"]["sha256"] == PreparedDataset.open(data).sha256
-    assert told["captions"] == result["likelihood"]["protocol"]["captions"]
-    assert score["protocol"]["parts"] == 10
-    assert fid["distance"] > 0
-    assert score["mean"] == pytest.approx(1), "of parts of one picture each"
-    assert f"FID {fid['distance']:.2f}, Inception Score {score['mean']:.2f}" in out
-    assert "FID of so few pictures is far too high: it has 2,048 features" in out
-    assert len(list((data / "image-statistics").glob("*.npz"))) == 1
-    for arguments, problem in (
-        ((*measure[:4], "--inception", weights), f"--inception {weights}: without --fid nothing is looked at"),
-        (("compare", str(words), "--inception", weights), "without --fid nothing is looked at"),
-        ((*measure, "--images", "9"), "9 captions: FID and Inception Score need drawings of 10 at least"),
-        ((*measure[:5], "--inception", "nowhere.pth"), "nowhere.pth: no such file"),
-        (("evaluate", str(digits), "--fid", "--inception", weights), "retrieval, similarity and FID are for prepared datasets"),
-    ):
-        code, _, err = run(*arguments)
-        assert code == 2
-        assert problem in err.splitlines()[-1]
-
-
-class Copies(Night):
-    """Draws given pictures [N, C, A, A] uint8 in the order in which captions are."""
-
-    def __init__(self, model: DrawingModel, pictures: torch.Tensor) -> None:
-        super().__init__(model)
-        self.pictures, self.drawn = pictures, 0
-
-    def picture(self, text, noise):
-        self.drawn += len(noise)
-        return self.pictures[self.drawn - len(noise) : self.drawn] / 255
-
-
-@pytest.fixture
-def quick_eyes(monkeypatch):
-    """In place of Inception: features are the mean colours of a picture and of its middle, and so are its classes."""
-    seen = []
-
-    def look(network, pictures):
-        assert pictures.dtype == torch.uint8
-        seen.append(len(pictures))
-        colours = [part.float().mean(dim=(2, 3)) / 25 for part in (pictures, pictures[..., 4:8, 4:8])]
-        return Seen(torch.cat(colours, dim=1), torch.cat(colours, dim=1))
-
-    monkeypatch.setattr("cap2im.metrics.drawn.look", look)
-    monkeypatch.setattr("cap2im.metrics.drawn.FEATURES", 6)
-    monkeypatch.setattr("cap2im.metrics.drawn.CLASSES", {"fid": 6})
-    monkeypatch.setattr("cap2im.metrics.drawn.Judge.load", lambda path, device: Judge(torch.nn.Identity(), path or "published"))
-    return seen
-
-
-def test_drawings_that_are_the_images_themselves_have_the_least_distance(tmp_path, quick_eyes):
-    words, _, data, _ = models(tmp_path)
-    pipeline = Pipeline.load(str(words))
-    whole = CaptionedImages(PreparedDataset.open(data), "test")
-    images = torch.stack(whole.pictures(whole.image_of.tolist(), 3, 12))  # each twice, for each has two captions
-    assert len(images) == 14
-
-    def measured(drawn: torch.Tensor, **how) -> dict:
-        drawer = dataclasses.replace(pipeline, model=Copies(pipeline.model, drawn))
-        return evaluate(drawer, data=data, fid=True, images=14, **how)
-
-    same, pale, dark = (measured(images // by) for by in (1, 2, 1000))
-    assert quick_eyes == [7, 14, 14, 14], "the split's images were looked at once"
-    assert same["fid"]["distance"] == pytest.approx(0, abs=0.01 * pale["fid"]["distance"])  # a covariance of 14 is 12 / 13 of that of 7
-    assert pale["fid"]["distance"] < dark["fid"]["distance"]
-    assert dark["inception_score"]["mean"] == pytest.approx(1), "pictures that are all alike"
-    assert same["inception_score"]["mean"] > 1
-    twice = dataclasses.replace(pipeline, model=Copies(pipeline.model, torch.cat([images, images])), sharpening=Darkening())
-    sharpened = evaluate(twice, data=data, fid=True, images=14)
-    assert sharpened["fid"]["distance"] == same["fid"]["distance"]
-    assert sharpened["fid"]["sharpened"]["distance"] == pytest.approx(pale["fid"]["distance"], rel=0.05)
-    assert sharpened["inception_score"]["sharpened"]["sharpener"] == {"name": "darkening", "sha256": "0" * 64}
-    measured(images, inception="other weights")
-    assert quick_eyes[-2:] == [7, 14], "other weights, other statistics"
-
-
-def test_captions_that_are_drawn_are_spread_evenly_and_known(tmp_path, quick_eyes):
-    words, _, data, _ = models(tmp_path)
-    pipeline = Pipeline.load(str(words))
-    dataset = PreparedDataset.open(data)
-    captions = Captions.spread(pipeline, dataset, "test", 5)
-    assert captions.rows.tolist() == [0, 3, 6, 9, 13]
-    whole = draw(pipeline, captions, range(5), 3)
-    torch.testing.assert_close(draw(pipeline, captions, range(2, 4), 3), whole[2:4], rtol=0, atol=1e-5)
-    assert not torch.equal(draw(pipeline, captions, range(5), 4), whole)
-    blind = dataclasses.replace(pipeline, vocabulary=Vocabulary(words=("zebra",)))
-    with pytest.raises(ValueError, match="test: words knows no word of its captions"):
-        Captions.spread(blind, dataset, "test", 5)
-
-
-def test_photographs_of_any_shape_are_cut_to_the_drawings_side(tmp_path, quick_eyes, monkeypatch):
-    """As AttnGAN is trained on them: the shorter side is longer than a drawing's."""
-    words, _, data, _ = models(tmp_path)
-    pipeline = Pipeline.load(str(words))
-    shapes = []
-
-    def pictures(self, rows, colours, side):
-        shapes.append((colours, side))
-        across = torch.arange(20, dtype=torch.uint8).expand(3, 12, 20)  # wider than high: 4 columns go on either side
-        return [across for _ in rows]
-
-    monkeypatch.setattr("cap2im.data.captions.CaptionedImages.pictures", pictures)
-    drawn = torch.arange(4, 16, dtype=torch.uint8).expand(14, 3, 12, 12)
-    result = evaluate(dataclasses.replace(pipeline, model=Copies(pipeline.model, drawn)), data=data, fid=True, images=14)
-    assert shapes == [(3, 12)]
-    assert result["fid"]["distance"] == pytest.approx(0, abs=1e-9)

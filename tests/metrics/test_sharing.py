@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from cap2im.models.vgg import VGG, VGGConfig
 from cap2im.pipeline import Pipeline
 from cap2im.training.bound import BoundTrainee
 from cap2im.training.material import training_material
+from tests.inception import quick_look
 from tests.prepared import COLOURS, prepared_dataset
 from tests.tiny import tiny_model
 
@@ -27,21 +29,25 @@ SIZES = ("side=12", "glimpses=2", "inference_units=8", "generative_units=8", "la
 PATCHES = ("read_patch=3", "write_patch=3")
 HOW = {
     "split": "all",
-    "images": 5,
+    "images": 10,
     "bound_samples": 2,
     "samples": 3,
     "candidates": 4,
     "retrieval_samples": 2,
     "similarity": True,
+    "fid": True,
     "seed": 1,
 }
 
 MEASURE = """
 import json, sys
+import pytest
 from cap2im.metrics.evaluation import evaluate
 from cap2im.metrics.sharing import Sharing
 from cap2im.pipeline import Pipeline
+from tests.inception import quick_look
 words, digits, data, vgg, how, out = sys.argv[1:]
+quick_look(pytest.MonkeyPatch().setattr)
 sharing = Sharing.launched()
 found = [evaluate(Pipeline.load(words), data=data, sharing=sharing, shortlist=vgg, **json.loads(how))]
 found += [evaluate(Pipeline.load(digits), data=None, sharing=sharing, samples=1, images=3, bound_samples=2)]
@@ -80,20 +86,24 @@ def close(found: object, expected: object, where: str = "") -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_measure_what_one_does(tmp_path):
+def test_two_processes_measure_what_one_does(tmp_path, monkeypatch):
+    quick_look(monkeypatch.setattr)
     words, digits, data, vgg = models(tmp_path)
     script, out = tmp_path / "measure.py", tmp_path / "two.json"
     script.write_text(MEASURE)
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
     launch += ["--dynamo_backend", "no", "--main_process_port", "0", str(script)]
     arguments = [*map(str, (words, digits, data, vgg)), json.dumps(HOW), str(out)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    python_path, cache = f"{ROOT / 'src'}{os.pathsep}{ROOT}", str(tmp_path / "cache")
+    environment = {**os.environ, "PYTHONPATH": python_path, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": cache}
     done = subprocess.run([sys.executable, *launch, *arguments], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     count, (of_words, of_digits) = json.loads(out.read_text())
     assert count == 2
+    shutil.rmtree(data / "image-statistics")  # that of two processes is not used again
     alone = evaluate(Pipeline.load(str(words)), data=data, shortlist=str(vgg), **HOW)
-    assert alone.keys() == {"model", "weights_sha256", "parameters", "other_splits", "likelihood", "retrieval", "similarity"}
+    by_themselves = {"other_splits", "likelihood", "retrieval", "similarity", "fid", "inception_score"}
+    assert alone.keys() == {"model", "weights_sha256", "parameters"} | by_themselves
     close(of_words, json.loads(json.dumps(alone)))
     close(of_digits, json.loads(json.dumps(evaluate(Pipeline.load(str(digits)), data=None, samples=1, images=3, bound_samples=2))))
 

@@ -15,18 +15,24 @@ from typing import Any
 import torch
 
 import cap2im
-from cap2im.checkpoint import WEIGHTS
+from cap2im.checkpoint import WEIGHTS, read_config
 from cap2im.checksums import file_sha256
 from cap2im.convert.inception import find_inception
 from cap2im.data.prepared import MANIFEST, PreparedDataset
 from cap2im.metrics.evaluation import evaluate, ranks_images, shortlist_sha256
-from cap2im.pipeline import Pipeline
+from cap2im.pipeline import Pipeline, find_model
 
 LEADING = ("joint", "bound")  # columns that come first, and those that come last, whichever model is named first
 LEGEND = (
-    "After ±: of bounds the standard error over images, of SSI and PSNR the deviation over drawings, of Inception Scores that over parts. "
-    "In brackets: 95 % intervals."
+    "After ±: of bounds the standard error over images, of SSI and PSNR the deviation over drawings, of Inception Scores that over parts, "
+    "of the neural distance that over drawings. In brackets: 95 % intervals."
 )
+JUDGED = {  # what networks say of drawings, by its key in an evaluation: the column, the number, whether higher is better
+    "fid": ("FID", "distance", False),
+    "inception_score": ("Inception Score", "mean", True),
+    "r_precision": ("R-precision", "rate", True),
+    "neural_distance": ("neural distance", "mean", True),
+}
 TRAILING = ("seconds a step", "parameters")
 
 
@@ -150,6 +156,8 @@ def evaluated(pipeline: Pipeline, file: Path, **asked: Any) -> dict[str, Any]:
         words["sharpener"] = pipeline.sharpening.sha256
     if asked.get("inception") is not None:
         words["inception"] = file_sha256(find_inception("fid", asked["inception"]))
+    if asked.get("damsm") is not None:
+        words["damsm"] = str(read_config(find_model(asked["damsm"])).get("sha256", {}).get(WEIGHTS))
     if asked.get("shortlist") is not None:
         words["shortlist"] = shortlist_sha256(asked["shortlist"])
     if (data := asked.get("data")) is not None and (Path(data) / MANIFEST).is_file():
@@ -203,12 +211,11 @@ def measurements(evaluation: Mapping[str, Any]) -> Iterator[Measurement]:
                     mean, deviation = scores[key]["mean"], scores[key]["deviation"]
                     shown = f"{mean:.{digits}f} ± {deviation:.{digits}f}"
                     yield Measurement(told, mean, shown, found["protocol"] | _sharpener(scores))
-    for key, name, value, lower in (("fid", "FID", "distance", True), ("inception_score", "Inception Score", "mean", False)):
+    for key, (name, value, higher) in JUDGED.items():
         if found := evaluation.get(key):
             for told, scores in ((name, found), (f"{name}, sharpened", found.get("sharpened"))):
                 if scores is not None:
-                    shown = f"{scores[value]:.2f}" + (f" ± {scores['deviation']:.2f}" if "deviation" in scores else "")
-                    yield Measurement(told, scores[value], shown, found["protocol"] | _sharpener(scores), higher_is_better=not lower)
+                    yield _judged(told, value, scores, found["protocol"] | _sharpener(scores), higher)
     if trained := evaluation.get("trained"):
         seconds = trained["seconds"] / trained["steps"]
         protocol = {"machine": trained["machine"], "batch size": trained["batch_size"]}
@@ -220,6 +227,15 @@ def measurements(evaluation: Mapping[str, Any]) -> Iterator[Measurement]:
 def _sharpener(found: Mapping[str, Any]) -> dict[str, Any]:
     """What sharpened the pictures of a number, for its protocol."""
     return {"sharpener": found["sharpener"]} if "sharpener" in found else {}
+
+
+def _judged(name: str, value: str, found: Mapping[str, Any], protocol: Mapping[str, Any], higher: bool) -> Measurement:
+    """What a network says of drawings."""
+    if value == "rate":
+        shown = f"{100 * found['rate']:.1f} ({100 * found['low']:.1f}-{100 * found['high']:.1f})"
+        return Measurement(f"{name}, %", 100 * found["rate"], shown, protocol)
+    deviation = f" ± {found['deviation']:.2f}" if "deviation" in found else ""
+    return Measurement(name, found[value], f"{found[value]:.2f}{deviation}", protocol, higher_is_better=higher)
 
 
 def _bound(name: str, found: Mapping[str, Any], protocol: Mapping[str, Any]) -> Measurement:

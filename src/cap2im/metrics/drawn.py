@@ -1,19 +1,21 @@
-"""One drawing of each of many captions, and what networks say of them in one pass: FID, Inception Score.
+"""One drawing of each of many captions, and what networks say of them: FID, Inception Score, R-precision, neural distance.
 
-The protocol: captions spread evenly over a split (all of them, if so many are asked for), one drawing of each, from noise of its own. FID
-compares them with all images of the split: of each the central square, resized to the drawings' side. These are looked at once: their
-statistics are kept beside the dataset, under a checksum of all that decides them.
+The protocol: captions spread evenly over a split (all of them, if so many are asked for), one drawing of each, from noise of its own,
+rounded to 8 bits. FID compares the drawings with all images of the split: of each the central square, resized to the drawings' side. These
+are looked at once: their statistics are kept beside the dataset, under a checksum of all that decides them. R-precision chooses wrong
+captions among those that were drawn. The layers of the neural distance are trained on `HEADS_PAIRS` captions of the training split with
+their images, spread evenly; beside it stands that of the drawings with other captions, their neighbours'.
 
-Shapes: N captions, C colours, A side, F features, K classes.
+Shapes: N captions, C colours, A side, F features, K classes, E features of a matching model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,29 +26,39 @@ from cap2im.convert.inception import load_inception
 from cap2im.data.captions import CaptionedImages, NumberedCaptions
 from cap2im.data.digits import Split
 from cap2im.data.prepared import PreparedDataset
-from cap2im.data.vocabulary import pad
+from cap2im.data.vocabulary import Vocabulary, pad
+from cap2im.metrics import matching, perceptual
 from cap2im.metrics.likelihood import Sharpen
+from cap2im.metrics.matching import OTHERS, load_damsm, r_precision
 from cap2im.metrics.perceptual import (
-    METRIC_VERSION,
     RESIZE,
     SPLITS,
+    NeuralDistance,
     Statistics,
     eight_bits,
+    fit_heads,
     frechet_distance,
     inception_score,
     kept_statistics,
     look,
+    neural_distance,
 )
 from cap2im.metrics.sharing import Sharing
+from cap2im.models.damsm import DAMSM
 from cap2im.models.inception import CLASSES, FEATURES, Inception
 from cap2im.pipeline import Pipeline
 from cap2im.randomness import generator, item_noise
 
 PICTURES_AT_ONCE = 20  # bounds memory: of AttnGAN's largest maps each has tens of megabytes
+CAPTIONS_AT_ONCE = 500
+HEADS_PAIRS = 5_000  # at most
 STATISTICS = "image-statistics"  # folder beside a dataset's shards
 
 Bar = Callable[[str, int], Callable[[int], None]]
 """Starts a progress bar of a name and a total; answers what advances it."""
+
+
+# What is drawn
 
 
 @dataclass(frozen=True)
@@ -59,21 +71,19 @@ class Captions:
     numbers: list[list[int]]
 
     @classmethod
-    def spread(cls, pipeline: Pipeline, dataset: PreparedDataset, split: Split, count: int) -> Captions:
-        """At most `count` of those that a model knows a word of, spread evenly over the split.
+    def spread(cls, dataset: PreparedDataset, split: Split, count: int, *vocabularies: Vocabulary) -> Captions:
+        """At most `count` of those that have a word of each vocabulary, spread evenly over the split; the first one numbers their words.
 
         Raises:
-            ValueError: the split is not on this machine, or the model knows none of its words.
+            ValueError: the split is not on this machine, or there is no such caption.
         """
         if not dataset.is_here(split):
-            raise ValueError(
-                f"{dataset.folder}: is not on this machine, and FID and R-precision need all of its {split} images and captions"
-            )
+            raise ValueError(f"{dataset.folder}: is not on this machine, and FID and R-precision need all of its {split} images")
         whole = CaptionedImages(dataset, split)
-        words = NumberedCaptions(whole.captions, pipeline.vocabulary)
-        known = torch.from_numpy(np.flatnonzero(words.lengths))
+        words, *others = (NumberedCaptions(whole.captions, vocabulary) for vocabulary in vocabularies)
+        known = torch.from_numpy(np.flatnonzero(np.all([each.lengths > 0 for each in (words, *others)], axis=0)))
         if not len(known):
-            raise ValueError(f"{whole.name}: {pipeline.name} knows no word of its captions")
+            raise ValueError(f"{whole.name}: none of its captions has a word that is known")
         rows = known[torch.linspace(0, len(known) - 1, min(count, len(known))).long()]
         return cls(whole, split, rows, [words[row] for row in rows.tolist()])
 
@@ -90,29 +100,15 @@ class Captions:
         return torch.from_numpy(self.whole.image_of)[self.rows]
 
     @cached_property
+    def classes(self) -> Tensor:
+        """[N] equal for captions that are no wrong match for each other's images."""
+        return self.whole.matches[self.images]
+
+    @cached_property
     def sha256(self) -> str:
         """Which captions of which images these are."""
         pairs = zip(self.images.tolist(), self.texts, strict=True)
         return sha256("\n".join(f"{image} {caption}" for image, caption in pairs).encode())
-
-
-@dataclass(frozen=True)
-class Judge:
-    """The network of FID and Inception Score, and the SHA-256 of its weights' file."""
-
-    network: Inception
-    sha256: str
-
-    @classmethod
-    def load(cls, path: str | None, device: torch.device) -> Judge:
-        """Of a file of weights, or None for the published ones; errors are those of `load_inception`."""
-        network, digest = load_inception("fid", "" if path is None else path)
-        return cls(network.to(device).to(memory_format=torch.channels_last), digest)  # type: ignore[call-overload]
-
-
-def _batches(run: range) -> Iterator[range]:
-    for start in run[::PICTURES_AT_ONCE]:
-        yield range(start, min(start + PICTURES_AT_ONCE, run.stop))
 
 
 @torch.inference_mode()
@@ -126,83 +122,222 @@ def draw(pipeline: Pipeline, captions: Captions, rows: range, seed: int, sharpen
     return pictures if sharpen is None else sharpen(pictures, torch.tensor(rows))
 
 
-def real_statistics(
-    pipeline: Pipeline, dataset: PreparedDataset, captions: Captions, judge: Judge, sharing: Sharing, bar: Bar
-) -> Statistics:
-    """Of all images of the captions' split, seen as the model's drawings are."""
-    c, whole, split = pipeline.model.config, captions.whole, captions.split
-
-    def measure() -> Statistics:
-        advance, found = bar(f"looking at the {split} images", len(whole)), Statistics.of(torch.empty(0, FEATURES))
-        for rows in _batches(sharing.mine(len(whole))):
-            squares = [_middle(picture, c.side) for picture in whole.pictures(rows, c.colours, c.side)]
-            found += Statistics.of(look(judge.network, torch.stack(squares)).features)
-            advance(len(rows))
-        return found.joined(sharing)
-
-    about = {"dataset": dataset.sha256, "split": split, "side": c.side, "colours": c.colours, "inception": judge.sha256}
-    return kept_statistics(Path(dataset.folder) / STATISTICS, about | {"version": METRIC_VERSION}, measure, sharing)
+def squares(whole: CaptionedImages, rows: Sequence[int], colours: int, side: int) -> Tensor:
+    """[N, C, A, A] uint8 the central squares of images."""
+    found = []
+    for picture in whole.pictures(rows, colours, side):
+        top, left = ((length - side) // 2 for length in picture.shape[1:])
+        found.append(picture[:, top : top + side, left : left + side])
+    return torch.stack(found)
 
 
-def _middle(picture: Tensor, side: int) -> Tensor:
-    """[C, A, A] the central square of a picture [C, H, W] whose shorter side is A."""
-    top, left = ((length - side) // 2 for length in picture.shape[1:])
-    return picture[:, top : top + side, left : left + side]
+# Who looks
+
+
+@dataclass(frozen=True)
+class Eye:
+    """The network of FID and Inception Score, and the SHA-256 of its weights' file."""
+
+    network: Inception
+    sha256: str
+
+    @classmethod
+    def load(cls, path: str | None, device: torch.device) -> Eye:
+        """Of a file of weights, or None for the published ones; errors are those of `load_inception`."""
+        network, digest = load_inception("fid", "" if path is None else path)
+        return cls(network.to(device).to(memory_format=torch.channels_last), digest)  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class Matcher:
+    """A matching model with its vocabulary, and the SHA-256 of its weights."""
+
+    model: DAMSM
+    vocabulary: Vocabulary
+    sha256: str
+
+    @classmethod
+    def load(cls, name: str, pipeline: Pipeline) -> Matcher:
+        """For the drawings of a model; names and most errors are those of `load_damsm`.
+
+        Raises:
+            ValueError: it sees pictures of another size or number of colours than the model draws.
+        """
+        model, vocabulary, _, digest = load_damsm(name)
+        seen, drawn = model.config, pipeline.model.config
+        any_side = seen.image_encoder == "inception"  # which resizes them
+        if seen.colours != drawn.colours or not (any_side or seen.side == drawn.side):
+            sees = f"{'pictures of any side' if any_side else f'{seen.side} x {seen.side} pixels'} in {seen.colours} colours"
+            raise ValueError(f"{name} sees {sees}, and {pipeline.name} draws {drawn.side} x {drawn.side} in {drawn.colours}")
+        return cls(model.to(pipeline.device), vocabulary, digest)
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What has to be equal for two R-precisions to be compared, beside what was drawn."""
+        return {"version": matching.METRIC_VERSION, "damsm": self.sha256, "wrong_captions": OTHERS}
+
+    @torch.inference_mode()
+    def codes(self, pictures: Tensor) -> Tensor:
+        """[N, E] of pictures [N, C, A, A] uint8, on the CPU."""
+        device = next(self.model.parameters()).device
+        return self.model.image(pictures.to(device).float().div(127.5).sub(1)).code.cpu()
+
+    @torch.inference_mode()
+    def sentences(self, captions: Sequence[str]) -> Tensor:
+        """[N, E] of captions, on the CPU; words that it does not know are left out, and it knows one of each caption."""
+        device, found = next(self.model.parameters()).device, []
+        for start in range(0, len(captions), CAPTIONS_AT_ONCE):
+            tokens, mask = pad([self.vocabulary.numbered(caption) for caption in captions[start : start + CAPTIONS_AT_ONCE]])
+            found.append(self.model.text(tokens.to(device), mask.to(device)).sentence.cpu())
+        return torch.cat(found)
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Who looks at drawings: `eye` for FID and Inception Score, `matcher` for R-precision, both for the neural distance, where wanted."""
+
+    eye: Eye | None
+    matcher: Matcher | None
+    neural: bool = False
+
+    def require(self, captions: int, classes: Tensor) -> None:
+        """Raises ValueError where so many captions, of classes [N], are too few."""
+        if self.eye is not None and captions < SPLITS:
+            raise ValueError(f"{captions} captions: FID and Inception Score need drawings of {SPLITS} at least")
+        if self.matcher is not None and (wrong := captions - int(classes.unique(return_counts=True)[1].max())) < OTHERS:
+            raise ValueError(f"{captions} captions, of which one has {wrong} wrong ones beside it: R-precision needs {OTHERS}")
+
+
+class Looks(NamedTuple):
+    """What they say of pictures: features [N, F], logits [N, K] and codes [N, E]; None without those who would say it."""
+
+    features: Tensor | None
+    logits: Tensor | None
+    codes: Tensor | None
+
+
+def look_at(judges: Judges, pictures: Callable[[range], Tensor], count: int, sharing: Sharing, advance: Callable[[int], None]) -> Looks:
+    """What is said of `count` pictures, of which `pictures` answers some rows [N, C, A, A] uint8."""
+    eye, matcher = judges.eye, judges.matcher
+    features, logits, codes = [torch.empty(0, FEATURES)], [torch.empty(0, CLASSES["fid"])], []
+    if matcher is not None:
+        codes.append(torch.empty(0, matcher.model.config.text.features))
+    for rows in _batches(sharing.mine(count)):
+        some = pictures(rows)
+        if eye is not None:
+            seen = look(eye.network, some)
+            features.append(seen.features)
+            logits.append(seen.logits)
+        if matcher is not None:
+            codes.append(matcher.codes(some))
+        advance(len(rows))
+    parts = (features, logits, codes) if eye is not None else (None, None, codes)
+    return Looks(*(sharing.joined(torch.cat(part)) if part else None for part in parts))
+
+
+def _batches(run: range) -> Iterator[range]:
+    for start in run[::PICTURES_AT_ONCE]:
+        yield range(start, min(start + PICTURES_AT_ONCE, run.stop))
+
+
+# What is measured
 
 
 def measure_drawings(
     pipeline: Pipeline,
     dataset: PreparedDataset,
     captions: Captions,
-    judge: Judge,
+    judges: Judges,
     *,
     seed: int,
-    protocol: dict[str, Any],
+    protocol: Mapping[str, Any],
     sharing: Sharing,
     bar: Bar,
 ) -> dict[str, Any]:
-    """FID and Inception Score of a model's drawings, and of the sharpened ones where there is a sharpener; JSON-ready.
+    """All that the judges tell of a model's drawings, and the same of sharpened ones where there is a sharpener; JSON-ready.
 
     Args:
         pipeline: the model.
         dataset: that the captions are of.
         captions: what to draw.
-        judge: who looks.
-        seed: of the drawings.
+        judges: who looks.
+        seed: of all that is random.
         protocol: what has to be equal for two numbers to be compared, but for what is added here.
         sharing: among processes.
         bar: starts a progress bar.
-
-    Raises:
-        ValueError: there are fewer captions than parts of the Inception Score.
     """
-    require_pictures(len(captions))
-    real = real_statistics(pipeline, dataset, captions, judge, sharing, bar)
+    real = None if judges.eye is None else real_statistics(pipeline, dataset, captions, judges.eye, sharing, bar)
+    sentences = None if judges.matcher is None else judges.matcher.sentences(captions.texts)
+    heads = train_heads(pipeline, dataset, judges, seed, sharing, bar) if judges.neural else None
 
-    def judged(what: str, sharpen: Sharpen | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-        advance, found, logits = bar(what, len(captions)), Statistics.of(torch.empty(0, FEATURES)), [torch.empty(0, CLASSES["fid"])]
-        for rows in _batches(sharing.mine(len(captions))):
-            seen = look(judge.network, eight_bits(draw(pipeline, captions, rows, seed, sharpen)))
-            found += Statistics.of(seen.features)
-            logits.append(seen.logits)
-            advance(len(rows))
-        order = torch.randperm(len(captions), generator=generator("inception score", seed))
-        mean, deviation = inception_score(sharing.joined(torch.cat(logits))[order])
-        return {"distance": frechet_distance(found.joined(sharing), real)}, {"mean": mean, "deviation": deviation}
+    def judged(what: str, sharpen: Sharpen | None = None) -> dict[str, dict[str, Any]]:
+        def drawn(rows: range) -> Tensor:
+            return eight_bits(draw(pipeline, captions, rows, seed, sharpen))
 
-    told = protocol | {"version": METRIC_VERSION, "inception": judge.sha256, "pictures": RESIZE}
-    fid = {"metric": "Fréchet Inception Distance", "protocol": told | {"features": FEATURES, "real_images": real.count}}
-    score = {"metric": "Inception Score", "protocol": told | {"parts": SPLITS}}
-    for each, measured in zip((fid, score), judged("drawing, and looking at the drawings"), strict=True):
-        each |= {"drawings": len(captions)} | measured
+        looks = look_at(judges, drawn, len(captions), sharing, bar(what, len(captions)))
+        found: dict[str, dict[str, Any]] = {}
+        if looks.features is not None and looks.logits is not None and real is not None:
+            order = torch.randperm(len(captions), generator=generator("inception score", seed))
+            mean, deviation = inception_score(looks.logits[order])
+            found["fid"] = {"distance": frechet_distance(Statistics.of(looks.features), real)}
+            found["inception_score"] = {"mean": mean, "deviation": deviation}
+        if looks.codes is not None and sentences is not None:
+            found["r_precision"] = r_precision(looks.codes, sentences, captions.classes, seed=seed, sharing=sharing)
+            if heads is not None and looks.features is not None:
+                own, others = (neural_distance(heads, looks.features, of) for of in (sentences, sentences.roll(1, 0)))
+                found["neural_distance"] = {**own, "other_captions": others}
+        return found
+
+    result = _abouts(judges, protocol, 0 if real is None else real.count)
+    for name, numbers in judged("drawing, and looking at the drawings").items():
+        result[name] |= {"drawings": len(captions)} | numbers
     if (sharpening := pipeline.sharpening) is not None:
         sharpen = sharpening.of(captions.texts, sharpening.training_unknown)
-        for each, measured in zip((fid, score), judged("the same of sharpened drawings", sharpen), strict=True):
-            each["sharpened"] = measured | {"sharpener": {"name": sharpening.name, "sha256": sharpening.sha256}}
-    return {"fid": fid, "inception_score": score}
+        for name, numbers in judged("the same of sharpened drawings", sharpen).items():
+            result[name]["sharpened"] = numbers | {"sharpener": {"name": sharpening.name, "sha256": sharpening.sha256}}
+    return result
 
 
-def require_pictures(count: int) -> None:
-    """Raises ValueError where there are too few drawings for FID and Inception Score."""
-    if count < SPLITS:
-        raise ValueError(f"{count} captions: FID and Inception Score need drawings of {SPLITS} at least")
+def _abouts(judges: Judges, protocol: Mapping[str, Any], real_images: int) -> dict[str, dict[str, Any]]:
+    """What each of the measures is, with its protocol."""
+    seen = {"version": perceptual.METRIC_VERSION, "pictures": RESIZE} | ({} if judges.eye is None else {"inception": judges.eye.sha256})
+    abouts: dict[str, dict[str, Any]] = {}
+    if judges.eye is not None:
+        of_fid = {**protocol, **seen, "features": FEATURES, "real_images": real_images}
+        abouts["fid"] = {"metric": "Fréchet Inception Distance", "protocol": of_fid}
+        abouts["inception_score"] = {"metric": "Inception Score", "protocol": {**protocol, **seen, "parts": SPLITS}}
+    if judges.matcher is not None:
+        abouts["r_precision"] = {"metric": "R-precision", "protocol": {**protocol, **judges.matcher.protocol}}
+        if judges.neural:
+            layers = {"damsm": judges.matcher.sha256, "layers": perceptual.HEADS._asdict(), "most_pairs": HEADS_PAIRS}
+            abouts["neural_distance"] = {"metric": "neural distance (cosine)", "protocol": {**protocol, **seen, **layers}}
+    return abouts
+
+
+def real_statistics(pipeline: Pipeline, dataset: PreparedDataset, captions: Captions, eye: Eye, sharing: Sharing, bar: Bar) -> Statistics:
+    """Of all images of the captions' split, seen as the model's drawings are."""
+    c, whole = pipeline.model.config, captions.whole
+
+    def measure() -> Statistics:
+        advance, found = bar(f"looking at the {captions.split} images", len(whole)), Statistics.of(torch.empty(0, FEATURES))
+        for rows in _batches(sharing.mine(len(whole))):
+            found += Statistics.of(look(eye.network, squares(whole, rows, c.colours, c.side)).features)
+            advance(len(rows))
+        return found.joined(sharing)
+
+    about = {"dataset": dataset.sha256, "split": captions.split, "side": c.side, "colours": c.colours, "inception": eye.sha256}
+    return kept_statistics(Path(dataset.folder) / STATISTICS, about | {"version": perceptual.METRIC_VERSION}, measure, sharing)
+
+
+def train_heads(pipeline: Pipeline, dataset: PreparedDataset, judges: Judges, seed: int, sharing: Sharing, bar: Bar) -> NeuralDistance:
+    """The layers of the neural distance, of captions and images of the training split."""
+    assert judges.matcher is not None
+    captions, c = Captions.spread(dataset, "train", HEADS_PAIRS, judges.matcher.vocabulary), pipeline.model.config
+    images, which = captions.images.unique(return_inverse=True)
+
+    def pictures(rows: range) -> Tensor:
+        return squares(captions.whole, images[rows.start : rows.stop].tolist(), c.colours, c.side)
+
+    looks = look_at(Judges(judges.eye, None), pictures, len(images), sharing, bar("looking at training images", len(images)))
+    assert looks.features is not None
+    return fit_heads(looks.features[which], judges.matcher.sentences(captions.texts), seed=seed)

@@ -25,10 +25,12 @@ from cap2im.data.mnist_captions import CanvasMaker, HeldOut
 from cap2im.data.prepared import SPLITS, PreparedDataset
 from cap2im.data.shards import ShardBatches
 from cap2im.data.vocabulary import pad
-from cap2im.metrics import likelihood, retrieval, similarity
+from cap2im.metrics import likelihood, matching, retrieval, similarity
 from cap2im.metrics.caption_accuracy import caption_accuracy, load_reader
-from cap2im.metrics.drawn import Captions, Judge, measure_drawings, require_pictures
+from cap2im.metrics.drawn import Captions, Eye, Judges, Matcher, measure_drawings
 from cap2im.metrics.likelihood import BERNOULLI, Likelihood, Sharpen, lower_bound
+from cap2im.metrics.matching import own_caption_first
+from cap2im.metrics.perceptual import eight_bits
 from cap2im.metrics.sharing import Sharing
 from cap2im.models.interface import DrawingModel, LikelihoodModel
 from cap2im.pipeline import Pipeline, Sharpening, find_model
@@ -52,6 +54,8 @@ class Measures:
         similarity: whether to draw captions and compare with their images.
         fid: whether to draw captions once each, for FID and Inception Score.
         inception: file of the weights of these two; None for the published ones.
+        damsm: a matching model, for R-precision; see `find_model` for names. None measures none.
+        neural_distance: whether to measure it, too; it wants `fid` and `damsm`.
         seed: of everything random.
     """
 
@@ -65,7 +69,23 @@ class Measures:
     similarity: bool = False
     fid: bool = False
     inception: str | None = None
+    damsm: str | None = None
+    neural_distance: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where one thing that is asked for wants another."""
+        if self.candidates is not None and self.shortlist is None:
+            raise ValueError(f"--candidates {self.candidates}: without --shortlist there are none to rank")
+        if self.inception is not None and not self.fid:
+            raise ValueError(f"--inception {self.inception}: without --fid nothing is looked at")
+        if self.neural_distance and (not self.fid or self.damsm is None):
+            raise ValueError("--neural-distance wants features of pictures and of captions: give --fid and --damsm, too")
+
+    @property
+    def judges_drawings(self) -> bool:
+        """Whether networks look at drawings."""
+        return self.fid or self.damsm is not None
 
 
 class _Bars:
@@ -158,7 +178,7 @@ def _captioned(pipeline: Pipeline, dataset: PreparedDataset, split: Split, count
 
 
 def evaluate_captions(pipeline: Pipeline, data: str | Path, measures: Measures, sharing: Sharing) -> dict[str, Any]:
-    """Bound, retrieval, similarity, FID and Inception Score on captioned images of a prepared dataset; JSON-ready.
+    """Bound, retrieval, similarity, and what networks say of drawings, on captioned images of a prepared dataset; JSON-ready.
 
     Args:
         pipeline: a model of captioned images.
@@ -173,7 +193,7 @@ def evaluate_captions(pipeline: Pipeline, data: str | Path, measures: Measures, 
     model, dataset = pipeline.model, PreparedDataset.open(data)
     if measures.shortlist is not None and not ranks_images(model):
         raise ValueError(f"{pipeline.name} cannot rank images by captions: it has no bound, or hears no captions")
-    if not isinstance(model, LikelihoodModel) and not measures.similarity and not measures.fid:
+    if not isinstance(model, LikelihoodModel) and not measures.similarity and not measures.judges_drawings:
         return _result(pipeline)
     *others, main = SPLITS if measures.split == "all" else (measures.split,)
     for split in (*others, main, *(("train",) if measures.shortlist is not None else ())):
@@ -183,17 +203,22 @@ def evaluate_captions(pipeline: Pipeline, data: str | Path, measures: Measures, 
     about |= _versions(pipeline)
     bars, result = _Bars(sharing), _result(pipeline)
     with bars.progress:  # what can be refused is refused before the bounds, which take long
-        if measures.fid:
-            captions = Captions.spread(pipeline, dataset, main, measures.images)
-            require_pictures(len(captions))
-            judge = Judge.load(measures.inception, model.device)
+        if measures.judges_drawings:
+            judges = _judges(pipeline, measures)
+            known = (pipeline.vocabulary, *([] if judges.matcher is None else [judges.matcher.vocabulary]))
+            captions = Captions.spread(dataset, main, measures.images, *known)
+            judges.require(len(captions), captions.classes)
         if isinstance(model, LikelihoodModel) or measures.similarity:
             result |= _beside_images(pipeline, dataset, others, main, measures, sharing, bars, about)
-        if measures.fid:
-            protocol = {**about, "split": main, "captions": captions.sha256, "drawings": len(captions)}
-            seed = measures.seed
-            result |= measure_drawings(pipeline, dataset, captions, judge, seed=seed, protocol=protocol, sharing=sharing, bar=bars.start)
+        if measures.judges_drawings:
+            told, seed = {**about, "split": main, "captions": captions.sha256, "drawings": len(captions)}, measures.seed
+            result |= measure_drawings(pipeline, dataset, captions, judges, seed=seed, protocol=told, sharing=sharing, bar=bars.start)
     return result
+
+
+def _judges(pipeline: Pipeline, measures: Measures) -> Judges:
+    matcher = None if measures.damsm is None else Matcher.load(measures.damsm, pipeline)
+    return Judges(Eye.load(measures.inception, pipeline.device) if measures.fid else None, matcher, measures.neural_distance)
 
 
 def _beside_images(
@@ -388,7 +413,7 @@ def _result(pipeline: Pipeline, **metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def evaluate_digits(pipeline: Pipeline, data: Path | None, measures: Measures, sharing: Sharing) -> dict[str, Any]:
-    """Caption accuracy over all 440 captions, and the bound, where there is one, on fresh canvases of seen configurations; JSON-ready.
+    """Caption accuracy and R-precision over all 440 captions, and the bound, if any, on fresh canvases of seen configurations; JSON-ready.
 
     Args:
         pipeline: a model of captioned digits.
@@ -411,6 +436,7 @@ def evaluate_digits(pipeline: Pipeline, data: Path | None, measures: Measures, s
     with sharing.first_ahead():
         digits = load_digits(recipe.source, split, data)
     reader = load_reader()
+    matcher = None if measures.damsm is None else Matcher.load(measures.damsm, pipeline)
     model, bars = pipeline.model, _Bars(sharing)
     if sharing.is_first:
         estimates = f", {measures.images * measures.bound_samples:,} posterior samples" if isinstance(model, LikelihoodModel) else ""
@@ -419,22 +445,37 @@ def evaluate_digits(pipeline: Pipeline, data: Path | None, measures: Measures, s
         print(f"measuring {pipeline.name}: {work}; a minute or a few", file=sys.stderr)  # the bar shows on terminals alone
     with bars.progress:
 
-        def accuracy_of(drawer: Pipeline, what: str) -> dict[str, Any]:
+        def measured(drawer: Pipeline, what: str) -> tuple[dict[str, Any], Tensor]:
             advance, done_before = bars.start(what, 440 * samples), [0]
+            codes = [torch.empty(0, 0 if matcher is None else matcher.model.config.text.features)]
 
             def progress(done: int, _: int) -> None:
                 advance(done - done_before.pop())
                 done_before.append(done)
 
-            how: dict[str, Any] = {"digits": digits, "split": split, "samples": samples, "seed": seed}
-            return caption_accuracy(drawer.images, reader, held_out, **how, sharing=sharing, progress=progress)
+            def drawn(captions: list[str], seeds: list[int]) -> Tensor:
+                pictures = drawer.images(captions, seeds)
+                if matcher is not None:
+                    codes.append(matcher.codes(eight_bits(pictures)))
+                return pictures
 
-        accuracy = accuracy_of(dataclasses.replace(pipeline, sharpening=None), "drawing the 440 captions")
+            how: dict[str, Any] = {"digits": digits, "split": split, "samples": samples, "seed": seed}
+            accuracy = caption_accuracy(drawn, reader, held_out, **how, sharing=sharing, progress=progress)
+            return accuracy, sharing.joined(torch.cat(codes))
+
+        accuracy, codes = measured(dataclasses.replace(pipeline, sharpening=None), "drawing the 440 captions")
+        result = _result(pipeline, caption_accuracy=accuracy)
+        if matcher is not None:
+            result["r_precision"] = _r_precision_of_digits(pipeline, matcher, held_out, codes, measures, sharing)
         if pipeline.sharpening is not None:
-            sharpened = accuracy_of(pipeline, "the same, sharpened")
-            accuracy["sharpened"] = {"drawings": sharpened["drawings"]} | _sharpener(pipeline.sharpening)
+            sharpened, codes = measured(pipeline, "the same, sharpened")
+            sharpener = _sharpener(pipeline.sharpening)
+            accuracy["sharpened"] = {"drawings": sharpened["drawings"]} | sharpener
+            if matcher is not None:
+                found = _r_precision_of_digits(pipeline, matcher, held_out, codes, measures, sharing)
+                result["r_precision"]["sharpened"] = found | sharpener
         if not isinstance(model, LikelihoodModel):
-            return _result(pipeline, caption_accuracy=accuracy)
+            return result
         canvases = CanvasMaker(digits, held_out, recipe.variant).make(measures.images, generator("evaluation", seed))
         batch = Batch(canvases.images.float() / 255, *caption_tokens(canvases, pipeline.vocabulary), torch.empty(0))
         protocol = {
@@ -448,4 +489,32 @@ def evaluate_digits(pipeline: Pipeline, data: Path | None, measures: Measures, s
             **_versions(pipeline),
         }
         found = _bounds(model, pipeline.sharpening, batch, canvases.captions(), measures, sharing, bars, protocol)
-    return _result(pipeline, caption_accuracy=accuracy, likelihood=found)
+    return result | {"likelihood": found}
+
+
+def _r_precision_of_digits(
+    pipeline: Pipeline, matcher: Matcher, held_out: HeldOut, codes: Tensor, measures: Measures, sharing: Sharing
+) -> dict[str, Any]:
+    """R-precision of drawings [N, E] of all 440 captions, whose seeds are those of caption accuracy; seen and held-out ones apart, too.
+
+    Captions that ask for the same digits at the same places are no wrong match for each other.
+    """
+    configurations = list(held_out.configurations())
+    samples = len(codes) // len(configurations)
+    scenes: dict[frozenset[tuple[str, int]], int] = {}
+    classes = [scenes.setdefault(frozenset(zip(c.places, c.digits, strict=True)), len(scenes)) for c in configurations]
+    sentences = matcher.sentences([c.caption for c in configurations])
+    repeated = (each.repeat_interleave(samples, dim=0) for each in (sentences, torch.tensor(classes)))
+    first = own_caption_first(codes, *repeated, seed=measures.seed, sharing=sharing)
+    seen = torch.tensor([c.seen for c in configurations]).repeat_interleave(samples)
+    protocol = {
+        "captions": len(configurations),
+        "held_out": [list(hidden) for hidden in held_out.digits],
+        "samples_per_caption": samples,
+        "seed": measures.seed,
+        **matcher.protocol,
+        **_versions(pipeline),
+    }
+    groups = {"seen": matching.rate(first[seen]), "held_out": matching.rate(first[~seen])}
+    about = {"metric": "R-precision", "protocol": protocol, "drawings": len(codes), "chance": 1 / (matching.OTHERS + 1)}
+    return about | matching.rate(first) | groups
