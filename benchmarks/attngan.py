@@ -164,7 +164,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.one == "sampling":
         function, work = sampling(device, arguments.precision)
     else:
-        function, work = training(device, arguments.precision, arguments.batch, arguments.plainly), 0.0
+        function = training(device, arguments.precision, arguments.batch, arguments.plainly)
+        with FlopCounterMode(display=False) as counter:
+            function()
+        work = counter.get_total_flops() / 1e9
     seconds = clock.seconds(function)
     return {"seconds": seconds, "work": work, "peak": peak(device), "rate": multiply_rate(clock)}
 
@@ -200,8 +203,15 @@ def main() -> None:
             row = json.loads(subprocess.run([*command, *["--plainly"] * plainly], check=True, stdout=subprocess.PIPE).stdout)
             plain = plain or row["seconds"]
             rate = row["work"] / row["seconds"]
-            work = f"{row['work']:.0f} | {rate:.0f} | {rate / row['rate']:.0%}" if row["work"] else "| |"
-            cells = (labels[what] + label, precision, f"{row['seconds']:.2f}", work, f"{row['seconds'] / plain:.0%}", f"{row['peak']:.1f}")
+            cells = [
+                labels[what] + label,
+                precision,
+                f"{row['seconds']:.2f}",
+                f"{row['work']:.0f}",
+                f"{rate:.0f}",
+                f"{rate / row['rate']:.0%}",
+            ]
+            cells += [f"{row['seconds'] / plain:.0%}", f"{row['peak']:.1f}"]
             print(f"| {' | '.join(cells)} |", flush=True)
 
 

@@ -114,7 +114,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, spectral_
     assert all(torch.equal(tensor, averages[1][name]) for name, tensor in averages[0].items())
     assert any(not torch.equal(tensor, raw[name]) for name, tensor in averages[0].items()), "the average is not the weights in training"
     assert (whole / "model" / "model.safetensors").read_bytes() == (broken / "model" / "model.safetensors").read_bytes()
-    for name in (*LOSSES, "validation/matched", "validation/real_64"):
+    for name in (*LOSSES, "validation/matched", "validation/told_apart_64"):
         assert stats(whole, name) == stats(broken, name)
 
 
@@ -276,7 +276,7 @@ def test_two_processes_train_one_model(tmp_path):
     done = subprocess.run([sys.executable, *launch], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     train(load_recipe("attngan-mnist", more), tmp_path / "one", device="cpu")
-    one, two = (stats(tmp_path / name, "validation/real_64", "validation/matched") for name in ("one", "two"))
+    one, two = (stats(tmp_path / name, "validation/told_apart_64", "validation/matched") for name in ("one", "two"))
     assert [line["step"] for line in one] == [line["step"] for line in two] == [5]
     ours, theirs = (stats(tmp_path / name, "train/kl")[0]["train/kl"] for name in ("one", "two"))
     assert theirs == pytest.approx(ours, rel=1e-4), "the first update's KL depends on no neighbour"

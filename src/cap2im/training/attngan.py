@@ -331,13 +331,14 @@ def matching_model(recipe: AttnGANRecipe) -> tuple[DAMSM, Vocabulary, dict[str, 
 def validate(trainee: AttnGANTrainee, batch: Batch, damsm: DAMSM, accelerator: Accelerator) -> dict[str, float]:
     """How the contest stands on validation images, by the generator that is handed out; every process takes its share.
 
-    Of each size the share of real images and of drawn ones that are taken for real ones of their captions; and the R-precision of the drawn
-    ones, by the matching model that they learned from, among as many captions as are there, 100 at most.
+    Of each size the share of real images that are likelier real ones of their captions, by its discriminator, than the drawn ones: one half
+    where it cannot tell them apart. (Nothing absolute, for running statistics are mixed of both.) And the R-precision of the drawn ones, by
+    the matching model that they learned from, among as many captions as are there, 100 at most.
     """
     c, discriminators = trainee.recipe.model, cast(list[Discriminator], list(trainee.model.discriminators))
     generator = trainee.published.eval()
     trainee.model.discriminators.eval()
-    names = [f"{what}_{c.drawn_sides[stage]}" for stage in c.shown for what in ("real", "drawn")] + ["matched"]
+    names = [f"told_apart_{c.drawn_sides[stage]}" for stage in c.shown] + ["matched"]
     sums = torch.zeros(len(names), device=accelerator.device, dtype=torch.float64)
     codes, sentences = [], []
     rows = batch[slice(accelerator.process_index, None, accelerator.num_processes)]
@@ -346,8 +347,9 @@ def validate(trainee: AttnGANTrainee, batch: Batch, damsm: DAMSM, accelerator: A
         text = generator.encode(part.tokens, part.mask)
         images = generator.generate(text, part.noise).images
         pairs = zip(discriminators, real_pictures(part.images, c), images, strict=True)
-        verdicts = [judge.judge(pictures, text.sentence).conditional for judge, *both in pairs for pictures in both]
-        sums[:-1] += torch.stack([(verdict > 0).sum() for verdict in verdicts])
+        for place, (judge, *both) in enumerate(pairs):
+            real, drawn = (judge.judge(pictures, text.sentence).conditional for pictures in both)
+            sums[place] += (real > drawn).sum()
         codes.append(damsm.image(cut(images[-1], c.drawn_sides[-1], c)).code.cpu())
         sentences.append(text.sentence.cpu())
     classes = torch.arange(len(rows)) if rows.classes is None else rows.classes
@@ -368,7 +370,5 @@ def drawn_now(trainee: AttnGANTrainee, shown: ShownCaptions) -> np.ndarray:
 
 def in_words(scores: Mapping[str, float]) -> str:
     """What `validate` answers, for people to read."""
-    taken = ", ".join(
-        f"{name.removeprefix('validation/').replace('_', ' ')} {value:.0%}" for name, value in scores.items() if "matched" not in name
-    )
-    return f"taken for real: {taken}; drawn ones matched with their captions {scores['validation/matched']:.0%}"
+    apart = ", ".join(f"{name.rpartition('_')[2]} px {value:.0%}" for name, value in scores.items() if "told_apart" in name)
+    return f"told apart from real ones {apart}; matched with their captions {scores['validation/matched']:.0%}"

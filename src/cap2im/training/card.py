@@ -178,7 +178,7 @@ license: mit
 | time | {hours:.2f} h on {machine} |
 | parameters | {parameters:,} with the text encoder, without discriminators |
 | matching model | {damsm}, weights of SHA-256 {digest} |
-| validation images, drawn ones taken for real ones of their captions | {taken} |
+| validation images told apart from drawn ones by the discriminators (chance is 50%) | {apart} |
 | R-precision of the drawn ones, by the matching model that they learned from, 1 true caption of at most 100 | {matched:.1%} |
 | written by | cap2im {version}, torch {torch} |
 
@@ -188,7 +188,7 @@ Draw with it: `cap2im draw CAPTION --model FOLDER`.
 
 def attngan_card(name: str, recipe: AttnGANRecipe, figures: dict[str, Any]) -> str:
     """The card of a trained AttnGAN or AttnDCGAN."""
-    sizes = [key.rpartition("_")[2] for key in figures if key.startswith("validation/real_")]
+    apart = {key.rpartition("_")[2]: share for key, share in figures.items() if key.startswith("validation/told_apart_")}
     return ATTNGAN_CARD.format(
         name=name,
         description=recipe.description,
@@ -201,7 +201,7 @@ def attngan_card(name: str, recipe: AttnGANRecipe, figures: dict[str, Any]) -> s
         parameters=figures["parameters"],
         damsm=figures["damsm"]["name"],
         digest=figures["damsm"]["sha256"],
-        taken=", ".join(f"{side} px {figures[f'validation/real_{side}']:.0%}, {figures[f'validation/drawn_{side}']:.0%}" for side in sizes),
+        apart=", ".join(f"{side} px {share:.0%}" for side, share in apart.items()),
         matched=figures["validation/matched"],
         version=cap2im.__version__,
         torch=torch.__version__,
