@@ -124,19 +124,18 @@ class SmallEncoder(nn.Module):
         self.trunk = nn.Sequential(
             *_convolution(config.colours + 2, width, 5, 2),  # [B, width, A/2, A/2]
             *_convolution(width, 2 * width, 3, 2),  # [B, 2 width, A/4, A/4]
-            *_convolution(2 * width, 2 * width, 3, 1),
-            *_convolution(2 * width, 4 * width, 3, 1),
+            *_convolution(2 * width, 4 * width, 3, 2),  # [B, 4 width, A/8, A/8]
+            *_convolution(4 * width, 4 * width, 3, 1),
         )
         self.regions = nn.Conv2d(4 * width, features, 1, bias=False)
-        self.deeper = nn.Sequential(*_convolution(4 * width, 4 * width, 3, 2))  # [B, 4 width, A/8, A/8]
         self.code = nn.Linear(4 * width * CODE_PLACES**2, features)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> EncodedImage:
         down, across = (torch.linspace(-1, 1, side, dtype=images.dtype, device=images.device) for side in images.shape[-2:])
         places = torch.stack(torch.meshgrid(down, across, indexing="ij")).expand(len(images), -1, -1, -1)
-        trunk = self.trunk(torch.cat([images, places], dim=1))
-        pooled = F.adaptive_avg_pool2d(self.deeper(trunk), CODE_PLACES)
-        return EncodedImage(self.regions(trunk), self.code(pooled.flatten(1)))
+        trunk = self.trunk(torch.cat([images, places], dim=1).contiguous(memory_format=torch.channels_last))
+        return EncodedImage(self.regions(trunk), self.code(F.adaptive_avg_pool2d(trunk, CODE_PLACES).flatten(1)))
 
 
 def _convolution(inputs: int, outputs: int, kernel: int, stride: int) -> list[nn.Module]:

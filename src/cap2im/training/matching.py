@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from cap2im.data.batch import Batch
 from cap2im.data.canvas_batches import caption_tokens, load_digits
 from cap2im.data.mnist_captions import CanvasMaker, HeldOut
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.metrics.matching import OTHERS, matching_codes, own_caption_first, r_precision, rate
+from cap2im.metrics.matching import OTHERS, matching_codes, own_caption_first, rate
 from cap2im.models.damsm import DAMSM, EncodedImage, Gammas, InceptionEncoder, matching_losses, sentence_scores, word_scores
 from cap2im.models.text import EncodedText
 from cap2im.randomness import generator
@@ -58,6 +58,11 @@ class MatchingTrainee(DrawingTrainee):
         learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.Adam(learning, lr=recipe.train.learning_rate, betas=(0.5, 0.999))
         super().__init__(recipe, model, optimizer, command, 0.0, vocabulary, about_data)
+        self.measures: dict[str, Any] = {}  # of the finished model, JSON-ready
+
+    def config(self) -> dict[str, Any]:
+        """What a folder of this network says of it, and how well it matches once that was measured."""
+        return super().config() | self.measures
 
     def begin_with_inception(self) -> None:
         """Fills the frozen network with its published weights; see `load_inception` for the errors."""
@@ -153,7 +158,7 @@ def train(
                 named |= {"train/learning_rate": current_rate, "train/waiting": ahead.waiting, "train/text_gradient": float(norm)}
                 log.scalars(step, named)
             if step % settings.validate_every == 0 or step == total:
-                scores = validate(model.eval(), validation, settings.batch_size, gammas)
+                scores = validate(model.eval(), validation, settings.batch_size, gammas).scores
                 model.train()
                 log.scalars(step, scores)
                 progress.console.print(
@@ -165,10 +170,12 @@ def train(
     result = run / "model"
     trainee.round()
     if accelerator.is_main_process:
-        figures: dict[str, Any] = dict(validate(model.eval(), validation, settings.batch_size, gammas))
-        figures["r_precision"] = measured(model, recipe, material.vocabulary, validation, data)
-        trainee.origin["r_precision"] = figures["r_precision"]
-        trainee.hand_out(result, figures, card, None)
+        judged = validate(model.eval(), validation, settings.batch_size, gammas)
+        precision = judged.r_precision
+        if isinstance(recipe.data, DigitsData):
+            precision = digits_r_precision(model, recipe.data, material.vocabulary, data)
+        trainee.measures["r_precision"] = precision
+        trainee.hand_out(result, judged.scores | trainee.measures, card, None)
     accelerator.wait_for_everyone()
     del prepared  # what shares gradients must be gone before the processes part, or one of them may abort at its exit
     accelerator.free_memory()
@@ -176,40 +183,49 @@ def train(
     return result
 
 
-def wrong_captions(classes: Tensor | None, count: int) -> int:
-    """How many captions R-precision can set beside each one's own, 99 at most."""
-    most = 1 if classes is None else int(classes.unique(return_counts=True)[1].max())
-    return min(OTHERS, count - most)
+class Judged(NamedTuple):
+    """What a matching model says of the validation pairs: mean loss, and the codes that R-precision compares."""
+
+    loss: float
+    codes: Tensor  # [N, E] of the images
+    sentences: Tensor  # [N, E]
+    classes: Tensor | None  # [N]
+
+    @property
+    def r_precision(self) -> dict[str, Any]:
+        """Among as many wrong captions as every pair has, 99 at most; JSON-ready."""
+        alike = 1 if self.classes is None else int(self.classes.unique(return_counts=True)[1].max())
+        others = min(OTHERS, len(self.codes) - alike)
+        return {"others": others, "validation": rate(own_caption_first(self.codes, self.sentences, self.classes, others=others))}
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """What the log tells."""
+        return {"validation/loss": self.loss, "validation/r_precision": self.r_precision["validation"]["rate"]}
 
 
 @torch.no_grad()
-def validate(model: DAMSM, batch: Batch, batch_size: int, gammas: Gammas) -> dict[str, float]:
-    """Mean loss in batches as training has them, and R-precision, on the validation pairs; the same in every process."""
+def validate(model: DAMSM, batch: Batch, batch_size: int, gammas: Gammas) -> Judged:
+    """Judges the validation pairs, in batches as training has them; the same in every process."""
     device = next(model.parameters()).device
-    total = 0.0
+    total, codes, sentences = 0.0, [], []
     for start in range(0, len(batch), batch_size):
         part = batch[start : start + batch_size].to(device)
         image, text = model(2 * part.images - 1, part.tokens, part.mask)
-        losses = losses_of(image, text, part.classes, gammas)
-        total += float(torch.stack(list(losses.values())).sum()) * len(part)
-    codes = matching_codes(model, batch.images, batch.tokens, batch.mask)
-    found = rate(own_caption_first(*codes, batch.classes, others=wrong_captions(batch.classes, len(batch))))
-    return {"validation/loss": total / len(batch), "validation/r_precision": found["rate"]}
+        total += float(torch.stack(list(losses_of(image, text, part.classes, gammas).values())).sum()) * len(part)
+        codes.append(image.code.cpu())
+        sentences.append(text.sentence.cpu())
+    return Judged(total / len(batch), torch.cat(codes), torch.cat(sentences), batch.classes)
 
 
-def measured(model: DAMSM, recipe: DAMSMRecipe, vocabulary: Vocabulary, validation: Batch, data: str | Path | None) -> dict[str, Any]:
-    """R-precision of the finished model on real pairs that validate: of a prepared dataset, `validation`; of captioned digits, all 440
-    captions by whether training shows them, `seen` and `held_out`; JSON-ready."""
-    if not isinstance(recipe.data, DigitsData):
-        others = wrong_captions(validation.classes, len(validation))
-        codes = matching_codes(model, validation.images, validation.tokens, validation.mask)
-        return {"others": others, "validation": r_precision(*codes, validation.classes, others=others)}
-    held_out = HeldOut.from_seed(recipe.data.held_out_seed, recipe.data.variant)
-    digits = load_digits(recipe.data.source, "validation", None if data is None else Path(data))
+def digits_r_precision(model: DAMSM, settings: DigitsData, vocabulary: Vocabulary, data: str | Path | None) -> dict[str, Any]:
+    """R-precision on canvases of digits that validate, of all 440 captions by whether training shows them; JSON-ready."""
+    held_out = HeldOut.from_seed(settings.held_out_seed, settings.variant)
+    digits = load_digits(settings.source, "validation", None if data is None else Path(data))
     wanted = [configuration for configuration in held_out.configurations() for _ in range(CANVASES_OF_A_CAPTION)]
     layouts = torch.tensor([configuration.layout for configuration in wanted])
     places = torch.tensor([(*configuration.digits, -1)[:2] for configuration in wanted])
-    canvases = CanvasMaker(digits, held_out, recipe.data.variant).render(layouts, places, generator("matched canvases"))
+    canvases = CanvasMaker(digits, held_out, settings.variant).render(layouts, places, generator("matched canvases"))
     codes = matching_codes(model, canvases.images.float() / 255, *caption_tokens(canvases, vocabulary))
     first = own_caption_first(*codes, canvases.scenes())
     seen = torch.tensor([configuration.seen for configuration in wanted])
