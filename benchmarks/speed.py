@@ -52,19 +52,19 @@ PARTS = {  # operator -> where its time is booked
 class Clock:
     """Seconds of a function, on any device: the median of several runs."""
 
-    def __init__(self, device: torch.device, runs: int) -> None:
-        self.device, self.runs = device, runs
+    def __init__(self, device: torch.device, runs: int, now: Callable[[], float] = time.perf_counter) -> None:
+        self.device, self.runs, self.now = device, runs, now
 
     def seconds(self, function: Callable[[], object], repeat: int = 1) -> float:
         function()
         times = []
         for _ in range(self.runs):
             self._wait()
-            start = time.perf_counter()
+            start = self.now()
             for _ in range(repeat):
                 function()
             self._wait()
-            times.append((time.perf_counter() - start) / repeat)
+            times.append((self.now() - start) / repeat)
         return statistics.median(times)
 
     def _wait(self) -> None:

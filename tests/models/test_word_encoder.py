@@ -12,15 +12,15 @@ LENGTHS = torch.tensor([2, 7, 4, 7, 1])
 MASK = torch.arange(7) < LENGTHS[:, None]
 
 
-def made(cell: str = "lstm") -> tuple[TextEncoder, torch.Tensor]:
+def made(cell: str = "lstm", **more) -> tuple[TextEncoder, torch.Tensor]:
     torch.manual_seed(0)
-    encoder = TextEncoder(TextEncoderConfig(vocabulary_size=11, word_features=6, features=8, cell=cell)).double().eval()
+    encoder = TextEncoder(TextEncoderConfig(vocabulary_size=11, word_features=6, features=8, cell=cell, **more)).double().eval()
     return encoder, torch.randint(11, (5, 7))
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_a_caption_alone_is_read_as_in_any_batch(cell):
-    encoder, tokens = made(cell)
+@pytest.mark.parametrize(("cell", "sentence"), [("lstm", "last"), ("gru", "last"), ("gru", "mean")])
+def test_a_caption_alone_is_read_as_in_any_batch(cell, sentence):
+    encoder, tokens = made(cell, sentence=sentence)
     together = encoder(tokens, MASK)
     for row, length in enumerate(LENGTHS.tolist()):
         alone = encoder(tokens[row : row + 1, :length], torch.ones(1, length, dtype=torch.bool))
@@ -45,8 +45,17 @@ def test_the_sentence_is_the_last_state_of_each_direction():
     assert torch.equal(text.sentence[:, 4:], text.words[:, 0, 4:])
 
 
-def test_a_caption_without_words_is_zero():
-    encoder, tokens = made()
+def test_the_sentence_may_be_the_mean_of_the_words():
+    last, tokens = made()
+    text, other = made(sentence="mean")[0](tokens, MASK), last(tokens, MASK)
+    assert torch.equal(text.words, other.words)
+    for row, length in enumerate(LENGTHS.tolist()):
+        assert torch.allclose(text.sentence[row], text.words[row, :length].mean(dim=0), rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("sentence", ["last", "mean"])
+def test_a_caption_without_words_is_zero(sentence):
+    encoder, tokens = made(sentence=sentence)
     mask = MASK.clone()
     mask[2] = False
     text = encoder(tokens, mask)
