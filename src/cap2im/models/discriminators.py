@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -83,28 +84,41 @@ class Discriminator(nn.Module):
         norms = [nn.BatchNorm2d(outputs)] if norm and not self.normed else []
         return [self._convolution(inputs, outputs, kernel, stride=stride), *norms, nn.LeakyReLU(0.2)]
 
-    def read(self, maps: Tensor, sentences: Tensor) -> Tensor:
-        """[B] logits that pictures are real ones of their captions, of the trunk's maps [B, F, 4, 4] and sentence vectors [B, E]."""
+    def read(self, maps: Tensor, sentences: Tensor, sizes: Sequence[int] = ()) -> Tensor:
+        """[B] logits that pictures are real ones of their captions, of the trunk's maps [B, F, 4, 4] and sentence vectors [B, E].
+
+        `sizes`, where they are given, are those of batches one behind the other, which batch normalisation sees apart.
+        """
         planes = sentences[:, :, None, None].expand(-1, -1, FINAL_SIDE, FINAL_SIDE)
-        return self.conditional(self.joint(torch.cat([maps, planes], dim=1))).flatten()
+        joined = _through(self.joint, torch.cat([maps, planes], dim=1), sizes or [len(maps)])
+        return self.conditional(joined).flatten()
 
     def judge(self, images: Tensor, sentences: Tensor) -> Verdict:
         """What it says of pictures [B, C, A, A] in -1..1 and sentence vectors [B, E]."""
-        return self._verdict(self.trunk(images), sentences)
-
-    def _verdict(self, maps: Tensor, sentences: Tensor) -> Verdict:
-        alone = None if self.unconditional is None else self.unconditional(maps).flatten()
-        return Verdict(self.read(maps, sentences), alone)
+        maps = self.trunk(images.contiguous())  # its large weights would be turned around for channels last, at every pass
+        return Verdict(self.read(maps, sentences), None if self.unconditional is None else self.unconditional(maps).flatten())
 
     def forward(self, real: Tensor, drawn: Tensor, sentences: Tensor) -> Judgement:
         """What it says of real and drawn pictures [B, C, A, A] in -1..1 of the same captions [B, E], B > 1.
 
-        Batch normalisation sees real and drawn ones apart, and in the order of the released program.
+        Batch normalisation sees real, drawn and mismatched ones apart, in this order, as in the released program. All else sees them at
+        once: the weights of the last layers are far more than what they are multiplied with, and are read and learn once.
         """
-        maps = self.trunk(real)
-        drawn_maps = self.trunk(drawn)
-        verdicts = self._verdict(maps, sentences), self._verdict(drawn_maps, sentences)
-        return Judgement(*verdicts, self.read(maps[:-1], sentences[1:]))
+        count = len(real)
+        maps = _through(self.trunk, torch.cat([real, drawn]).contiguous(), [count, count])  # [2B, F, 4, 4]
+        candidates = torch.cat([maps, maps[: count - 1]])
+        captions = torch.cat([sentences, sentences, sentences[1:]])
+        real_logits, drawn_logits, mismatched = self.read(candidates, captions, [count, count, count - 1]).split([count, count, count - 1])
+        alone = (None, None) if self.unconditional is None else self.unconditional(maps).flatten().split(count)
+        return Judgement(Verdict(real_logits, alone[0]), Verdict(drawn_logits, alone[1]), mismatched)
+
+
+def _through(layers: nn.Module, batches: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Batches of some sizes, one behind the other, through layers of which batch normalisation sees each batch apart."""
+    for layer in layers.children():
+        apart = len(sizes) > 1 and isinstance(layer, nn.BatchNorm2d)
+        batches = torch.cat([layer(batch) for batch in batches.split(list(sizes))]) if apart else layer(batches)
+    return batches
 
 
 # The losses, in nats, means over a batch
