@@ -463,7 +463,8 @@ def _apply(table: dict[str, Any], change: str) -> None:
 def _keys(section: type[BaseModel], chosen: Sequence[str], prefix: str = "") -> Iterator[str]:
     """The keys of a section and of those inside of it; of sections to choose from, those of the `chosen` tags."""
     for name, info in section.model_fields.items():
-        choices = {arg.__metadata__[0].tag: arg.__origin__ for arg in get_args(info.annotation) if get_origin(arg) is Annotated}
+        annotated = [arg for arg in get_args(info.annotation) if get_origin(arg) is Annotated]
+        choices = {arg.__metadata__[0].tag: arg.__origin__ for arg in annotated if isinstance(arg.__metadata__[0], Tag)}
         inner = next((choices[tag] for tag in chosen if tag in choices), info.annotation)
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             yield from _keys(inner, chosen, f"{prefix}{name}.")

@@ -28,7 +28,7 @@ def by_definition(regions: torch.Tensor, words: torch.Tensor, mask: torch.Tensor
         for n, caption in enumerate(words):
             kept = caption[mask[n]]
             contexts, _ = region_attention(image[None], kept[None], torch.ones(1, len(kept), dtype=torch.bool), gammas.gamma1)
-            cosines = torch.cosine_similarity(kept, contexts[0], dim=1)
+            cosines = (kept * contexts[0]).sum(dim=1) / (kept.norm(dim=1) * contexts[0].norm(dim=1)).clamp_min(1e-8)
             scores[k, n] = gammas.gamma3 * (gammas.gamma2 * cosines).exp().sum().log()
     return scores
 
@@ -45,6 +45,14 @@ def test_word_scores_are_those_of_each_pair_alone(monkeypatch, at_once, padded):
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     for found, expected in zip(*(torch.autograd.grad((s * cotangent).sum(), (regions, words)) for s in (ours, theirs)), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_vectors_too_short_for_a_cosine():
+    regions, words = random(2, 6, 3, 3).requires_grad_(), (1e-10 * random(3, 4, 6, seed=1)).requires_grad_()
+    ours, theirs = (scores(regions, words, MASK, Gammas()) for scores in (word_scores, by_definition))
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    for found, expected in zip(*(torch.autograd.grad(scores.sum(), (regions, words)) for scores in (ours, theirs)), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-14)
 
 
 def test_zeros_match_nothing_and_have_finite_gradients():

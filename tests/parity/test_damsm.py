@@ -99,3 +99,11 @@ def test_one_step_of_the_matching_model():
     for name, parameter in encoder.named_parameters():
         check(f"out/grad_clipped/{their_name(name)}", parameter.grad, 5e-7)
     check.finish("in/", "out/")
+
+
+def test_nothing_of_the_files_is_left_out():
+    """Of the losses' file, those of the discriminators and generators are compared where they are tested."""
+    assert {name.partition("/")[0] for name in attngan("damsm_step")} == {"in", "out"}
+    cases = {name.split("/")[1] for name in attngan("losses") if name.startswith(("words_loss/", "sent_loss/"))}
+    assert cases == {*GAMMAS, *(f"{gammas}_{classes}" for gammas in GAMMAS for classes in ("none", "unique", "collide"))}
+    assert {name.split("/")[1] for name in attngan("attention") if name.startswith("func_attention/")} == {"gamma1", "gamma4", "gamma5"}

@@ -102,3 +102,10 @@ def test_regions_and_code(image_encoder, corners, mode):
         for name in [key for key in file if "/state_after/" in key]:
             check(name, model.state_dict()[our_name(name.rpartition("/")[2])].double(), 1e-4)
     check.finish(case)
+
+
+def test_nothing_of_the_file_is_left_out(image_encoder):
+    file, _ = image_encoder
+    assert {name.partition("/")[0] for name in file} == {"in", "out", "fid_features", "weights", "trainable"}
+    cases = {"/".join(name.split("/")[1:3]) for name in file if name.startswith("out/")}
+    assert cases == {f"align_corners_{corners}/{mode}" for corners in (False, True) for mode in ("eval", "train")}

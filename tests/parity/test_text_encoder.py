@@ -21,3 +21,7 @@ def test_words_sentence_and_gradients(cell):
     for name, parameter in encoder.named_parameters():
         check(f"{cell}/grad/{their_name(name)}", parameter.grad, 1e-5)
     check.finish("in/", f"{cell}/")
+
+
+def test_nothing_of_the_file_is_left_out():
+    assert {name.partition("/")[0] for name in attngan("text_encoder")} == {"in", "lstm", "gru"}

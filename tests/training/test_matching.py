@@ -134,6 +134,12 @@ def test_refusals(squares, tmp_path, run):
         recipe("damsm-mnist", "train.inception=weights.pth")
     with pytest.raises(ValueError, match="image_encoder inception sees 3 colours, not 1"):
         recipe("damsm-coco", "model.colours=1")
+    with pytest.raises(ValueError, match=r"unknown key train.gamma \(did you mean train.gammas\?\)"):
+        recipe("damsm-mnist", "train.gamma=3")
+    with pytest.raises(ValueError, match=r"unknown key model.text.celll \(did you mean model.text.cell\?\)"):
+        recipe("damsm-mnist", "model.text.celll=gru")
+    with pytest.raises(ValueError, match=r"train.gammas.1: Input should be greater than 0"):
+        recipe("damsm-mnist", "train.gammas=[4.0, 0.0, 10.0]")
     code, _, error = run("train", "damsm-cifar")
     assert code == 2
     assert "--data" in error.splitlines()[-1]

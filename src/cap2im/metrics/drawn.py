@@ -282,7 +282,8 @@ def measure_drawings(
             found["fid"] = {"distance": frechet_distance(Statistics.of(looks.features), real)}
             found["inception_score"] = {"mean": mean, "deviation": deviation}
         if looks.codes is not None and sentences is not None:
-            found["r_precision"] = r_precision(looks.codes, sentences, captions.classes, seed=seed, sharing=sharing)
+            advance = bar("choosing captions of the drawings", len(captions))
+            found["r_precision"] = r_precision(looks.codes, sentences, captions.classes, seed=seed, sharing=sharing, advance=advance)
             if heads is not None and looks.features is not None:
                 own, others = (neural_distance(heads, looks.features, of) for of in (sentences, sentences.roll(1, 0)))
                 found["neural_distance"] = {**own, "other_captions": others}
