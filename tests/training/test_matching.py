@@ -111,9 +111,8 @@ def test_inception_begins_as_published_and_only_two_layers_learn(tmp_path):
     torch.save(published := Inception().state_dict(), tmp_path / "inception.pth")
     more = [
         "train.epochs=1",
-        "train.batch_size=48",
+        "train.batch_size=4",
         "data.validation_samples=4",
-        "model.width=32",
         f"train.inception={tmp_path}/inception.pth",
     ]
     wanted = recipe("damsm-coco", *more)
