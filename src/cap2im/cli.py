@@ -362,7 +362,7 @@ NeuralOption = Annotated[
         "cap2im evaluate runs/aligndraw-mnist --data mnist/ --samples 2 --out quick.json",
         "cap2im evaluate runs/mine --data prepared/ --split all --similarity",
         "cap2im evaluate runs/mine --data prepared/ --shortlist runs/vgg-cifar --images 200",
-        "cap2im evaluate runs/attngan --data prepared/ --fid --damsm runs/damsm --images 30000",
+        "cap2im evaluate runs/attngan --data prepared/ --split validation --fid --damsm runs/damsm --images 30000",
         "accelerate launch --multi_gpu --num_processes 2 -m cap2im evaluate runs/mine --data prepared/",
     )
 )
@@ -433,7 +433,9 @@ def _print_evaluation(result: dict[str, Any], sharpen: str | None) -> None:
         elif sharpen is not None:
             stdout.print(f"after sharpening: no bound, which Bernoulli pixels alone have; these are {protocol['observation']}")
     if "likelihood" not in result:
-        stdout.print("no bound: a model of this kind has no likelihood", soft_wrap=True)
+        unasked = result.keys().isdisjoint({"caption_accuracy", "similarity", "fid", "r_precision"})
+        hint = "; --similarity, --fid and --damsm measure its drawings" if unasked else ""
+        stdout.print(f"no bound: a model of this kind has no likelihood{hint}", soft_wrap=True)
     if "retrieval" in result:
         stdout.print(_retrieval_table(result["model"], result["retrieval"]))
     if "similarity" in result:

@@ -59,6 +59,11 @@ def test_refused_captions(caption, message):
         VOCABULARY.encode([caption])
 
 
+def test_signs_are_no_examples_of_words():
+    with pytest.raises(ValueError, match=r"the model knows 3 words, e\.g\. bird, wings\)"):
+        Vocabulary(words=("<end>", "bird", "wings"), tokens="attngan").encode(["xyzzy"])
+
+
 def test_all_problems_at_once():
     with pytest.raises(ValueError, match=r"blue.*; a caption is empty"):
         VOCABULARY.encode(["a blue digit", "a digit", ""])

@@ -51,6 +51,12 @@ def test_a_model_without_likelihood_has_its_caption_accuracy_alone(pipeline, cap
     assert out.splitlines()[-1] == "no bound: a model of this kind has no likelihood"
 
 
+def test_nothing_measured_says_what_could_be(capsys):
+    cli._print_evaluation({"model": "gan"}, None)
+    out = capsys.readouterr().out
+    assert out == "no bound: a model of this kind has no likelihood; --similarity, --fid and --damsm measure its drawings\n"
+
+
 def test_sharpening_gaussian_pixels_says_why_there_is_no_bound(capsys):
     protocol = {"split": "test", "observation": "gaussian, deviation 0.3"}
     terms = ("bound", "standard_error", "reconstruction", "kl", "importance_weighted", "importance_weighted_error")

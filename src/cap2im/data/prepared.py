@@ -102,11 +102,11 @@ class PreparedDataset:
         found = [shard for shard in self.manifest.shards if shard.split == split and shard.rows]
         if not found:
             there = sorted({shard.split for shard in self.manifest.shards if shard.rows})
-            hint = (
-                "; prepare with --validation SHARE, larger for few images, or put some into a folder named validation"
-                if split == "validation"
-                else ""
-            )
+            hint = ""
+            if split == "validation":
+                hint = "; prepare with --validation SHARE, larger for few images, or put some into a folder named validation"
+            elif split == "test" and "validation" in there:
+                hint = "; --split validation takes those"
             raise ValueError(f"{self.folder}: has no {split} images; its splits: {', '.join(there) or 'none'}{hint}")
         return found
 

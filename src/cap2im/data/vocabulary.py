@@ -177,7 +177,8 @@ class Vocabulary(BaseModel):
 
     def _stranger(self, word: str) -> str:
         near = self.nearest(word)
-        hint = f"nearest known: {', '.join(near)}" if near else f"the model knows {len(self.words)} words, e.g. {', '.join(self.words[:5])}"
+        some = [known for known in self.words if re.match(r"\w", known)][:5]
+        hint = f"nearest known: {', '.join(near)}" if near else f"the model knows {len(self.words)} words, e.g. {', '.join(some)}"
         return f"unknown word {word!r} ({hint})"
 
 
