@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cap2im.convert.attngan import text_encoder_layout
 from cap2im.models.word_encoder import TextEncoder, TextEncoderConfig
 from tests.parity.golden import Golden, golden
 
@@ -43,15 +44,16 @@ class Near:
         assert expected <= self.file.seen, sorted(expected - self.file.seen)
 
 
-def their_name(name: str) -> str:
-    """The release's name of a parameter of the text encoder."""
-    return name.replace("words.", "encoder.")
+def take(layout: dict[str, Tensor], file: Golden, prefix: str) -> None:
+    """Fills a network, by views of its parameters, with the golden weights under a prefix, all of which it takes."""
+    assert {f"{prefix}{name}" for name in layout} == {name for name in file if name.startswith(prefix)}
+    for name, view in layout.items():
+        view.copy_(file[f"{prefix}{name}"])
 
 
 def golden_text_encoder(file: Golden, cell: str = "lstm") -> TextEncoder:
     """Our text encoder in float64 with the weights of text_encoder.npz; without dropout."""
     config = TextEncoderConfig(vocabulary_size=VOCABULARY, word_features=WORD_FEATURES, features=FEATURES, cell=cell, dropout=0)
     encoder = TextEncoder(config).double()
-    encoder.load_state_dict({name: file[f"{cell}/w/{their_name(name)}"] for name in encoder.state_dict()})
-    assert {f"{cell}/w/{their_name(name)}" for name in encoder.state_dict()} == {n for n in file if n.startswith(f"{cell}/w/")}
+    take(text_encoder_layout(encoder), file, f"{cell}/w/")
     return encoder

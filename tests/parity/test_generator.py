@@ -10,7 +10,7 @@ from cap2im.convert.attngan import released_layout
 from cap2im.models.attngan import AttentionStage, AttnGANConfig, FirstStage, Generator, WordAttention, conditioning_kl
 from cap2im.models.text import EncodedText
 from cap2im.models.word_encoder import TextEncoderConfig
-from tests.parity.attngan import FEATURES, VOCABULARY, Near, attngan
+from tests.parity.attngan import FEATURES, VOCABULARY, Near, attngan, take
 from tests.parity.golden import Golden
 
 VARIANTS = {"fixed": "paper", "released": "released"}
@@ -24,10 +24,7 @@ def tiny_config(**changes) -> AttnGANConfig:
 
 def fill(network: Generator, weights: Golden, prefix: str) -> Generator:
     """Our generator in float64 with the golden weights, all of which it takes."""
-    layout = released_layout(network.double())
-    assert {f"{prefix}{name}" for name in layout} == {name for name in weights if name.startswith(prefix)}
-    for name, view in layout.items():
-        view.copy_(weights[f"{prefix}{name}"])
+    take(released_layout(network.double()), weights, prefix)
     return network
 
 

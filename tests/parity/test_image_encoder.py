@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from cap2im.convert.attngan import image_encoder_layout
 from cap2im.models.damsm import DAMSMConfig, InceptionEncoder
 from cap2im.models.inception import resized
 from cap2im.models.word_encoder import TextEncoderConfig
 from tests.parity.attngan import FEATURES, VOCABULARY, Near, attngan
 
 SEED = 7000
-OURS = {"emb_features": "regions", "emb_cnn_code": "code"}
 
 
 def recipe_weights(keys: list[str], shapes: list[str]) -> dict[str, torch.Tensor]:
@@ -52,25 +52,22 @@ def image_encoder():
     return file, weights
 
 
-def our_name(name: str) -> str:
-    """Our name of a parameter of the release's image encoder."""
-    layer, _, kind = name.partition(".")
-    return f"{OURS[layer]}.{kind}" if layer in OURS else f"network.{name}"
-
-
 def golden_encoder(weights: dict[str, torch.Tensor], *, corners: bool, mode: str) -> InceptionEncoder:
     """Our image encoder with the golden weights, in the release's mode."""
     config = DAMSMConfig(text=TextEncoderConfig(vocabulary_size=VOCABULARY, features=FEATURES), variant="released", corners=corners)
     model = InceptionEncoder(config)
-    model.load_state_dict({our_name(name): value for name, value in weights.items()})
+    layout = image_encoder_layout(model)
+    assert layout.keys() == weights.keys()
+    for name, view in layout.items():
+        view.copy_(weights[name])
     return model.train(mode == "train")
 
 
 def test_what_learns(image_encoder):
     file, weights = image_encoder
     model = golden_encoder(weights, corners=False, mode="train")
-    ours = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert ours == {our_name(name) for name in file.arrays["trainable"].tolist()}
+    parameters = zip(image_encoder_layout(model), model.parameters(), strict=False)  # buffers follow, of which none learns
+    assert {name for name, parameter in parameters if parameter.requires_grad} == set(file.arrays["trainable"].tolist())
 
 
 @torch.no_grad()
@@ -100,7 +97,7 @@ def test_regions_and_code(image_encoder, corners, mode):
     check(f"{case}cnn_code", found.code.double(), {"eval": 2e-5, "train": 5e-3}[mode])
     if mode == "train" and not corners:
         for name in [key for key in file if "/state_after/" in key]:
-            check(name, model.state_dict()[our_name(name.rpartition("/")[2])].double(), 1e-4)
+            check(name, image_encoder_layout(model)[name.rpartition("/")[2]].double(), 1e-4)
     check.finish(case)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.parity.attngan import Near, attngan, golden_text_encoder, text_mask, their_name
+from cap2im.convert.attngan import text_encoder_layout
+from tests.parity.attngan import Near, attngan, golden_text_encoder, text_mask
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
@@ -18,8 +19,8 @@ def test_words_sentence_and_gradients(cell):
     check(f"{cell}/out/sent_emb", text.sentence, 1e-6)
     words, sentence = file[f"{cell}/in/cot_words"], file[f"{cell}/in/cot_sent"]
     ((text.words.transpose(1, 2) * words).sum() + (text.sentence * sentence).sum()).backward()
-    for name, parameter in encoder.named_parameters():
-        check(f"{cell}/grad/{their_name(name)}", parameter.grad, 1e-5)
+    for name, parameter in zip(text_encoder_layout(encoder), encoder.parameters(), strict=True):
+        check(f"{cell}/grad/{name}", parameter.grad, 1e-5)
     check.finish("in/", f"{cell}/")
 
 
