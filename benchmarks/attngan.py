@@ -33,11 +33,11 @@ from cap2im.config import AttnGANRecipe, load_recipe
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.models import attngan
 from cap2im.models.attngan import AttnGAN, conditioning_kl
-from cap2im.models.damsm import EncodedImage, Gammas
+from cap2im.models.damsm import EncodedImage, Gammas, damsm_losses
 from cap2im.models.discriminators import discriminator_loss, generator_loss
 from cap2im.models.text import EncodedText
 from cap2im.randomness import generator
-from cap2im.training.attngan import AttnGANTrainee, matching, real_pictures, sum_of
+from cap2im.training.attngan import AttnGANTrainee, real_pictures, sum_of
 from cap2im.training.loop import make_accelerator
 
 WORDS, VOCABULARY = 12, 27_297  # of a caption; of COCO, about
@@ -133,7 +133,7 @@ def training(device: torch.device, precision: str, batch: int, plainly: bool) ->
         optimizers[-1].zero_grad(set_to_none=False)
         verdicts = [network.judge(drawn, text.sentence) for network, drawn in zip(discriminators, made.images, strict=True)]
         loss = torch.stack([generator_loss(verdict) for verdict in verdicts]).sum()
-        loss = loss + settings.matching_weight * sum_of(matching(eyes(made.images[-1]), text, None, Gammas()))
+        loss = loss + settings.matching_weight * sum_of(damsm_losses(eyes(made.images[-1]), text, None, Gammas()))
         (loss + conditioning_kl(made.mean, made.log_variance)).backward()
         optimizers[-1].step()
         for mean, parameter in zip(average, generator_network.parameters(), strict=True):

@@ -9,7 +9,18 @@ import torch
 from pydantic import ValidationError
 
 from cap2im.models import damsm
-from cap2im.models.damsm import DAMSM, DAMSMConfig, Gammas, matching_losses, region_attention, sentence_scores, word_scores
+from cap2im.models.damsm import (
+    DAMSM,
+    DAMSMConfig,
+    EncodedImage,
+    Gammas,
+    damsm_losses,
+    matching_losses,
+    region_attention,
+    sentence_scores,
+    word_scores,
+)
+from cap2im.models.text import EncodedText
 from cap2im.models.word_encoder import TextEncoderConfig
 
 LENGTHS = torch.tensor([4, 1, 3])
@@ -145,3 +156,14 @@ def test_gradients_reach_the_pictures_of_a_generator():
 def test_refusals():
     with pytest.raises(ValidationError, match="image_encoder inception sees 3 colours, not 1"):
         DAMSMConfig(text=TINY, colours=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_losses_by_name_of_pairs_that_nothing_tells_apart(dtype):
+    text = EncodedText(torch.zeros(2, 3, 6, dtype=dtype), torch.ones(2, 6, dtype=dtype), torch.ones(2, 3, dtype=torch.bool))
+    image = EncodedImage(torch.zeros(2, 6, 2, 2, dtype=dtype), torch.ones(2, 6, dtype=dtype))
+    losses = damsm_losses(image, text, None, Gammas())
+    assert set(losses) == {"words_of_image", "image_of_words", "sentence_of_image", "image_of_sentence"}
+    for loss in losses.values():
+        assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        assert loss.item() == pytest.approx(math.log(2), rel=1e-6)

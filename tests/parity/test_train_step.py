@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from cap2im.config import AttnGANRecipe, AttnGANTraining, PicturesData
 from cap2im.convert.attngan import released_layout
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.models.damsm import EncodedImage, Gammas
+from cap2im.models.damsm import EncodedImage, Gammas, damsm_losses
 from cap2im.models.discriminators import generator_loss
 from cap2im.models.text import EncodedText
-from cap2im.training.attngan import AttnGANTrainee, matching, sum_of
+from cap2im.training.attngan import AttnGANTrainee, sum_of
 from cap2im.training.loop import make_accelerator
 from tests.parity.attngan import Near, attngan, golden_text_encoder, text_mask
 from tests.parity.golden import Golden, distance
@@ -156,7 +156,7 @@ def test_generator_loss_and_its_gradients(case):
     classes = {"given": file["in/g_class_ids"], "own": torch.arange(3), "none": None}[kind]
     judges = [golden_discriminator(inputs, name) for name in names]
     deceptions = [generator_loss(judge.judge(images, sentence)) for judge, images in zip(judges, drawn, strict=True)]
-    parts = matching(image, text, classes, Gammas(*gammas))
+    parts = damsm_losses(image, text, classes, Gammas(*gammas))
     loss = torch.stack(deceptions).sum() + weight * sum_of(parts)
     check(f"{where}errG_total", loss, 1e-3)
     if case != "nojcu_lambda1":

@@ -21,7 +21,6 @@ from cap2im.data.mnist_captions import ALIASES, WORDS
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.models.attngan import AttnGANConfig
 from cap2im.models.damsm import DAMSM, DAMSMConfig
-from cap2im.models.text import EncodedText
 from cap2im.models.word_encoder import TextEncoderConfig
 from cap2im.pipeline import Pipeline
 from cap2im.training.attngan import AttnGANTrainee, initialise, real_pictures, train
@@ -228,7 +227,12 @@ def test_matching_models_that_do_not_fit_are_one_line(run, tmp_path):
     assert "an AttnGAN learns from a matching model" in told(*CHANGES)
     assert "nowhere" in told(*CHANGES, "train.damsm=nowhere")
     tiny_damsm(tmp_path / "colour", colours=3)
-    assert "sees pictures in 3 colours, the recipe's model.colours is 1" in told(*CHANGES, "train.damsm=colour")
+    assert "colour sees 60 x 60 pixels in 3 colours, and the recipe draws 60 x 60 in 1" in told(*CHANGES, "train.damsm=colour")
+    tiny_damsm(tmp_path / "small", side=32)
+    assert "small sees 32 x 32 pixels in 1 colours, and the recipe draws 60 x 60 in 1" in told(*CHANGES, "train.damsm=small")
+    tiny_damsm(tmp_path / "damsm")
+    other_words = ("train.damsm=damsm", "model.text.features=8", "model.text.word_features=5")
+    assert "damsm: its text encoder has features 6, the recipe's model.text has 8" in told(*CHANGES, *other_words)
     assert "captioned digits do not fit: model.side is 64, 60 is needed" in told(*CHANGES, "model.margin=0")
     assert "train.batch_size: Input should be greater than or equal to 2" in told(*CHANGES, "train.batch_size=1")
 
@@ -255,15 +259,6 @@ def test_bf16_follows_fp32(tmp_path):
     assert exact != rounded
     for name in LOSSES:
         assert rounded[0][name] == pytest.approx(exact[0][name], rel=0.05, abs=0.01)
-
-
-def test_rows_without_classes_and_words_are_told_by_name():
-    text = EncodedText(torch.zeros(2, 3, 6), torch.ones(2, 6), torch.ones(2, 3, dtype=torch.bool))
-    image = training.EncodedImage(torch.zeros(2, 6, 2, 2), torch.ones(2, 6))
-    parts = training.matching(image, text, None, training.Gammas())
-    assert set(parts) == {"words_of_image", "image_of_words", "sentence_of_image", "image_of_sentence"}
-    for part in parts.values():  # nothing tells the two captions apart
-        assert part.item() == pytest.approx(torch.tensor(2.0).log().item())
 
 
 @pytest.mark.slow

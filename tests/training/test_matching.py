@@ -83,7 +83,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, monk
     for name, tensor in ours.tensors.items():
         assert torch.equal(tensor, theirs.tensors[name]), name
     assert (whole / "model" / "model.safetensors").read_bytes() == (broken / "model" / "model.safetensors").read_bytes()
-    for name in ("train/loss", "train/words_to_image", "validation/loss", "validation/r_precision"):
+    for name in ("train/loss", "train/image_of_words", "validation/loss", "validation/r_precision"):
         assert stats(whole, name) == stats(broken, name) != []
     groups = read_config(whole / "model")["r_precision"]
     assert set(groups) == {"others", "seen", "held_out"}
@@ -98,7 +98,7 @@ def test_schedule():
 
 
 def test_losses_that_break_stop_before_the_update(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "word_scores", lambda regions, *_: torch.full((len(regions),) * 2, math.nan))
+    monkeypatch.setattr("cap2im.models.damsm.word_scores", lambda regions, *_: torch.full((len(regions),) * 2, math.nan))
     with pytest.raises(ValueError, match="loss is nan at step 0; stopped before the update"):
         train(recipe("damsm-mnist", *DIGITS), tmp_path, device="cpu")
     assert not checkpoints(tmp_path)

@@ -29,7 +29,7 @@ from cap2im.data.prepared import PreparedDataset
 from cap2im.data.vocabulary import Vocabulary, pad
 from cap2im.metrics import matching, perceptual
 from cap2im.metrics.likelihood import Sharpen
-from cap2im.metrics.matching import OTHERS, load_damsm, r_precision
+from cap2im.metrics.matching import OTHERS, load_damsm, r_precision, require_sight
 from cap2im.metrics.perceptual import (
     RESIZE,
     SPLITS,
@@ -122,15 +122,6 @@ def draw(pipeline: Pipeline, captions: Captions, rows: range, seed: int, sharpen
     return pictures if sharpen is None else sharpen(pictures, torch.tensor(rows))
 
 
-def squares(whole: CaptionedImages, rows: Sequence[int], colours: int, side: int) -> Tensor:
-    """[N, C, A, A] uint8 the central squares of images."""
-    found = []
-    for picture in whole.pictures(rows, colours, side):
-        top, left = ((length - side) // 2 for length in picture.shape[1:])
-        found.append(picture[:, top : top + side, left : left + side])
-    return torch.stack(found)
-
-
 # Who looks
 
 
@@ -158,17 +149,10 @@ class Matcher:
 
     @classmethod
     def load(cls, name: str, pipeline: Pipeline) -> Matcher:
-        """For the drawings of a model; names and most errors are those of `load_damsm`.
-
-        Raises:
-            ValueError: it sees pictures of another size or number of colours than the model draws.
-        """
+        """For the drawings of a model; errors are those of `load_damsm` and `require_sight`."""
         model, vocabulary, _, digest = load_damsm(name)
-        seen, drawn = model.config, pipeline.model.config
-        any_side = seen.image_encoder == "inception"  # which resizes them
-        if seen.colours != drawn.colours or not (any_side or seen.side == drawn.side):
-            sees = f"{'pictures of any side' if any_side else f'{seen.side} x {seen.side} pixels'} in {seen.colours} colours"
-            raise ValueError(f"{name} sees {sees}, and {pipeline.name} draws {drawn.side} x {drawn.side} in {drawn.colours}")
+        c = pipeline.model.config
+        require_sight(name, model.config, pipeline.name, c.side, c.colours)
         return cls(model.to(pipeline.device), vocabulary, digest)
 
     @property
@@ -322,7 +306,7 @@ def real_statistics(pipeline: Pipeline, dataset: PreparedDataset, captions: Capt
     def measure() -> Statistics:
         advance, found = bar(f"looking at the {captions.split} images", len(whole)), Statistics.of(torch.empty(0, FEATURES))
         for rows in _batches(sharing.mine(len(whole))):
-            found += Statistics.of(look(eye.network, squares(whole, rows, c.colours, c.side)).features)
+            found += Statistics.of(look(eye.network, whole.squares(rows, c.colours, c.side)).features)
             advance(len(rows))
         return found.joined(sharing)
 
@@ -337,7 +321,7 @@ def train_heads(pipeline: Pipeline, dataset: PreparedDataset, judges: Judges, se
     images, which = captions.images.unique(return_inverse=True)
 
     def pictures(rows: range) -> Tensor:
-        return squares(captions.whole, images[rows.start : rows.stop].tolist(), c.colours, c.side)
+        return captions.whole.squares(images[rows.start : rows.stop].tolist(), c.colours, c.side)
 
     looks = look_at(Judges(judges.eye, None), pictures, len(images), sharing, bar("looking at training images", len(images)))
     assert looks.features is not None

@@ -57,6 +57,14 @@ def load_damsm(name: str) -> tuple[DAMSM, Vocabulary, dict[str, Any], str]:
     return damsm.eval().requires_grad_(False), vocabulary, stored, str(stored["sha256"][WEIGHTS])
 
 
+def require_sight(name: str, seen: DAMSMConfig, drawer: str, side: int, colours: int) -> None:
+    """Raises ValueError where a matching model `name` sees pictures of another size or number of colours than `drawer` draws."""
+    any_side = seen.image_encoder == "inception"  # which resizes them
+    if seen.colours != colours or not (any_side or seen.side == side):
+        sees = f"{'pictures of any side' if any_side else f'{seen.side} x {seen.side} pixels'} in {seen.colours} colours"
+        raise ValueError(f"{name} sees {sees}, and {drawer} draws {side} x {side} in {colours}")
+
+
 @torch.no_grad()
 def matching_codes(damsm: DAMSM, images: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """What a matching model says of pictures and captions as wholes.

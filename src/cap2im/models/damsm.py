@@ -282,3 +282,16 @@ def matching_losses(scores: Tensor, classes: Tensor | None) -> tuple[Tensor, Ten
         alike = (classes[:, None] == classes) & (pairs[:, None] != pairs)
         scores = scores.masked_fill(alike, -torch.inf)
     return F.cross_entropy(scores, pairs), F.cross_entropy(scores.T, pairs)
+
+
+def damsm_losses(image: EncodedImage, text: EncodedText, classes: Tensor | None, gammas: Gammas) -> dict[str, Tensor]:
+    """The four terms of equation 13 by name, of images and their captions; classes as for `matching_losses`.
+
+    What autocast left in half precision is compared in single.
+    """
+    precision = torch.promote_types(text.words.dtype, torch.float32)
+    regions, code, words, sentence = (features.to(precision) for features in (*image, text.words, text.sentence))
+    of_words = matching_losses(word_scores(regions, words, text.mask, gammas), classes)
+    of_sentences = matching_losses(sentence_scores(code, sentence, gammas), classes)
+    names = ("words_of_image", "image_of_words", "sentence_of_image", "image_of_sentence")
+    return dict(zip(names, (*of_words, *of_sentences), strict=True))

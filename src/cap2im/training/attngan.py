@@ -31,9 +31,9 @@ from cap2im.config import AttnGANRecipe, to_toml
 from cap2im.data.batch import Batch
 from cap2im.data.pairs import pyramid
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.metrics.matching import OTHERS, load_damsm, own_caption_first
+from cap2im.metrics.matching import OTHERS, load_damsm, own_caption_first, require_sight
 from cap2im.models.attngan import AttnGAN, AttnGANConfig, Generated, conditioning_kl, cut
-from cap2im.models.damsm import DAMSM, EncodedImage, Gammas, matching_losses, sentence_scores, word_scores
+from cap2im.models.damsm import DAMSM, EncodedImage, Gammas, damsm_losses
 from cap2im.models.discriminators import Discriminator, discriminator_loss, generator_loss
 from cap2im.models.text import EncodedText
 from cap2im.training.bound import shown_drawings
@@ -61,15 +61,6 @@ def real_pictures(images: Tensor, config: AttnGANConfig) -> list[Tensor]:
     """Images [B, C, A, A] in 0..1 as the discriminators see them: in -1..1, with margins, in every size that is shown."""
     framed = F.pad(images, [config.margin] * 4, mode="replicate")
     return [2 * real - 1 for real in pyramid(framed, [config.drawn_sides[stage] for stage in config.shown])]
-
-
-def matching(image: EncodedImage, text: EncodedText, classes: Tensor | None, gammas: Gammas) -> dict[str, Tensor]:
-    """The four parts of the matching loss L_DAMSM (section 3.2), by name, of pictures and their captions."""
-    regions, code = (features.to(text.words.dtype) for features in (image.regions, image.code))  # of autocast, in the captions' precision
-    words = matching_losses(word_scores(regions, text.words, text.mask, gammas), classes)
-    sentences = matching_losses(sentence_scores(code, text.sentence, gammas), classes)
-    names = ("words_of_image", "image_of_words", "sentence_of_image", "image_of_sentence")
-    return dict(zip(names, (*words, *sentences), strict=True))
 
 
 def sum_of(losses: Mapping[str, Tensor]) -> Tensor:
@@ -191,7 +182,7 @@ class AttnGANTrainee(DrawingTrainee):
             verdicts = [judge.judge(drawn, text.sentence) for judge, drawn in zip(judges, made.images, strict=True)]
             image = encode_image(cut(made.images[-1], c.drawn_sides[-1], c))
         deceptions = {f"generator_{c.drawn_sides[stage]}": generator_loss(v) for stage, v in zip(c.shown, verdicts, strict=True)}
-        mismatches = matching(image, text, classes, Gammas(*settings.gammas))
+        mismatches = damsm_losses(image, text, classes, Gammas(*settings.gammas))
         kl = conditioning_kl(made.mean.to(text.sentence.dtype), made.log_variance.to(text.sentence.dtype))
         loss = sum_of(deceptions) + settings.matching_weight * sum_of(mismatches) + settings.kl_weight * kl
         self._move(loss, "the generator's loss", generator, accelerator)
@@ -316,14 +307,17 @@ def matching_model(recipe: AttnGANRecipe) -> tuple[DAMSM, Vocabulary, dict[str, 
     """The matching model that a recipe names, ready to judge: with its vocabulary, its name and the SHA-256 of its weights.
 
     Raises:
-        ValueError: there is none, or it sees pictures of other colours.
+        ValueError: there is none, it sees other pictures than are drawn, or the recipe tells other sizes of its text encoder.
     """
     name, c = recipe.train.damsm, recipe.model
     if not name:
         raise ValueError("an AttnGAN learns from a matching model (cap2im train damsm-... makes one): --set train.damsm=RUN")
     damsm, vocabulary, _, sha256 = load_damsm(name)
-    if damsm.config.colours != c.colours:
-        raise ValueError(f"{name}: sees pictures in {damsm.config.colours} colours, the recipe's model.colours is {c.colours}")
+    require_sight(name, damsm.config, "the recipe", c.side, c.colours)
+    for key in sorted(c.text.model_fields_set) if "text" in c.model_fields_set else ():
+        theirs, ours = getattr(damsm.config.text, key), getattr(c.text, key)
+        if theirs != ours:
+            raise ValueError(f"{name}: its text encoder has {key} {theirs}, the recipe's model.text has {ours}")
     return damsm.eval().requires_grad_(False), vocabulary, {"name": Path(name).name, "sha256": sha256}
 
 

@@ -23,8 +23,7 @@ from cap2im.data.canvas_batches import caption_tokens, load_digits
 from cap2im.data.mnist_captions import CanvasMaker, HeldOut
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.metrics.matching import OTHERS, matching_codes, own_caption_first, rate
-from cap2im.models.damsm import DAMSM, EncodedImage, Gammas, InceptionEncoder, matching_losses, sentence_scores, word_scores
-from cap2im.models.text import EncodedText
+from cap2im.models.damsm import DAMSM, Gammas, InceptionEncoder, damsm_losses
 from cap2im.randomness import generator
 from cap2im.training.loop import BatchesAhead, RunLog, make_accelerator, prepare_processor, progress_bar, stop_if_not_finite
 from cap2im.training.material import require_same_material, training_material
@@ -37,13 +36,6 @@ def learning_rate(train: MatchingTraining, step: int, steps_per_epoch: int) -> f
     """The rate of the update that follows `step` updates."""
     rate = max(train.final_learning_rate, train.learning_rate * train.rate_decay ** (step // steps_per_epoch))
     return rate * min(1.0, (step + 1) / (train.warmup_steps + 1))
-
-
-def losses_of(image: EncodedImage, text: EncodedText, classes: Tensor | None, gammas: Gammas) -> dict[str, Tensor]:
-    """The four losses of equation 13 by name: of words and of sentences, images that pick captions and captions that pick images."""
-    words = matching_losses(word_scores(image.regions, text.words, text.mask, gammas), classes)
-    sentences = matching_losses(sentence_scores(image.code.float(), text.sentence.float(), gammas), classes)
-    return dict(zip(("image_to_words", "words_to_image", "image_to_sentence", "sentence_to_image"), (*words, *sentences), strict=True))
 
 
 class MatchingTrainee(DrawingTrainee):
@@ -142,7 +134,7 @@ def train(
             batch = ahead.next().to(accelerator.device)
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
                 image, text = prepared(2 * batch.images - 1, batch.tokens, batch.mask)
-            losses = losses_of(image, text, batch.classes, gammas)
+            losses = damsm_losses(image, text, batch.classes, gammas)
             loss = torch.stack(list(losses.values())).sum()
             terms = accelerator.reduce(torch.stack([loss, *losses.values()]).detach(), "mean").tolist()
             stop_if_not_finite("loss", terms[0], step)
@@ -212,7 +204,7 @@ def validate(model: DAMSM, batch: Batch, batch_size: int, gammas: Gammas) -> Jud
     for start in range(0, len(batch), batch_size):
         part = batch[start : start + batch_size].to(device)
         image, text = model(2 * part.images - 1, part.tokens, part.mask)
-        total += float(torch.stack(list(losses_of(image, text, part.classes, gammas).values())).sum()) * len(part)
+        total += float(torch.stack(list(damsm_losses(image, text, part.classes, gammas).values())).sum()) * len(part)
         codes.append(image.code.cpu())
         sentences.append(text.sentence.cpu())
     return Judged(total / len(batch), torch.cat(codes), torch.cat(sentences), batch.classes)
