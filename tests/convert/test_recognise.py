@@ -368,7 +368,7 @@ def test_files_of_no_known_kind(tmp_path, arrays):
     torch.save({"epoch": 1}, tmp_path / "epoch.pt")
     refused(tmp_path / "epoch.pt", "no state dict in it: it holds epoch")
     (tmp_path / "folder").mkdir()
-    refused(tmp_path / "folder", r"folder: no uni_skip\.npz, .*dictionary\.txt; the released skip-thoughts are ")
+    refused(tmp_path / "folder", r"folder: no uni_skip\.npz, .*; the released skip-thoughts are .*, AttnGAN's files \*\.pth$")
 
 
 def test_nothing_is_overwritten(tmp_path, arrays):

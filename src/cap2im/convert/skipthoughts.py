@@ -75,7 +75,7 @@ def convert_skipthoughts(folder: Path, out: Path, *, half: bool = False) -> Path
     """
     expected = [*(file for files in FILES.values() for file in files), DICTIONARY]
     if missing := [file for file in expected if not (folder / file).is_file()]:
-        raise ValueError(f"{folder}: no {', '.join(missing)}; the released skip-thoughts are {', '.join(expected)}")
+        raise ValueError(f"{folder}: no {', '.join(missing)}; the released skip-thoughts are {', '.join(expected)}, AttnGAN's files *.pth")
     words = read_dictionary(folder / DICTIONARY)
     tables, parameters = {}, {}
     for name, (archive, table) in FILES.items():

@@ -242,10 +242,8 @@ def train(
     with accelerator.main_process_first():  # what is prepared once for all lies in a cache then
         material = training_material(recipe, data, processes=accelerator.num_processes, vocabulary=vocabulary)
     recipe, batches, validation = cast(AttnGANRecipe, material.recipe), material.batches, material.validation
-    if vocabulary.unknown is not None:
-        unknown = (validation.tokens == vocabulary.numbers[vocabulary.unknown])[validation.mask].float().mean().item()
-        if unknown > MOST_UNKNOWN:
-            raise ValueError(f"{settings.damsm}: does not know {unknown:.0%} of the words of the validation captions")
+    if material.unknown > MOST_UNKNOWN:
+        raise ValueError(f"{settings.damsm}: does not know {material.unknown:.0%} of the words of the validation captions")
     checkpoint = resume_state(run, recipe, resume)
     if checkpoint is not None:
         require_same_material(checkpoint, material, run)

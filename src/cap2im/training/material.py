@@ -33,6 +33,7 @@ SHOWN_DIGITS = (
     "the digit nine is at the top right of the image .",
 )
 SHOWN_CAPTIONS = 10  # of a prepared dataset
+JUDGED_CAPTIONS = 1000  # by how many of their words are unknown
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Material:
         about: what a model folder says of its data, JSON-ready.
         slow: whether batches should be made ahead.
         encoder_folder: of the sentence encoder; the finished model gets a copy.
+        unknown: share of the words of validation captions that the vocabulary does not know.
     """
 
     recipe: DrawingRecipe
@@ -67,6 +69,7 @@ class Material:
     about: dict[str, Any]
     slow: bool
     encoder_folder: Path | None = None
+    unknown: float = 0.0
 
 
 def training_material(
@@ -239,7 +242,14 @@ def _captioned(
         about={**settings.model_dump(), "dataset": dataset.about() | streamed, "shown": shown} | known,
         slow=True,
         encoder_folder=find_encoder(settings.sentence_encoder) if isinstance(settings, CaptionsData) and encoder is not None else None,
+        unknown=unknown_share(dataset.vocabulary, spread(validation.captions, JUDGED_CAPTIONS)),
     )
+
+
+def unknown_share(vocabulary: Vocabulary, captions: Sequence[str]) -> float:
+    """The share of the words of captions that a vocabulary does not know."""
+    words = [word for caption in captions for word in vocabulary.split(caption)]
+    return sum(word not in vocabulary.numbers for word in words) / max(1, len(words))
 
 
 def spread(captions: Sequence[str], count: int) -> list[str]:
