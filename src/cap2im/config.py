@@ -182,6 +182,7 @@ class AttnGANTraining(Section):
     momentum: float = Field(0.5, ge=0, lt=1)  # Adam's beta_1; beta_2 is 0.999
     discriminator_width: int = Field(96, ge=1)
     spectral_norm: bool = False  # of the discriminators, in place of their batch normalisation
+    image_noise: float = Field(0.0, ge=0)  # deviation of the noise on all images, in -1..1, that the discriminators see; AttnGAN has none
     matching_weight: float = Field(50.0, ge=0)  # lambda of equation 3
     gammas: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (4.0, 5.0, 10.0)  # of the matching losses; the paper has 5 for the first
     kl_weight: float = Field(1.0, ge=0)  # of the conditioning augmentation

@@ -20,7 +20,8 @@ from cap2im.config import AttnGANRecipe, load_recipe
 from cap2im.data.mnist_captions import ALIASES, WORDS
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.models.attngan import AttnGANConfig
-from cap2im.models.damsm import DAMSM, DAMSMConfig
+from cap2im.models.damsm import DAMSM, DAMSMConfig, SmallEncoder
+from cap2im.models.discriminators import Discriminator
 from cap2im.models.word_encoder import TextEncoderConfig
 from cap2im.pipeline import Pipeline
 from cap2im.training.attngan import AttnGANTrainee, initialise, real_pictures, train
@@ -134,6 +135,29 @@ def test_each_update_moves_one_network_alone_and_never_the_captions(tmp_path, mo
     assert text
     for name, value in text.items():
         assert torch.equal(kept[name].float(), value.half().float()), name
+
+
+def test_discriminators_see_images_under_noise_and_the_matching_model_does_not(tmp_path, monkeypatch):
+    seen: dict[str, list[torch.Tensor]] = {"real": [], "drawn": [], "matched": []}
+    judge, look = Discriminator.forward, SmallEncoder.forward
+
+    def watched(self, real, drawn, sentences):
+        seen["real"].append(real)
+        seen["drawn"].append(drawn)
+        return judge(self, real, drawn, sentences)
+
+    def watched_look(self, images):
+        seen["matched"].append(images)
+        return look(self, images)
+
+    monkeypatch.setattr(Discriminator, "forward", watched)
+    monkeypatch.setattr(SmallEncoder, "forward", watched_look)
+    train(recipe(tmp_path, "train.image_noise=0.5", "train.epochs=1"), tmp_path / "run", device="cpu")
+    blank = torch.cat([images[..., :2, :].flatten() for images in seen["real"]])  # the margin is -1 everywhere
+    assert blank.mean().item() == pytest.approx(-1, abs=0.05)
+    assert blank.std().item() == pytest.approx(0.5, abs=0.05)
+    assert max(images.abs().max() for images in seen["drawn"]) > 1
+    assert max(images.abs().max() for images in seen["matched"]) <= 1
 
 
 def test_the_generator_learns_to_draw_what_is_real(tmp_path):

@@ -172,14 +172,14 @@ class AttnGANTrainee(DrawingTrainee):
             made: Generated = generator(text, noise)
         for stage, discriminator, real, drawn in zip(c.shown, discriminators, reals, made.images, strict=True):
             with half:
-                judgement = discriminator(real, drawn.detach(), text.sentence)
+                judgement = discriminator(self._noisy(real), self._noisy(drawn.detach()), text.sentence)
             losses[f"discriminator_{c.drawn_sides[stage]}"] = loss = discriminator_loss(judgement)
             self._move(loss, f"the loss of discriminator {c.drawn_sides[stage]}", discriminator, accelerator)
 
         self.model.discriminators.requires_grad_(False)
         with half:
             judges = cast(list[Discriminator], list(self.model.discriminators))
-            verdicts = [judge.judge(drawn, text.sentence) for judge, drawn in zip(judges, made.images, strict=True)]
+            verdicts = [judge.judge(self._noisy(drawn), text.sentence) for judge, drawn in zip(judges, made.images, strict=True)]
             image = encode_image(cut(made.images[-1], c.drawn_sides[-1], c))
         deceptions = {f"generator_{c.drawn_sides[stage]}": generator_loss(v) for stage, v in zip(c.shown, verdicts, strict=True)}
         mismatches = damsm_losses(image, text, classes, Gammas(*settings.gammas))
@@ -191,6 +191,11 @@ class AttnGANTrainee(DrawingTrainee):
             self.average.update_parameters(self.learned)
         self.step += 1
         return {name: loss.detach() for name, loss in (losses | deceptions | mismatches | {"kl": kl}).items()}
+
+    def _noisy(self, images: Tensor) -> Tensor:
+        """Images as the discriminators see them: where paper is white to the last bit, they would else learn nothing but that."""
+        deviation = self.recipe.train.image_noise
+        return images + deviation * torch.randn_like(images) if deviation else images
 
     def _move(self, loss: Tensor, what: str, network: nn.Module, accelerator: Accelerator) -> None:
         """Moves the weights that a loss has gradients for: those of `network`."""
