@@ -53,6 +53,11 @@ class DigitsData(Section):
     validation_samples: int = Field(1_000, ge=1)
     variant: Literal["paper", "released"] = "paper"  # "released" lets digits overlap
 
+    @classmethod
+    def of_model(cls, about: Mapping[str, Any]) -> DigitsData:
+        """Of what a model folder says of its data, which is more."""
+        return cls.model_validate({key: value for key, value in about.items() if key in cls.model_fields})
+
 
 class CaptionsData(Section):
     """Captioned images of a dataset that `cap2im prepare` made."""

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from cap2im.checkpoint import checkpoints, load_checkpoint, read_config, read_we
 from cap2im.config import AttnGANRecipe, load_recipe
 from cap2im.data.mnist_captions import ALIASES, WORDS
 from cap2im.data.vocabulary import Vocabulary
+from cap2im.figures import nearest_training_images
 from cap2im.models.attngan import AttnGANConfig
 from cap2im.models.damsm import DAMSM, DAMSMConfig, SmallEncoder
 from cap2im.models.discriminators import Discriminator
@@ -81,7 +83,7 @@ def stats(run: Path, *names: str) -> list[dict]:
 @pytest.mark.slow
 @pytest.mark.parametrize("spectral_norm", [False, True])
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, spectral_norm):
-    more = changes(tmp_path, f"train.spectral_norm={'true' if spectral_norm else 'false'}")
+    more = changes(tmp_path, f"train.spectral_norm={'true' if spectral_norm else 'false'}", "train.image_noise=0.1")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(load_recipe("attngan-mnist", more), whole, device="cpu")
 
@@ -231,6 +233,17 @@ def test_a_prepared_dataset_read_with_the_matching_models_words(tmp_path):
         pipeline = Pipeline.load(str(tmp_path / architecture))
         assert pipeline.vocabulary == Vocabulary.build(["a red square ."])
         assert pipeline.draw("a red square")[0].canvases.shape == (2 if architecture == "attngan" else 1, 32, 32, 3)
+
+
+def test_what_was_trained_on_digits_is_measured(tmp_path, run):
+    train(recipe(tmp_path, "train.epochs=1"), tmp_path / "gan", device="cpu")
+    code, out, err = run("evaluate", str(tmp_path / "gan"), "--damsm", str(tmp_path / "damsm"), "--samples", "1", "--out", "e.json")
+    assert code == 0, err
+    assert "; seen " in out
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert found["r_precision"]["n"] == found["caption_accuracy"]["drawings"]["all"]["n"] == 440
+    nearest = nearest_training_images(Pipeline.load(str(tmp_path / "gan")), None)  # for figures
+    assert nearest(np.zeros((1, 60, 60, 1), np.uint8)).shape == (1, 60, 60, 1)
 
 
 @pytest.mark.parametrize(

@@ -432,7 +432,7 @@ def evaluate_digits(pipeline: Pipeline, data: Path | None, measures: Measures, s
     samples = CAPTION_SAMPLES if measures.samples is None else measures.samples
     trained_on, split, seed = pipeline.config["data"], measures.split, measures.seed
     held_out = HeldOut(tuple(tuple(hidden) for hidden in trained_on["held_out"]))
-    recipe = DigitsData.model_validate({k: v for k, v in trained_on.items() if k != "held_out"})
+    recipe = DigitsData.of_model(trained_on)
     with sharing.first_ahead():
         digits = load_digits(recipe.source, split, data)
     reader = load_reader()
