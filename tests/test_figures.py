@@ -9,14 +9,17 @@ import pytest
 from PIL import Image
 
 import cap2im.figures
+from cap2im.data.captions import CaptionedImages
 from cap2im.data.digits import scikit_learn_digits
 from cap2im.data.mnist_captions import ALIASES, LAYOUTS, WORDS, CanvasMaker, HeldOut
+from cap2im.data.prepared import PreparedDataset
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.drawing import Drawing
 from cap2im.figures import Panel, Subjects, attended_words, image_of, nearest_training_images, pictures, subjects, write_figures
 from cap2im.models.lapgan import Sharpener, SharpenerConfig
 from cap2im.pipeline import Pipeline, Sharpening
 from cap2im.randomness import generator
+from tests.prepared import prepared_dataset
 from tests.tiny import tiny_model
 
 
@@ -132,6 +135,14 @@ def test_figure_4_of_captioned_images_wants_their_dataset(pipeline):
     other = dataclasses.replace(pipeline, config={**pipeline.config, "data": {"shown": []}})
     with pytest.raises(ValueError, match="give its prepared dataset with --data"):
         nearest_training_images(other, None)
+
+
+def test_training_images_of_another_size_are_cut_to_the_drawings_side(pipeline, tmp_path):
+    """As models of larger pictures are trained on them."""
+    dataset = prepared_dataset(tmp_path / "data", side=76)
+    other = dataclasses.replace(pipeline, config={**pipeline.config, "data": {"shown": []}})
+    images = CaptionedImages(PreparedDataset.open(dataset), "train").squares([0, 7], 1, 60).permute(0, 2, 3, 1).numpy()
+    assert (nearest_training_images(other, dataset)(images) == images).all()
 
 
 def test_nothing_to_draw_is_one_line(pipeline, tmp_path):

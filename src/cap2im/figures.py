@@ -119,7 +119,7 @@ def nearest_training_images(pipeline: Pipeline, data: str | Path | None) -> Near
         data: the folder of MNIST's files (None for the cache or a download), or a prepared dataset.
 
     Raises:
-        ValueError: data are missing, damaged or of another size than the model's.
+        ValueError: data are missing or damaged.
     """
     colours, side = pipeline.model.config.colours, pipeline.model.config.side
     if (held_out := _held_out(pipeline)) is not None:
@@ -130,9 +130,7 @@ def nearest_training_images(pipeline: Pipeline, data: str | Path | None) -> Near
     elif data is None:
         raise ValueError(f"{pipeline.name} draws more than captioned digits: give its prepared dataset with --data")
     else:
-        dataset = PreparedDataset.open(data)
-        dataset.require_size(side, f"a drawing of {pipeline.name}")
-        images = CaptionedImages(dataset, "train").all_pixels(colours)  # [M, C, A, A]
+        images = CaptionedImages(PreparedDataset.open(data), "train").all_pixels(colours, side)  # [M, C, A, A]
 
     def nearest(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
         rows, _ = nearest_images(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255, images)

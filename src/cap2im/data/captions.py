@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -110,13 +111,14 @@ class CaptionedImages:
         for name, image in zip(found["id"], found["image"], strict=True):
             yield f"{self.name}: image {name}", image["bytes"]
 
-    def all_pixels(self, colours: int) -> Tensor:
-        """All images [N, C, A, A] uint8."""
+    def all_pixels(self, colours: int, side: int | None = None) -> Tensor:
+        """All images [N, C, A, A] uint8, or their middle squares, resized to `side`."""
         rows = range(len(self))
         steps = range(0, len(self), IMAGES_AT_ONCE)
         quiet = len(self) < WORTH_A_BAR
         parts = track(steps, f"reading {self.name}", console=Console(stderr=True), disable=quiet)
-        return torch.cat([self.pixels(rows[start : start + IMAGES_AT_ONCE], colours) for start in parts])
+        read = self.pixels if side is None else partial(self.squares, side=side)
+        return torch.cat([read(rows[start : start + IMAGES_AT_ONCE], colours) for start in parts])
 
 
 def pixels_of(stored: bytes, name: str, colours: int, side: int | None = None, fit: Fit = "stretch") -> Tensor:
