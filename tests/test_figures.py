@@ -137,6 +137,12 @@ def test_figure_4_of_captioned_images_wants_their_dataset(pipeline):
         nearest_training_images(other, None)
 
 
+def test_captions_that_training_drew_are_shown_where_all_their_words_are_known(pipeline):
+    shown = ["the digit 3 is at the zebra", "the digit 3", "the digit 4"]
+    other = dataclasses.replace(pipeline, config={**pipeline.config, "data": {"shown": shown}})
+    assert subjects(other).flips == (("the digit 3", "the digit 4"),)
+
+
 def test_training_images_of_another_size_are_cut_to_the_drawings_side(pipeline, tmp_path):
     """As models of larger pictures are trained on them."""
     dataset = prepared_dataset(tmp_path / "data", side=76)

@@ -106,7 +106,7 @@ def subjects(pipeline: Pipeline, groups: Sequence[Sequence[str]] = ()) -> Subjec
     flips = _known(PAPER_FLIPS, unknown)
     attended = _known(PAPER_ATTENDED, unknown)
     if not flips:
-        shown = tuple(pipeline.config.get("data", {}).get("shown", ()))[:5]
+        shown = tuple(caption for caption in pipeline.config.get("data", {}).get("shown", ()) if _knows(pipeline, caption))[:5]
         flips = (shown,) if shown else ()
     return Subjects(tuple(c for c in PAPER_NOVEL if c not in unknown), flips, attended or flips[:1], tuple(sorted(unknown)))
 
