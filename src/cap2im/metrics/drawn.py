@@ -29,7 +29,7 @@ from cap2im.data.prepared import PreparedDataset
 from cap2im.data.vocabulary import Vocabulary, pad
 from cap2im.metrics import matching, perceptual
 from cap2im.metrics.likelihood import Sharpen
-from cap2im.metrics.matching import OTHERS, load_damsm, r_precision, require_sight
+from cap2im.metrics.matching import OTHERS, fewest_wrong, load_damsm, r_precision, require_sight
 from cap2im.metrics.perceptual import (
     RESIZE,
     SPLITS,
@@ -188,7 +188,7 @@ class Judges:
         """Raises ValueError where so many captions, of classes [N], are too few."""
         if self.eye is not None and captions < SPLITS:
             raise ValueError(f"{captions} captions: FID and Inception Score need drawings of {SPLITS} at least")
-        if self.matcher is not None and (wrong := captions - int(classes.unique(return_counts=True)[1].max())) < OTHERS:
+        if self.matcher is not None and (wrong := fewest_wrong(captions, classes)) < OTHERS:
             raise ValueError(f"{captions} captions, of which one has {wrong} wrong ones beside it: R-precision needs {OTHERS}")
 
 

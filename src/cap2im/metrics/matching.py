@@ -87,6 +87,11 @@ def matching_codes(damsm: DAMSM, images: Tensor, tokens: Tensor, mask: Tensor) -
     return torch.cat(codes), torch.cat(sentences)
 
 
+def fewest_wrong(count: int, classes: Tensor | None) -> int:
+    """How many captions are wrong for a pair, of N pairs of classes [N] or None, where it has the fewest."""
+    return count - (1 if classes is None else int(classes.unique(return_counts=True)[1].max()))
+
+
 def own_caption_first(
     codes: Tensor,
     sentences: Tensor,

@@ -31,7 +31,7 @@ from cap2im.config import AttnGANRecipe, to_toml
 from cap2im.data.batch import Batch
 from cap2im.data.pairs import pyramid
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.metrics.matching import OTHERS, load_damsm, own_caption_first, require_sight
+from cap2im.metrics.matching import OTHERS, fewest_wrong, load_damsm, own_caption_first, require_sight
 from cap2im.models.attngan import AttnGAN, AttnGANConfig, Generated, conditioning_kl, cut
 from cap2im.models.damsm import DAMSM, EncodedImage, Gammas, damsm_losses
 from cap2im.models.discriminators import Discriminator, discriminator_loss, generator_loss
@@ -349,9 +349,8 @@ def validate(trainee: AttnGANTrainee, batch: Batch, damsm: DAMSM, accelerator: A
             sums[place] += (real > drawn).sum()
         codes.append(damsm.image(cut(images[-1], c.drawn_sides[-1], c)).code.cpu())
         sentences.append(text.sentence.cpu())
-    classes = torch.arange(len(rows)) if rows.classes is None else rows.classes
-    fewest_wrong = int((classes[:, None] != classes).sum(dim=1).min())
-    matched = own_caption_first(torch.cat(codes), torch.cat(sentences), classes, others=min(OTHERS, fewest_wrong))
+    others = min(OTHERS, fewest_wrong(len(rows), rows.classes))
+    matched = own_caption_first(torch.cat(codes), torch.cat(sentences), rows.classes, others=others)
     sums[-1] = matched.sum().to(sums)
     trainee.model.train()
     means = (accelerator.reduce(sums, "sum") / len(batch)).tolist()

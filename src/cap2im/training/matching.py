@@ -22,7 +22,7 @@ from cap2im.data.batch import Batch
 from cap2im.data.canvas_batches import caption_tokens, load_digits
 from cap2im.data.mnist_captions import CanvasMaker, HeldOut
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.metrics.matching import OTHERS, matching_codes, own_caption_first, rate
+from cap2im.metrics.matching import OTHERS, fewest_wrong, matching_codes, own_caption_first, rate
 from cap2im.models.damsm import DAMSM, Gammas, InceptionEncoder, damsm_losses
 from cap2im.randomness import generator
 from cap2im.training.loop import BatchesAhead, RunLog, make_accelerator, prepare_processor, progress_bar, stop_if_not_finite
@@ -186,8 +186,7 @@ class Judged(NamedTuple):
     @property
     def r_precision(self) -> dict[str, Any]:
         """Among as many wrong captions as every pair has, 99 at most; JSON-ready."""
-        alike = 1 if self.classes is None else int(self.classes.unique(return_counts=True)[1].max())
-        others = min(OTHERS, len(self.codes) - alike)
+        others = min(OTHERS, fewest_wrong(len(self.codes), self.classes))
         return {"others": others, "validation": rate(own_caption_first(self.codes, self.sentences, self.classes, others=others))}
 
     @property
