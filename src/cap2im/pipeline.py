@@ -349,8 +349,7 @@ class Pipeline:
             attention = None if attention is None else _followed_by(attention, _alike([len(t.words) for t in tokens], attention))
             boxes = None if boxes is None else _followed_by(boxes, boxes.new_tensor([0, 0, side, side]).expand_as(boxes[:, -1]))
             if seen is not None:
-                words, box = (None if each is None else each[:, -1] for each in (attention, boxes))
-                seen(Step(pictures[:, -1], words, box))
+                seen(Step(pictures[:, -1], *(None if each is None else each[:, -1] for each in (attention, boxes))))
         canvases = _levels(pictures)  # [B, T, A, A, C]
         stages = [_levels(stage) for stage in sequence.stages]  # [B, a, a, C]
         for row, (caption, read, seed) in enumerate(zip(captions, tokens, seeds, strict=True)):
