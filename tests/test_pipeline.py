@@ -56,6 +56,40 @@ def test_images_are_the_last_canvases(pipeline):
     assert np.abs(drawing.canvases[-1, :, :, 0] - 255 * image).max() <= 0.51
 
 
+@pytest.mark.parametrize("model", ["tiny", "stages"])
+def test_who_watches_sees_what_the_drawings_hold(pipeline, model):
+    drawer = pipeline if model == "tiny" else staged_pipeline(side=8)
+    captions = CAPTIONS if model == "tiny" else ["a red bird", "wings", "blue bird with red wings"]
+    seen = []
+    drawings = drawer.drawings(captions, [4, 5, 6], watch=seen.append)
+    assert len(seen) == drawings[0].glimpses > 1
+    for row, drawing in enumerate(drawings):
+        assert np.array_equal([glimpses.canvases[row] for glimpses in seen], drawing.canvases)
+        words = np.array([glimpses.words[row] for glimpses in seen])
+        assert np.array_equal(words[:, : len(drawing.words)], drawing.attention)
+        assert not words[:, len(drawing.words) :].any()
+        if drawing.boxes is None:
+            assert all(glimpses.boxes is None for glimpses in seen)
+        else:
+            np.testing.assert_allclose([glimpses.boxes[row] for glimpses in seen], drawing.boxes, atol=1e-4)
+    assert np.array_equal(drawings[1].canvases, drawer.drawings(captions, [4, 5, 6])[1].canvases), "watching changes nothing"
+
+
+def test_glimpses_are_seen_before_the_drawing_is_finished(pipeline, monkeypatch):
+    monkeypatch.setattr("cap2im.pipeline.PICTURES_AT_ONCE", 2)
+    told = []
+    drawing = pipeline.model.drawing
+
+    def told_of(text, noise):
+        for step in drawing(text, noise):
+            told.append("drawn")
+            yield step
+
+    monkeypatch.setattr(pipeline.model, "drawing", told_of)
+    pipeline.drawings(CAPTIONS, [0, 1, 2], watch=lambda glimpses: told.append(glimpses.first))
+    assert told == ["drawn", 0] * 3 + ["drawn", 2] * 3
+
+
 def test_released_variant_draws_captions_independently(tmp_path):
     pipeline = Pipeline.load(str(tiny_model(tmp_path / "released", "model.variant=released")))
     torch.testing.assert_close(pipeline.images(CAPTIONS, [0, 0, 0])[:1], pipeline.images(CAPTIONS[:1], [0]), atol=1e-5, rtol=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from cap2im.checkpoint import CONFIG, SENTENCE_ENCODER, WEIGHTS, checkpoints, re
 from cap2im.data.vocabulary import Tokens, Unknown, Vocabulary, pad
 from cap2im.drawing import Drawing
 from cap2im.hub import ENCODER_FILES, download, is_repository
-from cap2im.models.interface import DrawingModel
+from cap2im.models.interface import DrawingModel, Step
 from cap2im.models.kinds import DRAWING_KINDS
 from cap2im.models.lapgan import Sharpener, SharpenerConfig
 from cap2im.models.text import EncodedText
@@ -191,6 +191,23 @@ class Sharpening:
 
 
 @dataclass(frozen=True)
+class Glimpses:
+    """One glimpse each of several drawings that are drawn together.
+
+    Attributes:
+        first: number of the first of them among those that were asked for.
+        canvases: [B, A, A, C] after the glimpse.
+        words: [B, L] weight of each word, zero beyond a caption's last; None without attention.
+        boxes: [B, 4] left, top, right, bottom of the write window in pixels, None without one.
+    """
+
+    first: int
+    canvases: NDArray[np.uint8]
+    words: NDArray[np.floating] | None
+    boxes: NDArray[np.floating] | None
+
+
+@dataclass(frozen=True)
 class Pipeline:
     """A model, ready to draw.
 
@@ -275,11 +292,26 @@ class Pipeline:
             raise ValueError(f"samples is {samples}; at least 1 is needed")
         if seed < 0:
             raise ValueError(f"seed is {seed}; it must not be negative")
+        pairs = [(caption, seed + k) for caption in captions for k in range(samples)]
+        return self.drawings([caption for caption, _ in pairs], [each for _, each in pairs], unknown=unknown)
+
+    def drawings(
+        self, captions: Sequence[str], seeds: Sequence[int], *, unknown: Unknown = "error", watch: Callable[[Glimpses], None] | None = None
+    ) -> list[Drawing]:
+        """Draws caption i from seed i.
+
+        Args:
+            captions: any number.
+            seeds: as many, 0 or more.
+            unknown: what to do with words that the model does not know.
+            watch: is shown every glimpse as soon as it is drawn.
+
+        Raises:
+            ValueError: unknown words, an empty or over-long caption.
+        """
         tokens = self.tokens(captions, unknown)
-        jobs = [(c, t, seed + k) for c, t in zip(captions, tokens, strict=True) for k in range(samples)]
-        return [
-            drawing for start in range(0, len(jobs), self.at_once) for drawing in self._draw(jobs[start : start + self.at_once], unknown)
-        ]
+        parts = [slice(start, start + self.at_once) for start in range(0, len(tokens), self.at_once)]
+        return [drawing for rows in parts for drawing in self._draw(captions[rows], tokens[rows], seeds[rows], unknown, rows.start, watch)]
 
     def tokens(self, captions: Sequence[str], unknown: Unknown = "error") -> list[Tokens]:
         """Captions as words and numbers; a model that does not read words by number takes any word.
@@ -298,21 +330,30 @@ class Pipeline:
         return text, picture_noise(seeds, self.model.noise_shape).to(self.device)
 
     @torch.inference_mode()
-    def _draw(self, jobs: Sequence[tuple[str, Tokens, int]], unknown: Unknown) -> Iterable[Drawing]:
-        captions, tokens, seeds = zip(*jobs, strict=True)
-        sequence = self.model.sample(*self._inputs(captions, tokens, seeds))
-        pictures, attention = sequence.pictures, sequence.words  # [B, T, C, A, A], [B, T, L]
-        boxes = None if sequence.windows is None else self.model.write_boxes(sequence.windows)  # [B, T, 4]
+    def _draw(
+        self,
+        captions: Sequence[str],
+        tokens: Sequence[Tokens],
+        seeds: Sequence[int],
+        unknown: Unknown,
+        first: int,
+        watch: Callable[[Glimpses], None] | None,
+    ) -> Iterator[Drawing]:
+        seen = None if watch is None else lambda step: watch(_glimpses(first, step))
+        inputs = self._inputs(captions, tokens, seeds)
+        sequence = self.model.sample(*inputs) if seen is None else self.model.watched(*inputs, seen)
+        pictures, attention, boxes = sequence.pictures, sequence.words, sequence.boxes  # [B, T, C, A, A], [B, T, L], [B, T, 4]
         if self.sharpening is not None:  # one more step, which writes over the whole canvas and hears all words alike
-            pictures = _followed_by(pictures, self.sharpening.sharpen(pictures[:, -1], captions, unknown))
             side = self.model.config.side
-            boxes = None if boxes is None else _followed_by(boxes, boxes.new_tensor([0, 0, side, side]))
+            pictures = _followed_by(pictures, self.sharpening.sharpen(pictures[:, -1], captions, unknown))
+            attention = None if attention is None else _followed_by(attention, _alike([len(t.words) for t in tokens], attention))
+            boxes = None if boxes is None else _followed_by(boxes, boxes.new_tensor([0, 0, side, side]).expand_as(boxes[:, -1]))
+            if seen is not None:
+                seen(Step(pictures[:, -1], *(None if each is None else each[:, -1] for each in (attention, boxes))))
         canvases = _levels(pictures)  # [B, T, A, A, C]
         stages = [_levels(stage) for stage in sequence.stages]  # [B, a, a, C]
-        for row, (caption, read, seed) in enumerate(jobs):
+        for row, (caption, read, seed) in enumerate(zip(captions, tokens, seeds, strict=True)):
             words = None if attention is None else attention[row, :, : len(read.words)].cpu().numpy()
-            if words is not None and self.sharpening is not None:
-                words = np.concatenate([words, np.full_like(words[:1], 1 / words.shape[1])])
             shown = read.words if words is not None else ()
             written = None if boxes is None else boxes[row].cpu().numpy()
             maps = tuple(weights[row, : len(shown)].cpu().numpy() for weights in sequence.maps)
@@ -341,5 +382,16 @@ def _levels(pictures: Tensor) -> NDArray[np.uint8]:
 
 
 def _followed_by(steps: Tensor, last: Tensor) -> Tensor:
-    """Steps [B, T, ...] and one more [B, ...] or [...]."""
-    return torch.cat([steps, last.expand_as(steps[:, 0]).unsqueeze(1)], dim=1)
+    """Steps [B, T, ...] and one more [B, ...]."""
+    return torch.cat([steps, last.unsqueeze(1)], dim=1)
+
+
+def _alike(lengths: Sequence[int], like: Tensor) -> Tensor:
+    """[B, L] equal weights of each caption's words, with the type and place of `like` [B, T, L]."""
+    there = torch.arange(like.shape[2]) < torch.tensor(lengths)[:, None]
+    return (there / there.sum(dim=1, keepdim=True)).to(like)
+
+
+def _glimpses(first: int, step: Step) -> Glimpses:
+    words, boxes = (None if each is None else each.cpu().numpy() for each in (step.words, step.boxes))
+    return Glimpses(first, _levels(step.pictures), words, boxes)

@@ -24,7 +24,7 @@ from cap2im.metrics.drawn import Captions, Matcher, draw
 from cap2im.metrics.evaluation import evaluate
 from cap2im.models.attngan import AttnGAN, AttnGANConfig
 from cap2im.models.damsm import DAMSM, DAMSMConfig
-from cap2im.models.interface import DrawingModel
+from cap2im.models.interface import DrawingModel, DrawnSequence
 from cap2im.models.word_encoder import TextEncoderConfig
 from cap2im.pipeline import Pipeline
 from tests.inception import quick_look, write_inception
@@ -78,9 +78,9 @@ class Copies(DrawingModel):
     def encode(self, tokens, mask, vectors=None, *, alone=False):
         return self.model.encode(tokens, mask, vectors, alone=alone)
 
-    def picture(self, text, noise):
+    def sample(self, text, noise):
         self.drawn += len(noise)
-        return self.pictures[self.drawn - len(noise) : self.drawn] / 255
+        return DrawnSequence(self.pictures[self.drawn - len(noise) : self.drawn, None] / 255, logits=False)
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def test_pictures_of_every_side(architecture, side, colours):
     drawn = model.sample(text, noise)
     assert drawn.pictures.shape == (5, 1, colours, side, side)
     assert drawn.words is None
-    assert drawn.windows is None
+    assert drawn.boxes is None
     assert ((drawn.images > 0) & (drawn.images < 1)).all()
     assert torch.equal(drawn.images, drawn.pictures[:, -1])
     assert torch.equal(model.picture(text, noise), drawn.images)

@@ -12,7 +12,7 @@ Shapes: B batch, L words, T glimpses, D features, Z latent, P patch side, A canv
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cap2im.models.filterbank import PARAMETERS, Variant, filter_bank, filter_offsets, first_pixel
-from cap2im.models.interface import Bound, DrawnSequence, Gaussian, LikelihoodModel, standard_normal
+from cap2im.models.interface import Bound, DrawnSequence, Gaussian, LikelihoodModel, Step, standard_normal
 from cap2im.models.recurrence import Plain, Unrolled
 from cap2im.models.text import Alignment, AlignmentPass, BidirectionalLanguageModel, EncodedText, lstm_cell, tanh
 
@@ -270,12 +270,25 @@ class DRAW(LikelihoodModel):
 
     def sample(self, text: EncodedText | None, noise: Tensor) -> DrawnSequence:
         """Draws from the prior and keeps every step; noise is [B, T, Z] standard normal."""
-        steps = list(self.drawing(text, noise))
+        return self._kept(self.drawing(text, noise))
+
+    def watched(self, text: EncodedText | None, noise: Tensor, watch: Callable[[Step], None]) -> DrawnSequence:
+        """`sample`, and shows every step as soon as it is drawn."""
+
+        def shown() -> Iterator[tuple[GenerativeState, Glimpse]]:
+            for state, glimpse in self.drawing(text, noise):
+                watch(Step(state.canvas.sigmoid(), glimpse.words, self.write_boxes(glimpse.write_window)))
+                yield state, glimpse
+
+        return self._kept(shown())
+
+    def _kept(self, drawing: Iterable[tuple[GenerativeState, Glimpse]]) -> DrawnSequence:
+        steps = list(drawing)
         words = [glimpse.words for _, glimpse in steps if glimpse.words is not None]
         return DrawnSequence(
             canvases=torch.stack([state.canvas for state, _ in steps], dim=1),
             words=torch.stack(words, dim=1) if words else None,
-            windows=torch.stack([glimpse.write_window for _, glimpse in steps], dim=1),
+            boxes=self.write_boxes(torch.stack([glimpse.write_window for _, glimpse in steps], dim=1)),
         )
 
     def picture(self, text: EncodedText | None, noise: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ Shapes: B batch, L words, T glimpses, D features, Z latent, S sentence vector, A
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -103,7 +105,7 @@ class DrawnSequence:
     Attributes:
         canvases: [B, T, C, A, A] after each glimpse, before the sigmoid.
         words: [B, T, L] word weights, None without attention.
-        windows: [B, T, 5] raw parameters of the write window, None without one; `write_boxes` turns them into pixels.
+        boxes: [B, T, 4] left, top, right, bottom of the write window, in pixels from the canvas' corner, None without one.
         logits: whether the sigmoid is still to come; else canvases are pictures in 0..1 already.
         stages: of a model that draws in rising sizes (AttnGAN), each size's picture [B, C, a, a] in 0..1, small to large; `canvases` holds
             the same, all enlarged to the last one's side. Empty of other models.
@@ -112,7 +114,7 @@ class DrawnSequence:
 
     canvases: Tensor
     words: Tensor | None = None
-    windows: Tensor | None = None
+    boxes: Tensor | None = None
     logits: bool = True
     stages: tuple[Tensor, ...] = ()
     maps: tuple[Tensor, ...] = ()
@@ -129,7 +131,22 @@ class DrawnSequence:
         return last.sigmoid() if self.logits else last
 
 
-class DrawingModel(nn.Module):
+@dataclass(frozen=True)
+class Step:
+    """What there is to see after one glimpse: an entry of each sequence of `DrawnSequence`.
+
+    Attributes:
+        pictures: [B, C, A, A] pixel means in 0..1.
+        words: [B, L] word weights, None without attention.
+        boxes: [B, 4] the write window, None without one.
+    """
+
+    pictures: Tensor
+    words: Tensor | None
+    boxes: Tensor | None
+
+
+class DrawingModel(nn.Module, ABC):
     """A network that draws captions; one that reads words has its language model as `language`."""
 
     config: DrawingConfig
@@ -160,27 +177,32 @@ class DrawingModel(nn.Module):
             return sentences_as_text(vectors)
         return self.language(tokens, mask, alone=alone)
 
+    @abstractmethod
     def sample(self, text: EncodedText | None, noise: Tensor) -> DrawnSequence:
         """Draws captions as `encode` answers them from noise [B, *noise_shape], standard normal, and keeps every step."""
-        raise NotImplementedError
+
+    def watched(self, text: EncodedText | None, noise: Tensor, watch: Callable[[Step], None]) -> DrawnSequence:
+        """`sample(text, noise)` that shows every step; a model of many steps shows each as soon as it is drawn."""
+        sequence = self.sample(text, noise)
+        words, boxes = (() if each is None else each.unbind(1) for each in (sequence.words, sequence.boxes))
+        for t, pictures in enumerate(sequence.pictures.unbind(1)):
+            watch(Step(pictures, words[t] if words else None, boxes[t] if boxes else None))
+        return sequence
 
     def picture(self, text: EncodedText | None, noise: Tensor) -> Tensor:
         """`sample(text, noise).images` [B, C, A, A] in 0..1; a model of many steps answers them without keeping the others."""
         return self.sample(text, noise).images
-
-    def write_boxes(self, windows: Tensor) -> Tensor:
-        """Of a model with write windows: where they lie, [..., 4] left, top, right, bottom in pixels from the canvas' corner."""
-        raise NotImplementedError
 
 
 class LikelihoodModel(DrawingModel):
     """A model that draws and has a variational bound."""
 
     @property
+    @abstractmethod
     def observation(self) -> str:
         """P(x | y, z) of a pixel in words. Nats of two different ones are not comparable: one is a mass, the other a density."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bound(self, images: Tensor, text: EncodedText | None, noise: Tensor) -> Bound:
         """The lower bound of each picture from one posterior sample.
 
@@ -189,7 +211,6 @@ class LikelihoodModel(DrawingModel):
             text: what `encode` answered.
             noise: [B, T, Z] standard normal.
         """
-        raise NotImplementedError
 
     def forward(self, images: Tensor, tokens: Tensor, mask: Tensor, noise: Tensor, vectors: Tensor | None = None) -> Bound:
         """The bound of captioned images: `encode`, then `bound`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def resume_state(run: Path, recipe: Section, resume: bool) -> Path | None:
     return found[-1]
 
 
-class Trainee:
+class Trainee(ABC):
     """A network in training, with everything that a checkpoint holds of it.
 
     Attributes:
@@ -91,9 +92,9 @@ class Trainee:
         rounded = {name: value.half().float() for name, value in weights.items() if value.is_floating_point()}
         self.published.load_state_dict(weights | rounded)
 
+    @abstractmethod
     def config(self) -> dict[str, Any]:
         """What a folder of this network says of it."""
-        raise NotImplementedError
 
     def restore(self, checkpoint: Path, accelerator: Accelerator) -> None:
         """Becomes what it was when the checkpoint was saved."""
