@@ -300,6 +300,27 @@ def test_compare_trains_what_is_missing_if_asked_to(run, tmp_path, monkeypatch):
     assert "seconds a step" in out
 
 
+def test_compare_trains_the_matching_model_before_its_attngan(run, tmp_path, monkeypatch):
+    trained = []
+
+    def fake(name, changes, **how):
+        trained.append((name, changes, str(how["run"])))
+        if name == "attngan-mnist":
+            raise ValueError("far enough")
+
+    monkeypatch.setattr("cap2im.cli.train", fake)
+    assert "far enough" in run("compare", "attngan-mnist", "--train", "--runs", "there")[2]
+    there = tmp_path / "there"
+    assert trained == [
+        ("damsm-mnist", [], "there/damsm-mnist"),
+        ("attngan-mnist", ["train.damsm=there/damsm-mnist"], "there/attngan-mnist"),
+    ]
+    (there / "damsm-mnist" / "model").mkdir(parents=True)
+    trained.clear()
+    run("compare", "attngan-mnist", "--train", "--runs", "there")
+    assert [name for name, _, _ in trained] == ["attngan-mnist"]
+
+
 def test_figures(run, tmp_path, monkeypatch):
     tiny_model(tmp_path / "one")
     (tmp_path / "flips.txt").write_text("the digit 1 is at the top left of the image\nthe digit 2 is at the top left of the image\n\n")

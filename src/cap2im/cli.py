@@ -526,7 +526,17 @@ def _accuracy_table(model: str, accuracy: dict[str, Any]) -> Table:
     return table
 
 
-PRESETS = {"mnist": ("aligndraw-mnist", "noaligndraw-mnist", "draw-mnist", "conv-vae-mnist", "fc-vae-mnist", "lapgan-mnist")}
+PRESETS = {
+    "mnist": (
+        "aligndraw-mnist",
+        "noaligndraw-mnist",
+        "draw-mnist",
+        "attngan-mnist",
+        "conv-vae-mnist",
+        "fc-vae-mnist",
+        "lapgan-mnist",
+    )
+}
 
 
 @app.command(
@@ -603,7 +613,7 @@ def _models_to_compare(names: list[str], runs: Path, data: str | None, train_mis
         ValueError: a model is missing, or two are of one name; all problems are told at once.
     """
     from cap2im.checkpoint import checkpoints
-    from cap2im.config import load_recipe, recipe_names
+    from cap2im.config import AttnGANRecipe, load_recipe, recipe_names
     from cap2im.models.kinds import DRAWING_KINDS
     from cap2im.pipeline import find_model
 
@@ -630,9 +640,19 @@ def _models_to_compare(names: list[str], runs: Path, data: str | None, train_mis
     if problems or (missing and not train_missing):
         untrained = f"not trained yet: {', '.join(missing)}; add --train, or train them into {runs}/RECIPE" if missing else ""
         raise ValueError("; ".join([*problems, untrained] if untrained else problems))
+
+    def trained(name: str, *changes: str) -> Path:
+        train(name, list(changes), run=runs / name, data=data, resume=bool(checkpoints(runs / name)))
+        return runs / name / "model"
+
     for name in missing:
-        train(name, run=runs / name, data=data, resume=bool(checkpoints(runs / name)))
-        found[name] = str(runs / name / "model")
+        changes = []
+        if isinstance(recipe := load_recipe(name, []), AttnGANRecipe):  # which learns from a matching model
+            judge = Path(recipe.train.damsm).name
+            changes = [f"train.damsm={runs / judge}"]
+            if not (runs / judge / "model").is_dir():
+                trained(judge)
+        found[name] = str(trained(name, *changes))
     return {label: found[label] for label in map(label_of, names)}
 
 

@@ -181,7 +181,7 @@ class AttnGANTraining(Section):
     seed: int = Field(0, ge=0, lt=2**63)
     epochs: int = Field(120, ge=1)
     batch_size: int = Field(14, ge=2)  # over all processes
-    damsm: str = ""  # the matching model: a run, a folder, or OWNER/NAME on the Hugging Face hub
+    damsm: str = ""  # the matching model: a run or another folder, or OWNER/NAME on the Hugging Face hub
     generator_rate: float = Field(2e-4, gt=0)  # of Adam
     discriminator_rate: float = Field(2e-4, gt=0)
     momentum: float = Field(0.5, ge=0, lt=1)  # Adam's beta_1; beta_2 is 0.999

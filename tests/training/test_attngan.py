@@ -264,7 +264,8 @@ def test_matching_models_that_do_not_fit_are_one_line(run, tmp_path):
         assert err.count("\n") == 1
         return err
 
-    assert "an AttnGAN learns from a matching model" in told(*CHANGES)
+    assert "runs/damsm-mnist is not there: cap2im train damsm-mnist makes one" in told(*CHANGES)
+    assert "an AttnGAN learns from a matching model: cap2im train damsm-... makes one" in told(*CHANGES, "train.damsm=")
     assert "nowhere" in told(*CHANGES, "train.damsm=nowhere")
     tiny_damsm(tmp_path / "colour", colours=3)
     assert "colour sees 60 x 60 pixels in 3 colours, and the recipe draws 60 x 60 in 1" in told(*CHANGES, "train.damsm=colour")

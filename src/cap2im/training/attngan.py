@@ -313,8 +313,12 @@ def matching_model(recipe: AttnGANRecipe) -> tuple[DAMSM, Vocabulary, dict[str, 
         ValueError: there is none, it sees other pictures than are drawn, or the recipe tells other sizes of its text encoder.
     """
     name, c = recipe.train.damsm, recipe.model
-    if not name:
-        raise ValueError("an AttnGAN learns from a matching model (cap2im train damsm-... makes one): --set train.damsm=RUN")
+    if not name or (name.startswith("runs/") and not Path(name).is_dir()):  # which might be a repository's name, and is meant as a folder
+        maker = Path(name).name if name else "damsm-..."
+        missing = f", and {name} is not there" if name else ""
+        raise ValueError(
+            f"an AttnGAN learns from a matching model{missing}: cap2im train {maker} makes one, --set train.damsm=RUN names another"
+        )
     damsm, vocabulary, _, sha256 = load_damsm(name)
     require_sight(name, damsm.config, "the recipe", c.side, c.colours)
     for key in sorted(c.text.model_fields_set) if "text" in c.model_fields_set else ():
