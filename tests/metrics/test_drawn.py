@@ -244,7 +244,7 @@ def test_a_perfect_judge_of_right_and_of_shuffled_drawings(squares_of_16, tmp_pa
 
 
 def test_r_precision_of_captioned_digits(tmp_path):
-    digits = Pipeline.load(str(tiny_model(tmp_path / "digits")))
+    digits = Pipeline.load(str(tiny_model(tmp_path / "digits")), precision="bf16")
     damsm = matching_model(tmp_path / "damsm", digits.vocabulary, side=60, colours=1)
     result = evaluate(digits, data=None, damsm=str(damsm), samples=1, images=2, bound_samples=1)
     found = result["r_precision"]
@@ -253,6 +253,20 @@ def test_r_precision_of_captioned_digits(tmp_path):
     assert together == pytest.approx(found["rate"] * 440)
     assert found["rate"] < 0.1
     assert found["protocol"]["captions"] == 440
+    assert found["protocol"]["precision"] == result["caption_accuracy"]["protocol"]["precision"] == "bf16"
+
+
+def test_what_was_drawn_in_half_precision_says_so_and_bounds_are_not(tmp_path):
+    words, _, data, _ = models(tmp_path)
+    pipelines = [Pipeline.load(str(words), precision=precision) for precision in ("fp32", "bf16")]
+    how = {"data": data, "images": 5, "bound_samples": 1, "samples": 2, "similarity": True}
+    whole, half = (evaluate(pipeline, **how) for pipeline in pipelines)
+    assert half["likelihood"] == whole["likelihood"]
+    assert half["similarity"]["protocol"] == whole["similarity"]["protocol"] | {"precision": "bf16"}
+    assert 0 < abs(half["similarity"]["psnr"]["mean"] - whole["similarity"]["psnr"]["mean"]) < 0.1
+    captions = Captions.spread(PreparedDataset.open(data), "test", 4, pipelines[0].vocabulary)
+    pictures = [draw(pipeline, captions, range(4), seed=0) for pipeline in pipelines]  # for the other measures
+    assert 0 < (pictures[0] - pictures[1]).abs().max() < 0.1
 
 
 def test_captions_of_one_scene_are_no_wrong_match(tmp_path, monkeypatch):

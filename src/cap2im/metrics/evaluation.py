@@ -212,6 +212,7 @@ def evaluate_captions(pipeline: Pipeline, data: str | Path, measures: Measures, 
             result |= _beside_images(pipeline, dataset, others, main, measures, sharing, bars, about)
         if measures.judges_drawings:
             told, seed = {**about, "split": main, "captions": captions.sha256, "drawings": len(captions)}, measures.seed
+            told |= _precision(pipeline)
             result |= measure_drawings(pipeline, dataset, captions, judges, seed=seed, protocol=told, sharing=sharing, bar=bars.start)
     return result
 
@@ -381,13 +382,14 @@ def _similarity(
             batch.vectors,
             samples=samples,
             seed=measures.seed,
+            precision=pipeline.precision,
             sharpen=sharpen,
             sharing=sharing,
             advance=bars.start(what, len(batch) * samples),
         )
 
     told = {"version": similarity.METRIC_VERSION, "samples": samples, "window": similarity.WINDOW, "data_range": 1.0}
-    found = {"metric": "similarity of drawings with the images of their captions", "protocol": protocol | told}
+    found = {"metric": "similarity of drawings with the images of their captions", "protocol": protocol | told | _precision(pipeline)}
     found |= measured("drawing and comparing")
     if (sharpening := pipeline.sharpening) is not None:
         sharpen = sharpening.of(there.captions, sharpening.training_unknown)
@@ -397,6 +399,11 @@ def _similarity(
 
 def _versions(pipeline: Pipeline) -> dict[str, str]:
     return {"device": pipeline.device.type, "torch": torch.__version__, "cap2im": cap2im.__version__}
+
+
+def _precision(pipeline: Pipeline) -> dict[str, str]:
+    """Of drawings; bounds are estimated in fp32 alone."""
+    return {} if pipeline.precision == "fp32" else {"precision": pipeline.precision}
 
 
 def _sharpener(sharpening: Sharpening) -> dict[str, Any]:
@@ -464,6 +471,7 @@ def evaluate_digits(pipeline: Pipeline, data: Path | None, measures: Measures, s
             return accuracy, sharing.joined(torch.cat(codes))
 
         accuracy, codes = measured(dataclasses.replace(pipeline, sharpening=None), "drawing the 440 captions")
+        accuracy["protocol"] |= _precision(pipeline)
         result = _result(pipeline, caption_accuracy=accuracy)
         if matcher is not None:
             result["r_precision"] = _r_precision_of_digits(pipeline, matcher, held_out, codes, measures, sharing)
@@ -514,6 +522,7 @@ def _r_precision_of_digits(
         "seed": measures.seed,
         **matcher.protocol,
         **_versions(pipeline),
+        **_precision(pipeline),
     }
     groups = {"seen": matching.rate(first[seen]), "held_out": matching.rate(first[~seen])}
     about = {"metric": "R-precision", "protocol": protocol, "drawings": len(codes), "chance": 1 / (matching.OTHERS + 1)}

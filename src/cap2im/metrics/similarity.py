@@ -19,6 +19,7 @@ from torch import Tensor
 from cap2im.metrics.likelihood import Sharpen, mean_and_error
 from cap2im.metrics.sharing import Sharing
 from cap2im.models.interface import DrawingModel
+from cap2im.models.precision import Precision, autocast
 from cap2im.randomness import item_noise
 
 METRIC_VERSION = 1  # goes up whenever the same drawings would get another number
@@ -64,6 +65,7 @@ def similarity(
     *,
     samples: int = SAMPLES,
     seed: int,
+    precision: Precision = "fp32",
     sharpen: Sharpen | None = None,
     sharing: Sharing = Sharing(),  # noqa: B008  # frozen
     advance: Callable[[int], None] = lambda _: None,
@@ -77,6 +79,7 @@ def similarity(
         vectors: [N, S] sentence vectors, for the models that are conditioned on them.
         samples: drawings of each caption.
         seed: of the drawings; a caption's noise is its own, by its row.
+        precision: in which the model draws.
         sharpen: compares sharpened pictures in place of the drawings.
         sharing: among processes.
         advance: told after each pass how many drawings it compared.
@@ -95,7 +98,8 @@ def similarity(
         given = None if vectors is None else vectors[rows].to(device)
         text = model.encode(tokens[rows].to(device), mask[rows].to(device), given, alone=True)
         noise = torch.cat([item_noise("similarity", seed, [row], sample, model.noise_shape) for row, sample in part.tolist()])
-        pictures = model.picture(None if text is None else text[place.to(device)], noise.to(device))
+        with autocast(device, precision):
+            pictures = model.picture(None if text is None else text[place.to(device)], noise.to(device)).float()
         if sharpen is not None:
             pictures = sharpen(pictures, part[:, 0])
         theirs = images[part[:, 0]].to(device)

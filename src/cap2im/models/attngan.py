@@ -30,6 +30,7 @@ from cap2im.models.word_encoder import TextEncoder, TextEncoderConfig
 
 SEED_SIDE = 4  # of the map that noise and caption become first
 LARGE_SIDE = 32  # of a map from which on an upsampling block sums its kernel
+PLACES_AT_ONCE = 256**2  # of the last maps that a processor draws together; larger tensors are fetched anew from the system, page by page
 
 
 class AttnGANConfig(BaseModel):
@@ -128,6 +129,14 @@ def gated(units: Tensor) -> Tensor:
     return values * gates.sigmoid()
 
 
+def normed(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Kernel and bias of a convolution that also does what batch normalisation, whose statistics stand still, does with its result."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return convolution.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+
+
 class ConditioningAugmentation(nn.Module):
     """F_ca: a Gaussian around the sentence vector, of which a condition is drawn (StackGAN, section 3.2)."""
 
@@ -155,14 +164,15 @@ class UpBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """[B, D', 2H, 2W] of [B, D, H, W]."""
+        kernel, bias = (self.convolution.weight, None) if self.training else normed(self.convolution, self.norm)
         if maps.shape[-1] < LARGE_SIDE:
-            drawn = self.convolution(F.interpolate(maps, scale_factor=2.0, mode="nearest"))
+            drawn = F.conv2d(F.interpolate(maps, scale_factor=2.0, mode="nearest"), kernel, bias, padding=1)
         else:
-            kernel = F.pad(self.convolution.weight, (1, 1, 1, 1))  # [2D', D, 5, 5]
+            kernel = F.pad(kernel, (1, 1, 1, 1))  # [2D', D, 5, 5]
             kernel = kernel[:, :, 1:] + kernel[:, :, :-1]
             kernel = kernel[..., 1:] + kernel[..., :-1]  # [2D', D, 4, 4]
-            drawn = F.conv_transpose2d(maps, kernel.flip(2, 3).transpose(0, 1), stride=2, padding=1)  # [B, 2D', 2H, 2W]
-        return gated(self.norm(drawn))
+            drawn = F.conv_transpose2d(maps, kernel.flip(2, 3).transpose(0, 1), bias, stride=2, padding=1)  # [B, 2D', 2H, 2W]
+        return gated(self.norm(drawn) if self.training else drawn)
 
 
 class ResidualBlock(nn.Module):
@@ -177,6 +187,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """[B, D, H, W] of the same."""
+        if not self.training:
+            inside = gated(F.conv2d(maps, *normed(self.first, self.first_norm), padding=1))
+            return maps + F.conv2d(inside, *normed(self.second, self.second_norm), padding=1)
         return maps + self.second_norm(self.second(gated(self.first_norm(self.first(maps)))))
 
 
@@ -256,13 +269,27 @@ class Generator(nn.Module):
         c = self.config
         latent, of_condition = noise[:, 0].split([c.noise, c.condition], dim=1)
         condition, mean, log_variance = self.augmentation(text.sentence, of_condition)
-        hidden, weights = [self.first(condition, latent)], []
+        first = self.first(condition, latent)
+        parts = [self._refined(first[rows], text[rows]) for rows in self._shares(first)]
+        images, weights = (tuple(torch.cat(shares) for shares in zip(*sizes, strict=True)) for sizes in zip(*parts, strict=True))
+        return Generated(images, weights, mean, log_variance)
+
+    def _refined(self, maps: Tensor, text: EncodedText) -> tuple[list[Tensor], list[Tensor]]:
+        """Images and weights of all stages, of the first one's maps [B, D, A, A]."""
+        hidden, weights = [maps], []
         for stage in self.stages:
             maps, read = stage(hidden[-1], text)
             hidden.append(maps)
             weights.append(read)
-        images = tuple(picture(hidden[stage]).tanh() for stage, picture in zip(c.shown, self.pictures, strict=True))
-        return Generated(images, tuple(weights), mean, log_variance)
+        images = [picture(hidden[stage]).tanh() for stage, picture in zip(self.config.shown, self.pictures, strict=True)]
+        return images, weights
+
+    def _shares(self, maps: Tensor) -> list[slice]:
+        """The rows that are refined together: all, or on a processor, where they do not depend on each other, few enough to be fast."""
+        count = len(maps)
+        together = self.training or self.config.variant == "released" or maps.device.type != "cpu"
+        share = count if together else max(1, PLACES_AT_ONCE // self.config.drawn_sides[-1] ** 2)
+        return [slice(start, start + share) for start in range(0, count, share)]
 
 
 class AttnGAN(DrawingModel):

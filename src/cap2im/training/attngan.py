@@ -35,6 +35,7 @@ from cap2im.metrics.matching import OTHERS, fewest_wrong, load_damsm, own_captio
 from cap2im.models.attngan import AttnGAN, AttnGANConfig, Generated, conditioning_kl, cut
 from cap2im.models.damsm import DAMSM, EncodedImage, Gammas, damsm_losses
 from cap2im.models.discriminators import Discriminator, discriminator_loss, generator_loss
+from cap2im.models.precision import autocast
 from cap2im.models.text import EncodedText
 from cap2im.training.bound import shown_drawings
 from cap2im.training.loop import BatchesAhead, RunLog, make_accelerator, prepare_processor, progress_bar, stop_if_not_finite
@@ -166,7 +167,7 @@ class AttnGANTrainee(DrawingTrainee):
             the losses by name.
         """
         settings, c = self.recipe.train, self.recipe.model
-        half = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.precision == "bf16")
+        half = autocast(accelerator.device, settings.precision)
         losses = {}
         with half:
             made: Generated = generator(text, noise)

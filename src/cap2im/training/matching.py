@@ -24,6 +24,7 @@ from cap2im.data.mnist_captions import CanvasMaker, HeldOut
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.metrics.matching import OTHERS, fewest_wrong, matching_codes, own_caption_first, rate
 from cap2im.models.damsm import DAMSM, Gammas, InceptionEncoder, damsm_losses
+from cap2im.models.precision import autocast
 from cap2im.randomness import generator
 from cap2im.training.loop import BatchesAhead, RunLog, make_accelerator, prepare_processor, progress_bar, stop_if_not_finite
 from cap2im.training.material import require_same_material, training_material
@@ -132,7 +133,7 @@ def train(
             for group in trainee.optimizer.param_groups:
                 group["lr"] = current_rate
             batch = ahead.next().to(accelerator.device)
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            with autocast(accelerator.device, settings.precision):
                 image, text = prepared(2 * batch.images - 1, batch.tokens, batch.mask)
             losses = damsm_losses(image, text, batch.classes, gammas)
             loss = torch.stack(list(losses.values())).sum()
