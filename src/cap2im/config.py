@@ -162,7 +162,7 @@ class MatchingTraining(Section):
 
     seed: int = Field(0, ge=0, lt=2**63)
     epochs: int = Field(600, ge=1)
-    batch_size: int = Field(48, ge=2)  # over all processes; each process matches its own share
+    batch_size: int = Field(48, ge=2)  # over all processes
     inception: str = ""  # file of torchvision's weights for image_encoder inception; empty is the cache, or else a verified download
     learning_rate: float = Field(2e-3, gt=0)  # of Adam
     rate_decay: float = Field(0.98, gt=0, le=1)  # each epoch multiplies the rate by this

@@ -302,8 +302,9 @@ def test_bf16_follows_fp32(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_model(tmp_path):
-    more = changes(tmp_path, "train.epochs=1")
+@pytest.mark.parametrize("validation", [6, 1])
+def test_two_processes_train_one_model(tmp_path, validation):
+    more = changes(tmp_path, "train.epochs=1", f"data.validation_samples={validation}")
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
     launch += ["--dynamo_backend", "no", "--main_process_port", "0", "-m", "cap2im", "train", "attngan-mnist", "--device", "cpu"]
     launch += ["--run", str(tmp_path / "two"), *(part for change in more for part in ("--set", change))]

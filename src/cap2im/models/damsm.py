@@ -18,6 +18,7 @@ Shapes: B batch, K images, N captions, L words, E features, R regions (R' R' pla
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -284,14 +285,24 @@ def matching_losses(scores: Tensor, classes: Tensor | None) -> tuple[Tensor, Ten
     return F.cross_entropy(scores, pairs), F.cross_entropy(scores.T, pairs)
 
 
-def damsm_losses(image: EncodedImage, text: EncodedText, classes: Tensor | None, gammas: Gammas) -> dict[str, Tensor]:
-    """The four terms of equation 13 by name, of images and their captions; classes as for `matching_losses`.
+def damsm_losses(
+    image: EncodedImage, text: EncodedText, classes: Tensor | None, gammas: Gammas, joined: Callable[[Tensor], Tensor] = lambda part: part
+) -> dict[str, Tensor]:
+    """The four terms of equation 13 by name, of images and their captions; what autocast left in half precision is compared in single.
 
-    What autocast left in half precision is compared in single.
+    Args:
+        image: B images.
+        text: their captions.
+        classes: as for `matching_losses`.
+        gammas: see there.
+        joined: of processes that share a batch, [B, ...] of all of them for [b, ...] of this one: each then scores its own images with all
+            captions, and the losses are those of the whole batch.
     """
     precision = torch.promote_types(text.words.dtype, torch.float32)
     regions, code, words, sentence = (features.to(precision) for features in (*image, text.words, text.sentence))
-    of_words = matching_losses(word_scores(regions, words, text.mask, gammas), classes)
-    of_sentences = matching_losses(sentence_scores(code, sentence, gammas), classes)
+    words, sentence, mask = joined(words), joined(sentence), joined(text.mask)
+    classes = None if classes is None else joined(classes)
+    of_words = matching_losses(joined(word_scores(regions, words, mask, gammas)), classes)
+    of_sentences = matching_losses(joined(sentence_scores(code, sentence, gammas)), classes)
     names = ("words_of_image", "image_of_words", "sentence_of_image", "image_of_sentence")
     return dict(zip(names, (*of_words, *of_sentences), strict=True))

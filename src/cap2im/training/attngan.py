@@ -32,6 +32,7 @@ from cap2im.data.batch import Batch
 from cap2im.data.pairs import pyramid
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.metrics.matching import OTHERS, fewest_wrong, load_damsm, own_caption_first, require_sight
+from cap2im.metrics.sharing import Sharing
 from cap2im.models.attngan import AttnGAN, AttnGANConfig, Generated, conditioning_kl, cut
 from cap2im.models.damsm import DAMSM, EncodedImage, Gammas, damsm_losses
 from cap2im.models.discriminators import Discriminator, discriminator_loss, generator_loss
@@ -338,10 +339,11 @@ def validate(trainee: AttnGANTrainee, batch: Batch, damsm: DAMSM, accelerator: A
     trainee.model.discriminators.eval()
     names = [f"told_apart_{c.drawn_sides[stage]}" for stage in c.shown] + ["matched"]
     sums = torch.zeros(len(names), device=accelerator.device, dtype=torch.float64)
-    codes, sentences = [], []
-    rows = batch[slice(accelerator.process_index, None, accelerator.num_processes)]
-    for start in range(0, len(rows), VALIDATION_BATCH):
-        part = rows[start : start + VALIDATION_BATCH].to(accelerator.device)
+    codes, sentences = ([torch.empty(0, c.text.features)] for _ in range(2))  # there may be fewer images than processes
+    sharing = Sharing(accelerator.process_index, accelerator.num_processes)
+    mine = sharing.mine(len(batch))
+    for start in mine[::VALIDATION_BATCH]:
+        part = batch[start : min(start + VALIDATION_BATCH, mine.stop)].to(accelerator.device)
         text = generator.encode(part.tokens, part.mask)
         images = generator.generate(text, part.noise).images
         pairs = zip(discriminators, real_pictures(part.images, c), images, strict=True)
@@ -350,11 +352,12 @@ def validate(trainee: AttnGANTrainee, batch: Batch, damsm: DAMSM, accelerator: A
             sums[place] += (real > drawn).sum()
         codes.append(damsm.image(cut(images[-1], c.drawn_sides[-1], c)).code.cpu())
         sentences.append(text.sentence.cpu())
-    others = min(OTHERS, fewest_wrong(len(rows), rows.classes))
-    matched = own_caption_first(torch.cat(codes), torch.cat(sentences), rows.classes, others=others)
-    sums[-1] = matched.sum().to(sums)
     trainee.model.train()
-    means = (accelerator.reduce(sums, "sum") / len(batch)).tolist()
+    sums = accelerator.reduce(sums, "sum")
+    others = min(OTHERS, fewest_wrong(len(batch), batch.classes))
+    all_codes, all_sentences = (sharing.joined(torch.cat(parts)) for parts in (codes, sentences))
+    sums[-1] = own_caption_first(all_codes, all_sentences, batch.classes, others=others, sharing=sharing).sum()
+    means = (sums / len(batch)).tolist()
     return {f"validation/{name}": mean for name, mean in zip(names, means, strict=True)}
 
 
