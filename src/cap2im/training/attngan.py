@@ -26,6 +26,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cap2im import randomness
 from cap2im.checkpoint import read_config
 from cap2im.config import AttnGANRecipe, to_toml
 from cap2im.data.batch import Batch
@@ -174,14 +175,16 @@ class AttnGANTrainee(DrawingTrainee):
             made: Generated = generator(text, noise)
         for stage, discriminator, real, drawn in zip(c.shown, discriminators, reals, made.images, strict=True):
             with half:
-                judgement = discriminator(self._noisy(real), self._noisy(drawn.detach()), text.sentence)
+                both = self._noisy(real, "real", accelerator), self._noisy(drawn.detach(), "drawn", accelerator)
+                judgement = discriminator(*both, text.sentence)
             losses[f"discriminator_{c.drawn_sides[stage]}"] = loss = discriminator_loss(judgement)
             self._move(loss, f"the loss of discriminator {c.drawn_sides[stage]}", discriminator, accelerator)
 
         self.model.discriminators.requires_grad_(False)
         with half:
             judges = cast(list[Discriminator], list(self.model.discriminators))
-            verdicts = [judge.judge(self._noisy(drawn), text.sentence) for judge, drawn in zip(judges, made.images, strict=True)]
+            judged = [self._noisy(drawn, "judged", accelerator) for drawn in made.images]
+            verdicts = [judge.judge(images, text.sentence) for judge, images in zip(judges, judged, strict=True)]
             image = encode_image(cut(made.images[-1], c.drawn_sides[-1], c))
         deceptions = {f"generator_{c.drawn_sides[stage]}": generator_loss(v) for stage, v in zip(c.shown, verdicts, strict=True)}
         mismatches = damsm_losses(image, text, classes, Gammas(*settings.gammas))
@@ -194,10 +197,14 @@ class AttnGANTrainee(DrawingTrainee):
         self.step += 1
         return {name: loss.detach() for name, loss in (losses | deceptions | mismatches | {"kl": kl}).items()}
 
-    def _noisy(self, images: Tensor) -> Tensor:
+    def _noisy(self, images: Tensor, name: str, accelerator: Accelerator) -> Tensor:
         """Images as the discriminators see them: where paper is white to the last bit, they would else learn nothing but that."""
-        deviation = self.recipe.train.image_noise
-        return images + deviation * torch.randn_like(images) if deviation else images
+        settings, processes = self.recipe.train, accelerator.num_processes
+        if not settings.image_noise:
+            return images
+        random = randomness.generator("image noise", settings.seed, self.step, images.shape[-1], name)
+        noise = torch.randn(len(images) * processes, *images.shape[1:], generator=random)[accelerator.process_index :: processes]
+        return images + settings.image_noise * noise.to(images)
 
     def _move(self, loss: Tensor, what: str, network: nn.Module, accelerator: Accelerator) -> None:
         """Moves the weights that a loss has gradients for: those of `network`."""
