@@ -187,7 +187,7 @@ class Sharpening:
             wanted = [len(captions), c.colours, c.side, c.side]
             raise ValueError(f"{self.name} sharpens {wanted}, an image for each caption; got {list(images.shape)}")
         sharpen = self.of(captions, unknown)
-        parts = [slice(start, start + _at_once(c.side)) for start in range(0, len(images), _at_once(c.side))]
+        parts = [slice(start, start + pictures_at_once(c.side)) for start in range(0, len(images), pictures_at_once(c.side))]
         return torch.cat([sharpen(images[rows].to(self.device), rows) for rows in parts])
 
 
@@ -277,7 +277,7 @@ class Pipeline:
     @property
     def at_once(self) -> int:
         """Pictures that are drawn at once; they do not depend on each other."""
-        return _at_once(self.model.config.side)
+        return pictures_at_once(self.model.config.side)
 
     def draw(self, captions: str | Sequence[str], *, samples: int = 1, seed: int = 0, unknown: Unknown = "error") -> list[Drawing]:
         """Draws captions.
@@ -388,7 +388,8 @@ class Pipeline:
         return torch.cat(pictures)
 
 
-def _at_once(side: int) -> int:
+def pictures_at_once(side: int) -> int:
+    """How many pictures of A x A pixels are drawn together, whoever draws them."""
     return max(1, min(PICTURES_AT_ONCE, PIXELS_AT_ONCE // side**2))
 
 

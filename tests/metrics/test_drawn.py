@@ -114,6 +114,24 @@ def test_drawings_that_are_the_images_themselves_have_the_least_distance(tmp_pat
     assert quick_eyes[-2:] == [7, 14], "other weights, other statistics"
 
 
+def test_as_many_are_drawn_at_once_as_the_pipeline_says(tmp_path, quick_eyes, monkeypatch):
+    words, _, data, _ = models(tmp_path)
+    pipeline, drawn = Pipeline.load(str(words)), []
+    picture = Pipeline.picture
+
+    def watched(self, text, noise):
+        drawn.append(len(noise))
+        return picture(self, text, noise)
+
+    monkeypatch.setattr(Pipeline, "picture", watched)
+    found = []
+    for most in (100, 5):
+        monkeypatch.setattr("cap2im.pipeline.PICTURES_AT_ONCE", most)
+        found.append(evaluate(pipeline, data=data, fid=True, images=14, bound_samples=1)["fid"]["distance"])
+    assert drawn == [14, 5, 5, 4]
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
 def test_captions_that_are_drawn_are_spread_evenly_and_known(tmp_path, quick_eyes):
     words, _, data, _ = models(tmp_path)
     pipeline = Pipeline.load(str(words))

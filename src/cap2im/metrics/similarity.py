@@ -20,13 +20,13 @@ from cap2im.metrics.likelihood import Sharpen, mean_and_error
 from cap2im.metrics.sharing import Sharing
 from cap2im.models.interface import DrawingModel
 from cap2im.models.precision import Precision, autocast
+from cap2im.pipeline import pictures_at_once
 from cap2im.randomness import item_noise
 
 METRIC_VERSION = 1  # goes up whenever the same drawings would get another number
 SAMPLES = 50  # drawings of each caption in the paper
 WINDOW = 11
 HIGHEST_PSNR = 100  # decibels: a hundred-thousandth of white, far finer than the steps of stored pixels
-PICTURES_AT_ONCE = 500
 IMAGES_AT_ONCE = 2_000
 NEEDED = "needs more than the core; in the checkout: pip install -c constraints.txt '.[metrics]'"
 
@@ -93,7 +93,7 @@ def similarity(
     mine, device = sharing.mine(len(images)), model.device
     scores = torch.empty(len(mine), samples, 2, dtype=torch.float64)
     jobs = torch.cartesian_prod(torch.arange(mine.start, mine.stop), torch.arange(samples)).view(-1, 2)
-    for part in jobs.split(PICTURES_AT_ONCE):
+    for part in jobs.split(pictures_at_once(model.config.side)):
         rows, place = part[:, 0].unique(return_inverse=True)
         given = None if vectors is None else vectors[rows].to(device)
         text = model.encode(tokens[rows].to(device), mask[rows].to(device), given, alone=True)
