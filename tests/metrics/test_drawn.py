@@ -159,6 +159,13 @@ def test_photographs_of_any_shape_are_cut_to_the_drawings_side(tmp_path, quick_e
     drawn = torch.arange(4, 16, dtype=torch.uint8).expand(14, 3, 12, 12)
     result = evaluate(dataclasses.replace(pipeline, model=Copies(pipeline.model, drawn)), data=data, fid=True, images=14, bound_samples=1)
     assert result["fid"]["distance"] == pytest.approx(0, abs=1e-9)
+    manifest = json.loads((Path(data) / "manifest.json").read_text())
+    (Path(data) / "manifest.json").write_text(json.dumps(manifest | {"fit": "shorter", "side": 12}))
+    copies = dataclasses.replace(pipeline, model=Copies(pipeline.model, drawn))
+    found = evaluate(copies, data=data, similarity=True, samples=1, images=14)["similarity"]
+    assert (found["ssim"]["mean"], found["psnr"]["mean"]) == (pytest.approx(1), pytest.approx(100))
+    with pytest.raises(ValueError, match="its images are not square, a drawing of words is 12"):
+        evaluate(pipeline, data=data, similarity=True, samples=1, images=14, bound_samples=1)
 
 
 # R-precision and neural distance

@@ -159,14 +159,20 @@ class _Shortlists:
 
 
 def _captioned(pipeline: Pipeline, dataset: PreparedDataset, split: Split, count: int, sharing: Sharing) -> _Captioned:
-    """At most `count` captions of a split, spread evenly over it."""
+    """At most `count` captions of a split, spread evenly over it.
+
+    A bound is of images as they are stored, of the model's size; drawings alone are compared with the middle squares of images of any.
+    """
     c, noise_shape = pipeline.model.config, pipeline.model.noise_shape
     if dataset.is_here(split):
-        dataset.require_size(c.side, f"a drawing of {pipeline.name}")
+        stored = isinstance(pipeline.model, LikelihoodModel)
+        if stored:
+            dataset.require_size(c.side, f"a drawing of {pipeline.name}")
         whole = CaptionedImages(dataset, split)
         with sharing.first_ahead():
             vectors = None if pipeline.encoder is None else sentence_vectors(dataset, split, whole.captions, pipeline.encoder)
-        batches = CaptionBatches(whole, pipeline.vocabulary, noise_shape, colours=c.colours, batch_size=1, vectors=vectors)
+        how: dict[str, Any] = {"colours": c.colours, "vectors": vectors, "side": None if stored else c.side}
+        batches = CaptionBatches(whole, pipeline.vocabulary, noise_shape, batch_size=1, **how)
         rows = batches.spread(count)
         captions, image_of = [whole.captions[row] for row in rows.tolist()], torch.from_numpy(whole.image_of)[rows]
         return _Captioned(split, batches.fixed(count), captions, rows, image_of, whole)
