@@ -107,10 +107,10 @@ class Eyes(nn.Module):
         return EncodedImage(self.regions(F.adaptive_avg_pool2d(images, REGIONS)), self.code(images.mean(dim=(2, 3))))
 
 
-def training(device: torch.device, precision: str, batch: int, plainly: bool) -> Callable[[], object]:
+def training(device: torch.device, precision: str, batch: int, plainly: bool, recompute: bool) -> Callable[[], object]:
     """A whole update of all networks."""
     recipe = coco()
-    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision})})
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision, "recompute": recompute})})
     c, settings = recipe.model, recipe.train
     attngan_training = sys.modules[AttnGANTrainee.__module__]
     attngan_training.initialise = lambda network: None  # type: ignore[attr-defined]  # orthogonal weights take minutes and change no time
@@ -170,7 +170,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.one == "sampling":
         function, work = sampling(device, arguments.precision)
     else:
-        function = training(device, arguments.precision, arguments.batch, arguments.plainly)
+        function = training(device, arguments.precision, arguments.batch, arguments.plainly, arguments.recompute)
         with FlopCounterMode(display=False) as counter:
             function()
         work = counter.get_total_flops() / 1e9
@@ -188,6 +188,7 @@ def main() -> None:
     parser.add_argument("--one", choices=["sampling", "training"], help=argparse.SUPPRESS)  # one row, as JSON
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help=argparse.SUPPRESS)
     parser.add_argument("--plainly", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--recompute", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)
@@ -203,10 +204,12 @@ def main() -> None:
     labels = {"sampling": f"sampling {PICTURES} pictures", "training": f"training step, batch {arguments.batch}"}
     for what in arguments.what:
         plain = 0.0
-        for label, plainly, precision in ((", plainly", True, "fp32"), ("", False, "fp32"), ("", False, "bf16")):
+        rows = [(", plainly", "fp32", ["--plainly"]), ("", "fp32", []), ("", "bf16", [])]
+        rows += [(", train.recompute", precision, ["--recompute"]) for precision in ("fp32", "bf16")] if what == "training" else []
+        for label, precision, more in rows:
             command = [sys.executable, "-m", "benchmarks.attngan", "--one", what, "--precision", precision, "--device", arguments.device]
             command += ["--threads", str(arguments.threads), "--runs", str(arguments.runs), "--batch", str(arguments.batch)]
-            row = json.loads(subprocess.run([*command, *["--plainly"] * plainly], check=True, stdout=subprocess.PIPE).stdout)
+            row = json.loads(subprocess.run([*command, *more], check=True, stdout=subprocess.PIPE).stdout)
             plain = plain or row["seconds"]
             rate = row["work"] / row["seconds"]
             cells = [

@@ -194,6 +194,7 @@ class AttnGANTraining(Section):
     kl_weight: float = Field(1.0, ge=0)  # of the conditioning augmentation
     ema_decay: float = Field(0.999, ge=0, lt=1)  # of the generator's weights that draw; 0 is none
     precision: Precision = "fp32"
+    recompute: bool = False  # the insides of the generator's large stages on the way back: less memory, more time
     log_every: int = Field(10, ge=1)  # steps
     validate_every: int = Field(1000, ge=1)  # steps
     checkpoint_every: int = Field(1000, ge=1)  # steps

@@ -22,7 +22,7 @@ from cap2im.config import AttnGANRecipe, load_recipe
 from cap2im.data.mnist_captions import ALIASES, WORDS
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.figures import nearest_training_images
-from cap2im.models.attngan import AttnGANConfig
+from cap2im.models.attngan import AttentionStage, AttnGANConfig
 from cap2im.models.damsm import DAMSM, DAMSMConfig, SmallEncoder
 from cap2im.models.discriminators import Discriminator
 from cap2im.models.word_encoder import TextEncoderConfig
@@ -171,6 +171,27 @@ def test_training_is_a_function_of_its_seed_and_not_of_torchs_own_generator(tmp_
     train(other, tmp_path / "three", device="cpu")
     one, two, three = ((tmp_path / run / "model" / "model.safetensors").read_bytes() for run in ("one", "two", "three"))
     assert one == two != three
+
+
+def test_what_is_computed_again_on_the_way_back_changes_nothing(tmp_path, monkeypatch):
+    passed, stage = [], AttentionStage.forward
+
+    def watched(self, *arguments):
+        passed.append(self.training)
+        return stage(self, *arguments)
+
+    monkeypatch.setattr(AttentionStage, "forward", watched)
+    ways = {}
+    for way in ("false", "true"):
+        train(recipe(tmp_path, f"train.recompute={way}", "train.epochs=1"), tmp_path / way, device="cpu")
+        ways[way] = load_checkpoint(checkpoints(tmp_path / way)[-1]).tensors, stats(tmp_path / way, *LOSSES), sum(passed)
+        passed.clear()
+    (kept, losses, passes), (again, same_losses, more_passes) = ways.values()
+    assert (passes, more_passes) == (5, 10)
+    assert losses == same_losses
+    assert any(name.endswith("running_mean") for name in kept)
+    for name, tensor in kept.items():
+        assert torch.equal(tensor, again[name]), name
 
 
 def test_processes_share_the_noise_of_a_step(tmp_path):

@@ -16,29 +16,30 @@ Shapes: B batch, L words, E text features, D width (the paper's D^), N places of
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from cap2im.models.interface import DrawingModel, DrawnSequence
 from cap2im.models.text import EncodedText
-from cap2im.models.word_encoder import TextEncoder, TextEncoderConfig
+from cap2im.models.word_encoder import ReadingConfig, TextEncoder
 
 SEED_SIDE = 4  # of the map that noise and caption become first
 LARGE_SIDE = 32  # of a map from which on an upsampling block sums its kernel
 PLACES_AT_ONCE = 256**2  # of the last maps that a processor draws together; larger tensors are fetched anew from the system, page by page
 
 
-class AttnGANConfig(BaseModel):
-    """Sizes of a generator and its text encoder. The defaults are the release's for COCO."""
+class AttnGANConfig(ReadingConfig):
+    """Sizes of a generator and its text encoder (`text`). The defaults are the release's for COCO."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    text: TextEncoderConfig = TextEncoderConfig(vocabulary_size=22)
     architecture: Literal["attngan", "attndcgan"] = "attngan"  # "attndcgan" shows the last size alone
     variant: Literal["paper", "released"] = "paper"
     condition: int = Field(100, ge=1)  # K, of the conditioning augmentation
@@ -74,26 +75,6 @@ class AttnGANConfig(BaseModel):
     def side(self) -> int:
         """A, pixels of the square canvas."""
         return self.drawn_sides[-1] - 2 * self.margin
-
-    @property
-    def conditioning(self) -> Literal["words"]:
-        """Captions enter as words."""
-        return "words"
-
-    @property
-    def reads_words(self) -> bool:
-        """Whether captions enter as words."""
-        return True
-
-    @property
-    def sentence_features(self) -> int:
-        """E, width of the text encoder's sentence vector."""
-        return self.text.features
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Number of words."""
-        return self.text.vocabulary_size
 
     @property
     def noise_shape(self) -> tuple[int, int]:
@@ -253,8 +234,32 @@ class AttentionStage(nn.Module):
         return self.up(self.residuals(torch.cat([maps, context], dim=1))), weights
 
 
+@contextmanager
+def statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Batch normalisation, which moves its running statistics with every pass, leaves them alone."""
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    counters = {name: value for name, value in network.named_buffers() if name.endswith("num_batches_tracked")}
+    before = {name: value.clone() for name, value in counters.items()}
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for name, value in counters.items():
+            value.copy_(before[name])
+
+
+def _first_and_again(network: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), statistics_kept(network)
+
+
 class Generator(nn.Module):
     """G: all stages, of a caption that is encoded already."""
+
+    recomputes = False  # whether, in training, what is inside of the stages that attend is forgotten and computed again on the way back
 
     def __init__(self, config: AttnGANConfig) -> None:
         super().__init__()
@@ -278,7 +283,12 @@ class Generator(nn.Module):
         """Images and weights of all stages, of the first one's maps [B, D, A, A]."""
         hidden, weights = [maps], []
         for stage in self.stages:
-            maps, read = stage(hidden[-1], text)
+            if self.recomputes and torch.is_grad_enabled():
+                maps, read = checkpoint(
+                    stage, hidden[-1], text, use_reentrant=False, preserve_rng_state=False, context_fn=partial(_first_and_again, stage)
+                )
+            else:
+                maps, read = stage(hidden[-1], text)
             hidden.append(maps)
             weights.append(read)
         images = [picture(hidden[stage]).tanh() for stage, picture in zip(self.config.shown, self.pictures, strict=True)]

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -30,19 +30,16 @@ from torch.nn import functional as F
 from cap2im.models import inception
 from cap2im.models.inception import Inception
 from cap2im.models.text import EncodedText
-from cap2im.models.word_encoder import TextEncoder, TextEncoderConfig
+from cap2im.models.word_encoder import ReadingConfig, TextEncoder
 
 SMALLEST_NORM = 1e-8  # of two vectors' norms multiplied, below which their cosine is not divided by it
 SCORES_AT_ONCE = 2**18  # of words and regions on a processor: what its caches hold
 CODE_PLACES = 4  # the small encoder's code sees a map of 4 x 4 places
 
 
-class DAMSMConfig(BaseModel):
-    """Sizes of the matching model. The defaults are the released ones."""
+class DAMSMConfig(ReadingConfig):
+    """Sizes of the matching model and its text encoder (`text`). The defaults are the released ones."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    text: TextEncoderConfig = TextEncoderConfig()
     image_encoder: Literal["inception", "small"] = "inception"
     variant: Literal["paper", "released"] = "paper"  # "released": training moves the batch statistics of the frozen Inception
     corners: bool = False  # Inception's images are resized with aligned corners, as torch did up to 0.3
@@ -55,26 +52,6 @@ class DAMSMConfig(BaseModel):
         if self.image_encoder == "inception" and self.colours != 3:
             raise ValueError(f"image_encoder inception sees 3 colours, not {self.colours}; image_encoder small sees either")
         return self
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Number of words."""
-        return self.text.vocabulary_size
-
-    @property
-    def conditioning(self) -> Literal["words"]:
-        """Captions enter as words."""
-        return "words"
-
-    @property
-    def reads_words(self) -> bool:
-        """Whether captions enter as words."""
-        return True
-
-    @property
-    def sentence_features(self) -> int:
-        """E, width of the sentence vector and of all others."""
-        return self.text.features
 
     @property
     def noise_shape(self) -> tuple[int, int]:

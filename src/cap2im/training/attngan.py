@@ -112,6 +112,7 @@ class AttnGANTrainee(DrawingTrainee):
         torch.manual_seed(recipe.train.seed)
         model, settings = Adversaries(recipe), recipe.train
         model.drawing.text.load_state_dict(text)
+        model.drawing.generator.recomputes = settings.recompute
         model.train()
         groups = [
             {"params": list(model.drawing.generator.parameters()), "lr": settings.generator_rate},
