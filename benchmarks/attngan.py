@@ -6,9 +6,9 @@ Networks of attngan-coco with random weights: three sizes up to 256 x 256. Sampl
 training step is everything but the matching model's image encoder: generator, three discriminators, losses, Adam, running average.
 
 "plainly" is the same network and the same update, written as one first would, in the same run: every upsampling enlarges before it
-convolves, channels come first, gradients are kept until they are replaced, the generator's update also computes those of the
-discriminators, and Adam goes tensor by tensor. Each row is measured in a process of its own. With one thread, seconds are those that the
-processor spent on it, so that a busy machine falsifies less.
+convolves, channels come first, all pictures are drawn at once and normalised after every convolution, gradients are kept until they are
+replaced, the generator's update also computes those of the discriminators, and Adam goes tensor by tensor. Each row is measured in a
+process of its own. With one thread, seconds are those that the processor spent on it, so that a busy machine falsifies less.
 """
 
 from __future__ import annotations
@@ -70,7 +70,13 @@ def written_plainly() -> None:
         seed = F.glu(stage.norm(stage.linear(torch.cat([condition, noise], dim=1))), dim=1)
         return stage.ups(seed.view(-1, stage.channels, attngan.SEED_SIDE, attngan.SEED_SIDE))
 
+    def residual(block: attngan.ResidualBlock, maps: Tensor) -> Tensor:
+        inside = F.glu(block.first_norm(block.first(maps)), dim=1)
+        return maps + block.second_norm(block.second(inside))
+
+    attngan.PLACES_AT_ONCE = sys.maxsize
     attngan.UpBlock.forward = up  # type: ignore[method-assign]
+    attngan.ResidualBlock.forward = residual  # type: ignore[method-assign]
     attngan.FirstStage.forward = first  # type: ignore[method-assign]
     attngan.gated = lambda units: F.glu(units, dim=1)
 
@@ -101,10 +107,10 @@ class Eyes(nn.Module):
         return EncodedImage(self.regions(F.adaptive_avg_pool2d(images, REGIONS)), self.code(images.mean(dim=(2, 3))))
 
 
-def training(device: torch.device, precision: str, batch: int, plainly: bool) -> Callable[[], object]:
+def training(device: torch.device, precision: str, batch: int, plainly: bool, recompute: bool) -> Callable[[], object]:
     """A whole update of all networks."""
     recipe = coco()
-    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision})})
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision, "recompute": recompute})})
     c, settings = recipe.model, recipe.train
     attngan_training = sys.modules[AttnGANTrainee.__module__]
     attngan_training.initialise = lambda network: None  # type: ignore[attr-defined]  # orthogonal weights take minutes and change no time
@@ -164,7 +170,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.one == "sampling":
         function, work = sampling(device, arguments.precision)
     else:
-        function = training(device, arguments.precision, arguments.batch, arguments.plainly)
+        function = training(device, arguments.precision, arguments.batch, arguments.plainly, arguments.recompute)
         with FlopCounterMode(display=False) as counter:
             function()
         work = counter.get_total_flops() / 1e9
@@ -182,6 +188,7 @@ def main() -> None:
     parser.add_argument("--one", choices=["sampling", "training"], help=argparse.SUPPRESS)  # one row, as JSON
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help=argparse.SUPPRESS)
     parser.add_argument("--plainly", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--recompute", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)
@@ -197,10 +204,12 @@ def main() -> None:
     labels = {"sampling": f"sampling {PICTURES} pictures", "training": f"training step, batch {arguments.batch}"}
     for what in arguments.what:
         plain = 0.0
-        for label, plainly, precision in ((", plainly", True, "fp32"), ("", False, "fp32"), ("", False, "bf16")):
+        rows = [(", plainly", "fp32", ["--plainly"]), ("", "fp32", []), ("", "bf16", [])]
+        rows += [(", train.recompute", precision, ["--recompute"]) for precision in ("fp32", "bf16")] if what == "training" else []
+        for label, precision, more in rows:
             command = [sys.executable, "-m", "benchmarks.attngan", "--one", what, "--precision", precision, "--device", arguments.device]
             command += ["--threads", str(arguments.threads), "--runs", str(arguments.runs), "--batch", str(arguments.batch)]
-            row = json.loads(subprocess.run([*command, *["--plainly"] * plainly], check=True, stdout=subprocess.PIPE).stdout)
+            row = json.loads(subprocess.run([*command, *more], check=True, stdout=subprocess.PIPE).stdout)
             plain = plain or row["seconds"]
             rate = row["work"] / row["seconds"]
             cells = [

@@ -46,6 +46,10 @@ def test_draw_json_from_file_and_standard_input(run, tmp_path, model):
     assert [entry["caption"] for entry in json.loads(out)] == [CAPTION]
     one, two = (next((tmp_path / f).glob("the-digit-three*/sample-1.png")).read_bytes() for f in "ab")
     assert one == two
+    code, out, _ = run("draw", CAPTION, "--model", model, "--json", "-n", "1", "-o", "c", "--precision", "bf16")
+    assert [json.loads(out)[0]["precision"], written[0]["precision"]] == ["bf16", "fp32"]
+    pages = [next((tmp_path / f).glob("the-digit-three*/drawing.html")).read_text() for f in "ac"]
+    assert [" in bf16" in page for page in pages] == [False, True]
 
 
 def test_drawing_again_leaves_no_stale_samples_and_one_folder_for_the_same_words(run, tmp_path, model):

@@ -238,6 +238,10 @@ def test_the_commands(run, model, dataset, tmp_path):
     assert len(files(tmp_path / "some")) == 7
     for arguments, told in (
         (["generate", str(model), "--data", dataset.folder, "--out", "all"], "cap2im: all: this folder is not empty; --resume draws"),
+        (
+            ["generate", str(model), "--data", dataset.folder, "--real", "--out", "all", "--resume", "--precision", "bf16"],
+            "cap2im: all: was begun otherwise: precision: 'fp32' -> 'bf16'",
+        ),
         (["generate", str(model), "--data", dataset.folder, "--sample", "7", "-o", "b"], "cap2im: a sample of 7 images was asked for, and"),
         (["generate", str(model), "--data", "nowhere", "-o", "b"], "cap2im: nowhere: no prepared dataset"),
         (["generate", str(model), "--data", dataset.folder, "--per-caption", "0"], "cap2im: Invalid value for '--per-caption'"),

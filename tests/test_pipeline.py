@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,6 +12,10 @@ from huggingface_hub.utils import filter_repo_objects
 
 import cap2im
 from cap2im.checkpoint import read_weights, write_model
+from cap2im.config import load_recipe
+from cap2im.data.mnist_captions import ALIASES, WORDS
+from cap2im.data.vocabulary import Vocabulary
+from cap2im.models.kinds import DRAWING_KINDS
 from cap2im.pipeline import Pipeline, bundled_models, find_device, find_model
 from tests.stages import staged_pipeline
 from tests.tiny import tiny_model
@@ -88,6 +93,28 @@ def test_glimpses_are_seen_before_the_drawing_is_finished(pipeline, monkeypatch)
     monkeypatch.setattr(pipeline.model, "drawing", told_of)
     pipeline.drawings(CAPTIONS, [0, 1, 2], watch=lambda glimpses: told.append(glimpses.first))
     assert told == ["drawn", 0] * 3 + ["drawn", 2] * 3
+
+
+@pytest.mark.parametrize("recipe", ["aligndraw-digits", "fc-vae-mnist", "conv-vae-mnist", "lapgan-mnist", "attngan-mnist"])
+def test_a_model_of_every_kind_draws_in_half_precision_nearly_the_same(recipe):
+    wanted = load_recipe(recipe)
+    torch.manual_seed(0)
+    model = DRAWING_KINDS[wanted.kind].make(wanted.model).eval().requires_grad_(False)
+    for weights in model.parameters():
+        if weights.ndim > 1:
+            weights.mul_(2)  # a picture in which something can be told apart
+    whole = Pipeline("m", model, Vocabulary(words=WORDS, aliases=ALIASES), {})
+    half = dataclasses.replace(whole, precision="bf16")
+    pictures = whole.images(CAPTIONS, [0, 1, 2])
+    difference = (half.images(CAPTIONS, [0, 1, 2]) - pictures).abs()
+    assert 0 < difference.max() < 0.2
+    assert difference.mean() < 0.01
+    seen = []
+    ours, theirs = half.drawings(CAPTIONS, [0, 1, 2], watch=seen.append), whole.drawings(CAPTIONS, [0, 1, 2])
+    assert (ours[0].model, theirs[0].model) == ("m in bf16", "m")
+    assert np.array_equal([glimpses.canvases[0] for glimpses in seen], ours[0].canvases)
+    if ours[0].attention is not None:
+        np.testing.assert_allclose(ours[0].attention, theirs[0].attention, atol=0.02)
 
 
 def test_released_variant_draws_captions_independently(tmp_path):

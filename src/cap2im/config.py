@@ -34,6 +34,7 @@ from cap2im.models.aligndraw import DRAWConfig
 from cap2im.models.attngan import AttnGANConfig
 from cap2im.models.damsm import DAMSMConfig
 from cap2im.models.lapgan import LAPGANConfig, SharpenerConfig
+from cap2im.models.precision import Precision
 from cap2im.models.reader import ReaderConfig
 from cap2im.models.skipthoughts import SkipThoughtsConfig
 from cap2im.models.vae import VAEConfig
@@ -112,7 +113,7 @@ class BoundTraining(Section):
         (0, 1.0),
     )  # (step, weight of the KL), linear between; 1 is the bound
     ema_decay: float = Field(0.0, ge=0, lt=1)  # of the weights that validate and draw; 0 is none
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     log_every: int = Field(10, ge=1)  # steps
     validate_every: int = Field(500, ge=1)  # steps
     checkpoint_every: int = Field(500, ge=1)  # steps
@@ -144,7 +145,7 @@ class GANTraining(Section):
     coarse_noise: float = Field(0.0, ge=0)  # deviation of the noise on all small images that the coarse discriminator sees; LAPGAN has none
     mismatch_weight: float = Field(0.0, ge=0)  # of real images with another's caption, which are then to be refused too; LAPGAN has none
     ema_decay: float = Field(0.0, ge=0, lt=1)  # of the generators' weights that draw; 0 is none
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     log_every: int = Field(10, ge=1)  # steps
     validate_every: int = Field(500, ge=1)  # steps
     checkpoint_every: int = Field(500, ge=1)  # steps
@@ -161,7 +162,7 @@ class MatchingTraining(Section):
 
     seed: int = Field(0, ge=0, lt=2**63)
     epochs: int = Field(600, ge=1)
-    batch_size: int = Field(48, ge=2)  # over all processes; each process matches its own share
+    batch_size: int = Field(48, ge=2)  # over all processes
     inception: str = ""  # file of torchvision's weights for image_encoder inception; empty is the cache, or else a verified download
     learning_rate: float = Field(2e-3, gt=0)  # of Adam
     rate_decay: float = Field(0.98, gt=0, le=1)  # each epoch multiplies the rate by this
@@ -169,7 +170,7 @@ class MatchingTraining(Section):
     warmup_steps: int = Field(0, ge=0)  # the rate rises linearly from 0
     clip_norm: float = Field(0.25, gt=0)  # of the text encoder's gradient; the image encoder's is not clipped
     gammas: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (4.0, 5.0, 10.0)  # the paper has 5 for the first
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     log_every: int = Field(10, ge=1)  # steps
     validate_every: int = Field(500, ge=1)  # steps
     checkpoint_every: int = Field(500, ge=1)  # steps
@@ -192,7 +193,8 @@ class AttnGANTraining(Section):
     gammas: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (4.0, 5.0, 10.0)  # of the matching losses; the paper has 5 for the first
     kl_weight: float = Field(1.0, ge=0)  # of the conditioning augmentation
     ema_decay: float = Field(0.999, ge=0, lt=1)  # of the generator's weights that draw; 0 is none
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
+    recompute: bool = False  # the insides of the generator's large stages on the way back: less memory, more time
     log_every: int = Field(10, ge=1)  # steps
     validate_every: int = Field(1000, ge=1)  # steps
     checkpoint_every: int = Field(1000, ge=1)  # steps
@@ -345,7 +347,7 @@ class SkipThoughtsTraining(Section):
     learning_rate: float = Field(1e-3, gt=0)  # of Adam
     warmup_steps: int = Field(0, ge=0)  # the rate rises linearly from 0
     clip_norm: float = Field(10.0, gt=0)  # of each encoder with its decoders
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     log_every: int = Field(10, ge=1)  # steps
     validate_every: int = Field(1000, ge=1)  # steps
     checkpoint_every: int = Field(1000, ge=1)  # steps
@@ -373,7 +375,7 @@ class ClassifierTraining(Section):
     weight_decay: float = Field(5e-4, ge=0)
     crop: int = Field(4, ge=0, le=16)  # pixels of padding, of which a random crop takes the image; the page has none
     flip: bool = True  # half of the images, left to right
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     log_every: int = Field(10, ge=1)  # steps
     validate_every: int = Field(500, ge=1)  # steps
     checkpoint_every: int = Field(500, ge=1)  # steps

@@ -170,6 +170,7 @@ def generate(
         "sample": sample,
         "seed": seed,
         "side": sizes.side,
+        "precision": pipeline.precision,
         "unknown_words": pipeline.vocabulary.training_unknown,
         "captions_left_out": unreadable,
         "images": len({pair.image for pair in pairs}),

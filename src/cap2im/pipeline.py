@@ -21,6 +21,7 @@ from cap2im.hub import ENCODER_FILES, download, is_repository
 from cap2im.models.interface import DrawingModel, Step
 from cap2im.models.kinds import DRAWING_KINDS
 from cap2im.models.lapgan import Sharpener, SharpenerConfig
+from cap2im.models.precision import Precision, autocast
 from cap2im.models.text import EncodedText
 from cap2im.randomness import picture_noise
 from cap2im.sentences import SentenceEncoder, load_sentence_encoder
@@ -186,7 +187,7 @@ class Sharpening:
             wanted = [len(captions), c.colours, c.side, c.side]
             raise ValueError(f"{self.name} sharpens {wanted}, an image for each caption; got {list(images.shape)}")
         sharpen = self.of(captions, unknown)
-        parts = [slice(start, start + _at_once(c.side)) for start in range(0, len(images), _at_once(c.side))]
+        parts = [slice(start, start + pictures_at_once(c.side)) for start in range(0, len(images), pictures_at_once(c.side))]
         return torch.cat([sharpen(images[rows].to(self.device), rows) for rows in parts])
 
 
@@ -218,6 +219,7 @@ class Pipeline:
         config: the whole config.json.
         encoder: makes the sentence vectors, for a model that is conditioned on them.
         sharpening: what every finished picture goes through, or None.
+        precision: in which the network draws; captions are encoded, and pictures sharpened, in fp32.
     """
 
     name: str
@@ -226,10 +228,14 @@ class Pipeline:
     config: dict[str, Any]
     encoder: SentenceEncoder | None = None
     sharpening: Sharpening | None = None
+    precision: Precision = "fp32"
 
     @classmethod
-    def load(cls, name: str, *, device: str = "cpu", sharpen: str | None = None) -> Pipeline:
-        """Finds and loads a model, and a sharpener of its drawings; see `find_model` for names and errors."""
+    def load(cls, name: str, *, device: str = "cpu", sharpen: str | None = None, precision: Precision = "fp32") -> Pipeline:
+        """Finds and loads a model, and a sharpener of its drawings; see `find_model` for names and errors.
+
+        In bf16, where the processor or accelerator has it, large pictures are drawn several times as fast, and differ slightly.
+        """
         target = find_device(device)
         folder = find_model(name)
         config = read_config(folder)
@@ -245,7 +251,8 @@ class Pipeline:
         except (KeyError, ValidationError, RuntimeError) as error:
             raise ValueError(f"{folder}: config and weights do not fit: {' '.join(str(error).split())[:300]}") from None
         encoder = own_encoder(folder, config, sizes.sentence_features) if sizes.conditioning == "sentence" else None
-        pipeline = cls(shown_name(name, folder), model.to(target).eval().requires_grad_(False), vocabulary, config, encoder)
+        model = model.to(target).eval().requires_grad_(False)
+        pipeline = cls(shown_name(name, folder), model, vocabulary, config, encoder, precision=precision)
         return pipeline if sharpen is None else pipeline.sharpened(Sharpening.load(sharpen, device=device))
 
     def sharpened(self, sharpening: Sharpening) -> Pipeline:
@@ -270,7 +277,7 @@ class Pipeline:
     @property
     def at_once(self) -> int:
         """Pictures that are drawn at once; they do not depend on each other."""
-        return _at_once(self.model.config.side)
+        return pictures_at_once(self.model.config.side)
 
     def draw(self, captions: str | Sequence[str], *, samples: int = 1, seed: int = 0, unknown: Unknown = "error") -> list[Drawing]:
         """Draws captions.
@@ -330,6 +337,12 @@ class Pipeline:
         return text, picture_noise(seeds, self.model.noise_shape).to(self.device)
 
     @torch.inference_mode()
+    def picture(self, text: EncodedText | None, noise: Tensor) -> Tensor:
+        """The model's own `picture` [B, C, A, A] of encoded captions, in the precision in which it is to draw; not sharpened."""
+        with autocast(self.device, self.precision):
+            return self.model.picture(text, noise).float()
+
+    @torch.inference_mode()
     def _draw(
         self,
         captions: Sequence[str],
@@ -341,7 +354,9 @@ class Pipeline:
     ) -> Iterator[Drawing]:
         seen = None if watch is None else lambda step: watch(_glimpses(first, step))
         inputs = self._inputs(captions, tokens, seeds)
-        sequence = self.model.sample(*inputs) if seen is None else self.model.watched(*inputs, seen)
+        with autocast(self.device, self.precision):
+            sequence = self.model.sample(*inputs) if seen is None else self.model.watched(*inputs, seen)
+        sequence = sequence.in_fp32()
         pictures, attention, boxes = sequence.pictures, sequence.words, sequence.boxes  # [B, T, C, A, A], [B, T, L], [B, T, 4]
         if self.sharpening is not None:  # one more step, which writes over the whole canvas and hears all words alike
             side = self.model.config.side
@@ -352,13 +367,14 @@ class Pipeline:
                 seen(Step(pictures[:, -1], *(None if each is None else each[:, -1] for each in (attention, boxes))))
         canvases = _levels(pictures)  # [B, T, A, A, C]
         stages = [_levels(stage) for stage in sequence.stages]  # [B, a, a, C]
+        drawer = self.name if self.precision == "fp32" else f"{self.name} in {self.precision}"
         for row, (caption, read, seed) in enumerate(zip(captions, tokens, seeds, strict=True)):
             words = None if attention is None else attention[row, :, : len(read.words)].cpu().numpy()
             shown = read.words if words is not None else ()
             written = None if boxes is None else boxes[row].cpu().numpy()
             maps = tuple(weights[row, : len(shown)].cpu().numpy() for weights in sequence.maps)
             sizes = tuple(stage[row] for stage in stages)
-            yield Drawing(caption, shown, seed, self.name, canvases=canvases[row], attention=words, boxes=written, stages=sizes, maps=maps)
+            yield Drawing(caption, shown, seed, drawer, canvases=canvases[row], attention=words, boxes=written, stages=sizes, maps=maps)
 
     @torch.inference_mode()
     def images(self, captions: Sequence[str], seeds: Sequence[int], *, unknown: Unknown = "error") -> Tensor:
@@ -367,12 +383,13 @@ class Pipeline:
         pictures = []
         for start in range(0, len(tokens), self.at_once):
             rows = slice(start, start + self.at_once)
-            drawn = self.model.picture(*self._inputs(captions[rows], tokens[rows], seeds[rows]))
+            drawn = self.picture(*self._inputs(captions[rows], tokens[rows], seeds[rows]))
             pictures.append((drawn if self.sharpening is None else self.sharpening.sharpen(drawn, captions[rows], unknown)).cpu())
         return torch.cat(pictures)
 
 
-def _at_once(side: int) -> int:
+def pictures_at_once(side: int) -> int:
+    """How many pictures of A x A pixels are drawn together, whoever draws them."""
     return max(1, min(PICTURES_AT_ONCE, PIXELS_AT_ONCE // side**2))
 
 
@@ -393,5 +410,5 @@ def _alike(lengths: Sequence[int], like: Tensor) -> Tensor:
 
 
 def _glimpses(first: int, step: Step) -> Glimpses:
-    words, boxes = (None if each is None else each.cpu().numpy() for each in (step.words, step.boxes))
-    return Glimpses(first, _levels(step.pictures), words, boxes)
+    words, boxes = (None if each is None else each.float().cpu().numpy() for each in (step.words, step.boxes))
+    return Glimpses(first, _levels(step.pictures.float()), words, boxes)

@@ -83,34 +83,50 @@ def mirror():
 
 
 DATA = b"some weights"
-NAME = f"weights-{hashlib.sha256(DATA).hexdigest()[:8]}.pth"
+SHA256 = hashlib.sha256(DATA).hexdigest()
+NAME = "weights.pth"
 
 
 def test_download_is_told_verified_and_kept(mirror, tmp_path, monkeypatch, capsys):
     served, asked, url = mirror
     served[f"/{NAME}"] = DATA
     monkeypatch.setenv("CAP2IM_CACHE", str(tmp_path))
-    monkeypatch.setitem(inception.PUBLISHED, "imagenet", f"{url}/{NAME}")
+    monkeypatch.setitem(inception.PUBLISHED, "imagenet", inception.Published(f"{url}/{NAME}", SHA256))
     found = find_inception("imagenet")
     assert found.read_bytes() == DATA
     assert f"downloading {url}/{NAME}" in capsys.readouterr().err
     assert find_inception("imagenet") == found
     assert asked == [""]  # once
     found.write_bytes(b"something else")
-    with pytest.raises(ValueError, match=r"SHA-256 .* is expected; remove it"):
+    with pytest.raises(ValueError, match=rf"SHA-256 .* where {SHA256} is expected; remove it"):
         find_inception("imagenet")
+    for known, right in ((SHA256[:8], True), (SHA256[:8] + "0" * 56, False)):
+        monkeypatch.setitem(inception.PUBLISHED, "imagenet", inception.Published(f"{url}/{NAME}", known))
+        found.unlink(missing_ok=True)
+        if right:
+            assert find_inception("imagenet") == found
+            continue
+        with pytest.raises(ValueError, match=rf"{NAME}: SHA-256 {SHA256} where {known} is expected"):
+            find_inception("imagenet")
+        assert not found.exists()
+
+
+def test_the_weights_of_fid_are_known_to_the_last_digit():
+    assert len(inception.PUBLISHED["fid"].sha256) == 64
+    for url, sha256 in inception.PUBLISHED.values():
+        assert url.endswith(f"-{sha256[:8]}.pth"), "their names tell the first eight"
 
 
 def test_an_interrupted_download_goes_on(mirror, tmp_path):
     served, asked, url = mirror
     served[f"/{NAME}"] = DATA
     (tmp_path / f".{NAME}.part").write_bytes(DATA[:5])
-    fetch(f"{url}/{NAME}", tmp_path / NAME)
+    fetch(f"{url}/{NAME}", tmp_path / NAME, SHA256)
     assert asked == ["bytes=5-"]
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
     assert (tmp_path / NAME).read_bytes() == DATA
     (tmp_path / NAME).rename(tmp_path / f".{NAME}.part")  # as if stopped just before the end
-    fetch(f"{url}/{NAME}", tmp_path / NAME)
+    fetch(f"{url}/{NAME}", tmp_path / NAME, SHA256)
     assert (tmp_path / NAME).read_bytes() == DATA
     assert len(asked) == 1
 
@@ -118,8 +134,8 @@ def test_an_interrupted_download_goes_on(mirror, tmp_path):
 def test_a_wrong_download_is_refused_and_leaves_nothing(mirror, tmp_path):
     served, _, url = mirror
     served[f"/{NAME}"] = b"something else"
-    with pytest.raises(ValueError, match=rf"{NAME}: SHA-256 .* where {NAME[8:16]}… is expected"):
-        fetch(f"{url}/{NAME}", tmp_path / NAME)
+    with pytest.raises(ValueError, match=rf"{NAME}: SHA-256 .* where {SHA256} is expected"):
+        fetch(f"{url}/{NAME}", tmp_path / NAME, SHA256)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match=r"cannot download .*/nowhere-00000000.pth: .*404.*; give the file's path"):
-        fetch(f"{url}/nowhere-00000000.pth", tmp_path / "nowhere-00000000.pth")
+    with pytest.raises(ValueError, match=r"cannot download .*/nowhere.pth: .*404.*; give the file's path"):
+        fetch(f"{url}/nowhere.pth", tmp_path / "nowhere.pth", SHA256)

@@ -114,6 +114,24 @@ def test_drawings_that_are_the_images_themselves_have_the_least_distance(tmp_pat
     assert quick_eyes[-2:] == [7, 14], "other weights, other statistics"
 
 
+def test_as_many_are_drawn_at_once_as_the_pipeline_says(tmp_path, quick_eyes, monkeypatch):
+    words, _, data, _ = models(tmp_path)
+    pipeline, drawn = Pipeline.load(str(words)), []
+    picture = Pipeline.picture
+
+    def watched(self, text, noise):
+        drawn.append(len(noise))
+        return picture(self, text, noise)
+
+    monkeypatch.setattr(Pipeline, "picture", watched)
+    found = []
+    for most in (100, 5):
+        monkeypatch.setattr("cap2im.pipeline.PICTURES_AT_ONCE", most)
+        found.append(evaluate(pipeline, data=data, fid=True, images=14, bound_samples=1)["fid"]["distance"])
+    assert drawn == [14, 5, 5, 4]
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
 def test_captions_that_are_drawn_are_spread_evenly_and_known(tmp_path, quick_eyes):
     words, _, data, _ = models(tmp_path)
     pipeline = Pipeline.load(str(words))
@@ -141,6 +159,13 @@ def test_photographs_of_any_shape_are_cut_to_the_drawings_side(tmp_path, quick_e
     drawn = torch.arange(4, 16, dtype=torch.uint8).expand(14, 3, 12, 12)
     result = evaluate(dataclasses.replace(pipeline, model=Copies(pipeline.model, drawn)), data=data, fid=True, images=14, bound_samples=1)
     assert result["fid"]["distance"] == pytest.approx(0, abs=1e-9)
+    manifest = json.loads((Path(data) / "manifest.json").read_text())
+    (Path(data) / "manifest.json").write_text(json.dumps(manifest | {"fit": "shorter", "side": 12}))
+    copies = dataclasses.replace(pipeline, model=Copies(pipeline.model, drawn))
+    found = evaluate(copies, data=data, similarity=True, samples=1, images=14)["similarity"]
+    assert (found["ssim"]["mean"], found["psnr"]["mean"]) == (pytest.approx(1), pytest.approx(100))
+    with pytest.raises(ValueError, match="its images are not square, a drawing of words is 12"):
+        evaluate(pipeline, data=data, similarity=True, samples=1, images=14, bound_samples=1)
 
 
 # R-precision and neural distance
@@ -244,7 +269,7 @@ def test_a_perfect_judge_of_right_and_of_shuffled_drawings(squares_of_16, tmp_pa
 
 
 def test_r_precision_of_captioned_digits(tmp_path):
-    digits = Pipeline.load(str(tiny_model(tmp_path / "digits")))
+    digits = Pipeline.load(str(tiny_model(tmp_path / "digits")), precision="bf16")
     damsm = matching_model(tmp_path / "damsm", digits.vocabulary, side=60, colours=1)
     result = evaluate(digits, data=None, damsm=str(damsm), samples=1, images=2, bound_samples=1)
     found = result["r_precision"]
@@ -253,6 +278,20 @@ def test_r_precision_of_captioned_digits(tmp_path):
     assert together == pytest.approx(found["rate"] * 440)
     assert found["rate"] < 0.1
     assert found["protocol"]["captions"] == 440
+    assert found["protocol"]["precision"] == result["caption_accuracy"]["protocol"]["precision"] == "bf16"
+
+
+def test_what_was_drawn_in_half_precision_says_so_and_bounds_are_not(tmp_path):
+    words, _, data, _ = models(tmp_path)
+    pipelines = [Pipeline.load(str(words), precision=precision) for precision in ("fp32", "bf16")]
+    how = {"data": data, "images": 5, "bound_samples": 1, "samples": 2, "similarity": True}
+    whole, half = (evaluate(pipeline, **how) for pipeline in pipelines)
+    assert half["likelihood"] == whole["likelihood"]
+    assert half["similarity"]["protocol"] == whole["similarity"]["protocol"] | {"precision": "bf16"}
+    assert 0 < abs(half["similarity"]["psnr"]["mean"] - whole["similarity"]["psnr"]["mean"]) < 0.1
+    captions = Captions.spread(PreparedDataset.open(data), "test", 4, pipelines[0].vocabulary)
+    pictures = [draw(pipeline, captions, range(4), seed=0) for pipeline in pipelines]  # for the other measures
+    assert 0 < (pictures[0] - pictures[1]).abs().max() < 0.1
 
 
 def test_captions_of_one_scene_are_no_wrong_match(tmp_path, monkeypatch):

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cap2im.models.attngan import LARGE_SIDE, AttnGAN, AttnGANConfig, UpBlock, WordAttention, conditioning_kl, cut
+from cap2im.models.attngan import (
+    LARGE_SIDE,
+    AttnGAN,
+    AttnGANConfig,
+    Generator,
+    ResidualBlock,
+    UpBlock,
+    WordAttention,
+    conditioning_kl,
+    cut,
+)
 from cap2im.models.interface import Gaussian, standard_normal
 from cap2im.models.text import EncodedText
 
@@ -137,11 +147,53 @@ def test_every_place_reads_the_word_that_is_like_it():
     torch.testing.assert_close(context, 20 * maps, rtol=0, atol=1e-6)
 
 
+def with_statistics(block: nn.Module) -> nn.Module:
+    """In float64, with batch normalisation that is not the neutral one."""
+    for name, value in block.double().state_dict().items():
+        if "norm" in name and value.is_floating_point():
+            value.uniform_(0.5, 1.5)
+    return block
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_residual_blocks_are_what_their_docstring_says(training):
+    torch.manual_seed(0)
+    block = with_statistics(ResidualBlock(3)).train(training)
+    maps = torch.randn(2, 3, 5, 6, dtype=torch.float64)
+    inside = torch.nn.functional.glu(block.first_norm(block.first(maps)), dim=1)
+    torch.testing.assert_close(block(maps), maps + block.second_norm(block.second(inside)), rtol=0, atol=1e-12)
+
+
+def test_pictures_are_refined_a_few_at_a_time_unless_they_depend_on_each_other(monkeypatch):
+    refined = []
+    refine = Generator._refined
+
+    def watched(self, maps, text):
+        refined.append(len(maps))
+        return refine(self, maps, text)
+
+    monkeypatch.setattr(Generator, "_refined", watched)
+    monkeypatch.setattr("cap2im.models.attngan.PLACES_AT_ONCE", 2 * 64**2 + 1)
+    model, tokens_and_mask = make(), captions()
+    text, noise = model.encode(*tokens_and_mask), noise_of(model)
+    few = model.generate(text, noise)
+    assert refined == [2, 2, 1]
+    monkeypatch.undo()
+    for ours, whole in zip((*few.images, *few.maps), (lambda g: (*g.images, *g.maps))(model.generate(text, noise)), strict=True):
+        torch.testing.assert_close(ours, whole, rtol=0, atol=1e-12)
+    monkeypatch.setattr(Generator, "_refined", watched)
+    monkeypatch.setattr("cap2im.models.attngan.PLACES_AT_ONCE", 1)
+    refined.clear()
+    make(variant="released").generate(text, noise)
+    model.train().generate(text, noise)
+    assert refined == [5, 5]
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("side", [LARGE_SIDE - 1, LARGE_SIDE])
 def test_up_blocks_are_what_their_docstring_says(side, training):
     torch.manual_seed(0)
-    block = UpBlock(5, 3).double().train(training)
+    block = with_statistics(UpBlock(5, 3)).train(training)
     maps = torch.randn(2, 5, 7, side, dtype=torch.float64, requires_grad=True)
     enlarged = maps.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     plain = torch.nn.functional.glu(block.norm(block.convolution(enlarged)), dim=1)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from cap2im.config import AttnGANRecipe, load_recipe
 from cap2im.data.mnist_captions import ALIASES, WORDS
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.figures import nearest_training_images
-from cap2im.models.attngan import AttnGANConfig
+from cap2im.models.attngan import AttentionStage, AttnGANConfig
 from cap2im.models.damsm import DAMSM, DAMSMConfig, SmallEncoder
 from cap2im.models.discriminators import Discriminator
 from cap2im.models.word_encoder import TextEncoderConfig
@@ -159,6 +160,53 @@ def test_discriminators_see_images_under_noise_and_the_matching_model_does_not(t
     assert blank.std().item() == pytest.approx(0.5, abs=0.05)
     assert max(images.abs().max() for images in seen["drawn"]) > 1
     assert max(images.abs().max() for images in seen["matched"]) <= 1
+
+
+def test_training_is_a_function_of_its_seed_and_not_of_torchs_own_generator(tmp_path, monkeypatch):
+    wanted = recipe(tmp_path, "train.image_noise=0.5", "train.epochs=1")
+    train(wanted, tmp_path / "one", device="cpu")
+    monkeypatch.setattr(training, "stop_if_not_finite", lambda *_: torch.rand(1))
+    train(wanted, tmp_path / "two", device="cpu")
+    other = wanted.model_copy(update={"train": wanted.train.model_copy(update={"image_noise": 0.25})})
+    train(other, tmp_path / "three", device="cpu")
+    one, two, three = ((tmp_path / run / "model" / "model.safetensors").read_bytes() for run in ("one", "two", "three"))
+    assert one == two != three
+
+
+def test_what_is_computed_again_on_the_way_back_changes_nothing(tmp_path, monkeypatch):
+    passed, stage = [], AttentionStage.forward
+
+    def watched(self, *arguments):
+        passed.append(self.training)
+        return stage(self, *arguments)
+
+    monkeypatch.setattr(AttentionStage, "forward", watched)
+    ways = {}
+    for way in ("false", "true"):
+        train(recipe(tmp_path, f"train.recompute={way}", "train.epochs=1"), tmp_path / way, device="cpu")
+        ways[way] = load_checkpoint(checkpoints(tmp_path / way)[-1]).tensors, stats(tmp_path / way, *LOSSES), sum(passed)
+        passed.clear()
+    (kept, losses, passes), (again, same_losses, more_passes) = ways.values()
+    assert (passes, more_passes) == (5, 10)
+    assert losses == same_losses
+    assert any(name.endswith("running_mean") for name in kept)
+    for name, tensor in kept.items():
+        assert torch.equal(tensor, again[name]), name
+
+
+def test_processes_share_the_noise_of_a_step(tmp_path):
+    wanted = recipe(tmp_path, "train.image_noise=0.5")
+    damsm, vocabulary, _ = training.matching_model(wanted)
+    wanted = wanted.model_copy(update={"model": wanted.model.model_copy(update={"text": damsm.config.text})})
+    trainee = AttnGANTrainee(wanted, damsm.text.state_dict(), vocabulary, {}, "")
+    images = torch.zeros(4, 1, 8, 8)
+    whole = trainee._noisy(images, "real", SimpleNamespace(num_processes=1, process_index=0))
+    shares = [trainee._noisy(images[:2], "real", SimpleNamespace(num_processes=2, process_index=index)) for index in (0, 1)]
+    assert torch.equal(shares[0], whole[0::2])
+    assert torch.equal(shares[1], whole[1::2])
+    assert whole.unique().numel() == whole.numel()
+    trainee.step = 1
+    assert not (trainee._noisy(images, "real", SimpleNamespace(num_processes=1, process_index=0)) == whole).any()
 
 
 def test_the_generator_learns_to_draw_what_is_real(tmp_path):
@@ -303,8 +351,9 @@ def test_bf16_follows_fp32(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_model(tmp_path):
-    more = changes(tmp_path, "train.epochs=1")
+@pytest.mark.parametrize("validation", [6, 1])
+def test_two_processes_train_one_model(tmp_path, validation):
+    more = changes(tmp_path, "train.epochs=1", f"data.validation_samples={validation}")
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
     launch += ["--dynamo_backend", "no", "--main_process_port", "0", "-m", "cap2im", "train", "attngan-mnist", "--device", "cpu"]
     launch += ["--run", str(tmp_path / "two"), *(part for change in more for part in ("--set", change))]

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 import cap2im.training.matching as training
 from cap2im.checkpoint import checkpoints, load_checkpoint, read_config, read_weights
 from cap2im.config import DAMSMRecipe, MatchingTraining, load_recipe
 from cap2im.metrics.matching import load_damsm
+from cap2im.models.damsm import DAMSM, DAMSMConfig, Gammas, damsm_losses
 from cap2im.models.inception import Inception
+from cap2im.models.word_encoder import TextEncoderConfig
 from cap2im.training.card import matching_card
-from cap2im.training.matching import learning_rate, train
+from cap2im.training.loop import joined, make_accelerator
+from cap2im.training.matching import equally_long, learning_rate, train
 from tests.prepared import prepared_dataset
 
 CHANGES = (
@@ -90,6 +99,62 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, monk
     assert groups["seen"]["n"] + groups["held_out"]["n"] == 5 * 440
     with pytest.raises(ValueError, match="holds a run already"):
         train(wanted, broken, device="cpu")
+
+
+def matched_in_two_processes(rank: int, folder: Path, port: int) -> None:
+    """Half of a batch in one of two processes: writes the losses and the gradients that an update would follow."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    write_matched(make_accelerator("cpu", 6), slice(rank, None, 2), folder / f"{rank}.pth")
+    torch.distributed.destroy_process_group()
+
+
+def write_matched(accelerator: Accelerator, mine: slice, path: Path) -> None:
+    torch.manual_seed(0)
+    text = TextEncoderConfig(vocabulary_size=9, word_features=4, features=6)
+    model = DAMSM(DAMSMConfig(text=text, image_encoder="small", side=16, colours=1, width=2)).double().eval()
+    random = torch.Generator().manual_seed(1)
+    images = torch.rand(6, 1, 16, 16, dtype=torch.float64, generator=random)
+    tokens, lengths = torch.randint(9, (6, 5), generator=random), torch.tensor([2, 5, 1, 4, 3, 1])[mine]
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]  # the processes' longest captions differ
+    tokens, mask = equally_long(tokens[mine, : mask.shape[1]], mask, accelerator)
+    prepared = accelerator.prepare(model)
+    image, encoded = prepared(images[mine], tokens, mask)
+    classes = torch.tensor([0, 1, 2, 1, 3, 4])[mine]
+    losses = damsm_losses(image, encoded, classes, Gammas(), lambda part: joined(part, accelerator))
+    accelerator.backward(torch.stack(list(losses.values())).sum())
+    torch.save({"losses": losses, "gradients": {name: p.grad for name, p in model.named_parameters()}}, path)
+
+
+@pytest.mark.slow
+def test_the_losses_and_gradients_of_two_processes_are_those_of_one(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(matched_in_two_processes, (tmp_path, port), 2)
+    write_matched(make_accelerator("cpu", 6), slice(None), tmp_path / "one.pth")
+    one, *both = (torch.load(tmp_path / f"{name}.pth") for name in ("one", 0, 1))
+    assert all(gradient.abs().max() > 0 for gradient in one["gradients"].values())
+    for each in both:
+        for kind in ("losses", "gradients"):
+            torch.testing.assert_close(each[kind], one[kind], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_two_processes_choose_among_the_whole_batch(tmp_path):
+    """First losses differ by the batch statistics of the small image encoder alone; among half of the batch they would be 0.7 lower."""
+    more = (*CHANGES, *DIGITS, "train.epochs=1", "model.text.dropout=0.0")
+    train(recipe("damsm-mnist", *more), tmp_path / "one", device="cpu")
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    launch += ["--dynamo_backend", "no", "--main_process_port", "0", "-m", "cap2im", "train", "damsm-mnist", "--device", "cpu"]
+    launch += ["--run", str(tmp_path / "two"), *(part for change in more for part in ("--set", change))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *launch], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("words_of_image", "image_of_words", "sentence_of_image", "image_of_sentence"):
+        one, two = (stats(tmp_path / run, f"train/{name}")[0] for run in ("one", "two"))
+        assert two == pytest.approx(one, abs=0.3)
+    assert (tmp_path / "two" / "model" / "model.safetensors").is_file()
 
 
 def test_schedule():

@@ -10,6 +10,7 @@ import os
 import sys
 import urllib.request
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -19,17 +20,27 @@ from cap2im.convert.recognise import read_tensors
 from cap2im.data.digits import cache_folder
 from cap2im.models.inception import Inception, InceptionVariant
 
-# The first eight digits of a file's SHA-256 stand at the end of its name.
-PUBLISHED: dict[InceptionVariant, str] = {
-    "imagenet": "https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth",
-    "fid": "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+
+class Published(NamedTuple):
+    """Where weights are to be had, and the SHA-256 of their file, or as much of its beginning as was published."""
+
+    url: str
+    sha256: str
+
+
+PUBLISHED: dict[InceptionVariant, Published] = {
+    "imagenet": Published("https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth", "0cc3c7bd"),
+    "fid": Published(
+        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+        "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    ),
 }
 NOT_OURS = "AuxLogits."  # the second classifier of torchvision's, which is for training it alone
 BYTES_AT_ONCE = 2**20
 
 
-def fetch(url: str, target: Path) -> None:
-    """Downloads a file whose name ends with the beginning of its SHA-256; goes on with what an interrupted download left.
+def fetch(url: str, target: Path, sha256: str) -> None:
+    """Downloads a file of a SHA-256, or of one that begins so; goes on with what an interrupted download left.
 
     Raises:
         ValueError: it cannot be had, or has another SHA-256; what came of it is then removed.
@@ -37,7 +48,7 @@ def fetch(url: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
     here = part.stat().st_size if part.is_file() else 0
-    if here and _wrong(part, target.name) is None:  # whole already, and interrupted only then
+    if here and _wrong(part, sha256) is None:  # whole already, and interrupted only then
         os.replace(part, target)
         return
     print(f"downloading {url} to {target.parent}", file=sys.stderr)
@@ -54,16 +65,16 @@ def fetch(url: str, target: Path) -> None:
                     bar.advance(task, len(block))
     except (OSError, http.client.HTTPException) as error:
         raise ValueError(f"cannot download {url}: {error}; give the file's path, or put it into {target.parent}") from None
-    if (problem := _wrong(part, target.name)) is not None:
+    if (problem := _wrong(part, sha256)) is not None:
         part.unlink()
         raise ValueError(f"{url}: {problem}")
     os.replace(part, target)
 
 
-def _wrong(path: Path, name: str) -> str | None:
-    """What is wrong with a file that should have the SHA-256 its name begins to tell."""
-    expected, found = Path(name).stem.rpartition("-")[2], file_sha256(path)
-    return None if found.startswith(expected) else f"SHA-256 {found[:12]}… where {expected}… is expected"
+def _wrong(path: Path, sha256: str) -> str | None:
+    """What is wrong with a file that should have this SHA-256, or one that begins so."""
+    found = file_sha256(path)
+    return None if found.startswith(sha256) else f"SHA-256 {found[: len(sha256)]} where {sha256} is expected"
 
 
 def find_inception(variant: InceptionVariant, path: str | Path = "") -> Path:
@@ -74,13 +85,13 @@ def find_inception(variant: InceptionVariant, path: str | Path = "") -> Path:
     """
     if path:
         if not Path(path).is_file():
-            raise ValueError(f"{path}: no such file; it should hold the weights of {PUBLISHED[variant]}")
+            raise ValueError(f"{path}: no such file; it should hold the weights of {PUBLISHED[variant].url}")
         return Path(path)
-    url = PUBLISHED[variant]
+    url, sha256 = PUBLISHED[variant]
     target = cache_folder() / "inception" / url.rpartition("/")[2]
     if not target.is_file():
-        fetch(url, target)
-    elif (problem := _wrong(target, target.name)) is not None:
+        fetch(url, target, sha256)
+    elif (problem := _wrong(target, sha256)) is not None:
         raise ValueError(f"{target}: {problem}; remove it, and it is downloaded again")
     return target
 

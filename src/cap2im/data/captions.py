@@ -170,6 +170,7 @@ class CaptionBatches:
         lengths: fewest and most words of the captions to use; captions without a known word are never used.
         equal_lengths: a batch holds captions of one length alone.
         vectors: [M, S] of all captions, for the models that are conditioned on them.
+        side: takes the middle squares of images of any shape, resized to it; None takes images as they are stored, all of one size.
 
     Raises:
         ValueError: too few captions for a batch.
@@ -187,9 +188,10 @@ class CaptionBatches:
         lengths: tuple[int, int] = (1, 200),
         equal_lengths: bool = False,
         vectors: np.ndarray | None = None,
+        side: int | None = None,
     ) -> None:
         self.images, self.captions = images, images.captions
-        self.noise_shape, self.colours, self.vectors = noise_shape, colours, vectors
+        self.noise_shape, self.colours, self.vectors, self.side = noise_shape, colours, vectors, side
         self.batch_size, self.seed, self.equal_lengths = batch_size, seed, equal_lengths
         self._words = NumberedCaptions(images.captions, vocabulary)
         words = self._words.lengths
@@ -246,7 +248,8 @@ class CaptionBatches:
     def _batch(self, captions: Tensor, noise: Tensor) -> Batch:
         which = captions.numpy()
         rows = self.images.image_of[which]
-        pixels = self.images.pixels(rows.tolist(), self.colours)
+        read = self.images.pixels if self.side is None else partial(self.images.squares, side=self.side)
+        pixels = read(rows.tolist(), self.colours)
         numbers = [self._words[caption] for caption in which]
         vectors = None if self.vectors is None else torch.from_numpy(self.vectors[which].astype(np.float32))
         return Batch(pixels.float() / 255, *pad(numbers), noise, vectors, self.images.matches[rows])

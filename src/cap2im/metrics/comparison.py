@@ -152,6 +152,8 @@ def evaluated(pipeline: Pipeline, file: Path, **asked: Any) -> dict[str, Any]:
         asked |= {"shortlist": None, "candidates": None}
     words = {key: str(value) for key, value in asked.items()}
     words |= {"device": pipeline.device.type, "torch": torch.__version__, "cap2im": cap2im.__version__}
+    if pipeline.precision != "fp32":
+        words["precision"] = pipeline.precision
     if pipeline.sharpening is not None:
         words["sharpener"] = pipeline.sharpening.sha256
     if asked.get("inception") is not None:

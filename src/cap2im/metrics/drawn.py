@@ -49,7 +49,6 @@ from cap2im.models.inception import CLASSES, FEATURES, Inception
 from cap2im.pipeline import Pipeline
 from cap2im.randomness import generator, item_noise
 
-PICTURES_AT_ONCE = 20  # bounds memory: of AttnGAN's largest maps each has tens of megabytes
 CAPTIONS_AT_ONCE = 500
 HEADS_PAIRS = 5_000  # at most
 STATISTICS = "image-statistics"  # folder beside a dataset's shards
@@ -118,7 +117,7 @@ def draw(pipeline: Pipeline, captions: Captions, rows: range, seed: int, sharpen
     tokens, mask = pad([captions.numbers[row] for row in rows])
     vectors = None if pipeline.encoder is None else pipeline.encoder.encode(captions.texts[rows.start : rows.stop]).to(model.device)
     text = model.encode(tokens.to(model.device), mask.to(model.device), vectors, alone=True)
-    pictures = model.picture(text, item_noise("drawings", seed, rows, 0, model.noise_shape).to(model.device))
+    pictures = pipeline.picture(text, item_noise("drawings", seed, rows, 0, model.noise_shape).to(model.device))
     return pictures if sharpen is None else sharpen(pictures, torch.tensor(rows))
 
 
@@ -200,13 +199,15 @@ class Looks(NamedTuple):
     codes: Tensor | None
 
 
-def look_at(judges: Judges, pictures: Callable[[range], Tensor], count: int, sharing: Sharing, advance: Callable[[int], None]) -> Looks:
-    """What is said of `count` pictures, of which `pictures` answers some rows [N, C, A, A] uint8."""
+def look_at(
+    judges: Judges, pictures: Callable[[range], Tensor], count: int, at_once: int, sharing: Sharing, advance: Callable[[int], None]
+) -> Looks:
+    """What is said of `count` pictures, of which `pictures` answers some rows [N, C, A, A] uint8, `at_once` at most."""
     eye, matcher = judges.eye, judges.matcher
     features, logits, codes = [torch.empty(0, FEATURES)], [torch.empty(0, CLASSES["fid"])], []
     if matcher is not None:
         codes.append(torch.empty(0, matcher.model.config.text.features))
-    for rows in _batches(sharing.mine(count)):
+    for rows in _batches(sharing.mine(count), at_once):
         some = pictures(rows)
         if eye is not None:
             seen = look(eye.network, some)
@@ -219,9 +220,9 @@ def look_at(judges: Judges, pictures: Callable[[range], Tensor], count: int, sha
     return Looks(*(sharing.joined(torch.cat(part)) if part else None for part in parts))
 
 
-def _batches(run: range) -> Iterator[range]:
-    for start in run[::PICTURES_AT_ONCE]:
-        yield range(start, min(start + PICTURES_AT_ONCE, run.stop))
+def _batches(run: range, at_once: int) -> Iterator[range]:
+    for start in run[::at_once]:
+        yield range(start, min(start + at_once, run.stop))
 
 
 # What is measured
@@ -258,7 +259,7 @@ def measure_drawings(
         def drawn(rows: range) -> Tensor:
             return eight_bits(draw(pipeline, captions, rows, seed, sharpen))
 
-        looks = look_at(judges, drawn, len(captions), sharing, bar(what, len(captions)))
+        looks = look_at(judges, drawn, len(captions), pipeline.at_once, sharing, bar(what, len(captions)))
         found: dict[str, dict[str, Any]] = {}
         if looks.features is not None and looks.logits is not None and real is not None:
             order = torch.randperm(len(captions), generator=generator("inception score", seed))
@@ -305,7 +306,7 @@ def real_statistics(pipeline: Pipeline, dataset: PreparedDataset, captions: Capt
 
     def measure() -> Statistics:
         advance, found = bar(f"looking at the {captions.split} images", len(whole)), Statistics.of(torch.empty(0, FEATURES))
-        for rows in _batches(sharing.mine(len(whole))):
+        for rows in _batches(sharing.mine(len(whole)), pipeline.at_once):
             found += Statistics.of(look(eye.network, whole.squares(rows, c.colours, c.side)).features)
             advance(len(rows))
         return found.joined(sharing)
@@ -323,6 +324,7 @@ def train_heads(pipeline: Pipeline, dataset: PreparedDataset, judges: Judges, se
     def pictures(rows: range) -> Tensor:
         return captions.whole.squares(images[rows.start : rows.stop].tolist(), c.colours, c.side)
 
-    looks = look_at(Judges(judges.eye, None), pictures, len(images), sharing, bar("looking at training images", len(images)))
+    bar_of_images = bar("looking at training images", len(images))
+    looks = look_at(Judges(judges.eye, None), pictures, len(images), pipeline.at_once, sharing, bar_of_images)
     assert looks.features is not None
     return fit_heads(looks.features[which], judges.matcher.sentences(captions.texts), seed=seed)

@@ -159,14 +159,20 @@ class _Shortlists:
 
 
 def _captioned(pipeline: Pipeline, dataset: PreparedDataset, split: Split, count: int, sharing: Sharing) -> _Captioned:
-    """At most `count` captions of a split, spread evenly over it."""
+    """At most `count` captions of a split, spread evenly over it.
+
+    A bound is of images as they are stored, of the model's size; drawings alone are compared with the middle squares of images of any.
+    """
     c, noise_shape = pipeline.model.config, pipeline.model.noise_shape
     if dataset.is_here(split):
-        dataset.require_size(c.side, f"a drawing of {pipeline.name}")
+        stored = isinstance(pipeline.model, LikelihoodModel)
+        if stored:
+            dataset.require_size(c.side, f"a drawing of {pipeline.name}")
         whole = CaptionedImages(dataset, split)
         with sharing.first_ahead():
             vectors = None if pipeline.encoder is None else sentence_vectors(dataset, split, whole.captions, pipeline.encoder)
-        batches = CaptionBatches(whole, pipeline.vocabulary, noise_shape, colours=c.colours, batch_size=1, vectors=vectors)
+        how: dict[str, Any] = {"colours": c.colours, "vectors": vectors, "side": None if stored else c.side}
+        batches = CaptionBatches(whole, pipeline.vocabulary, noise_shape, batch_size=1, **how)
         rows = batches.spread(count)
         captions, image_of = [whole.captions[row] for row in rows.tolist()], torch.from_numpy(whole.image_of)[rows]
         return _Captioned(split, batches.fixed(count), captions, rows, image_of, whole)
@@ -212,6 +218,7 @@ def evaluate_captions(pipeline: Pipeline, data: str | Path, measures: Measures, 
             result |= _beside_images(pipeline, dataset, others, main, measures, sharing, bars, about)
         if measures.judges_drawings:
             told, seed = {**about, "split": main, "captions": captions.sha256, "drawings": len(captions)}, measures.seed
+            told |= _precision(pipeline)
             result |= measure_drawings(pipeline, dataset, captions, judges, seed=seed, protocol=told, sharing=sharing, bar=bars.start)
     return result
 
@@ -381,13 +388,14 @@ def _similarity(
             batch.vectors,
             samples=samples,
             seed=measures.seed,
+            precision=pipeline.precision,
             sharpen=sharpen,
             sharing=sharing,
             advance=bars.start(what, len(batch) * samples),
         )
 
     told = {"version": similarity.METRIC_VERSION, "samples": samples, "window": similarity.WINDOW, "data_range": 1.0}
-    found = {"metric": "similarity of drawings with the images of their captions", "protocol": protocol | told}
+    found = {"metric": "similarity of drawings with the images of their captions", "protocol": protocol | told | _precision(pipeline)}
     found |= measured("drawing and comparing")
     if (sharpening := pipeline.sharpening) is not None:
         sharpen = sharpening.of(there.captions, sharpening.training_unknown)
@@ -397,6 +405,11 @@ def _similarity(
 
 def _versions(pipeline: Pipeline) -> dict[str, str]:
     return {"device": pipeline.device.type, "torch": torch.__version__, "cap2im": cap2im.__version__}
+
+
+def _precision(pipeline: Pipeline) -> dict[str, str]:
+    """Of drawings; bounds are estimated in fp32 alone."""
+    return {} if pipeline.precision == "fp32" else {"precision": pipeline.precision}
 
 
 def _sharpener(sharpening: Sharpening) -> dict[str, Any]:
@@ -464,6 +477,7 @@ def evaluate_digits(pipeline: Pipeline, data: Path | None, measures: Measures, s
             return accuracy, sharing.joined(torch.cat(codes))
 
         accuracy, codes = measured(dataclasses.replace(pipeline, sharpening=None), "drawing the 440 captions")
+        accuracy["protocol"] |= _precision(pipeline)
         result = _result(pipeline, caption_accuracy=accuracy)
         if matcher is not None:
             result["r_precision"] = _r_precision_of_digits(pipeline, matcher, held_out, codes, measures, sharing)
@@ -514,6 +528,7 @@ def _r_precision_of_digits(
         "seed": measures.seed,
         **matcher.protocol,
         **_versions(pipeline),
+        **_precision(pipeline),
     }
     groups = {"seen": matching.rate(first[seen]), "held_out": matching.rate(first[~seen])}
     about = {"metric": "R-precision", "protocol": protocol, "drawings": len(codes), "chance": 1 / (matching.OTHERS + 1)}

@@ -19,13 +19,14 @@ from torch import Tensor
 from cap2im.metrics.likelihood import Sharpen, mean_and_error
 from cap2im.metrics.sharing import Sharing
 from cap2im.models.interface import DrawingModel
+from cap2im.models.precision import Precision, autocast
+from cap2im.pipeline import pictures_at_once
 from cap2im.randomness import item_noise
 
 METRIC_VERSION = 1  # goes up whenever the same drawings would get another number
 SAMPLES = 50  # drawings of each caption in the paper
 WINDOW = 11
 HIGHEST_PSNR = 100  # decibels: a hundred-thousandth of white, far finer than the steps of stored pixels
-PICTURES_AT_ONCE = 500
 IMAGES_AT_ONCE = 2_000
 NEEDED = "needs more than the core; in the checkout: pip install -c constraints.txt '.[metrics]'"
 
@@ -64,6 +65,7 @@ def similarity(
     *,
     samples: int = SAMPLES,
     seed: int,
+    precision: Precision = "fp32",
     sharpen: Sharpen | None = None,
     sharing: Sharing = Sharing(),  # noqa: B008  # frozen
     advance: Callable[[int], None] = lambda _: None,
@@ -77,6 +79,7 @@ def similarity(
         vectors: [N, S] sentence vectors, for the models that are conditioned on them.
         samples: drawings of each caption.
         seed: of the drawings; a caption's noise is its own, by its row.
+        precision: in which the model draws.
         sharpen: compares sharpened pictures in place of the drawings.
         sharing: among processes.
         advance: told after each pass how many drawings it compared.
@@ -90,12 +93,13 @@ def similarity(
     mine, device = sharing.mine(len(images)), model.device
     scores = torch.empty(len(mine), samples, 2, dtype=torch.float64)
     jobs = torch.cartesian_prod(torch.arange(mine.start, mine.stop), torch.arange(samples)).view(-1, 2)
-    for part in jobs.split(PICTURES_AT_ONCE):
+    for part in jobs.split(pictures_at_once(model.config.side)):
         rows, place = part[:, 0].unique(return_inverse=True)
         given = None if vectors is None else vectors[rows].to(device)
         text = model.encode(tokens[rows].to(device), mask[rows].to(device), given, alone=True)
         noise = torch.cat([item_noise("similarity", seed, [row], sample, model.noise_shape) for row, sample in part.tolist()])
-        pictures = model.picture(None if text is None else text[place.to(device)], noise.to(device))
+        with autocast(device, precision):
+            pictures = model.picture(None if text is None else text[place.to(device)], noise.to(device)).float()
         if sharpen is not None:
             pictures = sharpen(pictures, part[:, 0])
         theirs = images[part[:, 0]].to(device)

@@ -16,28 +16,30 @@ Shapes: B batch, L words, E text features, D width (the paper's D^), N places of
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from cap2im.models.interface import DrawingModel, DrawnSequence
 from cap2im.models.text import EncodedText
-from cap2im.models.word_encoder import TextEncoder, TextEncoderConfig
+from cap2im.models.word_encoder import ReadingConfig, TextEncoder
 
 SEED_SIDE = 4  # of the map that noise and caption become first
 LARGE_SIDE = 32  # of a map from which on an upsampling block sums its kernel
+PLACES_AT_ONCE = 256**2  # of the last maps that a processor draws together; larger tensors are fetched anew from the system, page by page
 
 
-class AttnGANConfig(BaseModel):
-    """Sizes of a generator and its text encoder. The defaults are the release's for COCO."""
+class AttnGANConfig(ReadingConfig):
+    """Sizes of a generator and its text encoder (`text`). The defaults are the release's for COCO."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    text: TextEncoderConfig = TextEncoderConfig(vocabulary_size=22)
     architecture: Literal["attngan", "attndcgan"] = "attngan"  # "attndcgan" shows the last size alone
     variant: Literal["paper", "released"] = "paper"
     condition: int = Field(100, ge=1)  # K, of the conditioning augmentation
@@ -75,26 +77,6 @@ class AttnGANConfig(BaseModel):
         return self.drawn_sides[-1] - 2 * self.margin
 
     @property
-    def conditioning(self) -> Literal["words"]:
-        """Captions enter as words."""
-        return "words"
-
-    @property
-    def reads_words(self) -> bool:
-        """Whether captions enter as words."""
-        return True
-
-    @property
-    def sentence_features(self) -> int:
-        """E, width of the text encoder's sentence vector."""
-        return self.text.features
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Number of words."""
-        return self.text.vocabulary_size
-
-    @property
     def noise_shape(self) -> tuple[int, int]:
         """Of one picture's noise: one row, Z numbers for the first stage, then K for the conditioning augmentation."""
         return 1, self.noise + self.condition
@@ -128,6 +110,14 @@ def gated(units: Tensor) -> Tensor:
     return values * gates.sigmoid()
 
 
+def normed(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Kernel and bias of a convolution that also does what batch normalisation, whose statistics stand still, does with its result."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return convolution.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+
+
 class ConditioningAugmentation(nn.Module):
     """F_ca: a Gaussian around the sentence vector, of which a condition is drawn (StackGAN, section 3.2)."""
 
@@ -155,14 +145,15 @@ class UpBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """[B, D', 2H, 2W] of [B, D, H, W]."""
+        kernel, bias = (self.convolution.weight, None) if self.training else normed(self.convolution, self.norm)
         if maps.shape[-1] < LARGE_SIDE:
-            drawn = self.convolution(F.interpolate(maps, scale_factor=2.0, mode="nearest"))
+            drawn = F.conv2d(F.interpolate(maps, scale_factor=2.0, mode="nearest"), kernel, bias, padding=1)
         else:
-            kernel = F.pad(self.convolution.weight, (1, 1, 1, 1))  # [2D', D, 5, 5]
+            kernel = F.pad(kernel, (1, 1, 1, 1))  # [2D', D, 5, 5]
             kernel = kernel[:, :, 1:] + kernel[:, :, :-1]
             kernel = kernel[..., 1:] + kernel[..., :-1]  # [2D', D, 4, 4]
-            drawn = F.conv_transpose2d(maps, kernel.flip(2, 3).transpose(0, 1), stride=2, padding=1)  # [B, 2D', 2H, 2W]
-        return gated(self.norm(drawn))
+            drawn = F.conv_transpose2d(maps, kernel.flip(2, 3).transpose(0, 1), bias, stride=2, padding=1)  # [B, 2D', 2H, 2W]
+        return gated(self.norm(drawn) if self.training else drawn)
 
 
 class ResidualBlock(nn.Module):
@@ -177,6 +168,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """[B, D, H, W] of the same."""
+        if not self.training:
+            inside = gated(F.conv2d(maps, *normed(self.first, self.first_norm), padding=1))
+            return maps + F.conv2d(inside, *normed(self.second, self.second_norm), padding=1)
         return maps + self.second_norm(self.second(gated(self.first_norm(self.first(maps)))))
 
 
@@ -240,8 +234,32 @@ class AttentionStage(nn.Module):
         return self.up(self.residuals(torch.cat([maps, context], dim=1))), weights
 
 
+@contextmanager
+def statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Batch normalisation, which moves its running statistics with every pass, leaves them alone."""
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    counters = {name: value for name, value in network.named_buffers() if name.endswith("num_batches_tracked")}
+    before = {name: value.clone() for name, value in counters.items()}
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for name, value in counters.items():
+            value.copy_(before[name])
+
+
+def _first_and_again(network: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), statistics_kept(network)
+
+
 class Generator(nn.Module):
     """G: all stages, of a caption that is encoded already."""
+
+    recomputes = False  # whether, in training, what is inside of the stages that attend is forgotten and computed again on the way back
 
     def __init__(self, config: AttnGANConfig) -> None:
         super().__init__()
@@ -256,13 +274,32 @@ class Generator(nn.Module):
         c = self.config
         latent, of_condition = noise[:, 0].split([c.noise, c.condition], dim=1)
         condition, mean, log_variance = self.augmentation(text.sentence, of_condition)
-        hidden, weights = [self.first(condition, latent)], []
+        first = self.first(condition, latent)
+        parts = [self._refined(first[rows], text[rows]) for rows in self._shares(first)]
+        images, weights = (tuple(torch.cat(shares) for shares in zip(*sizes, strict=True)) for sizes in zip(*parts, strict=True))
+        return Generated(images, weights, mean, log_variance)
+
+    def _refined(self, maps: Tensor, text: EncodedText) -> tuple[list[Tensor], list[Tensor]]:
+        """Images and weights of all stages, of the first one's maps [B, D, A, A]."""
+        hidden, weights = [maps], []
         for stage in self.stages:
-            maps, read = stage(hidden[-1], text)
+            if self.recomputes and torch.is_grad_enabled():
+                maps, read = checkpoint(
+                    stage, hidden[-1], text, use_reentrant=False, preserve_rng_state=False, context_fn=partial(_first_and_again, stage)
+                )
+            else:
+                maps, read = stage(hidden[-1], text)
             hidden.append(maps)
             weights.append(read)
-        images = tuple(picture(hidden[stage]).tanh() for stage, picture in zip(c.shown, self.pictures, strict=True))
-        return Generated(images, tuple(weights), mean, log_variance)
+        images = [picture(hidden[stage]).tanh() for stage, picture in zip(self.config.shown, self.pictures, strict=True)]
+        return images, weights
+
+    def _shares(self, maps: Tensor) -> list[slice]:
+        """The rows that are refined together: all, or on a processor, where they do not depend on each other, few enough to be fast."""
+        count = len(maps)
+        together = self.training or self.config.variant == "released" or maps.device.type != "cpu"
+        share = count if together else max(1, PLACES_AT_ONCE // self.config.drawn_sides[-1] ** 2)
+        return [slice(start, start + share) for start in range(0, count, share)]
 
 
 class AttnGAN(DrawingModel):

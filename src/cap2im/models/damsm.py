@@ -18,10 +18,11 @@ Shapes: B batch, K images, N captions, L words, E features, R regions (R' R' pla
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -29,19 +30,16 @@ from torch.nn import functional as F
 from cap2im.models import inception
 from cap2im.models.inception import Inception
 from cap2im.models.text import EncodedText
-from cap2im.models.word_encoder import TextEncoder, TextEncoderConfig
+from cap2im.models.word_encoder import ReadingConfig, TextEncoder
 
 SMALLEST_NORM = 1e-8  # of two vectors' norms multiplied, below which their cosine is not divided by it
 SCORES_AT_ONCE = 2**18  # of words and regions on a processor: what its caches hold
 CODE_PLACES = 4  # the small encoder's code sees a map of 4 x 4 places
 
 
-class DAMSMConfig(BaseModel):
-    """Sizes of the matching model. The defaults are the released ones."""
+class DAMSMConfig(ReadingConfig):
+    """Sizes of the matching model and its text encoder (`text`). The defaults are the released ones."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    text: TextEncoderConfig = TextEncoderConfig()
     image_encoder: Literal["inception", "small"] = "inception"
     variant: Literal["paper", "released"] = "paper"  # "released": training moves the batch statistics of the frozen Inception
     corners: bool = False  # Inception's images are resized with aligned corners, as torch did up to 0.3
@@ -54,26 +52,6 @@ class DAMSMConfig(BaseModel):
         if self.image_encoder == "inception" and self.colours != 3:
             raise ValueError(f"image_encoder inception sees 3 colours, not {self.colours}; image_encoder small sees either")
         return self
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Number of words."""
-        return self.text.vocabulary_size
-
-    @property
-    def conditioning(self) -> Literal["words"]:
-        """Captions enter as words."""
-        return "words"
-
-    @property
-    def reads_words(self) -> bool:
-        """Whether captions enter as words."""
-        return True
-
-    @property
-    def sentence_features(self) -> int:
-        """E, width of the sentence vector and of all others."""
-        return self.text.features
 
     @property
     def noise_shape(self) -> tuple[int, int]:
@@ -284,14 +262,24 @@ def matching_losses(scores: Tensor, classes: Tensor | None) -> tuple[Tensor, Ten
     return F.cross_entropy(scores, pairs), F.cross_entropy(scores.T, pairs)
 
 
-def damsm_losses(image: EncodedImage, text: EncodedText, classes: Tensor | None, gammas: Gammas) -> dict[str, Tensor]:
-    """The four terms of equation 13 by name, of images and their captions; classes as for `matching_losses`.
+def damsm_losses(
+    image: EncodedImage, text: EncodedText, classes: Tensor | None, gammas: Gammas, joined: Callable[[Tensor], Tensor] = lambda part: part
+) -> dict[str, Tensor]:
+    """The four terms of equation 13 by name, of images and their captions; what autocast left in half precision is compared in single.
 
-    What autocast left in half precision is compared in single.
+    Args:
+        image: B images.
+        text: their captions.
+        classes: as for `matching_losses`.
+        gammas: see there.
+        joined: of processes that share a batch, [B, ...] of all of them for [b, ...] of this one: each then scores its own images with all
+            captions, and the losses are those of the whole batch.
     """
     precision = torch.promote_types(text.words.dtype, torch.float32)
     regions, code, words, sentence = (features.to(precision) for features in (*image, text.words, text.sentence))
-    of_words = matching_losses(word_scores(regions, words, text.mask, gammas), classes)
-    of_sentences = matching_losses(sentence_scores(code, sentence, gammas), classes)
+    words, sentence, mask = joined(words), joined(sentence), joined(text.mask)
+    classes = None if classes is None else joined(classes)
+    of_words = matching_losses(joined(word_scores(regions, words, mask, gammas)), classes)
+    of_sentences = matching_losses(joined(sentence_scores(code, sentence, gammas)), classes)
     names = ("words_of_image", "image_of_words", "sentence_of_image", "image_of_sentence")
     return dict(zip(names, (*of_words, *of_sentences), strict=True))

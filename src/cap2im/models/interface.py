@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -129,6 +129,12 @@ class DrawnSequence:
         """[B, C, A, A] the last pixel means in 0..1: the paper shows these instead of samples of the pixels."""
         last = self.canvases[:, -1]
         return last.sigmoid() if self.logits else last
+
+    def in_fp32(self) -> DrawnSequence:
+        """The same in single precision, of whatever precision it was drawn in."""
+        words, boxes = (None if each is None else each.float() for each in (self.words, self.boxes))
+        stages, maps = (tuple(each.float() for each in some) for some in (self.stages, self.maps))
+        return replace(self, canvases=self.canvases.float(), words=words, boxes=boxes, stages=stages, maps=maps)
 
 
 @dataclass(frozen=True)

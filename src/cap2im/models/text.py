@@ -40,7 +40,7 @@ class EncodedText:
     mask: Tensor
     context: Tensor | None = None
 
-    def __getitem__(self, rows: Tensor) -> EncodedText:
+    def __getitem__(self, rows: Tensor | slice) -> EncodedText:
         """The captions of some rows [N], which may repeat."""
         context = None if self.context is None else self.context[rows]
         return EncodedText(self.words[rows], self.sentence[rows], self.mask[rows], context)

@@ -43,6 +43,34 @@ class TextEncoderConfig(BaseModel):
         return features
 
 
+class ReadingConfig(BaseModel):
+    """What every configuration of a model with this text encoder says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    text: TextEncoderConfig = TextEncoderConfig()
+
+    @property
+    def conditioning(self) -> Literal["words"]:
+        """Captions enter as words."""
+        return "words"
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether captions enter as words."""
+        return True
+
+    @property
+    def sentence_features(self) -> int:
+        """E, width of the sentence vector and of the words."""
+        return self.text.features
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of words."""
+        return self.text.vocabulary_size
+
+
 class TextEncoder(nn.Module):
     """Words and sentence of a caption, whatever else is in its batch."""
 

@@ -26,15 +26,18 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cap2im import randomness
 from cap2im.checkpoint import read_config
 from cap2im.config import AttnGANRecipe, to_toml
 from cap2im.data.batch import Batch
 from cap2im.data.pairs import pyramid
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.metrics.matching import OTHERS, fewest_wrong, load_damsm, own_caption_first, require_sight
+from cap2im.metrics.sharing import Sharing
 from cap2im.models.attngan import AttnGAN, AttnGANConfig, Generated, conditioning_kl, cut
 from cap2im.models.damsm import DAMSM, EncodedImage, Gammas, damsm_losses
 from cap2im.models.discriminators import Discriminator, discriminator_loss, generator_loss
+from cap2im.models.precision import autocast
 from cap2im.models.text import EncodedText
 from cap2im.training.bound import shown_drawings
 from cap2im.training.loop import BatchesAhead, RunLog, make_accelerator, prepare_processor, progress_bar, stop_if_not_finite
@@ -109,6 +112,7 @@ class AttnGANTrainee(DrawingTrainee):
         torch.manual_seed(recipe.train.seed)
         model, settings = Adversaries(recipe), recipe.train
         model.drawing.text.load_state_dict(text)
+        model.drawing.generator.recomputes = settings.recompute
         model.train()
         groups = [
             {"params": list(model.drawing.generator.parameters()), "lr": settings.generator_rate},
@@ -166,20 +170,22 @@ class AttnGANTrainee(DrawingTrainee):
             the losses by name.
         """
         settings, c = self.recipe.train, self.recipe.model
-        half = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.precision == "bf16")
+        half = autocast(accelerator.device, settings.precision)
         losses = {}
         with half:
             made: Generated = generator(text, noise)
         for stage, discriminator, real, drawn in zip(c.shown, discriminators, reals, made.images, strict=True):
             with half:
-                judgement = discriminator(self._noisy(real), self._noisy(drawn.detach()), text.sentence)
+                both = self._noisy(real, "real", accelerator), self._noisy(drawn.detach(), "drawn", accelerator)
+                judgement = discriminator(*both, text.sentence)
             losses[f"discriminator_{c.drawn_sides[stage]}"] = loss = discriminator_loss(judgement)
             self._move(loss, f"the loss of discriminator {c.drawn_sides[stage]}", discriminator, accelerator)
 
         self.model.discriminators.requires_grad_(False)
         with half:
             judges = cast(list[Discriminator], list(self.model.discriminators))
-            verdicts = [judge.judge(self._noisy(drawn), text.sentence) for judge, drawn in zip(judges, made.images, strict=True)]
+            judged = [self._noisy(drawn, "judged", accelerator) for drawn in made.images]
+            verdicts = [judge.judge(images, text.sentence) for judge, images in zip(judges, judged, strict=True)]
             image = encode_image(cut(made.images[-1], c.drawn_sides[-1], c))
         deceptions = {f"generator_{c.drawn_sides[stage]}": generator_loss(v) for stage, v in zip(c.shown, verdicts, strict=True)}
         mismatches = damsm_losses(image, text, classes, Gammas(*settings.gammas))
@@ -192,10 +198,14 @@ class AttnGANTrainee(DrawingTrainee):
         self.step += 1
         return {name: loss.detach() for name, loss in (losses | deceptions | mismatches | {"kl": kl}).items()}
 
-    def _noisy(self, images: Tensor) -> Tensor:
+    def _noisy(self, images: Tensor, name: str, accelerator: Accelerator) -> Tensor:
         """Images as the discriminators see them: where paper is white to the last bit, they would else learn nothing but that."""
-        deviation = self.recipe.train.image_noise
-        return images + deviation * torch.randn_like(images) if deviation else images
+        settings, processes = self.recipe.train, accelerator.num_processes
+        if not settings.image_noise:
+            return images
+        random = randomness.generator("image noise", settings.seed, self.step, images.shape[-1], name)
+        noise = torch.randn(len(images) * processes, *images.shape[1:], generator=random)[accelerator.process_index :: processes]
+        return images + settings.image_noise * noise.to(images)
 
     def _move(self, loss: Tensor, what: str, network: nn.Module, accelerator: Accelerator) -> None:
         """Moves the weights that a loss has gradients for: those of `network`."""
@@ -341,10 +351,11 @@ def validate(trainee: AttnGANTrainee, batch: Batch, damsm: DAMSM, accelerator: A
     trainee.model.discriminators.eval()
     names = [f"told_apart_{c.drawn_sides[stage]}" for stage in c.shown] + ["matched"]
     sums = torch.zeros(len(names), device=accelerator.device, dtype=torch.float64)
-    codes, sentences = [], []
-    rows = batch[slice(accelerator.process_index, None, accelerator.num_processes)]
-    for start in range(0, len(rows), VALIDATION_BATCH):
-        part = rows[start : start + VALIDATION_BATCH].to(accelerator.device)
+    codes, sentences = ([torch.empty(0, c.text.features)] for _ in range(2))  # there may be fewer images than processes
+    sharing = Sharing(accelerator.process_index, accelerator.num_processes)
+    mine = sharing.mine(len(batch))
+    for start in mine[::VALIDATION_BATCH]:
+        part = batch[start : min(start + VALIDATION_BATCH, mine.stop)].to(accelerator.device)
         text = generator.encode(part.tokens, part.mask)
         images = generator.generate(text, part.noise).images
         pairs = zip(discriminators, real_pictures(part.images, c), images, strict=True)
@@ -353,11 +364,12 @@ def validate(trainee: AttnGANTrainee, batch: Batch, damsm: DAMSM, accelerator: A
             sums[place] += (real > drawn).sum()
         codes.append(damsm.image(cut(images[-1], c.drawn_sides[-1], c)).code.cpu())
         sentences.append(text.sentence.cpu())
-    others = min(OTHERS, fewest_wrong(len(rows), rows.classes))
-    matched = own_caption_first(torch.cat(codes), torch.cat(sentences), rows.classes, others=others)
-    sums[-1] = matched.sum().to(sums)
     trainee.model.train()
-    means = (accelerator.reduce(sums, "sum") / len(batch)).tolist()
+    sums = accelerator.reduce(sums, "sum")
+    others = min(OTHERS, fewest_wrong(len(batch), batch.classes))
+    all_codes, all_sentences = (sharing.joined(torch.cat(parts)) for parts in (codes, sentences))
+    sums[-1] = own_caption_first(all_codes, all_sentences, batch.classes, others=others, sharing=sharing).sum()
+    means = (sums / len(batch)).tolist()
     return {f"validation/{name}": mean for name, mean in zip(names, means, strict=True)}
 
 

@@ -31,6 +31,7 @@ from cap2im.data.vocabulary import Vocabulary
 from cap2im.models.aligndraw import DRAW
 from cap2im.models.interface import DrawingModel, LikelihoodModel
 from cap2im.models.kinds import DRAWING_KINDS
+from cap2im.models.precision import autocast
 from cap2im.randomness import picture_noise
 from cap2im.training.loop import (
     BatchesAhead,
@@ -204,7 +205,7 @@ def train(
             for group in trainee.optimizer.param_groups:
                 group["lr"] = learning_rate(settings, step, batches.steps_per_epoch)
             batch = ahead.next().to(accelerator.device)
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            with autocast(accelerator.device, settings.precision):
                 bound = prepared(batch.images, batch.tokens, batch.mask, batch.noise, batch.vectors)
             kl = bound.kl.sum(dim=1).mean()
             loss = bound.reconstruction.mean() + weight * kl

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import cap2im
 from cap2im.config import AttnGANRecipe, BoundRecipe, ClassifierRecipe, DAMSMRecipe, GANRecipe, SkipThoughtsRecipe
 from cap2im.training.loop import machine
 
+TrainedRecipe = AttnGANRecipe | BoundRecipe | ClassifierRecipe | DAMSMRecipe | GANRecipe | SkipThoughtsRecipe
 WHAT_IS_MATCHED = {
     "validation": "validation images",
     "seen": "validation digits, captions that training shows",
@@ -18,8 +20,7 @@ WHAT_IS_MATCHED = {
 
 CARD = """---
 library_name: cap2im
-pipeline_tag: text-to-image
-license: mit
+{task}license: mit
 ---
 
 # {name}
@@ -28,272 +29,161 @@ license: mit
 
 | | |
 | --- | --- |
-| command | `{command}` |
-{origin}| seed | {seed} |
-| updates | {steps:,} |
-| time | {hours:.2f} h on {machine} |
-| parameters | {parameters:,} |
-| validation bound | {bound:.2f} nats an image (KL {kl:.2f}), one posterior sample; pixels: {observation} |
-| written by | cap2im {version}, torch {torch} |
-
-Draw with it: `cap2im draw CAPTION --model FOLDER`. Measure it: `cap2im evaluate FOLDER`.
-"""
-
-
-def bound_card(name: str, recipe: BoundRecipe, figures: dict[str, Any]) -> str:
-    """The card of a model trained by its bound: how it was made, and the figures that training measured."""
-    return CARD.format(
-        name=name,
-        description=recipe.description,
-        command=figures["command"],
-        origin=f"| started from | weights of SHA-256 {figures['started_from']} |\n" if "started_from" in figures else "",
-        seed=recipe.train.seed,
-        steps=figures["steps"],
-        hours=figures["seconds"] / 3600,
-        machine=machine(),
-        parameters=figures["parameters"],
-        bound=figures["validation/bound"],
-        kl=figures["validation/kl"],
-        observation=figures["observation"],
-        version=cap2im.__version__,
-        torch=torch.__version__,
-    )
-
-
-GAN_CARD = """---
-library_name: cap2im
-pipeline_tag: {task}
-license: mit
----
-
-# {name}
-
-{description}.
-
-| | |
-| --- | --- |
-| command | `{command}` |
-| seed | {seed} |
-| updates | {steps:,} |
-| time | {hours:.2f} h on {machine} |
-| parameters | {parameters:,}, without discriminators |
-| validation images, drawn ones taken for real by the discriminators | {taken} |
-| squared error a pixel of blurred images, sharpened ones | {blurred:.5f}, {sharpened:.5f} |
-| written by | cap2im {version}, torch {torch} |
+{table}
 
 {use}
 """
 
 
-def gan_card(name: str, recipe: GANRecipe, figures: dict[str, Any]) -> str:
-    """The card of a trained LAPGAN or sharpener."""
-    draws = recipe.kind == "lapgan"
-    return GAN_CARD.format(
-        name=name,
-        task="text-to-image" if draws else "image-to-image",
-        description=recipe.description,
-        command=figures["command"],
-        seed=recipe.train.seed,
-        steps=figures["steps"],
-        hours=figures["seconds"] / 3600,
-        machine=machine(),
-        parameters=figures["parameters"],
-        taken=", ".join(
-            f"{level} {figures[f'validation/{level}_real']:.0%}, {figures[f'validation/{level}_drawn']:.0%}"
-            for level in (("coarse", "fine") if draws else ("fine",))
-        ),
-        blurred=figures["validation/blurred_error"],
-        sharpened=figures["validation/sharpened_error"],
-        version=cap2im.__version__,
-        torch=torch.__version__,
-        use="Draw with it: `cap2im draw CAPTION --model FOLDER`." if draws else "Use it: `cap2im draw CAPTION --sharpen FOLDER`.",
+def _card(
+    name: str,
+    recipe: TrainedRecipe,
+    figures: Mapping[str, Any],
+    *,
+    task: str | None,
+    use: str,
+    measured: Mapping[str, str],
+    origin: Mapping[str, str] | None = None,
+    of: str = "",
+    parameters: str = "",
+) -> str:
+    """A card.
+
+    Args:
+        name: of the recipe.
+        recipe: what was trained.
+        figures: what training measured.
+        task: the hub's name for what the model does, if it has one.
+        use: what to do with it.
+        measured: rows of what it is worth.
+        origin: rows of what it was made of, if that is more than a command and a seed.
+        of: what an update saw, behind the number of updates.
+        parameters: which are counted, behind their number.
+    """
+    rows = {
+        "command": f"`{figures['command']}`",
+        **({} if origin is None else origin),
+        "seed": recipe.train.seed,
+        "updates": f"{figures['steps']:,}{of}",
+        "time": f"{figures['seconds'] / 3600:.2f} h on {machine()}",
+        "parameters": f"{figures['parameters']:,}{parameters}",
+        **measured,
+        "written by": f"cap2im {cap2im.__version__}, torch {torch.__version__}",
+    }
+    table = "\n".join(f"| {what} | {told} |" for what, told in rows.items())
+    told_task = "" if task is None else f"pipeline_tag: {task}\n"
+    return CARD.format(task=told_task, name=name, description=recipe.description, table=table, use=use)
+
+
+def _interval(found: Mapping[str, Any]) -> str:
+    """A rate with its interval."""
+    return f"{found['rate']:.2%} (95 % interval {found['low']:.2%} to {found['high']:.2%}) of {found['n']:,}"
+
+
+def bound_card(name: str, recipe: BoundRecipe, figures: dict[str, Any]) -> str:
+    """The card of a model trained by its bound: how it was made, and the figures that training measured."""
+    bound = f"{figures['validation/bound']:.2f} nats an image (KL {figures['validation/kl']:.2f})"
+    return _card(
+        name,
+        recipe,
+        figures,
+        task="text-to-image",
+        origin={"started from": f"weights of SHA-256 {figures['started_from']}"} if "started_from" in figures else None,
+        measured={"validation bound": f"{bound}, one posterior sample; pixels: {figures['observation']}"},
+        use="Draw with it: `cap2im draw CAPTION --model FOLDER`. Measure it: `cap2im evaluate FOLDER`.",
     )
 
 
-MATCHING_CARD = """---
-library_name: cap2im
-license: mit
----
-
-# {name}
-
-{description}.
-
-| | |
-| --- | --- |
-| command | `{command}` |
-{inception}| seed | {seed} |
-| updates | {steps:,} of {batch_size} pairs |
-| time | {hours:.2f} h on {machine} |
-| parameters | {parameters:,} |
-| validation loss | {loss:.3f} |
-{precisions}| written by | cap2im {version}, torch {torch} |
-
-Train an AttnGAN with it: `cap2im train attngan-... --set train.damsm=FOLDER`.
-"""
+def gan_card(name: str, recipe: GANRecipe, figures: dict[str, Any]) -> str:
+    """The card of a trained LAPGAN or sharpener."""
+    draws = recipe.kind == "lapgan"
+    taken = ", ".join(
+        f"{level} {figures[f'validation/{level}_real']:.0%}, {figures[f'validation/{level}_drawn']:.0%}"
+        for level in (("coarse", "fine") if draws else ("fine",))
+    )
+    errors = f"{figures['validation/blurred_error']:.5f}, {figures['validation/sharpened_error']:.5f}"
+    return _card(
+        name,
+        recipe,
+        figures,
+        task="text-to-image" if draws else "image-to-image",
+        parameters=", without discriminators",
+        measured={
+            "validation images, drawn ones taken for real by the discriminators": taken,
+            "squared error a pixel of blurred images, sharpened ones": errors,
+        },
+        use="Draw with it: `cap2im draw CAPTION --model FOLDER`." if draws else "Use it: `cap2im draw CAPTION --sharpen FOLDER`.",
+    )
 
 
 def matching_card(name: str, recipe: DAMSMRecipe, figures: dict[str, Any]) -> str:
     """The card of a trained matching model."""
     found = figures["r_precision"]
-    told = (
-        f"| R-precision of {WHAT_IS_MATCHED[group]}, 1 true caption of {found['others'] + 1} | {a['rate']:.2%} (95 % interval "
-        f"{a['low']:.2%} to {a['high']:.2%}) of {a['n']:,} |\n"
-        for group, a in found.items()
-        if group in WHAT_IS_MATCHED
+    precisions = {
+        f"R-precision of {told}, 1 true caption of {found['others'] + 1}": _interval(found[group])
+        for group, told in WHAT_IS_MATCHED.items()
+        if group in found
+    }
+    return _card(
+        name,
+        recipe,
+        figures,
+        task=None,
+        origin={"Inception": f"weights of SHA-256 {figures['inception']}"} if "inception" in figures else None,
+        of=f" of {recipe.train.batch_size} pairs",
+        measured={"validation loss": f"{figures['validation/loss']:.3f}", **precisions},
+        use="Train an AttnGAN with it: `cap2im train attngan-... --set train.damsm=FOLDER`.",
     )
-    return MATCHING_CARD.format(
-        name=name,
-        description=recipe.description,
-        command=figures["command"],
-        inception=f"| Inception | weights of SHA-256 {figures['inception']} |\n" if "inception" in figures else "",
-        seed=recipe.train.seed,
-        steps=figures["steps"],
-        batch_size=recipe.train.batch_size,
-        hours=figures["seconds"] / 3600,
-        machine=machine(),
-        parameters=figures["parameters"],
-        loss=figures["validation/loss"],
-        precisions="".join(told),
-        version=cap2im.__version__,
-        torch=torch.__version__,
-    )
-
-
-ATTNGAN_CARD = """---
-library_name: cap2im
-pipeline_tag: text-to-image
-license: mit
----
-
-# {name}
-
-{description}.
-
-| | |
-| --- | --- |
-| command | `{command}` |
-| seed | {seed} |
-| updates | {steps:,} of {batch_size} captions |
-| time | {hours:.2f} h on {machine} |
-| parameters | {parameters:,} with the text encoder, without discriminators |
-| matching model | {damsm}, weights of SHA-256 {digest} |
-| validation images told apart from drawn ones by the discriminators (chance is 50%) | {apart} |
-| R-precision of the drawn ones, by the matching model that they learned from, 1 true caption of at most 100 | {matched:.1%} |
-| written by | cap2im {version}, torch {torch} |
-
-Draw with it: `cap2im draw CAPTION --model FOLDER`.
-"""
 
 
 def attngan_card(name: str, recipe: AttnGANRecipe, figures: dict[str, Any]) -> str:
     """The card of a trained AttnGAN or AttnDCGAN."""
     apart = {key.rpartition("_")[2]: share for key, share in figures.items() if key.startswith("validation/told_apart_")}
-    return ATTNGAN_CARD.format(
-        name=name,
-        description=recipe.description,
-        command=figures["command"],
-        seed=recipe.train.seed,
-        steps=figures["steps"],
-        batch_size=recipe.train.batch_size,
-        hours=figures["seconds"] / 3600,
-        machine=machine(),
-        parameters=figures["parameters"],
-        damsm=figures["damsm"]["name"],
-        digest=figures["damsm"]["sha256"],
-        apart=", ".join(f"{side} px {share:.0%}" for side, share in apart.items()),
-        matched=figures["validation/matched"],
-        version=cap2im.__version__,
-        torch=torch.__version__,
+    matched = "R-precision of the drawn ones, by the matching model that they learned from, 1 true caption of at most 100"
+    return _card(
+        name,
+        recipe,
+        figures,
+        task="text-to-image",
+        of=f" of {recipe.train.batch_size} captions",
+        parameters=" with the text encoder, without discriminators",
+        measured={
+            "matching model": f"{figures['damsm']['name']}, weights of SHA-256 {figures['damsm']['sha256']}",
+            "validation images told apart from drawn ones by the discriminators (chance is 50%)": ", ".join(
+                f"{side} px {share:.0%}" for side, share in apart.items()
+            ),
+            matched: f"{figures['validation/matched']:.1%}",
+        },
+        use="Draw with it: `cap2im draw CAPTION --model FOLDER`.",
     )
-
-
-SENTENCES_CARD = """---
-library_name: cap2im
-pipeline_tag: feature-extraction
-license: mit
----
-
-# {name}
-
-{description}.
-
-| | |
-| --- | --- |
-| command | `{command}` |
-| seed | {seed} |
-| sentences | {sentences:,} (SHA-256 of their words {digest}) |
-| updates | {steps:,} of {batch_size} triples |
-| time | {hours:.2f} h on {machine} |
-| parameters | {parameters:,}, without decoders |
-| validation perplexity of the neighbours' words | {perplexities} |
-| written by | cap2im {version}, torch {torch} |
-
-From Python: `cap2im.sentences.load_sentence_encoder(FOLDER).encode([...])`.
-"""
 
 
 def sentences_card(name: str, recipe: SkipThoughtsRecipe, figures: dict[str, Any]) -> str:
     """The card of trained skip-thoughts."""
     told = {key.rpartition("_")[2]: value for key, value in figures.items() if key.startswith("validation/perplexity_")}
-    return SENTENCES_CARD.format(
-        name=name,
-        description=recipe.description,
-        command=figures["command"],
-        seed=recipe.train.seed,
-        sentences=figures["data"]["sentences"],
-        digest=figures["data"]["sha256"],
-        steps=figures["steps"],
-        batch_size=recipe.train.batch_size,
-        hours=figures["seconds"] / 3600,
-        machine=machine(),
-        parameters=figures["parameters"],
-        perplexities=", ".join(f"{key}-skip {value:.2f}" for key, value in told.items()),
-        version=cap2im.__version__,
-        torch=torch.__version__,
+    return _card(
+        name,
+        recipe,
+        figures,
+        task="feature-extraction",
+        origin={"sentences": f"{figures['data']['sentences']:,} (SHA-256 of their words {figures['data']['sha256']})"},
+        of=f" of {recipe.train.batch_size} triples",
+        parameters=", without decoders",
+        measured={
+            "validation perplexity of the neighbours' words": ", ".join(f"{key}-skip {value:.2f}" for key, value in told.items()),
+        },
+        use="From Python: `cap2im.sentences.load_sentence_encoder(FOLDER).encode([...])`.",
     )
-
-
-CLASSIFIER_CARD = """---
-library_name: cap2im
-pipeline_tag: image-classification
-license: mit
----
-
-# {name}
-
-{description}.
-
-| | |
-| --- | --- |
-| command | `{command}` |
-| seed | {seed} |
-| updates | {steps:,} of {batch_size} images |
-| time | {hours:.2f} h on {machine} |
-| parameters | {parameters:,} |
-{accuracies}| written by | cap2im {version}, torch {torch} |
-
-Make shortlists of its features: `cap2im evaluate MODEL --data DATA --shortlist FOLDER`.
-"""
 
 
 def classifier_card(name: str, recipe: ClassifierRecipe, figures: dict[str, Any]) -> str:
     """The card of a trained classifier."""
-    told = (
-        f"| {split} images right | {a['rate']:.2%} (95 % interval {a['low']:.2%} to {a['high']:.2%}) of {a['n']:,} |\n"
-        for split, a in figures["accuracy"].items()
-    )
-    return CLASSIFIER_CARD.format(
-        name=name,
-        description=recipe.description,
-        command=figures["command"],
-        seed=recipe.train.seed,
-        steps=figures["steps"],
-        batch_size=recipe.train.batch_size,
-        hours=figures["seconds"] / 3600,
-        machine=machine(),
-        parameters=figures["parameters"],
-        accuracies="".join(told),
-        version=cap2im.__version__,
-        torch=torch.__version__,
+    return _card(
+        name,
+        recipe,
+        figures,
+        task="image-classification",
+        of=f" of {recipe.train.batch_size} images",
+        measured={f"{split} images right": _interval(found) for split, found in figures["accuracy"].items()},
+        use="Make shortlists of its features: `cap2im evaluate MODEL --data DATA --shortlist FOLDER`.",
     )

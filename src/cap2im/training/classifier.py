@@ -25,6 +25,7 @@ from cap2im.data.captions import CaptionedImages
 from cap2im.data.digits import Split
 from cap2im.data.prepared import PreparedDataset
 from cap2im.metrics.caption_accuracy import wilson
+from cap2im.models.precision import autocast
 from cap2im.models.vgg import SIDE, VGG
 from cap2im.randomness import generator
 from cap2im.training.loop import RunLog, make_accelerator, prepare_processor, progress_bar, stop_if_not_finite
@@ -189,7 +190,7 @@ def train(
             for group in trainee.optimizer.param_groups:
                 group["lr"] = rate
             images, classes = (part[mine].to(accelerator.device) for part in batches.at(step))
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            with autocast(accelerator.device, settings.precision):
                 logits = prepared(images)
             loss = F.cross_entropy(logits.float(), classes)
             right = (logits.argmax(dim=1) == classes).float().mean()

@@ -34,6 +34,7 @@ from cap2im.models.lapgan import (
     generator_loss,
     level_of,
 )
+from cap2im.models.precision import autocast
 from cap2im.training.bound import shown_drawings
 from cap2im.training.loop import BatchesAhead, RunLog, make_accelerator, prepare_processor, progress_bar, stop_if_not_finite
 from cap2im.training.material import require_same_material, training_material
@@ -233,7 +234,7 @@ def train(
             schedule(trainee.optimizer, settings, step // batches.steps_per_epoch)
             batch = ahead.next().to(accelerator.device)
             captions = (batch.tokens, batch.mask, batch.vectors)
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            with autocast(accelerator.device, settings.precision):
                 drawn = generators(batch.images, batch.tokens, batch.mask, batch.noise, batch.vectors)
                 pairs = {name: [level_of(batch.images, name), picture.detach()] for name, picture in drawn.items()}
                 verdicts = discriminators(pairs, *captions, mismatched=settings.mismatch_weight > 0)
@@ -243,7 +244,7 @@ def train(
             trainee.update(model.discriminators, loss, accelerator)
 
             model.discriminators.requires_grad_(False)
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            with autocast(accelerator.device, settings.precision):
                 verdicts = model.discriminators({name: [picture] for name, picture in drawn.items()}, *captions)
             model.discriminators.requires_grad_(True)
             deceptions = {name: generator_loss(logits) for name, (logits,) in verdicts.items()}

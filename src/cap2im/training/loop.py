@@ -9,7 +9,7 @@ import platform
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -54,6 +54,26 @@ def make_accelerator(device: Literal["auto", "cpu"], batch_size: int) -> Acceler
     if batch_size % accelerator.num_processes:
         raise ValueError(f"train.batch_size {batch_size} does not divide among {accelerator.num_processes} processes")
     return accelerator
+
+
+class _Joined(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, accelerator: Accelerator) -> Tensor:
+        ctx.accelerator, ctx.mine = accelerator, slice(accelerator.process_index * len(part), (accelerator.process_index + 1) * len(part))
+        return cast(Tensor, accelerator.gather(part))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return cast(Tensor, ctx.accelerator.reduce(gradient, "sum"))[ctx.mine], None
+
+
+def joined(part: Tensor, accelerator: Accelerator) -> Tensor:
+    """The equally large parts [b, ...] of all processes, one behind the other [B, ...] (a collective call, and so is its gradient).
+
+    A loss that every process computes of all parts has the right gradient when the processes' gradients are averaged: into a part flow the
+    gradients of all their losses, which are the same one.
+    """
+    return part if accelerator.num_processes == 1 else cast(Tensor, _Joined.apply(part, accelerator))
 
 
 def progress_bar() -> Progress:

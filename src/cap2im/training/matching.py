@@ -4,7 +4,8 @@ Source: AttnGAN (arXiv:1711.10485), section 3.2; rates, clipping and batches are
 
 What the released program does differently: it forgets Adam's moments after every epoch.
 
-Where several processes share a batch, each one's wrong matches are those of its own share.
+Where several processes share a batch, the losses are those of the whole batch: every image has all captions to choose from. (The batch
+statistics of the small image encoder are those of each one's own share; those of Inception stand still.)
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
+from torch.nn import functional as F
 
 from cap2im.config import DAMSMRecipe, DigitsData, MatchingTraining, to_toml
 from cap2im.convert.inception import load_inception
@@ -24,8 +27,9 @@ from cap2im.data.mnist_captions import CanvasMaker, HeldOut
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.metrics.matching import OTHERS, fewest_wrong, matching_codes, own_caption_first, rate
 from cap2im.models.damsm import DAMSM, Gammas, InceptionEncoder, damsm_losses
+from cap2im.models.precision import autocast
 from cap2im.randomness import generator
-from cap2im.training.loop import BatchesAhead, RunLog, make_accelerator, prepare_processor, progress_bar, stop_if_not_finite
+from cap2im.training.loop import BatchesAhead, RunLog, joined, make_accelerator, prepare_processor, progress_bar, stop_if_not_finite
 from cap2im.training.material import require_same_material, training_material
 from cap2im.training.trainee import DrawingTrainee, resume_state
 
@@ -132,9 +136,10 @@ def train(
             for group in trainee.optimizer.param_groups:
                 group["lr"] = current_rate
             batch = ahead.next().to(accelerator.device)
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                image, text = prepared(2 * batch.images - 1, batch.tokens, batch.mask)
-            losses = damsm_losses(image, text, batch.classes, gammas)
+            tokens, mask = equally_long(batch.tokens, batch.mask, accelerator)
+            with autocast(accelerator.device, settings.precision):
+                image, text = prepared(2 * batch.images - 1, tokens, mask)
+            losses = damsm_losses(image, text, batch.classes, gammas, lambda part: joined(part, accelerator))
             loss = torch.stack(list(losses.values())).sum()
             terms = accelerator.reduce(torch.stack([loss, *losses.values()]).detach(), "mean").tolist()
             stop_if_not_finite("loss", terms[0], step)
@@ -173,6 +178,14 @@ def train(
     accelerator.free_memory()
     accelerator.end_training()
     return result
+
+
+def equally_long(tokens: Tensor, mask: Tensor, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
+    """Captions [b, L] with as much padding as the longest of all processes' needs (a collective call)."""
+    if accelerator.num_processes == 1:
+        return tokens, mask
+    missing = int(accelerator.gather(torch.tensor([tokens.shape[1]], device=tokens.device)).max()) - tokens.shape[1]
+    return F.pad(tokens, (0, missing)), F.pad(mask, (0, missing))
 
 
 class Judged(NamedTuple):

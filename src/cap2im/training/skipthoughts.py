@@ -18,6 +18,7 @@ from cap2im.checkpoint import read_config, whole_folder, write_model
 from cap2im.config import SkipThoughtsRecipe, SkipThoughtsTraining, to_toml
 from cap2im.data.sentences import SentenceGroups, SentenceSource, TripleBatch, TripleBatches, sentence_vocabulary, spread_triples
 from cap2im.data.vocabulary import Vocabulary
+from cap2im.models.precision import autocast
 from cap2im.models.skipthoughts import SkipThoughts, SkipThoughtsObjective
 from cap2im.training.loop import RunLog, make_accelerator, prepare_processor, progress_bar, stop_if_not_finite
 from cap2im.training.trainee import Trainee, resume_state
@@ -130,7 +131,7 @@ def train(
             batch = batches.at(step)
             words = told_words(batch)
             batch = batch[mine].to(accelerator.device)
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            with autocast(accelerator.device, settings.precision):
                 nats = prepared(batch.tokens, batch.mask)  # [B, encoders]
             loss = nats.sum(dim=1).mean()
             means = accelerator.reduce(nats.detach().mean(dim=0), "mean").tolist()
