@@ -132,7 +132,7 @@ class Drawing:
 
     def png(self) -> bytes:
         """The finished picture as PNG; caption, seed and model travel inside as PNG text."""
-        return _png(self.image, self)
+        return _png(self.image, self, optimize=False)
 
     def save(self, path: str | Path) -> Path:
         """Writes `png`.
@@ -625,14 +625,14 @@ def _tile(tiles: Sequence[Image.Image]) -> Image.Image:
     return whole
 
 
-def _png(picture: Image.Image, drawing: Drawing | None = None) -> bytes:
-    """The picture as PNG, with where it comes from as PNG text."""
+def _png(picture: Image.Image, drawing: Drawing | None = None, optimize: bool = True) -> bytes:
+    """The picture as PNG, with where it comes from as PNG text; not optimised it is a few percent larger, four times sooner."""
     info = PngImagePlugin.PngInfo()
     if drawing is not None:
         for key, value in (("caption", drawing.caption), ("seed", str(drawing.seed)), ("model", drawing.model)):
             info.add_text(key, value)
     stream = io.BytesIO()
-    picture.save(stream, "PNG", optimize=True, pnginfo=info)
+    picture.save(stream, "PNG", optimize=optimize, pnginfo=info)
     return stream.getvalue()
 
 

@@ -165,7 +165,10 @@ class Vocabulary(BaseModel):
             elif len(words) > LONGEST_CAPTION:
                 problems.append(f"caption {shown!r} has {len(words)} words; at most {LONGEST_CAPTION} are allowed")
             elif strangers and unknown == "error":
-                problems.append(f"caption {shown!r}: {'; '.join(self._stranger(w) for w in strangers)}")
+                # to look for near words takes long in a large vocabulary, and nobody reads about all of them
+                told = strangers[:TOLD_PROBLEMS] if len(problems) < TOLD_PROBLEMS else []
+                more = [f"and {len(strangers) - len(told)} unknown words more"] if len(strangers) > len(told) else []
+                problems.append(f"caption {shown!r}: {'; '.join([*(self._stranger(w) for w in told), *more])}")
             elif not any(re.match(r"\w", w) for w in known):
                 problems.append(f"caption {shown!r} has no word that the model knows")
             else:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -17,6 +19,7 @@ from anyio import to_thread
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,7 +29,7 @@ from uvicorn.supervisors import Multiprocess
 import cap2im
 from cap2im.serve.api import router
 from cap2im.serve.engine import Engine
-from cap2im.serve.metrics import Metrics
+from cap2im.serve.metrics import FOLDER, Metrics
 from cap2im.serve.settings import ServeSettings
 
 HEADERS = {
@@ -37,6 +40,10 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",  # a page says its own
 }
+DOCS = "/docs"
+SWAGGER = "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+DOCS_HEADERS = HEADERS | {"Content-Security-Policy": SWAGGER}
+_log = logging.getLogger(__name__)
 
 
 def create_app(settings: ServeSettings) -> FastAPI:
@@ -51,7 +58,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
         loading.cancel()
         engine.close()
 
-    app = FastAPI(
+    app = FastAPIOffline(  # whose /docs needs no CDN
         title="cap2im", description="Images from captions with attention.", version=cap2im.__version__, lifespan=lifespan, redoc_url=None
     )
     app.state.settings, app.state.engine, app.state.metrics = settings, engine, metrics
@@ -79,10 +86,6 @@ def create_app(settings: ServeSettings) -> FastAPI:
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
-
-    @app.exception_handler(Exception)
-    async def failed(_: Request, __: Exception) -> JSONResponse:  # which is logged by the server
-        return JSONResponse({"detail": "the server failed; what happened is in its log"}, 500)
 
     app.add_middleware(Guard, settings=settings, metrics=metrics)
     return app
@@ -130,7 +133,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, status = time.perf_counter(), 500
+        start, status, started = time.perf_counter(), 500, False
         size, complete = 0, False
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settings.body_timeout_s
@@ -153,17 +156,23 @@ class Guard:
             return message
 
         async def answered(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, started = message["status"], True
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in (DOCS_HEADERS if scope["path"] == DOCS else HEADERS).items():
                     headers.setdefault(name, value)
             async with asyncio.timeout(self.settings.timeout_s):
                 await send(message)
 
         try:
             await self.app(scope, limited, answered)
+        except Exception:
+            if started:
+                raise
+            _log.exception("%s %s failed", scope["method"], getattr(scope.get("route"), "path", "of an unknown route"))
+            response = JSONResponse({"detail": "the server failed; what happened is in its log"}, 500)
+            await response(scope, limited, answered)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.requests.labels(route, status).inc()
@@ -191,7 +200,12 @@ def serve(settings: ServeSettings) -> None:
         return
     settings.to_environment()
     config = uvicorn.Config("cap2im.serve.app:app_of_environment", factory=True, workers=settings.workers, **common)
-    Multiprocess(config, sockets=[listening]).run()
+    with tempfile.TemporaryDirectory(prefix="cap2im-metrics-") as folder:
+        os.environ[FOLDER] = folder
+        workers = Multiprocess(config, sockets=[listening])
+        workers.run()
+    if any(process.exitcode == STARTUP_FAILURE for process in workers.processes):
+        raise ValueError("the models cannot be loaded")
 
 
 def _listen(settings: ServeSettings) -> socket.socket:

@@ -30,6 +30,8 @@ from cap2im.serve.settings import ServeSettings
 
 RECENT = 0.2  # share of the last batch in the measured speed
 LONGEST_WAIT = 60  # seconds; of Retry-After
+LOOKS = 10  # for more company, at most
+LAST_LOOK_MS = 1.0  # which is `batched`'s own
 TOLD_STRANGERS = 8  # unknown words of a caption that get their nearest known ones: to look for them takes up to 0.1 s a word
 _log = logging.getLogger(__name__)
 
@@ -90,10 +92,15 @@ class Picture:
 
 
 class Waiting(AsyncBatchGenerator[Picture, Drawing]):
-    """`batched`'s queue looks for items every few milliseconds all day long; this one sleeps while there are none."""
+    """`batched`'s queue, which looks for items every few milliseconds all day long, sleeping while there are none.
+
+    It also waits longer while company keeps coming: clients that were answered together come back one after the other, and would be drawn
+    in two half-empty batches in turns.
+    """
 
     def __init__(self, *, batch_size: int, timeout_ms: float) -> None:
-        super().__init__(batch_size, timeout_ms=timeout_ms)
+        super().__init__(batch_size, timeout_ms=LAST_LOOK_MS)
+        self._size, self._look = batch_size, timeout_ms / 1000
         self._open: list[AsyncBatchItem[Picture, Drawing]] = []
         self._some = asyncio.Event()
 
@@ -109,6 +116,10 @@ class Waiting(AsyncBatchGenerator[Picture, Drawing]):
             if not self._open:
                 self._some.clear()
                 await self._some.wait()
+            came, looks = 0, 0
+            while came < len(self) < self._size and looks < LOOKS:
+                came, looks = len(self), looks + 1
+                await asyncio.sleep(self._look)
             yield await anext(batches)
 
 
@@ -308,15 +319,19 @@ class Engine:
             None if boxes[0] is None else np.stack(boxes),
         )
 
+    def strangers(self, model: str, caption: str) -> list[str]:
+        """Words of a caption that a model, or the sharpener of its pictures, does not know."""
+        pipeline = self.pipeline(model)
+        vocabularies = [pipeline.vocabulary] if pipeline.model.config.reads_words else []
+        if pipeline.sharpening is not None and pipeline.sharpening.vocabulary is not None:
+            vocabularies.append(pipeline.sharpening.vocabulary)
+        return list(dict.fromkeys(word for each in vocabularies for word in each.split(caption) if word not in each.numbers))
+
     def read(self, model: str, caption: str) -> tuple[list[str], list[tuple[str, list[str]]]]:
         """A caption's words, and those that the model does not know with the nearest ones that it knows."""
-        pipeline = self.pipeline(model)
-        words = pipeline.vocabulary.split(caption)
-        if not pipeline.model.config.reads_words:
-            return words, []
-        numbers = pipeline.vocabulary.numbers
-        strangers = [word for word in dict.fromkeys(words) if word not in numbers]
-        return words, [(word, self.nearest(model, word) if n < TOLD_STRANGERS else []) for n, word in enumerate(strangers)]
+        strangers = self.strangers(model, caption)
+        near = [(word, self.nearest(model, word) if n < TOLD_STRANGERS else []) for n, word in enumerate(strangers)]
+        return self.pipeline(model).vocabulary.split(caption), near
 
     def _nearest(self, model: str, word: str) -> list[str]:
         return self.pipeline(model).vocabulary.nearest(word)

@@ -43,7 +43,9 @@ class Metrics:
         if folder is None:
             return generate_latest(self.registry)
         for process in {int(found[1]) for path in Path(folder).iterdir() if (found := re.fullmatch(r"gauge_live\w+_(\d+)\.db", path.name))}:
-            if not Path(f"/proc/{process}").exists() and Path("/proc/self").exists():
+            try:
+                os.kill(process, 0)
+            except ProcessLookupError:
                 mark_process_dead(process)  # it was killed, and what it had queued is gone with it
         every = CollectorRegistry()
         MultiProcessCollector(every)
