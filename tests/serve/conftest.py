@@ -20,7 +20,7 @@ import pytest
 import uvicorn
 
 from cap2im.pipeline import Pipeline
-from cap2im.serve.app import create_app
+from cap2im.serve.app import configuration, create_app
 from cap2im.serve.settings import ServeSettings
 from tests.tiny import tiny_model
 
@@ -70,7 +70,8 @@ class Client:
     def begin(self, path: str, body: Any) -> socket.socket:
         """A connection on which a request was sent, and nothing is read yet."""
         content = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        common = "Host: x\r\nConnection: close\r\nContent-Type: application/json"
+        head = f"POST {path} HTTP/1.1\r\n{common}\r\nContent-Length: {len(content)}\r\n\r\n"
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=30)
         connection.sendall(head.encode() + content)
         return connection
@@ -151,7 +152,7 @@ def served(settings: ServeSettings) -> Iterator[Client]:
     """A server in a thread of this process."""
     listening = socket.create_server(("127.0.0.1", 0))
     app = create_app(settings)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=5))
+    server = uvicorn.Server(configuration(app, settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     client = Client(listening.getsockname()[1])
@@ -167,7 +168,7 @@ def served(settings: ServeSettings) -> Iterator[Client]:
 def serve(tiny) -> Iterator[Callable[..., Client]]:
     """Starts a server of the tiny model with these settings."""
     with ExitStack() as stack:
-        yield lambda **settings: stack.enter_context(served(ServeSettings.of({"models": (str(tiny),), **settings})))
+        yield lambda **settings: stack.enter_context(served(ServeSettings.of({"models": (str(tiny),), "shutdown_s": 5, **settings})))
 
 
 @contextmanager

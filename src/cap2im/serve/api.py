@@ -416,7 +416,9 @@ def router(settings: ServeSettings) -> APIRouter:
         content = answer(*arguments) if quick else await to_thread.run_sync(answer, *arguments)
         return Response(content, media_type="application/json")
 
-    @routes.post("/draw/stream", response_class=Events, responses=drawing, dependencies=[Depends(may_draw)])
+    streaming = drawing | {200: {"description": "The events.", "content": {Events.media_type: {"schema": {"type": "string"}}}}}
+
+    @routes.post("/draw/stream", response_class=StreamingResponse, responses=streaming, dependencies=[Depends(may_draw)])
     async def stream(request: Request, wanted: draw_request) -> Response:
         """Draws captions and tells every glimpse as it is drawn, as server-sent events.
 

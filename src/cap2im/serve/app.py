@@ -20,7 +20,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import STARTUP_FAILURE
@@ -139,10 +139,15 @@ class Guard:
         deadline = loop.time() + self.settings.body_timeout_s
         most = self.settings.body_bytes
 
+        too_large = HTTPException(413, f"the request's body is larger than {most:,} bytes", {"Connection": "close"})
+        declared = Headers(scope=scope).get("content-length", "")
+
         async def limited() -> Message:
             nonlocal size, complete
             if complete:
                 return await receive()
+            if declared.isdecimal() and int(declared) > most:
+                raise too_large
             try:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
@@ -152,7 +157,7 @@ class Guard:
             size += len(message.get("body", b""))
             complete = not message.get("more_body", False)
             if size > most:
-                raise HTTPException(413, f"the request's body is larger than {most:,} bytes", {"Connection": "close"})
+                raise too_large
             return message
 
         async def answered(message: Message) -> None:
@@ -179,6 +184,12 @@ class Guard:
             self.metrics.seconds.labels(route).observe(time.perf_counter() - start)
 
 
+def configuration(app: Any, settings: ServeSettings, **more: Any) -> uvicorn.Config:
+    """uvicorn's settings."""
+    shutdown_s = max(1, round(settings.shutdown_s))
+    return uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=shutdown_s, **more)
+
+
 def serve(settings: ServeSettings) -> None:
     """Serves until it is told to stop.
 
@@ -187,19 +198,13 @@ def serve(settings: ServeSettings) -> None:
     """
     listening = _listen(settings)
     settings = settings.model_copy(update={"port": listening.getsockname()[1]})
-    common: dict[str, Any] = {
-        "log_level": "warning",
-        "access_log": False,
-        "server_header": False,
-        "timeout_graceful_shutdown": max(1, round(settings.shutdown_s)),
-    }
     # uvicorn finishes what it has accepted and then raises the signal again, which shall not count as a failure
     signal.signal(signal.SIGTERM, lambda *_: None)
     if settings.workers == 1:
-        uvicorn.Server(uvicorn.Config(create_app(settings), **common)).run(sockets=[listening])
+        uvicorn.Server(configuration(create_app(settings), settings)).run(sockets=[listening])
         return
     settings.to_environment()
-    config = uvicorn.Config("cap2im.serve.app:app_of_environment", factory=True, workers=settings.workers, **common)
+    config = configuration("cap2im.serve.app:app_of_environment", settings, factory=True, workers=settings.workers)
     with tempfile.TemporaryDirectory(prefix="cap2im-metrics-") as folder:
         os.environ[FOLDER] = folder
         workers = Multiprocess(config, sockets=[listening])
