@@ -218,4 +218,5 @@ def _listen(settings: ServeSettings) -> socket.socket:
         family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except OSError as error:
-        raise ValueError(f"cannot listen on {address(settings)}: {error.strerror or error}") from None
+        reason = str(error.strerror or error).split(" (while")[0]  # Python tells the address once more
+        raise ValueError(f"cannot listen on {address(settings)}: {reason}") from None

@@ -1,0 +1,3 @@
+"""The API against its own OpenAPI schema, by schemathesis."""
+
+from __future__ import annotations
