@@ -1,0 +1,201 @@
+"""Stores: what is kept is found again under its link, nothing else is reached, and a store that fails ends one request alone."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import time
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import anyio
+import pytest
+from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
+
+from cap2im.serve.store import AT_ONCE, FILES, MARK, Store, StoreError
+
+PICTURE = b"\x89PNG\r\n\x1a\n and more"
+NAME = f"{hashlib.sha256(PICTURE).hexdigest()}.png"
+
+
+def run(function, *arguments):
+    return anyio.run(function, *arguments)
+
+
+def named(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*") if path.is_file()} - {MARK}
+
+
+def failing(monkeypatch, store: Store, error: BaseException | None = None, seconds: float = 0) -> None:
+    """From now on the store's file system writes a part of each file, and then fails or sleeps."""
+
+    def pipe_file(path, content, **_):
+        if error is not None:
+            Path(path).write_bytes(content[:3])
+            raise error
+        time.sleep(seconds)
+
+    monkeypatch.setattr(store.files, "pipe_file", pipe_file)
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_what_is_kept_is_read_again_by_the_name_in_its_link(tmp_path, scheme):
+    store = Store.open(f"{scheme}{tmp_path}/deep/pictures/")
+    link = run(store.keep, PICTURE, "png")
+    assert link == f"{FILES}/{NAME}"
+    assert (tmp_path / "deep/pictures" / NAME).read_bytes() == PICTURE
+    assert run(store.read, NAME) == (PICTURE, "image/png")
+    assert run(store.read, run(store.keep, b"<html>", "html").rsplit("/", 1)[1]) == (b"<html>", "text/html; charset=utf-8")
+
+
+def test_one_picture_is_one_file_and_young_again(tmp_path):
+    store = Store.open(str(tmp_path))
+    first = run(store.keep, PICTURE, "png")
+    os.utime(tmp_path / NAME, (1, 1))
+    assert run(store.keep, PICTURE, "png") == first
+    assert named(tmp_path) == {NAME}
+    assert (tmp_path / NAME).stat().st_mtime > 1_000_000_000, "what deletes old files would delete one that was just linked to"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "../secret", "/etc/passwd", "secret", MARK, f"../{NAME}", f"{NAME}\n", f"{NAME}/", NAME.upper(), f"{NAME}.png", "\0",
+     NAME.replace(".png", ".txt"), f"s3://{NAME}", "%2e%2e%2fsecret"],
+)  # fmt: skip
+def test_no_name_reaches_another_file(tmp_path, name):
+    store = Store.open(str(tmp_path / "store"))
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / NAME).write_bytes(b"outside")
+    (tmp_path / "store" / "secret").write_text("secret")
+    assert run(store.read, name) is None
+    assert run(store.read, NAME) is None
+
+
+def test_a_public_address_comes_before_the_name(tmp_path):
+    store = Store.open(str(tmp_path), public="https://pictures.example.org/birds/")
+    assert run(store.keep, PICTURE, "png") == f"https://pictures.example.org/birds/{NAME}"
+
+
+def test_a_full_disk_is_507_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    store = Store.open(str(tmp_path))
+    with monkeypatch.context() as full:
+        failing(full, store, OSError(errno.ENOSPC, "No space left on device", str(tmp_path)))
+        with pytest.raises(StoreError) as told:
+            run(store.keep, PICTURE, "png")
+    assert (told.value.status, told.value.detail) == (507, "the picture was drawn, but its store is full")
+    assert named(tmp_path) == set()
+    run(store.keep, PICTURE, "png")
+    assert named(tmp_path) == {NAME}
+
+
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "no"), FileNotFoundError("gone"), RuntimeError("EndpointConnectionError")])
+def test_any_other_failure_is_503_and_names_nothing_of_the_machine(tmp_path, monkeypatch, error):
+    store = Store.open(str(tmp_path))
+    failing(monkeypatch, store, error)
+    with pytest.raises(StoreError) as told:
+        run(store.keep, PICTURE, "png")
+    assert (told.value.status, told.value.detail) == (503, "the picture was drawn, but its store cannot be reached; try again later")
+    assert named(tmp_path) == set()
+
+
+def test_a_folder_that_was_deleted_under_the_server_is_503(tmp_path):
+    store = Store.open(str(tmp_path / "store"))
+    (tmp_path / "store" / MARK).unlink()
+    (tmp_path / "store").rmdir()
+    with pytest.raises(StoreError) as told:
+        run(store.keep, PICTURE, "png")
+    assert told.value.status == 503
+    assert run(store.read, NAME) is None
+
+
+def test_a_store_that_hangs_is_given_up_in_time_however_many_wait_for_it(tmp_path, monkeypatch):
+    store = Store.open(str(tmp_path), timeout_s=0.2)
+    failing(monkeypatch, store, seconds=1)
+    told = []
+
+    async def one() -> None:
+        with pytest.raises(StoreError) as error:
+            await store.keep(PICTURE, "png")
+        told.append(error.value.status)
+
+    async def many() -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3 * AT_ONCE):
+                tasks.start_soon(one)
+        assert time.monotonic() < start + 0.8
+
+    start = time.monotonic()
+    run(many)
+    assert told == [503] * 3 * AT_ONCE
+
+
+def test_many_writers_of_the_same_picture_all_succeed(tmp_path):
+    store = Store.open(str(tmp_path))
+    links = []
+
+    async def one() -> None:
+        links.append(await store.keep(PICTURE * 1000, "png"))
+
+    async def many() -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(100):
+                tasks.start_soon(one)
+
+    run(many)
+    assert len(links) == 100
+    assert len(set(links)) == 1
+    assert len(named(tmp_path)) == 1
+
+
+def test_a_store_that_cannot_be_used_is_told_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    for url, said in [
+        ("nowhere://bucket", "Protocol not known"),
+        (f"{tmp_path}/file", "cannot be written"),
+        ("/proc/no/such", "cannot be written"),
+    ]:
+        with pytest.raises(ValueError, match=said) as told:
+            Store.open(url)
+        assert "\n" not in str(told.value)
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """An S3 server on loopback with a bucket, as the environment names it."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    S3FileSystem.clear_instance_cache()  # one of another test would go to its server
+    host, port = server.get_host_and_port()
+    told = {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "DEFAULT_REGION": "us-east-1", "MAX_ATTEMPTS": "1"}
+    for name, value in {**told, "ENDPOINT_URL_S3": f"http://{host}:{port}"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    request = urllib.request.Request(f"http://{host}:{port}/pictures", method="PUT")
+    urllib.request.urlopen(request).close()
+    yield server
+    server.stop()
+
+
+def test_a_bucket_keeps_pictures_and_signs_links_that_a_browser_shows(bucket):
+    store = Store.open("s3://pictures/of/birds", link_s=600)
+    link = run(store.keep, PICTURE, "png")
+    assert urlsplit(link).path == f"/pictures/of/birds/{NAME}"
+    assert "Signature=" in link
+    with urllib.request.urlopen(link) as answer:
+        assert (answer.read(), answer.headers["Content-Type"]) == (PICTURE, "image/png")
+    assert run(store.read, NAME) == (PICTURE, "image/png")
+    assert run(store.read, NAME.replace(NAME[:8], "00000000")) is None
+    open_to_all = Store.open("s3://pictures/of/birds", public="https://pictures.example.org")
+    assert run(open_to_all.keep, PICTURE, "png") == f"https://pictures.example.org/{NAME}"
+    with pytest.raises(ValueError, match=r"store 's3://missing' cannot be written: The specified bucket does not exist"):
+        Store.open("s3://missing")
+
+
+def test_a_bucket_that_went_away_is_503(bucket):
+    store = Store.open("s3://pictures")
+    bucket.stop()
+    with pytest.raises(StoreError) as told:
+        run(store.keep, PICTURE, "png")
+    assert (told.value.status, told.value.detail) == (503, "the picture was drawn, but its store cannot be reached; try again later")
