@@ -15,7 +15,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
-from cap2im.serve.store import AT_ONCE, FILES, MARK, Store, StoreError
+from cap2im.serve.store import AT_ONCE, FILES, MARK, Files, Store, StoreError
 
 PICTURE = b"\x89PNG\r\n\x1a\n and more"
 NAME = f"{hashlib.sha256(PICTURE).hexdigest()}.png"
@@ -23,6 +23,14 @@ NAME = f"{hashlib.sha256(PICTURE).hexdigest()}.png"
 
 def run(function, *arguments):
     return anyio.run(function, *arguments)
+
+
+def keep(store: Store, content: bytes = PICTURE, kind: str = "png") -> str:
+    """The link of a file that is kept."""
+    files = Files(store)
+    link = files.add(content, kind)["url"]
+    anyio.run(files.keep)
+    return link
 
 
 def named(folder: Path) -> set[str]:
@@ -44,18 +52,18 @@ def failing(monkeypatch, store: Store, error: BaseException | None = None, secon
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_what_is_kept_is_read_again_by_the_name_in_its_link(tmp_path, scheme):
     store = Store.open(f"{scheme}{tmp_path}/deep/pictures/")
-    link = run(store.keep, PICTURE, "png")
+    link = keep(store)
     assert link == f"{FILES}/{NAME}"
     assert (tmp_path / "deep/pictures" / NAME).read_bytes() == PICTURE
     assert run(store.read, NAME) == (PICTURE, "image/png")
-    assert run(store.read, run(store.keep, b"<html>", "html").rsplit("/", 1)[1]) == (b"<html>", "text/html; charset=utf-8")
+    assert run(store.read, keep(store, b"<html>", "html").rsplit("/", 1)[1]) == (b"<html>", "text/html; charset=utf-8")
 
 
 def test_one_picture_is_one_file_and_young_again(tmp_path):
     store = Store.open(str(tmp_path))
-    first = run(store.keep, PICTURE, "png")
+    first = keep(store)
     os.utime(tmp_path / NAME, (1, 1))
-    assert run(store.keep, PICTURE, "png") == first
+    assert keep(store) == first
     assert named(tmp_path) == {NAME}
     assert (tmp_path / NAME).stat().st_mtime > 1_000_000_000, "what deletes old files would delete one that was just linked to"
 
@@ -76,7 +84,7 @@ def test_no_name_reaches_another_file(tmp_path, name):
 
 def test_a_public_address_comes_before_the_name(tmp_path):
     store = Store.open(str(tmp_path), public="https://pictures.example.org/birds/")
-    assert run(store.keep, PICTURE, "png") == f"https://pictures.example.org/birds/{NAME}"
+    assert keep(store) == f"https://pictures.example.org/birds/{NAME}"
 
 
 def test_a_full_disk_is_507_and_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -84,10 +92,10 @@ def test_a_full_disk_is_507_and_leaves_nothing_behind(tmp_path, monkeypatch):
     with monkeypatch.context() as full:
         failing(full, store, OSError(errno.ENOSPC, "No space left on device", str(tmp_path)))
         with pytest.raises(StoreError) as told:
-            run(store.keep, PICTURE, "png")
+            keep(store)
     assert (told.value.status, told.value.detail) == (507, "the picture was drawn, but its store is full")
     assert named(tmp_path) == set()
-    run(store.keep, PICTURE, "png")
+    keep(store)
     assert named(tmp_path) == {NAME}
 
 
@@ -96,7 +104,7 @@ def test_any_other_failure_is_503_and_names_nothing_of_the_machine(tmp_path, mon
     store = Store.open(str(tmp_path))
     failing(monkeypatch, store, error)
     with pytest.raises(StoreError) as told:
-        run(store.keep, PICTURE, "png")
+        keep(store)
     assert (told.value.status, told.value.detail) == (503, "the picture was drawn, but its store cannot be reached; try again later")
     assert named(tmp_path) == set()
 
@@ -106,7 +114,7 @@ def test_a_folder_that_was_deleted_under_the_server_is_503(tmp_path):
     (tmp_path / "store" / MARK).unlink()
     (tmp_path / "store").rmdir()
     with pytest.raises(StoreError) as told:
-        run(store.keep, PICTURE, "png")
+        keep(store)
     assert told.value.status == 503
     assert run(store.read, NAME) is None
 
@@ -118,7 +126,7 @@ def test_a_store_that_hangs_is_given_up_in_time_however_many_wait_for_it(tmp_pat
 
     async def one() -> None:
         with pytest.raises(StoreError) as error:
-            await store.keep(PICTURE, "png")
+            await store.keep(NAME, PICTURE)
         told.append(error.value.status)
 
     async def many() -> None:
@@ -134,20 +142,30 @@ def test_a_store_that_hangs_is_given_up_in_time_however_many_wait_for_it(tmp_pat
 
 def test_many_writers_of_the_same_picture_all_succeed(tmp_path):
     store = Store.open(str(tmp_path))
-    links = []
-
-    async def one() -> None:
-        links.append(await store.keep(PICTURE * 1000, "png"))
 
     async def many() -> None:
         async with anyio.create_task_group() as tasks:
             for _ in range(100):
-                tasks.start_soon(one)
+                tasks.start_soon(store.keep, NAME, PICTURE)
 
     run(many)
-    assert len(links) == 100
-    assert len(set(links)) == 1
-    assert len(named(tmp_path)) == 1
+    assert named(tmp_path) == {NAME}
+    assert (tmp_path / NAME).read_bytes() == PICTURE
+
+
+def test_all_files_of_an_answer_are_kept_before_it_is_given(tmp_path):
+    store = Store.open(str(tmp_path))
+    files = Files(store)
+    links = [files.add(b"%d" % n, "png")["url"] for n in range(40)]
+    assert named(tmp_path) == set()
+    run(files.keep)
+    assert {link.rsplit("/", 1)[1] for link in links} == named(tmp_path)
+
+
+def test_without_a_store_files_are_inline():
+    files = Files(None)
+    assert files.add(b"abc", "gif") == {"media_type": "image/gif", "base64": "YWJj"}
+    run(files.keep)
 
 
 def test_a_store_that_cannot_be_used_is_told_in_one_line(tmp_path):
@@ -180,7 +198,7 @@ def bucket(monkeypatch):
 
 def test_a_bucket_keeps_pictures_and_signs_links_that_a_browser_shows(bucket):
     store = Store.open("s3://pictures/of/birds", link_s=600)
-    link = run(store.keep, PICTURE, "png")
+    link = keep(store)
     assert urlsplit(link).path == f"/pictures/of/birds/{NAME}"
     assert "Signature=" in link
     with urllib.request.urlopen(link) as answer:
@@ -188,7 +206,7 @@ def test_a_bucket_keeps_pictures_and_signs_links_that_a_browser_shows(bucket):
     assert run(store.read, NAME) == (PICTURE, "image/png")
     assert run(store.read, NAME.replace(NAME[:8], "00000000")) is None
     open_to_all = Store.open("s3://pictures/of/birds", public="https://pictures.example.org")
-    assert run(open_to_all.keep, PICTURE, "png") == f"https://pictures.example.org/{NAME}"
+    assert keep(open_to_all) == f"https://pictures.example.org/{NAME}"
     with pytest.raises(ValueError, match=r"store 's3://missing' cannot be written: The specified bucket does not exist"):
         Store.open("s3://missing")
 
@@ -197,5 +215,5 @@ def test_a_bucket_that_went_away_is_503(bucket):
     store = Store.open("s3://pictures")
     bucket.stop()
     with pytest.raises(StoreError) as told:
-        run(store.keep, PICTURE, "png")
+        keep(store)
     assert (told.value.status, told.value.detail) == (503, "the picture was drawn, but its store cannot be reached; try again later")

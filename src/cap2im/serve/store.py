@@ -5,12 +5,15 @@ A file is named by the SHA-256 of its bytes, so that nothing that a client sends
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import errno
 import hashlib
 import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeVar
 from uuid import uuid4
 
@@ -98,19 +101,24 @@ class Store:
             raise ValueError(f"store {url!r} cannot sign links: give the address under which its files are public") from None
         return store
 
-    async def keep(self, content: bytes, kind: Kind) -> str:
-        """Writes a file, whole or not at all, and answers its URL; one of the same content is written anew, so that its age starts again.
+    def link(self, name: str) -> str:
+        """The URL under which others read a file.
+
+        Raises:
+            StoreError: 503 when it cannot be signed.
+        """
+        try:
+            return self._link(name)
+        except Exception as error:  # each bucket's library has errors of its own
+            raise _told(error, "the store") from None
+
+    async def keep(self, name: str, content: bytes) -> None:
+        """Writes a file of `file_name`, whole or not at all; one that is there already is written anew, so that its age starts again.
 
         Raises:
             StoreError: 507 when the store is full, 503 when it cannot be written for another reason or takes too long.
         """
-        name = f"{hashlib.sha256(content).hexdigest()}.{kind}"
-
-        def write() -> str:
-            self._write(name, content, MEDIA_TYPES[kind])
-            return self._link(name)
-
-        return await self._in_time(write, "the picture was drawn, but its store")
+        await self._in_time(partial(self._write, name, content, _media_type(name)), "the picture was drawn, but its store")
 
     async def read(self, name: str) -> tuple[bytes, str] | None:
         """A file's content and media type; None where there is no file of that name, or could be none.
@@ -118,13 +126,12 @@ class Store:
         Raises:
             StoreError: 503 when the store cannot be read or takes too long.
         """
-        match = _NAME.fullmatch(name)
-        if match is None:
+        if _NAME.fullmatch(name) is None:
             return None
 
         def read() -> tuple[bytes, str] | None:
             try:
-                return self.files.cat_file(f"{self.root}/{name}"), MEDIA_TYPES[match[1]]  # type: ignore[index]  # the pattern has these alone
+                return self.files.cat_file(f"{self.root}/{name}"), _media_type(name)
             except FileNotFoundError:
                 return None
 
@@ -138,10 +145,7 @@ class Store:
             _log.error("the store did not answer within %g s", self.timeout_s)
             raise StoreError(503, f"{subject} does not answer; try again later") from None
         except Exception as error:  # each bucket's library has errors of its own, and none of them may end the server
-            _log.error("store: %s", _one_line(error))
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StoreError(507, f"{subject} is full") from None
-            raise StoreError(503, f"{subject} cannot be reached; try again later") from None
+            raise _told(error, subject) from None
 
     def _write(self, name: str, content: bytes, media_type: str) -> None:
         path = f"{self.root}/{name}"
@@ -161,6 +165,54 @@ class Store:
 
     def _link(self, name: str) -> str:
         return str(self.files.sign(f"{self.root}/{name}", expiration=self.link_s)) if self.public is None else f"{self.public}/{name}"
+
+
+class Files:
+    """The files of one answer: inline, or in a store, where they are only after `keep`."""
+
+    def __init__(self, store: Store | None) -> None:
+        self._store = store
+        self._kept: dict[str, bytes] = {}
+
+    def add(self, content: bytes, kind: Kind) -> dict[str, str]:
+        """What an answer says of a file: its media type, and `base64` or `url`.
+
+        Raises:
+            StoreError: the link cannot be signed.
+        """
+        if self._store is None:
+            return {"media_type": MEDIA_TYPES[kind], "base64": base64.b64encode(content).decode()}
+        name = file_name(content, kind)
+        self._kept[name] = content
+        return {"media_type": MEDIA_TYPES[kind], "url": self._store.link(name)}
+
+    async def keep(self) -> None:
+        """Writes them all.
+
+        Raises:
+            StoreError: one of them could not be kept; see `Store.keep`.
+        """
+        if self._store is not None:
+            kept = await asyncio.gather(*(self._store.keep(name, content) for name, content in self._kept.items()), return_exceptions=True)
+            for failed in kept:
+                if failed is not None:
+                    raise failed
+
+
+def file_name(content: bytes, kind: Kind) -> str:
+    """The name under which a store keeps a file."""
+    return f"{hashlib.sha256(content).hexdigest()}.{kind}"
+
+
+def _media_type(name: str) -> str:
+    return next(media_type for kind, media_type in MEDIA_TYPES.items() if name.endswith(f".{kind}"))
+
+
+def _told(error: Exception, subject: str) -> StoreError:
+    _log.error("store: %s", _one_line(error))
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreError(507, f"{subject} is full")
+    return StoreError(503, f"{subject} cannot be reached; try again later")
 
 
 def _one_line(error: BaseException) -> str:
