@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 from PIL import Image
@@ -138,10 +137,7 @@ def router(settings: ServeSettings) -> APIRouter:
         start = time.perf_counter()
         seed = secrets.randbelow(NEW_SEEDS) if wanted.seed is None else wanted.seed
         asked = await accept(request, [wanted.caption], samples=samples, seed=seed, model=wanted.model, unknown="skip")
-        (drawings,) = await drawn(request, asked)
-        files = Files(request.app.state.store)
-        bird = await to_thread.run_sync(shown, drawings, files)
-        await files.keep()
+        bird = await drawn(request, asked, lambda results, files: shown(results[0], files))
         told = {"caption": wanted.caption, "seed": seed, "elapsed": round(time.perf_counter() - start, 3)}
         return JSONResponse({"bird": {**bird, **told}}, 201)
 

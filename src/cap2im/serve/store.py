@@ -19,6 +19,7 @@ from uuid import uuid4
 
 import fsspec
 from anyio import CapacityLimiter, fail_after, to_thread
+from fastapi import APIRouter, HTTPException, Request, Response
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -27,6 +28,13 @@ MEDIA_TYPES: dict[Kind, str] = {"png": "image/png", "gif": "image/gif", "html": 
 FILES = "/v1/files"  # where the server itself answers the files of a local store
 MARK = ".cap2im"  # written when a store is opened: a store that cannot be written is told before the first request
 AT_ONCE = 8  # files on their way to or from a store; one that hangs must not hold all threads of the server
+
+SHOWN = {  # a name stands for its content for ever; a page is shown as if it came from nowhere, so that it can do nothing here
+    "Cache-Control": "public, max-age=31536000, immutable",
+    "Content-Security-Policy": "sandbox allow-scripts allow-downloads; default-src 'none'; script-src 'unsafe-inline'; "
+    "style-src 'unsafe-inline'; img-src data: blob:",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+}
 
 # Each library's own way to tell what a file is: without it a browser offers to save a picture in place of showing it.
 _TYPED: dict[str, Callable[[str], dict[str, Any]]] = {
@@ -165,6 +173,22 @@ class Store:
 
     def _link(self, name: str) -> str:
         return str(self.files.sign(f"{self.root}/{name}", expiration=self.link_s)) if self.public is None else f"{self.public}/{name}"
+
+
+def router() -> APIRouter:
+    """The route that answers the files of a local store. Who knows a name may read: it is long as a key, and `<img>` brings none along."""
+    routes = APIRouter()
+
+    @routes.get(f"{FILES}/{{name}}", response_class=Response, responses={404: {"description": "There is no such file."}})
+    async def file(request: Request, name: str) -> Response:
+        """A picture, or a page, to which an answer linked."""
+        found = await request.app.state.store.read(name)
+        if found is None:
+            raise HTTPException(404, "there is no such file")
+        content, media_type = found
+        return Response(content, media_type=media_type, headers=SHOWN)
+
+    return routes
 
 
 class Files:
