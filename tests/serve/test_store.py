@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import hashlib
 import os
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import anyio
 import pytest
+from fastapi.testclient import TestClient
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
+from cap2im.serve.app import create_app
+from cap2im.serve.settings import ServeSettings
 from cap2im.serve.store import AT_ONCE, FILES, MARK, Files, Store, StoreError
 
 PICTURE = b"\x89PNG\r\n\x1a\n and more"
@@ -217,3 +222,94 @@ def test_a_bucket_that_went_away_is_503(bucket):
     with pytest.raises(StoreError) as told:
         keep(store)
     assert (told.value.status, told.value.detail) == (503, "the picture was drawn, but its store cannot be reached; try again later")
+
+
+# Over HTTP
+
+CAPTION = "the digit one is at the top left of the image"
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """A client of a server whose store is a folder, the settings to be changed."""
+    clients = []
+
+    def start(**settings) -> TestClient:
+        told = ServeSettings(**{"store": str(tmp_path / "store"), **settings})
+        clients.append(TestClient(create_app(told)).__enter__())
+        end = time.monotonic() + 30
+        while clients[-1].get("/readyz").status_code != 200:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        return clients[-1]
+
+    yield start
+    for client in clients:
+        client.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize(("form", "kind"), [("png", "png"), ("gif", "gif"), ("html", "png")])
+def test_links_of_an_answer_lead_to_what_would_be_inline(asked, form, kind):
+    wanted = {"captions": [CAPTION], "samples": 2, "format": form, "steps": True}
+    linked, inline = (client.post("/v1/draw", json=wanted) for client in (asked(), asked(store=None)))
+    assert linked.status_code == inline.status_code == 200
+    ours, theirs = (answer.json()["results"][0] for answer in (linked, inline))
+    both = list(zip(ours["drawings"], theirs["drawings"], strict=True))
+    pairs = [(a["image"], b["image"]) for a, b in both] + [(a["steps"]["canvases"], b["steps"]["canvases"]) for a, b in both]
+    pairs += [(ours["page"], theirs["page"])] if form == "html" else []
+    assert ours["drawings"][0]["image"]["url"].endswith(f".{kind}")
+    client = asked()
+    for link, file in pairs:
+        assert set(link) == {"media_type", "url"}
+        answer = client.get(link["url"])
+        assert answer.status_code == 200
+        assert answer.headers["Content-Type"] == link["media_type"] == file["media_type"]
+        assert answer.content == base64.b64decode(file["base64"])
+        assert "immutable" in answer.headers["Cache-Control"]
+        assert answer.headers["Content-Security-Policy"].startswith("sandbox "), "a page can do nothing in the server's name"
+
+
+def test_no_address_reads_another_file(asked, tmp_path):
+    client = asked()
+    (tmp_path / "secret").write_text("secret")
+    for path in ("..%2fsecret", "%2e%2e/secret", "../secret", MARK, "%00", f"{NAME}%0a", f"..%2f{NAME}", NAME):
+        answer = client.get(f"{FILES}/{path}")
+        assert answer.status_code == 404, path
+        assert set(answer.json()) == {"detail"}
+
+
+def test_captions_that_look_like_paths_write_into_the_store_alone(asked, tmp_path):
+    client = asked()
+    for caption in ("../../digit", "/etc/digit", "digit\0", "..\\digit", "s3://bucket/digit", "a" * 900 + " digit"):
+        answer = client.post("/v1/draw", json={"captions": [caption], "unknown": "skip"})
+        assert answer.status_code == 200, answer.text
+    assert {path.parent for path in tmp_path.rglob("*.png")} == {tmp_path / "store"}
+    assert all(len(path.stem) == 64 for path in tmp_path.rglob("*.png"))
+
+
+def test_a_store_that_fails_is_one_answer_and_the_server_goes_on(asked, monkeypatch):
+    client = asked(store_timeout_s=0.3)
+    store, wanted = client.app.state.store, {"captions": [CAPTION]}
+    for error, status in ((OSError(errno.ENOSPC, "full"), 507), (OSError(errno.EIO, "broken"), 503)):
+        with monkeypatch.context() as now:
+            failing(now, store, error)
+            for path, body in (("/v1/draw", wanted), ("/api/v1.0/bird", {"caption": CAPTION})):
+                answer = client.post(path, json=body)
+                assert answer.status_code == status
+                assert answer.json()["detail"].startswith("the picture was drawn, but its store ")
+                assert ("Retry-After" in answer.headers) == (status == 503)
+    assert client.post("/v1/draw", json=wanted).status_code == 200
+    assert client.app.state.engine.taken == 0
+
+
+def test_a_store_that_hangs_holds_the_places_of_its_request(asked, monkeypatch):
+    client = asked(store_timeout_s=1, queue=1)
+    failing(monkeypatch, client.app.state.store, seconds=2)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/v1/draw", json={"captions": [CAPTION]})
+        while "cap2im_pictures_total{" not in client.get("/metrics").text:
+            time.sleep(0.02)
+        assert "queue is full" in client.post("/v1/draw", json={"captions": [CAPTION]}).text, "or else answers would pile up"
+        assert first.result().status_code == 503
+        assert "does not answer" in first.result().json()["detail"]
+    assert client.app.state.engine.taken == 0
