@@ -4,11 +4,11 @@ FastAPI reads the annotations of the routes, whose limits are those of the setti
 """
 
 import asyncio
-import base64
 import json
 import secrets
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import ExitStack, aclosing, suppress
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from anyio import to_thread
@@ -23,12 +23,12 @@ from cap2im.data.vocabulary import Tokens, Unknown
 from cap2im.drawing import Drawing, canvas_uri, canvases_png, gif, page, page_data, rounded_attention, rounded_boxes
 from cap2im.serve.engine import Asked, BrokenError, BusyError, Engine, Seen
 from cap2im.serve.settings import ServeSettings
+from cap2im.serve.store import Files
 
 LARGEST_SEED = 2**53 - 1  # JavaScript counts no further
 PING_SECONDS = 15.0  # between signs of life of a stream that has nothing to tell, for proxies
 GONE = 499  # as nginx calls it: nobody is there to read this answer
-MEDIA_TYPES = {"png": "image/png", "gif": "image/gif", "html": "text/html; charset=utf-8"}
-QUICK_PIXELS = 4096  # are packed sooner than another thread is asked to
+QUICK_PIXELS = 4096  # of all pictures of a request; see `drawn`
 T = TypeVar("T")
 
 
@@ -173,8 +173,9 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         413: "The request's body is too large.",
         422: "The request is wrong: a limit, an unknown word, an unknown key.",
         500: "The model failed.",
-        503: "The queue is full, or the models are still loading; Retry-After says when to try again.",
+        503: "The queue is full, the models are still loading, or the store is out of reach; Retry-After says when to try again.",
         504: "The drawing took too long.",
+        507: "The store is full.",
     }.items()
 }
 
@@ -235,16 +236,23 @@ async def accept(
         raise HTTPException(422, str(error)) from None
 
 
-async def drawn(request: Request, asked: Asked) -> list[list[Drawing]]:
-    """The drawings of each caption; a client that leaves frees its places."""
-    engine = engine_of(request)
+async def drawn(request: Request, asked: Asked, shown: Callable[[list[list[Drawing]], Files], T], *, quick: bool = False) -> T:
+    """What is shown of the drawings of each caption, whose files are kept; a client that leaves frees its places.
+
+    The places are held until the end: a store that is slow shall fill the queue, and not the memory. To show may be so quick that
+    another thread would take longer to be asked.
+    """
+    engine, files = engine_of(request), Files(request.app.state.store)
     with held_places(engine, asked):
         try:
-            return await unless_gone(request.receive, engine.draw(asked), engine.settings.timeout_s)
+            drawings = await unless_gone(request.receive, engine.draw(asked), engine.settings.timeout_s)
         except BrokenError as error:
             raise HTTPException(500, str(error)) from None
         except ClientLeftError:
             raise HTTPException(GONE, "the client left") from None
+        answer = shown(drawings, files) if quick else await to_thread.run_sync(shown, drawings, files)
+        await files.keep()
+        return answer
 
 
 def held_places(engine: Engine, asked: Asked) -> ExitStack:
@@ -280,7 +288,7 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T], timeout_s:
 # Answers
 
 
-def answer(model: str, asked_words: Sequence[Tokens], results: Sequence[Sequence[Drawing]], wanted: Wanted) -> bytes:
+def answer(model: str, asked_words: Sequence[Tokens], wanted: Wanted, results: Sequence[Sequence[Drawing]], files: Files) -> bytes:
     """The JSON document of `POST /v1/draw`; takes from a tenth of a millisecond to seconds."""
     document = {
         "model": model,
@@ -288,8 +296,8 @@ def answer(model: str, asked_words: Sequence[Tokens], results: Sequence[Sequence
             {
                 "caption": caption,
                 "words": tokens.words,
-                "page": file(page(drawings).encode(), "html") if wanted.format == "html" else None,
-                "drawings": [_drawn_picture(drawing, wanted) for drawing in drawings],
+                "page": files.add(page(drawings).encode(), "html") if wanted.format == "html" else None,
+                "drawings": [_drawn_picture(drawing, wanted, files) for drawing in drawings],
             }
             for caption, tokens, drawings in zip(wanted.captions, asked_words, results, strict=True)
         ],
@@ -297,25 +305,20 @@ def answer(model: str, asked_words: Sequence[Tokens], results: Sequence[Sequence
     return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _drawn_picture(drawing: Drawing, wanted: Wanted) -> dict[str, Any]:
+def _drawn_picture(drawing: Drawing, wanted: Wanted, files: Files) -> dict[str, Any]:
     height, width = drawing.canvases.shape[1:3]
-    image = file(gif([drawing]), "gif") if wanted.format == "gif" else file(drawing.png(), "png")
+    image = files.add(gif([drawing]), "gif") if wanted.format == "gif" else files.add(drawing.png(), "png")
     steps = None
     if wanted.steps:
         sheet, columns = canvases_png(drawing)
         steps = {
             "glimpses": drawing.glimpses,
-            "canvases": file(sheet, "png"),
+            "canvases": files.add(sheet, "png"),
             "columns": columns,
             "attention": rounded_attention(drawing.attention),
             "boxes": rounded_boxes(drawing.boxes),
         }
     return {"seed": drawing.seed, "width": width, "height": height, "image": image, "steps": steps}
-
-
-def file(content: bytes, kind: str) -> dict[str, str]:
-    """A file, inline."""
-    return {"media_type": MEDIA_TYPES[kind], "base64": base64.b64encode(content).decode()}
 
 
 class Events(StreamingResponse):
@@ -406,14 +409,12 @@ def router(settings: ServeSettings) -> APIRouter:
 
     drawing = problems(401, 404, 408, 413, 422, 500, 503, 504)
 
-    @routes.post("/draw", response_model=Drawn, responses=drawing, dependencies=[Depends(may_draw)])
+    @routes.post("/draw", response_model=Drawn, responses={**drawing, **problems(507)}, dependencies=[Depends(may_draw)])
     async def draw(request: Request, wanted: draw_request) -> Response:
         """Draws captions."""
         asked = await accept_body(request, wanted)
-        results = await drawn(request, asked)
-        arguments = (asked.drawer.pipeline.name, asked.tokens, results, wanted)
         quick = wanted.format == "png" and not wanted.steps and asked.pictures * asked.drawer.pipeline.model.config.side**2 <= QUICK_PIXELS
-        content = answer(*arguments) if quick else await to_thread.run_sync(answer, *arguments)
+        content = await drawn(request, asked, partial(answer, asked.drawer.pipeline.name, asked.tokens, wanted), quick=quick)
         return Response(content, media_type="application/json")
 
     streaming = drawing | {200: {"description": "The events.", "content": {Events.media_type: {"schema": {"type": "string"}}}}}

@@ -27,6 +27,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 import cap2im
+from cap2im.serve import released, store
 from cap2im.serve.api import router
 from cap2im.serve.engine import Engine
 from cap2im.serve.metrics import FOLDER, Metrics
@@ -47,7 +48,11 @@ _log = logging.getLogger(__name__)
 
 
 def create_app(settings: ServeSettings) -> FastAPI:
-    """The server of some settings; it loads its models when it starts."""
+    """The server of some settings; it loads its models when it starts.
+
+    Raises:
+        ValueError: the store cannot be used.
+    """
     metrics = Metrics()
     engine = Engine(settings, metrics)
 
@@ -61,8 +66,11 @@ def create_app(settings: ServeSettings) -> FastAPI:
     app = FastAPIOffline(  # whose /docs needs no CDN
         title="cap2im", description="Images from captions with attention.", version=cap2im.__version__, lifespan=lifespan, redoc_url=None
     )
-    app.state.settings, app.state.engine, app.state.metrics = settings, engine, metrics
+    app.state.settings, app.state.engine, app.state.metrics, app.state.store = settings, engine, metrics, _store(settings)
     app.include_router(router(settings))
+    app.include_router(released.router(settings))
+    if app.state.store is not None and app.state.store.public == store.FILES:
+        app.include_router(store.router())
 
     @app.get("/healthz", response_class=JSONResponse)
     async def healthz() -> dict[str, str]:
@@ -87,8 +95,18 @@ def create_app(settings: ServeSettings) -> FastAPI:
     async def refused(_: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
 
+    @app.exception_handler(store.StoreError)
+    async def not_kept(_: Request, error: store.StoreError) -> JSONResponse:
+        return JSONResponse({"detail": error.detail}, error.status, {"Retry-After": "10"} if error.status == 503 else None)
+
     app.add_middleware(Guard, settings=settings, metrics=metrics)
     return app
+
+
+def _store(settings: ServeSettings) -> store.Store | None:
+    if settings.store is None:
+        return None
+    return store.Store.open(settings.store, public=settings.store_public, link_s=settings.store_link_s, timeout_s=settings.store_timeout_s)
 
 
 def app_of_environment() -> FastAPI:
@@ -194,8 +212,9 @@ def serve(settings: ServeSettings) -> None:
     """Serves until it is told to stop.
 
     Raises:
-        ValueError: the port cannot be had.
+        ValueError: the port cannot be had, or the store cannot be used.
     """
+    _store(settings)  # is tried here, where a failure is told once and not by every worker process again
     listening = _listen(settings)
     settings = settings.model_copy(update={"port": listening.getsockname()[1]})
     # uvicorn finishes what it has accepted and then raises the signal again, which shall not count as a failure

@@ -37,6 +37,10 @@ class ServeSettings(BaseModel):
         body_timeout_s: seconds within which a request's body has to arrive; a slower one gets 408.
         shutdown_s: seconds that a stopping server has to finish what it accepted.
         store: URL of a folder or bucket for pictures, which are answered as links; None answers them inline.
+        store_public: the address under which others read the store's files; None has the server answer those of a folder, and signs links
+            into a bucket.
+        store_link_s: seconds for which a signed link holds.
+        store_timeout_s: seconds after which a file that is not yet kept or read counts as lost.
         api_key: what requests that draw have to bring along, or None.
     """
 
@@ -59,6 +63,9 @@ class ServeSettings(BaseModel):
     body_timeout_s: Seconds = 10
     shutdown_s: Seconds = 30
     store: str | None = None
+    store_public: str | None = Field(None, pattern="^(https?://|/)")
+    store_link_s: int = Field(86_400, ge=1, le=604_800)
+    store_timeout_s: Seconds = 20
     api_key: SecretStr | None = Field(None, min_length=1)
 
     @classmethod
