@@ -4,6 +4,7 @@
    - begin(start), glimpse(t, samples), then render(data): the same while they are being drawn. What has arrived is played at the pace of a
      replay and can be scrubbed; stop() says that no more will come;
    - mark(words): underlines these words of the caption, by number;
+   - seed(): of the sample that is looked at; playing(): whether it moves by itself;
    - clear(): shows nothing.
 
    A viewer with a `leader` moves with that one, which has the controls of both: two captions, one seed.
@@ -191,6 +192,7 @@ const cap2im = (() => {
       let from = 0;
       for (const [index, text] of words.entries()) {
         const start = caption.toLowerCase().indexOf(text.toLowerCase(), from);
+        if (start < 0 && text === "." && index === words.length - 1) continue; // the full stop that a model puts behind what was typed
         if (start < 0 || /[\p{L}\p{N}]/u.test(caption.slice(from, start))) return null;
         pieces.push(caption.slice(from, start), { text: caption.slice(start, start + text.length), index });
         from = start + text.length;
@@ -424,7 +426,7 @@ const cap2im = (() => {
     }
 
     const self = {
-      root, render, begin, glimpse: take, stop, clear, mark,
+      root, render, begin, glimpse: take, stop, clear, mark, seed: () => data.samples[sample].seed, playing: () => timer !== null,
       // between the viewers of a pair
       followers, arrived, go, turnTo, move, play, pause, unchoose,
       there: () => there, shows: () => data !== null, awaiting: () => open, still: () => reducedMotion.matches,
