@@ -130,8 +130,12 @@ class Drawing:
         """The canvas after each glimpse, every pixel enlarged to scale x scale."""
         return [_enlarge(_picture(canvas), scale) for canvas in self.canvases]
 
+    def png(self) -> bytes:
+        """The finished picture as PNG; caption, seed and model travel inside as PNG text."""
+        return _png(self.image, self)
+
     def save(self, path: str | Path) -> Path:
-        """Writes the finished picture as PNG; caption, seed and model travel inside as PNG text.
+        """Writes `png`.
 
         Raises:
             ValueError: the name does not end in .png.
@@ -139,7 +143,7 @@ class Drawing:
         """
         if Path(path).suffix.lower() != ".png":
             raise ValueError(f"a drawing is saved as .png, got {path}")
-        return _write(path, _png(self.image, self))
+        return _write(path, self.png())
 
     def __repr__(self) -> str:
         height, width = self.canvases.shape[1:3]
@@ -185,11 +189,20 @@ def grid(drawings: Sequence[Drawing]) -> Image.Image:
 
 
 def save_gif(drawings: Sequence[Drawing], path: str | Path) -> Path:
-    """Writes the samples as they are drawn, in a grid: a frame a glimpse, the written window outlined, then a pause on the last.
+    """Writes `gif`.
 
     Raises:
         ValueError: the drawings are not samples of one caption.
         OSError: the file cannot be written.
+    """
+    return _write(path, gif(drawings))
+
+
+def gif(drawings: Sequence[Drawing]) -> bytes:
+    """The samples as they are drawn, in a grid: a frame a glimpse, the written window outlined, then a pause on the last.
+
+    Raises:
+        ValueError: the drawings are not samples of one caption.
     """
     _check_samples(drawings)
     zoom = _zoom(drawings[0].image)
@@ -198,7 +211,7 @@ def save_gif(drawings: Sequence[Drawing], path: str | Path) -> Path:
         for drawing, tile in zip(drawings, tiles, strict=True):
             if drawing.boxes is not None:
                 ImageDraw.Draw(tile).rectangle([round(zoom * float(edge)) for edge in drawing.boxes[t]], outline=WRITING, width=2)
-    return _write(path, _gif([_tile(tiles) for tiles in moving]))
+    return _gif([_tile(tiles) for tiles in moving])
 
 
 def save_page(drawings: Sequence[Drawing], path: str | Path) -> Path:
@@ -303,8 +316,7 @@ def page_data(drawings: Sequence[Drawing]) -> dict[str, Any]:
     _check_samples(drawings)
     first = drawings[0]
     height, width = first.canvases.shape[1:3]
-    # One column as long as it fits: PNG then finds what did not change from glimpse to glimpse.
-    columns = math.ceil(first.glimpses / max(1, SHEET_HEIGHT // height))
+    sheets = [canvases_png(drawing) for drawing in drawings]
     return {
         "caption": first.caption,
         "words": first.words,
@@ -317,14 +329,31 @@ def page_data(drawings: Sequence[Drawing]) -> dict[str, Any]:
             {
                 "seed": drawing.seed,
                 "columns": columns,
-                "sheet": _data_uri(_png(_picture(_sheet(drawing.canvases, columns))), "png"),
-                "attention": None if drawing.attention is None else np.round(drawing.attention.astype(float), 4).tolist(),
-                "boxes": None if drawing.boxes is None else np.round(drawing.boxes.astype(float), 2).tolist(),
+                "sheet": _data_uri(sheet, "png"),
+                "attention": rounded_attention(drawing.attention),
+                "boxes": rounded_boxes(drawing.boxes),
                 "maps": [_map_sheet(weights) for weights in drawing.maps],
             }
-            for drawing in drawings
+            for drawing, (sheet, columns) in zip(drawings, sheets, strict=True)
         ],
     }
+
+
+def canvases_png(drawing: Drawing) -> tuple[bytes, int]:
+    """A PNG with all canvases of a drawing, row by row, and how many of them are beside each other."""
+    # One column as long as it fits: PNG then finds what did not change from glimpse to glimpse.
+    columns = math.ceil(drawing.glimpses / max(1, SHEET_HEIGHT // drawing.canvases.shape[1]))
+    return _png(_picture(_sheet(drawing.canvases, columns))), columns
+
+
+def rounded_attention(weights: NDArray[np.floating] | None) -> list[Any] | None:
+    """Word weights [..., L] as JSON has them."""
+    return None if weights is None else np.round(weights.astype(float), 4).tolist()
+
+
+def rounded_boxes(boxes: NDArray[np.floating] | None) -> list[Any] | None:
+    """Boxes [..., 4] in pixels as JSON has them."""
+    return None if boxes is None else np.round(boxes.astype(float), 2).tolist()
 
 
 def _map_sheet(weights: NDArray[np.floating]) -> dict[str, Any]:
@@ -566,6 +595,13 @@ def _check_samples(drawings: Sequence[Drawing]) -> None:
 def _picture(canvas: NDArray[np.uint8]) -> Image.Image:
     """A picture, grey or colour, of a canvas [H, W, C]."""
     return Image.fromarray(np.ascontiguousarray(canvas[..., 0] if canvas.shape[2] == 1 else canvas))
+
+
+def canvas_uri(canvas: NDArray[np.uint8]) -> str:
+    """A canvas [H, W, C] as a data URI of PNG, packed quickly rather than small: for pictures that are looked at for a moment."""
+    stream = io.BytesIO()
+    _picture(canvas).save(stream, "PNG", compress_level=1)
+    return _data_uri(stream.getvalue(), "png")
 
 
 def _zoom(picture: Image.Image) -> int:
