@@ -27,6 +27,7 @@ import cap2im
 from cap2im.serve.api import router
 from cap2im.serve.engine import Engine
 from cap2im.serve.metrics import Metrics
+from cap2im.serve.page import page_router
 from cap2im.serve.settings import ServeSettings
 
 HEADERS = {
@@ -56,6 +57,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
     )
     app.state.settings, app.state.engine, app.state.metrics = settings, engine, metrics
     app.include_router(router(settings))
+    app.include_router(page_router())
 
     @app.get("/healthz", response_class=JSONResponse)
     async def healthz() -> dict[str, str]:

@@ -157,6 +157,7 @@ const cap2im = (() => {
       pause();
       renders += 1;
       [data, frames, there, open] = [null, null, 0, false];
+      part("caption").replaceChildren();
       root.hidden = true;
     }
 

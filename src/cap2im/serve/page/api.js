@@ -3,6 +3,7 @@
 const keyName = "cap2im-key"; // in this tab alone, until it is closed
 
 export const keepKey = (key) => sessionStorage.setItem(keyName, key);
+export const hasKey = () => sessionStorage.getItem(keyName) !== null;
 
 /* The server said no, or nothing: status 0. after: seconds until it is worth asking again, or null. */
 export class Refusal extends Error {

@@ -29,7 +29,7 @@ export class CaptionBox {
       <div id="${id}-strangers" class="strangers"></div>
       <p class="unseen" role="status"></p>`;
     root.querySelector("label").textContent = label;
-    root.querySelector("textarea").placeholder = "Type a caption";
+    root.querySelector("textarea").placeholder = "Caption";
     [this.input, this.mirror, this.list, this.told, this.spoken] =
       ["textarea", ".mirror", ".list", ".strangers", ".unseen"].map((name) => root.querySelector(name));
     this.input.addEventListener("input", () => this.#typed());

@@ -1,5 +1,5 @@
 /* The page: what is asked for, and what is shown of it while it is drawn. The viewer itself is viewer.js. */
-import { ask, events, keepKey, Refusal } from "./api.js";
+import { ask, events, hasKey, keepKey, Refusal } from "./api.js";
 import { CaptionBox } from "./caption.js";
 
 const at = (id) => document.getElementById(id);
@@ -158,7 +158,7 @@ function tell(error, again) {
   if (!(error instanceof Refusal)) console.error(error);
   const { status = -1, after = null, message } = error;
   at("trouble").hidden = false;
-  at("told").textContent = status === 401 ? "This server wants an API key." : status < 0 ? `The page failed: ${message}` : message;
+  at("told").textContent = status === 401 && !hasKey() ? "This server wants an API key." : status < 0 ? `The page failed: ${message}` : message;
   at("key-form").hidden = status !== 401;
   at("key-form").onsubmit = (event) => {
     event.preventDefault();
@@ -282,6 +282,7 @@ async function learnModels() {
     await show();
   } catch (error) {
     tell(error, learnModels);
+    if (error.status === 503) setTimeout(() => at("again").click(), 1000 * (error.after ?? 1) + 100); // it has just been started
   }
 }
 
