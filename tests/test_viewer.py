@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -241,6 +243,84 @@ def test_caption_keeps_its_case_and_punctuation(open_page: Opener) -> None:
     assert tab.text_content("h1") == "A Cat, asleep!"
     assert tab.locator("h1 .word").all_text_contents() == ["A", "Cat", "asleep"]
     assert not tab.is_visible(".words")
+
+
+def test_the_full_stop_that_a_model_adds_stands_nowhere_but_in_the_list(open_page: Opener) -> None:
+    drawings = [Drawing("a cat", ("a", "cat", "."), d.seed, d.model, d.canvases, d.canvases[:, :3, 5, 0] / 255.0) for d in blobs(1)]
+    tab = open_page(drawings)
+    assert tab.locator("h1 .word").all_text_contents() == ["a", "cat"]
+    assert not tab.is_visible(".words")
+    assert tab.locator(".labels li > span:first-child").all_text_contents() == ["a", "cat", "."]
+
+
+def data_uri(drawing: Drawing, t: int) -> str:
+    stream = io.BytesIO()
+    drawing.frames()[t].save(stream, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def tell_glimpse(tab: Any, drawings: list[Drawing], t: int) -> None:
+    """Hands the viewer a glimpse, as a server does."""
+    samples = []
+    for drawing in drawings:
+        assert drawing.attention is not None
+        assert drawing.boxes is not None
+        samples.append({"image": data_uri(drawing, t), "attention": drawing.attention[t].tolist(), "box": drawing.boxes[t].tolist()})
+    tab.evaluate(f"shown.glimpse({t}, {json.dumps(samples)})")
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_glimpses_are_shown_as_they_come(open_page: Opener, moving: bool) -> None:
+    tab = open_page(blobs(1, caption="something else"), moving=moving)
+    later = blobs(2)
+    data = page_data(later)
+    start = {key: data[key] for key in ("caption", "words", "model", "width", "height", "glimpses")} | {"seeds": [7, 8]}
+    tab.evaluate(f"shown.begin({json.dumps(start)})")
+    assert tab.text_content("h1") == later[0].caption
+    assert tab.text_content(".count") == "0 / 12"
+    assert set(pixels(tab)) == {0}
+    for t in range(4):
+        tell_glimpse(tab, later, t)
+    wait_until(tab, lambda: tab.text_content(".count") == "4 / 12")
+    assert pixels(tab) == later[0].canvases[3].ravel().tolist()
+    weights = word_weights(tab)
+    assert later[0].attention is not None
+    assert weights.index(max(weights)) == later[0].attention[3].argmax()
+    tab.fill(".glimpse", "12")  # there are four
+    assert tab.text_content(".count") == "4 / 12"
+    tab.fill(".glimpse", "2")
+    assert pixels(tab) == later[0].canvases[1].ravel().tolist()
+    tab.click(".samples button:nth-child(2)")
+    assert pixels(tab) == later[1].canvases[1].ravel().tolist()
+    for t in range(4, 12):
+        tell_glimpse(tab, later, t)
+    tab.evaluate(f"shown.render({json.dumps(data)})")
+    assert tab.text_content(".seed") == "8"  # the sample that is looked at stays
+    assert tab.text_content(".count") == ("2 / 12" if moving else "12 / 12")  # and, but for who wants no motion, the glimpse
+    tab.fill(".glimpse", "12")
+    assert pixels(tab) == later[1].canvases[11].ravel().tolist()
+
+
+def test_a_drawing_that_was_stopped_shows_what_has_arrived(open_page: Opener) -> None:
+    tab = open_page(blobs(1))
+    later = blobs(1, caption="another caption")
+    data = page_data(later)
+    start = {key: data[key] for key in ("caption", "words", "model", "width", "height", "glimpses")} | {"seeds": [7]}
+    tab.evaluate(f"shown.begin({json.dumps(start)})")
+    for t in range(3):
+        tell_glimpse(tab, later, t)
+    tab.evaluate("shown.stop()")
+    tab.click(".play")
+    wait_until(tab, lambda: tab.text_content(".count") == "3 / 12" and not playing(tab))
+    tab.evaluate(f"shown.begin({json.dumps(start)}); shown.stop()")
+    assert not tab.is_visible("#viewer")  # nothing has
+
+
+def test_words_are_underlined_with_and_without_attention(open_page: Opener) -> None:
+    tab = open_page(blobs(1, caption="a red cat", reads=False))
+    assert tab.locator("h1 .word").count() == 0
+    tab.evaluate("shown.mark(['a', 'red', 'cat', '.'], [1])")
+    assert tab.locator("h1 .differs").all_text_contents() == ["red"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

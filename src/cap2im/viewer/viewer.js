@@ -3,7 +3,7 @@
    - render(data): shows them; may be called again with other data, and answers when they are on the screen;
    - begin(start), glimpse(t, samples), then render(data): the same while they are being drawn. What has arrived is played at the pace of a
      replay and can be scrubbed; stop() says that no more will come;
-   - mark(words): underlines these words of the caption, by number;
+   - mark(words, numbers): underlines these of the caption's words;
    - seed(): of the sample that is looked at; playing(): whether it moves by itself;
    - clear(): shows nothing.
 
@@ -85,7 +85,7 @@ const cap2im = (() => {
     let there = 0, open = false; // glimpses that have arrived, and whether more will
     let sample = 0, glimpse = 0, chosen = null, timer = null, renders = 0; // chosen: the word whose map is shown
     let most = 1; // attention that has the full colour
-    let marked = new Set(); // words of the caption, by number
+    let marked = { words: [], numbers: [] }; // words of the caption that are underlined
     const followers = [];
 
     async function render(next) {
@@ -171,7 +171,7 @@ const cap2im = (() => {
 
     function showCaption() {
       const reads = data.samples[0].attention !== null;
-      const pieces = reads || marked.size ? locate(data.caption, data.words) : null;
+      const pieces = reads || marked.numbers.length ? locate(data.caption, reads ? data.words : marked.words) : null;
       part("caption").className = `caption${data.caption.length > 90 ? " long" : data.caption ? "" : " none"}`;
       part("caption").replaceChildren(...(pieces ?? [data.caption || "No caption"]).map(word));
       part("words").replaceChildren(...(reads && !pieces ? data.words.map((text, index) => word({ text, index })) : []));
@@ -182,7 +182,7 @@ const cap2im = (() => {
       if (typeof piece === "string") return document.createTextNode(piece);
       const span = make("span", piece.text, "word");
       span.dataset.word = piece.index;
-      span.classList.toggle("differs", marked.has(piece.index));
+      span.classList.toggle("differs", marked.numbers.includes(piece.index));
       if (data.samples[0].maps.length) Object.assign(span, { role: "button", tabIndex: 0 });
       return span;
     }
@@ -360,8 +360,8 @@ const cap2im = (() => {
       pen.drawImage(sheets[index], (t % columns) * width, Math.floor(t / columns) * height, width, height, 0, 0, width, height);
     }
 
-    function mark(words) {
-      marked = new Set(words);
+    function mark(words, numbers) {
+      marked = { words, numbers };
       if (data !== null) showCaption();
       if (data !== null && glimpse >= 0) show();
     }

@@ -41,6 +41,7 @@ export class CaptionBox {
       const option = event.target.closest("[role=option]");
       if (option !== null) this.#accept([...this.list.children].indexOf(option));
     });
+    this.#mark();
   }
 
   get value() {

@@ -117,7 +117,7 @@ async function draw(request) {
       if (signal.aborted) break;
     }
     if (!ended && !signal.aborted) throw new Refusal(0, `The connection was lost ${glimpse ? `after glimpse ${glimpse} of ${glimpses}` : "before the drawing began"}.`);
-    const slower = viewers[0].playing() ? ", shown more slowly" : "";
+    const slower = glimpses > 1 && viewers[0].playing() ? ", shown more slowly" : "";
     if (ended) at("status").textContent = `Drawn in ${((performance.now() - began) / 1000).toFixed(1)} s${slower}`;
   } catch (error) {
     if (!signal.aborted) {
@@ -136,9 +136,9 @@ function begin({ model, results }) {
   const pair = results.length > 1;
   at("stage").classList.toggle("pair", pair);
   if (!pair) viewers[1].clear();
-  const marks = pair ? differing(...results.map((result) => result.words)) : [[]];
+  const marks = pair ? differing(...results.map(({ words }) => words)) : [[]];
   results.forEach((result, index) => {
-    viewers[index].mark(marks[index]);
+    viewers[index].mark(result.words, marks[index]);
     viewers[index].begin({ model, ...result });
   });
 }
