@@ -287,7 +287,9 @@ def page(drawings: Sequence[Drawing]) -> str:
     Raises:
         ValueError: the drawings are not samples of one caption.
     """
-    template = resources.files("cap2im").joinpath("viewer.html").read_text(encoding="utf-8")
+    template = viewer_file("viewer.html")
+    for name in ("viewer.css", "viewer.js"):
+        template = template.replace(f"/* {name} */\n", viewer_file(name))
     assert template.count(DATA_SLOT) == 1
     content = json.dumps(page_data(drawings), separators=(",", ":"), allow_nan=False)
     for character in "<>&":  # so that no caption can end the element; JSON allows these characters only inside strings
@@ -295,8 +297,13 @@ def page(drawings: Sequence[Drawing]) -> str:
     return template.replace(DATA_SLOT, DATA_SLOT.replace("null", content))
 
 
+def viewer_file(name: str) -> str:
+    """One of the viewer's files: viewer.css and viewer.js, which other pages can use, too, and the page viewer.html around them."""
+    return resources.files("cap2im").joinpath("viewer", name).read_text(encoding="utf-8")
+
+
 def page_data(drawings: Sequence[Drawing]) -> dict[str, Any]:
-    """The JSON document that the page's `cap2im.render` takes.
+    """The JSON document that the viewer's `render` takes.
 
     caption, words, model, width, height, glimpses, sizes ([width, height] of each stage), and samples: each its seed, a PNG with all its
     canvases (`sheet`, a data URI; `columns` of them beside each other, row by row), attention [T][L] or null, boxes [T][4] or null, and

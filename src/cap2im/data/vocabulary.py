@@ -123,9 +123,10 @@ class Vocabulary(BaseModel):
         if self.tokens != "released":
             return split_words(caption, self.tokens)
         pieces = caption.lower().split()
-        return _with_full_stop([w for piece in pieces for w in ([piece] if self._sayable(piece) else _WORDS.findall(piece))])
+        return _with_full_stop([w for piece in pieces for w in ([piece] if self.sayable(piece) else _WORDS.findall(piece))])
 
-    def _sayable(self, piece: str) -> bool:
+    def sayable(self, piece: str) -> bool:
+        """Whether a caption can say this known word: those that stand for an end or for unknown words it cannot."""
         return piece in self.numbers and piece != self.unknown and _MARK.fullmatch(piece) is None
 
     def numbered(self, caption: str) -> list[int]:

@@ -446,8 +446,9 @@ def router(settings: ServeSettings) -> APIRouter:
 
     @routes.get("/models/{name}/words", response_model=Words, responses=problems(404, 422, 503))
     async def words(request: Request, name: str) -> Response:
-        """The words that a model knows."""
+        """The words that a caption may say to a model, other spellings included."""
         engine = engine_of(request)
-        return JSONResponse({"words": list(engine.pipeline(known_model(engine, name)).vocabulary.words)})
+        vocabulary = engine.pipeline(known_model(engine, name)).vocabulary
+        return JSONResponse({"words": [word for word in vocabulary.numbers if vocabulary.sayable(word)]})
 
     return routes

@@ -31,6 +31,7 @@ from cap2im.serve import released, store
 from cap2im.serve.api import router
 from cap2im.serve.engine import Engine
 from cap2im.serve.metrics import FOLDER, Metrics
+from cap2im.serve.page import page_router
 from cap2im.serve.settings import ServeSettings
 
 HEADERS = {
@@ -71,6 +72,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
     app.include_router(released.router(settings))
     if app.state.store is not None and app.state.store.public == store.FILES:
         app.include_router(store.router())
+    app.include_router(page_router())
 
     @app.get("/healthz", response_class=JSONResponse)
     async def healthz() -> dict[str, str]:
