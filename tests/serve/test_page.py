@@ -337,7 +337,7 @@ def test_canvas_grows_while_the_stream_is_open(open_page: Any, slow: Any) -> Non
     tab.fill("#caption", TOP)
     tab.press("#caption", "Enter")
     wait_until(tab, lambda: tab.is_visible("#first .canvas") and 3 <= glimpse(tab) < 20)
-    assert tab.is_visible("#stop")
+    wait_until(tab, lambda: tab.is_visible("#stop"))
     assert status(tab) == "Drawing, 32 glimpses"
     tab.click("#first .play")  # it stands still, while more arrives
     first = glimpse(tab)
@@ -365,10 +365,9 @@ def test_what_has_arrived_can_be_scrubbed_and_no_more(open_page: Any, slow: Any)
     tab = open_page()
     tab.fill("#caption", TOP)
     tab.press("#caption", "Enter")
-    wait_until(tab, lambda: tab.is_visible("#first .canvas") and glimpse(tab) >= 3)
+    wait_until(tab, lambda: tab.is_visible("#stop") and glimpse(tab) >= 3)
     tab.fill("#first .glimpse", "32")
     assert glimpse(tab) < 32
-    assert tab.is_visible("#stop")
     drawn(tab)
     assert glimpse(tab) == 32
 
@@ -421,8 +420,7 @@ def test_two_captions_with_one_seed_move_as_one(open_page: Any, slow: Any) -> No
     assert tab.input_value("#second-caption") == TOP  # most of it will stay
     tab.fill("#second-caption", BOTTOM)
     tab.press("#second-caption", "Enter")
-    wait_until(tab, lambda: tab.is_visible("#second .canvas") and glimpse(tab, "#second") >= 3)
-    assert tab.is_visible("#stop")  # both are alive
+    wait_until(tab, lambda: tab.is_visible("#stop") and glimpse(tab, "#second") >= 3)  # both are alive
     drawn(tab)
     assert tab.locator("#first .differs").all_text_contents() == ["top"]
     assert tab.locator("#second .differs").all_text_contents() == ["bottom"]
@@ -433,7 +431,7 @@ def test_two_captions_with_one_seed_move_as_one(open_page: Any, slow: Any) -> No
         assert is_canvas(tab, expected[0], t - 1)
         assert is_canvas(tab, expected[1], t - 1, "#second")
     area = tab.locator("#second .plot").bounding_box()
-    tab.mouse.click(area["x"] + area["width"] * 20.5 / 32, area["y"] + 5)
+    tab.locator("#second .plot").click(position={"x": area["width"] * 20.5 / 32, "y": 5})
     assert (glimpse(tab), glimpse(tab, "#second")) == (21, 21)
     assert not tab.is_visible("#second .transport")
     tops = [tab.locator(f"{viewer} .mat").bounding_box() for viewer in ("#first", "#second")]
@@ -539,6 +537,27 @@ def test_files_are_what_was_drawn(open_page: Any, tmp_path: Path) -> None:
     assert page.text_content(".seed") == "3"
 
 
+def test_what_is_saved_is_what_is_seen_even_when_the_next_was_refused(open_page: Any) -> None:
+    tab = open_page(f"#caption={TOP}&seed=3", expects="422")
+    drawn(tab)
+    tab.fill("#caption", "a purple cat")
+    tab.click("#draw")
+    wait_until(tab, lambda: tab.is_visible("#told"))
+    with tab.expect_download() as download:
+        tab.click("#first .saving button:text-is('PNG')")
+    assert Image.open(download.value.path()).info["caption"] == TOP
+
+
+def test_examples_draw(open_page: Any) -> None:
+    tab = open_page()
+    example = tab.locator("#ideas button").first
+    caption = example.text_content()
+    example.click()
+    wait_until(tab, lambda: tab.text_content("#first .caption") == caption)
+    drawn(tab)
+    assert not tab.is_visible("#ideas")
+
+
 def test_second_of_a_pair_is_saved_by_itself(open_page: Any) -> None:
     tab = open_page(f"#caption={TOP}&second={BOTTOM}&seed=6")
     drawn(tab)
@@ -560,6 +579,11 @@ def test_address_draws_the_same_again(open_page: Any) -> None:
     wait_until(tab, lambda: tab.text_content("#first .caption") == BOTTOM)
     drawn(tab)
     tab.go_back()
+    wait_until(tab, lambda: tab.text_content("#first .caption") == TOP)
+    drawn(tab)
+    tab.go_back()
+    wait_until(tab, lambda: not tab.is_visible("#first") and tab.is_visible("#ideas"))
+    tab.go_forward()
     wait_until(tab, lambda: tab.text_content("#first .caption") == TOP)
     drawn(tab)
     other = open_page(address.split("/")[-1])
