@@ -199,7 +199,8 @@ async function save(index, format, button) {
       const bytes = Uint8Array.from(atob(file.base64), (character) => character.charCodeAt(0));
       link.href = URL.createObjectURL(new Blob([bytes], { type: file.media_type }));
     } else {
-      [link.href, link.target, link.rel] = [file.url, "_blank", "noopener"]; // another origin's file opens instead
+      link.href = file.url;
+      if (link.origin !== location.origin) [link.target, link.rel] = ["_blank", "noopener"]; // browsers show what they may not save
     }
     link.click();
     if (file.url === undefined) setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
@@ -316,7 +317,7 @@ async function learnWords() {
     return item;
   }));
   words = (await (await ask(`v1/models/${encodeURIComponent(name)}/words`)).json()).words;
-  boxes.forEach((each) => each.check());
+  boxes.forEach((each) => each.renew());
 }
 
 document.body.classList.toggle("empty", addressed() === null); // before the models are known
