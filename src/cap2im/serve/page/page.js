@@ -239,6 +239,7 @@ at("composer").addEventListener("submit", (event) => {
     at("status").textContent = "Type a caption first";
     return;
   }
+  if (matchMedia("(pointer: coarse)").matches) document.activeElement.blur(); // a phone's keyboard would cover the drawing
   draw(wanted());
 });
 at("stop").addEventListener("click", () => running?.abort());
