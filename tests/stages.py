@@ -36,6 +36,10 @@ class Stages(DrawingModel):
         self.config = config
         self.scale = nn.Parameter(torch.tensor(0.1))
 
+    @property
+    def glimpses(self) -> int:
+        return 2
+
     def encode(self, tokens: Tensor, mask: Tensor, vectors: Tensor | None = None, *, alone: bool = False) -> EncodedText:
         words = (tokens * mask).float()[..., None]
         return EncodedText(words, words.sum(dim=1) / mask.sum(dim=1, keepdim=True), mask)

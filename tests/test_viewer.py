@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -70,7 +72,7 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Opener]:
 def pixels(tab: Any) -> list[int]:
     """Red of every pixel of the canvas, row by row."""
     return tab.evaluate(
-        "() => { const c = document.getElementById('canvas');"
+        "() => { const c = document.querySelector('.canvas');"
         " const copy = new OffscreenCanvas(c.width, c.height).getContext('2d', {willReadFrequently: true});"
         " copy.drawImage(c, 0, 0);"
         " return [...copy.getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 === 0); }"
@@ -82,11 +84,11 @@ def word_weights(tab: Any) -> list[float]:
 
 
 def glimpse(tab: Any) -> int:
-    return int(tab.input_value("#glimpse"))
+    return int(tab.input_value(".glimpse"))
 
 
 def playing(tab: Any) -> bool:
-    return tab.evaluate("document.body.classList.contains('playing')")
+    return tab.evaluate("document.getElementById('viewer').classList.contains('playing')")
 
 
 def wait_until(tab: Any, holds: Callable[[], bool]) -> None:
@@ -102,16 +104,16 @@ def test_slider_moves_canvas_window_and_words(open_page: Opener) -> None:
     tab = open_page(drawings)
     assert glimpse(tab) == 12  # without motion the finished picture is shown
     for t in (0, 5, 11):
-        tab.fill("#glimpse", str(t + 1))
+        tab.fill(".glimpse", str(t + 1))
         assert pixels(tab) == drawings[0].canvases[t].ravel().tolist()
         assert drawings[0].attention is not None
         weights = word_weights(tab)
         assert weights.index(max(weights)) == drawings[0].attention[t].argmax()
-        shares = tab.locator("#labels .share").all_text_contents()
+        shares = tab.locator(".labels .share").all_text_contents()
         assert shares == [f"{int(100 * share + 0.5)} %" for share in drawings[0].attention[t].round(4)]
-        assert tab.text_content("#count") == f"{t + 1} / 12"
+        assert tab.text_content(".count") == f"{t + 1} / 12"
         assert drawings[0].boxes is not None
-        paper, window = (tab.locator(name).bounding_box() for name in (".paper", "#window"))
+        paper, window = (tab.locator(name).bounding_box() for name in (".paper", ".window"))
         scale = paper["width"] / 20
         assert window["x"] - paper["x"] == pytest.approx(drawings[0].boxes[t, 0] * scale, abs=1)
         assert window["width"] == pytest.approx((drawings[0].boxes[t, 2] - drawings[0].boxes[t, 0]) * scale, abs=1)
@@ -123,15 +125,15 @@ def test_plays_by_itself_once_and_again_by_the_button(open_page: Opener) -> None
     wait_until(tab, lambda: glimpse(tab) == 12 and not playing(tab))
     tab.wait_for_timeout(500)
     assert glimpse(tab) == 12
-    tab.click("#play")
+    tab.click(".play")
     wait_until(tab, lambda: 4 <= glimpse(tab) < 12)
-    assert tab.get_attribute("#play", "aria-label") == "Pause"
-    tab.click("#play")
+    assert tab.get_attribute(".play", "aria-label") == "Pause"
+    tab.click(".play")
     stopped = glimpse(tab)
     assert 4 <= stopped < 12
     tab.wait_for_timeout(500)
     assert glimpse(tab) == stopped
-    assert tab.get_attribute("#play", "aria-label") == "Play"
+    assert tab.get_attribute(".play", "aria-label") == "Play"
 
 
 def test_reduced_motion_does_not_play_by_itself(open_page: Opener) -> None:
@@ -150,21 +152,21 @@ def test_keyboard_steps_and_plays(open_page: Opener) -> None:
     tab.keyboard.press(" ")
     assert not playing(tab)
     # On a focused button, space presses the button and nothing else.
-    tab.focus("#play")
+    tab.focus(".play")
     tab.keyboard.press(" ")
     assert playing(tab)
     tab.keyboard.press(" ")
     assert not playing(tab)
-    tab.focus("#samples button:nth-child(2)")
+    tab.focus(".samples button:nth-child(2)")
     tab.keyboard.press(" ")
-    assert tab.text_content("#seed") == "8"
+    assert tab.text_content(".seed") == "8"
     assert not playing(tab)
 
 
 def test_heat_map_scrubs_and_shows_the_attention(open_page: Opener) -> None:
     drawings = blobs(1)
     tab = open_page(drawings)
-    area = tab.locator("#plot").bounding_box()
+    area = tab.locator(".plot").bounding_box()
 
     def column(t: int) -> float:
         return area["x"] + area["width"] * (t + 0.5) / 12
@@ -178,7 +180,7 @@ def test_heat_map_scrubs_and_shows_the_attention(open_page: Opener) -> None:
     tab.mouse.move(column(9), area["y"] + 40)
     assert glimpse(tab) == 8
     alphas = tab.evaluate(
-        "() => { const c = document.getElementById('weights'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+        "() => { const c = document.querySelector('.weights'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
         " return Array.from({length: 12}, (_, t) => Array.from({length: 6}, (_, word) => d[4 * (13 * word * c.width + t) + 3])); }"
     )
     assert drawings[0].attention is not None
@@ -187,31 +189,31 @@ def test_heat_map_scrubs_and_shows_the_attention(open_page: Opener) -> None:
 
 def test_hovering_a_word_marks_its_row(open_page: Opener) -> None:
     tab = open_page(blobs(1))
-    assert not tab.is_visible("#row")
+    assert not tab.is_visible(".row")
     tab.hover("h1 .word:nth-of-type(3)")
     assert tab.locator(".lit").all_text_contents()[0] == "3"
-    assert tab.locator("#row").bounding_box()["y"] == pytest.approx(tab.locator("#labels li").nth(2).bounding_box()["y"], abs=2)
+    assert tab.locator(".row").bounding_box()["y"] == pytest.approx(tab.locator(".labels li").nth(2).bounding_box()["y"], abs=2)
     tab.hover("footer")
-    assert not tab.is_visible("#row")
+    assert not tab.is_visible(".row")
 
 
 def test_samples_are_chosen_by_their_thumbnails(open_page: Opener) -> None:
     drawings = blobs(3, colours=3)
     tab = open_page(drawings)
-    tab.click("#samples button:nth-child(2)")
+    tab.click(".samples button:nth-child(2)")
     assert pixels(tab) == drawings[1].canvases[-1, :, :, 0].ravel().tolist()
-    assert tab.text_content("#seed") == "8"
-    assert [b.get_attribute("aria-pressed") for b in tab.locator("#samples button").all()] == ["false", "true", "false"]
+    assert tab.text_content(".seed") == "8"
+    assert [b.get_attribute("aria-pressed") for b in tab.locator(".samples button").all()] == ["false", "true", "false"]
 
 
 def test_window_and_smoothing_can_be_switched(open_page: Opener) -> None:
     tab = open_page(blobs(1))
-    rendering = "getComputedStyle(document.getElementById('canvas')).imageRendering"
-    assert tab.is_visible("#window")
+    rendering = "getComputedStyle(document.querySelector('.canvas')).imageRendering"
+    assert tab.is_visible(".window")
     assert tab.evaluate(rendering) == "pixelated"
-    tab.uncheck("#outline input")
-    tab.check("#smooth input")
-    assert not tab.is_visible("#window")
+    tab.uncheck(".outline input")
+    tab.check(".smoothing input")
+    assert not tab.is_visible(".window")
     assert tab.evaluate(rendering) == "auto"
 
 
@@ -220,7 +222,7 @@ def test_hostile_text_stays_text(open_page: Opener, hostile: str) -> None:
     drawings = [Drawing(d.caption, d.words, d.seed, hostile, d.canvases, d.attention, d.boxes) for d in blobs(2, caption=hostile)]
     tab = open_page(drawings)
     assert tab.text_content("h1") == hostile
-    assert tab.text_content("#model") == hostile
+    assert tab.text_content(".model") == hostile
     assert tab.locator("img, b b, h1 b").count() == 0
 
 
@@ -230,7 +232,7 @@ def test_words_that_were_not_typed_stand_below_the_caption(open_page: Opener) ->
     ]
     tab = open_page(drawings)
     assert tab.text_content("h1") == "The digit three."
-    assert tab.locator("#words .word").all_text_contents() == ["the", "digit", "3"]
+    assert tab.locator(".words .word").all_text_contents() == ["the", "digit", "3"]
 
 
 def test_caption_keeps_its_case_and_punctuation(open_page: Opener) -> None:
@@ -240,7 +242,85 @@ def test_caption_keeps_its_case_and_punctuation(open_page: Opener) -> None:
     tab = open_page(drawings)
     assert tab.text_content("h1") == "A Cat, asleep!"
     assert tab.locator("h1 .word").all_text_contents() == ["A", "Cat", "asleep"]
-    assert not tab.is_visible("#words")
+    assert not tab.is_visible(".words")
+
+
+def test_the_full_stop_that_a_model_adds_stands_nowhere_but_in_the_list(open_page: Opener) -> None:
+    drawings = [Drawing("a cat", ("a", "cat", "."), d.seed, d.model, d.canvases, d.canvases[:, :3, 5, 0] / 255.0) for d in blobs(1)]
+    tab = open_page(drawings)
+    assert tab.locator("h1 .word").all_text_contents() == ["a", "cat"]
+    assert not tab.is_visible(".words")
+    assert tab.locator(".labels li > span:first-child").all_text_contents() == ["a", "cat", "."]
+
+
+def data_uri(drawing: Drawing, t: int) -> str:
+    stream = io.BytesIO()
+    drawing.frames()[t].save(stream, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def tell_glimpse(tab: Any, drawings: list[Drawing], t: int) -> None:
+    """Hands the viewer a glimpse, as a server does."""
+    samples = []
+    for drawing in drawings:
+        assert drawing.attention is not None
+        assert drawing.boxes is not None
+        samples.append({"image": data_uri(drawing, t), "attention": drawing.attention[t].tolist(), "box": drawing.boxes[t].tolist()})
+    tab.evaluate(f"shown.glimpse({t}, {json.dumps(samples)})")
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_glimpses_are_shown_as_they_come(open_page: Opener, moving: bool) -> None:
+    tab = open_page(blobs(1, caption="something else"), moving=moving)
+    later = blobs(2)
+    data = page_data(later)
+    start = {key: data[key] for key in ("caption", "words", "model", "width", "height", "glimpses")} | {"seeds": [7, 8]}
+    tab.evaluate(f"shown.begin({json.dumps(start)})")
+    assert tab.text_content("h1") == later[0].caption
+    assert tab.text_content(".count") == "0 / 12"
+    assert set(pixels(tab)) == {0}
+    for t in range(4):
+        tell_glimpse(tab, later, t)
+    wait_until(tab, lambda: tab.text_content(".count") == "4 / 12")
+    assert pixels(tab) == later[0].canvases[3].ravel().tolist()
+    weights = word_weights(tab)
+    assert later[0].attention is not None
+    assert weights.index(max(weights)) == later[0].attention[3].argmax()
+    tab.fill(".glimpse", "12")  # there are four
+    assert tab.text_content(".count") == "4 / 12"
+    tab.fill(".glimpse", "2")
+    assert pixels(tab) == later[0].canvases[1].ravel().tolist()
+    tab.click(".samples button:nth-child(2)")
+    assert pixels(tab) == later[1].canvases[1].ravel().tolist()
+    for t in range(4, 12):
+        tell_glimpse(tab, later, t)
+    tab.evaluate(f"shown.render({json.dumps(data)})")
+    assert tab.text_content(".seed") == "8"  # the sample that is looked at stays
+    assert tab.text_content(".count") == ("2 / 12" if moving else "12 / 12")  # and, but for who wants no motion, the glimpse
+    tab.fill(".glimpse", "12")
+    assert pixels(tab) == later[1].canvases[11].ravel().tolist()
+
+
+def test_a_drawing_that_was_stopped_shows_what_has_arrived(open_page: Opener) -> None:
+    tab = open_page(blobs(1))
+    later = blobs(1, caption="another caption")
+    data = page_data(later)
+    start = {key: data[key] for key in ("caption", "words", "model", "width", "height", "glimpses")} | {"seeds": [7]}
+    tab.evaluate(f"shown.begin({json.dumps(start)})")
+    for t in range(3):
+        tell_glimpse(tab, later, t)
+    tab.evaluate("shown.stop()")
+    tab.click(".play")
+    wait_until(tab, lambda: tab.text_content(".count") == "3 / 12" and not playing(tab))
+    tab.evaluate(f"shown.begin({json.dumps(start)}); shown.stop()")
+    assert not tab.is_visible("#viewer")  # nothing has
+
+
+def test_words_are_underlined_even_where_none_are_read(open_page: Opener) -> None:
+    tab = open_page([Drawing("a red cat", (), d.seed, d.model, d.canvases) for d in blobs(1)])
+    assert tab.locator("h1 .word").count() == 0
+    tab.evaluate("shown.mark(['a', 'red', 'cat', '.'], [1])")
+    assert tab.locator("h1 .differs").all_text_contents() == ["red"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -259,7 +339,7 @@ def test_a_picture_in_one_step_without_words(open_page: Opener) -> None:
     tab = open_page(drawings, moving=True)
     assert pixels(tab) == drawings[0].canvases[0, :, :, 0].ravel().tolist()
     assert tab.text_content("h1") == "No caption"
-    for name in (".transport", "#reading", "#outline", "#window", "#keys"):
+    for name in (".transport", ".reading", ".outline", ".window", ".keys"):
         assert not tab.is_visible(name)
     tab.keyboard.press(" ")
     tab.keyboard.press("ArrowLeft")
@@ -270,18 +350,18 @@ def test_render_can_be_called_again(open_page: Opener) -> None:
     later = blobs(3, glimpses=5, caption="another caption", writes=False)
     tab.evaluate(f"cap2im.render({json.dumps(page_data(later))})")
     assert tab.text_content("h1") == "another caption"
-    assert tab.text_content("#count") == "5 / 5"
+    assert tab.text_content(".count") == "5 / 5"
     assert pixels(tab) == later[0].canvases[-1].ravel().tolist()
-    assert tab.locator("#samples button").count() == 3
-    assert tab.locator("#labels li").count() == 2
+    assert tab.locator(".samples button").count() == 3
+    assert tab.locator(".labels li").count() == 2
 
 
 def map_alphas(tab: Any) -> list[int] | None:
     """How strong the tint is at every place of the map over the canvas, row by row; None where there is none."""
-    if not tab.is_visible("#map"):
+    if not tab.is_visible(".map"):
         return None
     return tab.evaluate(
-        "() => { const c = document.getElementById('map');"
+        "() => { const c = document.querySelector('.map');"
         " const copy = new OffscreenCanvas(c.width, c.height).getContext('2d', {willReadFrequently: true});"
         " copy.drawImage(c, 0, 0);"
         " return [...copy.getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 === 3); }"
@@ -292,26 +372,26 @@ def test_a_chosen_word_shows_where_it_is_read_at_each_size(open_page: Opener) ->
     drawings = [staged(seed=seed) for seed in (7, 8)]
     tab = open_page(drawings)
     assert map_alphas(tab) is None
-    assert tab.text_content("#where") == "Choose a word to see where it is read."
+    assert tab.text_content(".where") == "Choose a word to see where it is read."
     tab.click("h1 .word:nth-of-type(3)")
     for size, weights in ((2, drawings[0].maps[0]), (3, drawings[0].maps[1])):
-        tab.fill("#glimpse", str(size))
+        tab.fill(".glimpse", str(size))
         shown = map_alphas(tab)
         assert shown == pytest.approx((weights[2] / weights.max() * 255).ravel().tolist(), abs=1)
-        assert tab.text_content("#where") == "“3” gets up to 60 % of the attention at a place; full colour is 90 %."
-        assert tab.evaluate("getComputedStyle(document.getElementById('canvas')).filter").startswith("grayscale(1)")
-    paper, over = (tab.locator(name).bounding_box() for name in (".paper", "#map"))
+        assert tab.text_content(".where") == "“3” gets up to 60 % of the attention at a place; full colour is 90 %."
+        assert tab.evaluate("getComputedStyle(document.querySelector('.canvas')).filter").startswith("grayscale(1)")
+    paper, over = (tab.locator(name).bounding_box() for name in (".paper", ".map"))
     assert over == pytest.approx(paper, abs=1)
-    tab.fill("#glimpse", "1")
+    tab.fill(".glimpse", "1")
     assert map_alphas(tab) is None
-    assert tab.text_content("#where") == "At this size no words are read."
-    tab.click("#labels li:nth-child(2)")  # another word, from the list; the first size that reads words is shown
+    assert tab.text_content(".where") == "At this size no words are read."
+    tab.click(".labels li:nth-child(2)")  # another word, from the list; the first size that reads words is shown
     assert glimpse(tab) == 2
     assert map_alphas(tab) == pytest.approx((drawings[0].maps[0][1] / drawings[0].maps[0].max() * 255).ravel().tolist(), abs=1)
     assert [word.get_attribute("aria-pressed") for word in tab.locator("h1 .word").all()] == ["false", "true", *["false"] * 4]
     tab.click("h1 .word:nth-of-type(2)")
     assert map_alphas(tab) is None
-    assert tab.evaluate("getComputedStyle(document.getElementById('canvas')).filter") == "none"
+    assert tab.evaluate("getComputedStyle(document.querySelector('.canvas')).filter") == "none"
 
 
 def test_words_are_chosen_by_the_keyboard(open_page: Opener) -> None:
@@ -342,12 +422,12 @@ def test_of_one_size_that_read_words_twice_the_later_reading_is_shown(open_page:
 
 def test_sizes_are_named_and_other_drawings_have_no_words_to_choose(open_page: Opener) -> None:
     tab = open_page([staged()])
-    assert tab.locator("#axis span").all_text_contents() == ["8", "16", "32"]
-    assert (tab.text_content("#steps"), tab.text_content("#glimpses")) == ("Sizes", "8, 16, 32")
+    assert tab.locator(".axis span").all_text_contents() == ["8", "16", "32"]
+    assert (tab.text_content(".steps"), tab.text_content(".glimpses")) == ("Sizes", "8, 16, 32")
     tab.click("h1 .word:nth-of-type(4)")
     tab.evaluate(f"cap2im.render({json.dumps(page_data(blobs(1)))})")
-    assert (tab.text_content("#steps"), tab.text_content("#glimpses")) == ("Glimpses", "12")
-    assert not tab.is_visible("#where")
+    assert (tab.text_content(".steps"), tab.text_content(".glimpses")) == ("Glimpses", "12")
+    assert not tab.is_visible(".where")
     assert map_alphas(tab) is None
     tab.click("h1 .word:nth-of-type(3)")
     assert map_alphas(tab) is None

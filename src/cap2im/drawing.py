@@ -130,8 +130,12 @@ class Drawing:
         """The canvas after each glimpse, every pixel enlarged to scale x scale."""
         return [_enlarge(_picture(canvas), scale) for canvas in self.canvases]
 
+    def png(self) -> bytes:
+        """The finished picture as PNG; caption, seed and model travel inside as PNG text."""
+        return _png(self.image, self, optimize=False)
+
     def save(self, path: str | Path) -> Path:
-        """Writes the finished picture as PNG; caption, seed and model travel inside as PNG text.
+        """Writes `png`.
 
         Raises:
             ValueError: the name does not end in .png.
@@ -139,7 +143,7 @@ class Drawing:
         """
         if Path(path).suffix.lower() != ".png":
             raise ValueError(f"a drawing is saved as .png, got {path}")
-        return _write(path, _png(self.image, self))
+        return _write(path, self.png())
 
     def __repr__(self) -> str:
         height, width = self.canvases.shape[1:3]
@@ -185,11 +189,20 @@ def grid(drawings: Sequence[Drawing]) -> Image.Image:
 
 
 def save_gif(drawings: Sequence[Drawing], path: str | Path) -> Path:
-    """Writes the samples as they are drawn, in a grid: a frame a glimpse, the written window outlined, then a pause on the last.
+    """Writes `gif`.
 
     Raises:
         ValueError: the drawings are not samples of one caption.
         OSError: the file cannot be written.
+    """
+    return _write(path, gif(drawings))
+
+
+def gif(drawings: Sequence[Drawing]) -> bytes:
+    """The samples as they are drawn, in a grid: a frame a glimpse, the written window outlined, then a pause on the last.
+
+    Raises:
+        ValueError: the drawings are not samples of one caption.
     """
     _check_samples(drawings)
     zoom = _zoom(drawings[0].image)
@@ -198,7 +211,7 @@ def save_gif(drawings: Sequence[Drawing], path: str | Path) -> Path:
         for drawing, tile in zip(drawings, tiles, strict=True):
             if drawing.boxes is not None:
                 ImageDraw.Draw(tile).rectangle([round(zoom * float(edge)) for edge in drawing.boxes[t]], outline=WRITING, width=2)
-    return _write(path, _gif([_tile(tiles) for tiles in moving]))
+    return _gif([_tile(tiles) for tiles in moving])
 
 
 def save_page(drawings: Sequence[Drawing], path: str | Path) -> Path:
@@ -274,7 +287,9 @@ def page(drawings: Sequence[Drawing]) -> str:
     Raises:
         ValueError: the drawings are not samples of one caption.
     """
-    template = resources.files("cap2im").joinpath("viewer.html").read_text(encoding="utf-8")
+    template = viewer_file("viewer.html")
+    for name in ("viewer.css", "viewer.js"):
+        template = template.replace(f"/* {name} */\n", viewer_file(name))
     assert template.count(DATA_SLOT) == 1
     content = json.dumps(page_data(drawings), separators=(",", ":"), allow_nan=False)
     for character in "<>&":  # so that no caption can end the element; JSON allows these characters only inside strings
@@ -282,8 +297,13 @@ def page(drawings: Sequence[Drawing]) -> str:
     return template.replace(DATA_SLOT, DATA_SLOT.replace("null", content))
 
 
+def viewer_file(name: str) -> str:
+    """One of the viewer's files: viewer.css and viewer.js, which other pages can use, too, and the page viewer.html around them."""
+    return resources.files("cap2im").joinpath("viewer", name).read_text(encoding="utf-8")
+
+
 def page_data(drawings: Sequence[Drawing]) -> dict[str, Any]:
-    """The JSON document that the page's `cap2im.render` takes.
+    """The JSON document that the viewer's `render` takes.
 
     caption, words, model, width, height, glimpses, sizes ([width, height] of each stage), and samples: each its seed, a PNG with all its
     canvases (`sheet`, a data URI; `columns` of them beside each other, row by row), attention [T][L] or null, boxes [T][4] or null, and
@@ -296,8 +316,7 @@ def page_data(drawings: Sequence[Drawing]) -> dict[str, Any]:
     _check_samples(drawings)
     first = drawings[0]
     height, width = first.canvases.shape[1:3]
-    # One column as long as it fits: PNG then finds what did not change from glimpse to glimpse.
-    columns = math.ceil(first.glimpses / max(1, SHEET_HEIGHT // height))
+    sheets = [canvases_png(drawing) for drawing in drawings]
     return {
         "caption": first.caption,
         "words": first.words,
@@ -310,14 +329,31 @@ def page_data(drawings: Sequence[Drawing]) -> dict[str, Any]:
             {
                 "seed": drawing.seed,
                 "columns": columns,
-                "sheet": _data_uri(_png(_picture(_sheet(drawing.canvases, columns))), "png"),
-                "attention": None if drawing.attention is None else np.round(drawing.attention.astype(float), 4).tolist(),
-                "boxes": None if drawing.boxes is None else np.round(drawing.boxes.astype(float), 2).tolist(),
+                "sheet": _data_uri(sheet, "png"),
+                "attention": rounded_attention(drawing.attention),
+                "boxes": rounded_boxes(drawing.boxes),
                 "maps": [_map_sheet(weights) for weights in drawing.maps],
             }
-            for drawing in drawings
+            for drawing, (sheet, columns) in zip(drawings, sheets, strict=True)
         ],
     }
+
+
+def canvases_png(drawing: Drawing) -> tuple[bytes, int]:
+    """A PNG with all canvases of a drawing, row by row, and how many of them are beside each other."""
+    # One column as long as it fits: PNG then finds what did not change from glimpse to glimpse.
+    columns = math.ceil(drawing.glimpses / max(1, SHEET_HEIGHT // drawing.canvases.shape[1]))
+    return _png(_picture(_sheet(drawing.canvases, columns))), columns
+
+
+def rounded_attention(weights: NDArray[np.floating] | None) -> list[Any] | None:
+    """Word weights [..., L] as JSON has them."""
+    return None if weights is None else np.round(weights.astype(float), 4).tolist()
+
+
+def rounded_boxes(boxes: NDArray[np.floating] | None) -> list[Any] | None:
+    """Boxes [..., 4] in pixels as JSON has them."""
+    return None if boxes is None else np.round(boxes.astype(float), 2).tolist()
 
 
 def _map_sheet(weights: NDArray[np.floating]) -> dict[str, Any]:
@@ -561,6 +597,13 @@ def _picture(canvas: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(canvas[..., 0] if canvas.shape[2] == 1 else canvas))
 
 
+def canvas_uri(canvas: NDArray[np.uint8]) -> str:
+    """A canvas [H, W, C] as a data URI of PNG, packed quickly rather than small: for pictures that are looked at for a moment."""
+    stream = io.BytesIO()
+    _picture(canvas).save(stream, "PNG", compress_level=1)
+    return _data_uri(stream.getvalue(), "png")
+
+
 def _zoom(picture: Image.Image) -> int:
     return max(1, TILE_SIDE // max(picture.size))
 
@@ -589,14 +632,14 @@ def _tile(tiles: Sequence[Image.Image]) -> Image.Image:
     return whole
 
 
-def _png(picture: Image.Image, drawing: Drawing | None = None) -> bytes:
-    """The picture as PNG, with where it comes from as PNG text."""
+def _png(picture: Image.Image, drawing: Drawing | None = None, optimize: bool = True) -> bytes:
+    """The picture as PNG, with where it comes from as PNG text; not optimised it is a few percent larger, four times sooner."""
     info = PngImagePlugin.PngInfo()
     if drawing is not None:
         for key, value in (("caption", drawing.caption), ("seed", str(drawing.seed)), ("model", drawing.model)):
             info.add_text(key, value)
     stream = io.BytesIO()
-    picture.save(stream, "PNG", optimize=True, pnginfo=info)
+    picture.save(stream, "PNG", optimize=optimize, pnginfo=info)
     return stream.getvalue()
 
 

@@ -275,6 +275,11 @@ class Pipeline:
         return self.model.device
 
     @property
+    def glimpses(self) -> int:
+        """T, canvases of a drawing; sharpening adds one."""
+        return self.model.glimpses + (self.sharpening is not None)
+
+    @property
     def at_once(self) -> int:
         """Pictures that are drawn at once; they do not depend on each other."""
         return pictures_at_once(self.model.config.side)

@@ -123,9 +123,10 @@ class Vocabulary(BaseModel):
         if self.tokens != "released":
             return split_words(caption, self.tokens)
         pieces = caption.lower().split()
-        return _with_full_stop([w for piece in pieces for w in ([piece] if self._sayable(piece) else _WORDS.findall(piece))])
+        return _with_full_stop([w for piece in pieces for w in ([piece] if self.sayable(piece) else _WORDS.findall(piece))])
 
-    def _sayable(self, piece: str) -> bool:
+    def sayable(self, piece: str) -> bool:
+        """Whether a caption can say this known word: those that stand for an end or for unknown words it cannot."""
         return piece in self.numbers and piece != self.unknown and _MARK.fullmatch(piece) is None
 
     def numbered(self, caption: str) -> list[int]:
@@ -165,7 +166,10 @@ class Vocabulary(BaseModel):
             elif len(words) > LONGEST_CAPTION:
                 problems.append(f"caption {shown!r} has {len(words)} words; at most {LONGEST_CAPTION} are allowed")
             elif strangers and unknown == "error":
-                problems.append(f"caption {shown!r}: {'; '.join(self._stranger(w) for w in strangers)}")
+                # to look for near words takes long in a large vocabulary, and nobody reads about all of them
+                told = strangers[:TOLD_PROBLEMS] if len(problems) < TOLD_PROBLEMS else []
+                more = [f"and {len(strangers) - len(told)} unknown words more"] if len(strangers) > len(told) else []
+                problems.append(f"caption {shown!r}: {'; '.join([*(self._stranger(w) for w in told), *more])}")
             elif not any(re.match(r"\w", w) for w in known):
                 problems.append(f"caption {shown!r} has no word that the model knows")
             else:

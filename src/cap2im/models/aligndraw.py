@@ -259,6 +259,11 @@ class DRAW(LikelihoodModel):
         later = self.prior_of(hidden[:, 1:])
         return Gaussian(torch.cat([first.mean, later.mean], 1), torch.cat([first.log_sigma, later.log_sigma], 1))
 
+    @property
+    def glimpses(self) -> int:
+        """T"""
+        return self.config.glimpses
+
     def drawing(self, text: EncodedText | None, noise: Tensor) -> Iterator[tuple[GenerativeState, Glimpse]]:
         """Draws from the prior, one glimpse at a time (section 3.4); noise is [B, T, Z] standard normal."""
         state = self.generative_start(len(noise))

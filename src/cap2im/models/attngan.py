@@ -313,6 +313,11 @@ class AttnGAN(DrawingModel):
         self.text = TextEncoder(config.text)
         self.generator = Generator(config)
 
+    @property
+    def glimpses(self) -> int:
+        """One a size that is shown."""
+        return len(self.config.shown)
+
     def encode(self, tokens: Tensor, mask: Tensor, vectors: Tensor | None = None, *, alone: bool = False) -> EncodedText:
         """Words and sentences of captions, each as if it were alone."""
         return self.text(tokens, mask)

@@ -164,6 +164,11 @@ class DrawingModel(nn.Module, ABC):
         return self.config.noise_shape
 
     @property
+    def glimpses(self) -> int:
+        """T, canvases of a drawing, known before anything is drawn; a model that draws at once has 1."""
+        return 1
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device

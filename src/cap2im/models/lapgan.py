@@ -241,6 +241,11 @@ class LAPGAN(DrawingModel):
         self.coarse = CoarseGenerator(config)
         self.fine = Sharpener(config.fine)
 
+    @property
+    def glimpses(self) -> int:
+        """The coarse image and the finished one."""
+        return 2
+
     def encode(self, tokens: Tensor, mask: Tensor, vectors: Tensor | None = None, *, alone: bool = False) -> EncodedText:
         """What the two generators hear, side by side in `sentence` [B, 2S]."""
         return sentences_as_text(torch.cat([stage.hear(tokens, mask, vectors) for stage in (self.coarse, self.fine)], dim=1))

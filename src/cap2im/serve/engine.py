@@ -1,0 +1,373 @@
+"""The models of a server, and how requests share them: pictures of all clients are drawn in common batches, on bounded places.
+
+`batched` makes the batches. One thread for each device draws, so that models on one device take turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+from batched.aio import AsyncBatchProcessor
+from batched.aio.batch_generator import AsyncBatchGenerator, AsyncBatchItem
+from numpy.typing import NDArray
+
+from cap2im.data.mnist_captions import LAYOUTS
+from cap2im.data.vocabulary import Tokens, Unknown
+from cap2im.drawing import Drawing
+from cap2im.pipeline import Glimpses, Pipeline, find_device
+from cap2im.serve.metrics import Metrics
+from cap2im.serve.settings import ServeSettings
+
+RECENT = 0.2  # share of the last batch in the measured speed
+LONGEST_WAIT = 60  # seconds; of Retry-After
+LOOKS = 10  # for more company, at most
+LAST_LOOK_MS = 1.0  # which is `batched`'s own
+TOLD_STRANGERS = 8  # unknown words of a caption that get their nearest known ones: to look for them takes up to 0.1 s a word
+_log = logging.getLogger(__name__)
+
+
+class BusyError(Exception):
+    """A request does not fit the queue; in so many seconds it may."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f"the queue is full; try again in {seconds} s")
+        self.seconds = seconds
+
+
+class BrokenError(Exception):
+    """A model failed while it drew; what happened is in the log."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One glimpse of one caption's samples, in their order.
+
+    Attributes:
+        result: number of the caption in its request.
+        glimpse: 0 ... T - 1.
+        canvases: [S, A, A, C]
+        words: [S, L], boxes: [S, 4], or None.
+    """
+
+    result: int
+    glimpse: int
+    canvases: NDArray[np.uint8]
+    words: NDArray[np.floating] | None
+    boxes: NDArray[np.floating] | None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request wants drawn, checked: sample k of each caption comes from seed + k."""
+
+    drawer: Drawer
+    captions: tuple[str, ...]
+    tokens: tuple[Tokens, ...]
+    samples: int
+    seed: int
+
+    @property
+    def pictures(self) -> int:
+        return len(self.captions) * self.samples
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a batch: who watches it is told its number and its glimpses."""
+
+    caption: str
+    seed: int
+    number: int = 0
+    watch: Callable[[int, Glimpses, Sequence[int], Sequence[int]], None] | None = None
+
+
+class Waiting(AsyncBatchGenerator[Picture, Drawing]):
+    """`batched`'s queue, which looks for items every few milliseconds all day long, sleeping while there are none.
+
+    It also waits longer while company keeps coming: clients that were answered together come back one after the other, and would be drawn
+    in two half-empty batches in turns.
+    """
+
+    def __init__(self, *, batch_size: int, timeout_ms: float) -> None:
+        super().__init__(batch_size, timeout_ms=LAST_LOOK_MS)
+        self._size, self._look = batch_size, timeout_ms / 1000
+        self._open: list[AsyncBatchItem[Picture, Drawing]] = []
+        self._some = asyncio.Event()
+
+    async def extend(self, items: list[AsyncBatchItem[Picture, Drawing]]) -> None:
+        self._open += items
+        self._some.set()
+        await super().extend(items)
+
+    async def optimal_batches(self) -> AsyncGenerator[list[AsyncBatchItem[Picture, Drawing]], None]:
+        batches = super().optimal_batches()
+        while True:
+            self._open = [item for item in self._open if not item.done()]  # drawn, or its client left
+            if not self._open:
+                self._some.clear()
+                await self._some.wait()
+            came, looks = 0, 0
+            while came < len(self) < self._size and looks < LOOKS:
+                came, looks = len(self), looks + 1
+                await asyncio.sleep(self._look)
+            if all(item.done() for item in self._open):
+                continue  # all clients left meanwhile
+            yield await anext(batches)
+
+
+class Drawer:
+    """A model on a device, which draws pictures of several clients together."""
+
+    def __init__(self, pipeline: Pipeline, thread: ThreadPoolExecutor, settings: ServeSettings, metrics: Metrics) -> None:
+        self.pipeline, self._thread, self._metrics = pipeline, thread, metrics
+        self.taken = 0  # pictures that wait or are drawn
+        self.speed: float | None = None  # pictures a second, of late
+        batch = min(settings.batch, pipeline.at_once)
+        self._batches = AsyncBatchProcessor[Picture, Drawing](self._together, batch_size=batch, timeout_ms=settings.wait_ms)
+        self._batches.batch_queue = Waiting(batch_size=batch, timeout_ms=settings.wait_ms)
+
+    async def draw(self, pictures: list[Picture]) -> list[Drawing]:
+        """Draws them in whatever batches; cancelled, it draws no more of them."""
+        return await self._batches(pictures)
+
+    async def _together(self, pictures: list[Picture]) -> list[Drawing]:
+        name, start = self.pipeline.name, time.perf_counter()
+        try:
+            drawings = await asyncio.get_running_loop().run_in_executor(self._thread, self._draw, pictures)
+        except Exception:
+            _log.exception("%s failed to draw %d pictures", name, len(pictures))
+            raise BrokenError(f"{name} failed to draw") from None
+        seconds = time.perf_counter() - start
+        speed = len(pictures) / seconds
+        self.speed = speed if self.speed is None else (1 - RECENT) * self.speed + RECENT * speed
+        self._metrics.pictures.labels(name).inc(len(pictures))
+        self._metrics.batches.labels(name).observe(len(pictures))
+        self._metrics.drawing.labels(name).observe(seconds)
+        return drawings
+
+    def _draw(self, pictures: list[Picture]) -> list[Drawing]:
+        watchers: dict[Any, list[int]] = {}
+        for row, picture in enumerate(pictures):
+            if picture.watch is not None:
+                watchers.setdefault(picture.watch, []).append(row)
+        counted = iter(range(self.pipeline.glimpses))
+
+        def watch(glimpses: Glimpses) -> None:
+            t = next(counted)
+            for told, rows in watchers.items():
+                told(t, glimpses, rows, [pictures[row].number for row in rows])
+
+        # Captions are checked when they are accepted: those with words to refuse never come here, so that one choice serves all.
+        return self.pipeline.drawings(
+            [picture.caption for picture in pictures],
+            [picture.seed for picture in pictures],
+            unknown="skip",
+            watch=watch if watchers else None,
+        )
+
+
+class Engine:
+    """All models of a server on all its devices.
+
+    Attributes:
+        models: what draws, by name: an entry for each device. Empty until `load` is done.
+    """
+
+    def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
+        self.settings, self.metrics = settings, metrics
+        self.models: dict[str, list[Drawer]] = {}
+        self._threads: list[ThreadPoolExecutor] = []
+        self.taken = 0
+        self.nearest = lru_cache(maxsize=4096)(self._nearest)
+
+    def load(self) -> None:
+        """Loads the models; takes seconds.
+
+        Raises:
+            ValueError: a model, sharpener or device that does not exist or fit, or two models of one name.
+        """
+        models: dict[str, list[Drawer]] = {}
+        for device in self.settings.devices:
+            thread = ThreadPoolExecutor(1, thread_name_prefix=f"draws on {find_device(device)}")
+            self._threads.append(thread)
+            names = set()
+            for model in self.settings.models:
+                pipeline = Pipeline.load(model, device=device, sharpen=self.settings.sharpen)
+                if pipeline.name in names:
+                    raise ValueError(f"two models are called {pipeline.name}; requests could not tell them apart")
+                names.add(pipeline.name)
+                models.setdefault(pipeline.name, []).append(Drawer(pipeline, thread, self.settings, self.metrics))
+        self.models = models
+
+    @property
+    def ready(self) -> bool:
+        """Whether the models are loaded."""
+        return bool(self.models)
+
+    @property
+    def default(self) -> str:
+        """Name of the model that draws where a request names none."""
+        return next(iter(self.models))
+
+    def pipeline(self, model: str) -> Pipeline:
+        """A model by its name."""
+        return self.models[model][0].pipeline
+
+    def accept(self, model: str, captions: Sequence[str], samples: int, seed: int, unknown: Unknown) -> Asked:
+        """Checks captions, and picks the device that has least to do.
+
+        Raises:
+            ValueError: unknown words, an empty or over-long caption.
+        """
+        drawer = min(self.models[model], key=lambda each: each.taken)
+        tokens = drawer.pipeline.tokens(captions, unknown)
+        return Asked(drawer, tuple(captions), tuple(tokens), samples, seed)
+
+    @contextmanager
+    def places(self, asked: Asked) -> Iterator[None]:
+        """Holds places in the queue for all pictures of a request.
+
+        Raises:
+            BusyError: there are not enough.
+        """
+        count, drawer = asked.pictures, asked.drawer
+        if self.taken + count > self.settings.queue:
+            self.metrics.refused.inc()
+            speeds = [each.speed for drawers in self.models.values() for each in drawers if each.speed is not None]
+            wait = self.taken / (sum(speeds) / len(speeds)) if speeds else 1
+            raise BusyError(max(1, min(LONGEST_WAIT, math.ceil(wait))))
+        self._take(drawer, count)
+        try:
+            yield
+        finally:
+            self._take(drawer, -count)
+
+    def _take(self, drawer: Drawer, count: int) -> None:
+        self.taken += count
+        drawer.taken += count
+        self.metrics.queued.set(self.taken)
+
+    async def draw(self, asked: Asked) -> list[list[Drawing]]:
+        """The drawings of each caption; the caller holds their places.
+
+        Raises:
+            BrokenError: the model failed.
+        """
+        drawings = await asked.drawer.draw([Picture(caption, asked.seed + k) for caption in asked.captions for k in range(asked.samples)])
+        return [drawings[start : start + asked.samples] for start in range(0, len(drawings), asked.samples)]
+
+    async def watch(self, asked: Asked) -> AsyncGenerator[Seen | tuple[int, list[Drawing]], None]:
+        """Every glimpse of each caption as soon as all its samples have it, and its drawings as soon as they are finished, by its number.
+
+        Raises:
+            BrokenError: the model failed.
+        """
+        news: asyncio.Queue[Any] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def told(glimpse: int, glimpses: Glimpses, rows: Sequence[int], numbers: Sequence[int]) -> None:  # in the thread that draws
+            arrays = [None if each is None else each[rows] for each in (glimpses.canvases, glimpses.words, glimpses.boxes)]
+            loop.call_soon_threadsafe(news.put_nowait, (glimpse, numbers, arrays))
+
+        async def finished(result: int, caption: str) -> None:
+            first = result * asked.samples
+            pictures = [Picture(caption, asked.seed + k, first + k, told) for k in range(asked.samples)]
+            try:
+                news.put_nowait((result, await asked.drawer.draw(pictures)))
+            except BrokenError as error:
+                news.put_nowait(error)
+
+        parts: dict[tuple[int, int], dict[int, list[Any]]] = {}
+        tasks = [loop.create_task(finished(result, caption)) for result, caption in enumerate(asked.captions)]
+        left = len(tasks)
+        try:
+            while left:
+                told_of = await news.get()
+                if isinstance(told_of, BrokenError):
+                    raise told_of
+                if len(told_of) == 2:
+                    left -= 1
+                    yield told_of
+                    continue
+                glimpse, numbers, arrays = told_of
+                for row, number in enumerate(numbers):
+                    result, sample = divmod(number, asked.samples)
+                    samples = parts.setdefault((result, glimpse), {})
+                    samples[sample] = [None if each is None else each[row] for each in arrays]
+                    if len(samples) == asked.samples:
+                        yield self._seen(asked, result, glimpse, parts.pop((result, glimpse)))
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def _seen(self, asked: Asked, result: int, glimpse: int, samples: dict[int, list[Any]]) -> Seen:
+        canvases, words, boxes = zip(*(samples[k] for k in range(asked.samples)), strict=True)
+        length = len(asked.tokens[result].words)
+        return Seen(
+            result,
+            glimpse,
+            np.stack(canvases),
+            None if words[0] is None else np.stack([each[:length] for each in words]),
+            None if boxes[0] is None else np.stack(boxes),
+        )
+
+    def strangers(self, model: str, caption: str) -> list[str]:
+        """Words of a caption that a model, or the sharpener of its pictures, does not know."""
+        pipeline = self.pipeline(model)
+        vocabularies = [pipeline.vocabulary] if pipeline.model.config.reads_words else []
+        if pipeline.sharpening is not None and pipeline.sharpening.vocabulary is not None:
+            vocabularies.append(pipeline.sharpening.vocabulary)
+        return list(dict.fromkeys(word for each in vocabularies for word in each.split(caption) if word not in each.numbers))
+
+    def read(self, model: str, caption: str) -> tuple[list[str], list[tuple[str, list[str]]]]:
+        """A caption's words, and those that the model does not know with the nearest ones that it knows."""
+        strangers = self.strangers(model, caption)
+        near = [(word, self.nearest(model, word) if n < TOLD_STRANGERS else []) for n, word in enumerate(strangers)]
+        return self.pipeline(model).vocabulary.split(caption), near
+
+    def _nearest(self, model: str, word: str) -> list[str]:
+        return self.pipeline(model).vocabulary.nearest(word)
+
+    @cached_property
+    def described(self) -> list[dict[str, Any]]:
+        """What `GET /v1/models` says of each model."""
+        return [
+            {
+                "name": name,
+                "kind": (pipeline := drawers[0].pipeline).config["kind"],
+                "description": pipeline.config.get("description", ""),
+                "side": pipeline.model.config.side,
+                "colours": pipeline.model.config.colours,
+                "glimpses": pipeline.glimpses,
+                "reads_words": pipeline.model.config.reads_words,
+                "words": len(pipeline.vocabulary),
+                "examples": examples(pipeline),
+                "sharpener": None if pipeline.sharpening is None else pipeline.sharpening.name,
+            }
+            for name, drawers in self.models.items()
+        ]
+
+    def close(self) -> None:
+        """Draws nothing more."""
+        for thread in self._threads:
+            thread.shutdown(wait=False, cancel_futures=True)
+
+
+def examples(pipeline: Pipeline) -> list[str]:
+    """Captions that the model knows how to draw; none where its config does not say what it was trained on."""
+    if pipeline.config.get("data", {}).get("source") not in ("mnist", "digits"):
+        return []
+    return [layout.caption(digits).removesuffix(" .") for layout, digits in zip(LAYOUTS, EXAMPLE_DIGITS, strict=True)]
+
+
+EXAMPLE_DIGITS = ((2, 8), (5, 1), (3, 1), (7, 4), (7,), (6,), (9,), (1,))

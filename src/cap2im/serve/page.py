@@ -1,0 +1,56 @@
+"""The page on which people type a caption and watch it being drawn: one document, its scripts and styles, and the viewer's.
+
+Nothing of it comes from elsewhere, and the browser is told to refuse what would: no script or style inside the document, no other origin.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+
+from fastapi import APIRouter, HTTPException, Request, Response
+
+from cap2im.drawing import viewer_file
+
+SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",  # glimpses come as data URIs
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+MEDIA_TYPES = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
+VIEWER_FILES = ("viewer.css", "viewer.js")
+
+
+def page_router() -> APIRouter:
+    """`GET /`, the page, and `GET /page/NAME`, its files; all are read once, so that no path reaches the disk."""
+    folder = resources.files("cap2im.serve").joinpath("page")
+    files = {name: viewer_file(name) for name in VIEWER_FILES}
+    files |= {file.name: file.read_text(encoding="utf-8") for file in folder.iterdir()}
+    router = APIRouter(include_in_schema=False)
+
+    def answer(name: str, request: Request) -> Response:
+        content = files[name].encode()
+        tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+        headers = {"ETag": tag, "Cache-Control": "no-cache", "Content-Security-Policy": SECURITY_POLICY}  # asked for again after an update
+        if request.headers.get("If-None-Match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(content, media_type=MEDIA_TYPES[name.rsplit(".", 1)[-1]], headers=headers)
+
+    @router.get("/")
+    def page(request: Request) -> Response:
+        return answer("index.html", request)
+
+    @router.get("/page/{name}")
+    def page_file(name: str, request: Request) -> Response:
+        if name not in files:
+            raise HTTPException(404, f"the page has no file {name!r}")
+        return answer(name, request)
+
+    return router

@@ -1,0 +1,60 @@
+/* What the page asks the server, in words that can be shown when it refuses. */
+
+const keyName = "cap2im-key"; // in this tab alone, until it is closed
+
+export const keepKey = (key) => sessionStorage.setItem(keyName, key);
+export const hasKey = () => sessionStorage.getItem(keyName) !== null;
+
+/* The server said no, or nothing: status 0. after: seconds until it is worth asking again, or null. */
+export class Refusal extends Error {
+  constructor(status, detail, after = null) {
+    super(detail);
+    Object.assign(this, { status, after });
+  }
+}
+
+/* The server's answer to a GET, or to a POST of `body`; throws Refusal, and what `signal` was aborted with. */
+export async function ask(path, { body, signal } = {}) {
+  const headers = {};
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  const key = sessionStorage.getItem(keyName);
+  if (key !== null) headers.Authorization = `Bearer ${key}`;
+  let response;
+  try {
+    response = await fetch(path, { method: body === undefined ? "GET" : "POST", headers, body: JSON.stringify(body), signal });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Refusal(0, "The server does not answer. It may have been stopped, or the network is down.");
+  }
+  if (response.ok) return response;
+  const { detail } = await response.json().catch(() => ({}));
+  const after = Number.parseInt(response.headers.get("Retry-After"), 10);
+  throw new Refusal(response.status, typeof detail === "string" ? detail : `The server answered ${response.status}.`, Number.isNaN(after) ? null : after);
+}
+
+/* The server-sent events of an answer, each {event, data} with data read as JSON (https://html.spec.whatwg.org/#event-stream-interpretation);
+   they end where the connection does. */
+export async function* events(response, signal) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "", event = "", data = [];
+  for (;;) {
+    const { value, done } = await reader.read().catch((error) => {
+      if (signal.aborted) throw error;
+      return { done: true };
+    });
+    if (done) return; // what no empty line ended is no event
+    const lines = (rest + value).split(/\r\n|\n|\r(?!$)/); // a \r at the end may be half of an \r\n
+    rest = lines.pop();
+    for (const line of lines) {
+      if (line === "") {
+        if (data.length) yield { event, data: JSON.parse(data.join("\n")) };
+        [event, data] = ["", []];
+        continue;
+      }
+      const colon = line.indexOf(":"), name = colon < 0 ? line : line.slice(0, colon);
+      const text = colon < 0 ? "" : line.slice(colon + 1).replace(/^ /, "");
+      if (name === "event") event = text;
+      else if (name === "data") data.push(text);
+    }
+  }
+}

@@ -1,0 +1,221 @@
+/* A box for a caption: it completes words that the model knows and marks those that it does not. */
+
+const make = (tag, text = "", className = "") => Object.assign(document.createElement(tag), { textContent: text, className });
+const pause = 180; // milliseconds without a key until the caption is read
+const shown = 6; // suggestions
+const beginning = /[\p{L}\p{N}][\p{L}\p{N}'’-]*$/u; // of a word, before the caret
+const escaped = (word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+const occurrences = (word) => new RegExp(`(?<![\\p{L}\\p{N}])${escaped(word)}(?![\\p{L}\\p{N}])`, "giu");
+
+/* read(caption, signal): answers {words, unknown: [{word, nearest}]}, or throws; vocabulary(): known words, most usual first;
+   examples(): captions, offered while the box is empty. */
+export class CaptionBox {
+  #read; #vocabulary; #examples;
+  #strangers = []; // [{word, nearest}] of what was read last
+  #items = []; #whole = false; #active = -1; // suggestions, whether they are whole captions, which one is marked
+  #timer = null; #reading = null;
+
+  constructor(root, { id, label, read, vocabulary, examples }) {
+    [this.#read, this.#vocabulary, this.#examples] = [read, vocabulary, examples];
+    this.root = root;
+    root.innerHTML = `
+      <label for="${id}"></label>
+      <div class="field">
+        <div class="mirror" aria-hidden="true"></div>
+        <textarea id="${id}" rows="1" spellcheck="false" autocomplete="off" autocapitalize="off" enterkeyhint="go" aria-autocomplete="list"
+          aria-controls="${id}-list" aria-describedby="${id}-strangers"></textarea>
+        <ul id="${id}-list" class="list" role="listbox" aria-label="Suggestions" hidden></ul>
+      </div>
+      <div id="${id}-strangers" class="strangers"></div>
+      <p class="unseen" role="status"></p>`;
+    root.querySelector("label").textContent = label;
+    root.querySelector("textarea").placeholder = "Caption";
+    [this.input, this.mirror, this.list, this.told, this.spoken] =
+      ["textarea", ".mirror", ".list", ".strangers", ".unseen"].map((name) => root.querySelector(name));
+    this.input.addEventListener("input", () => this.#typed());
+    this.input.addEventListener("keydown", (event) => this.#key(event));
+    this.input.addEventListener("click", () => this.#suggest());
+    this.input.addEventListener("blur", () => this.#close());
+    this.list.addEventListener("pointerdown", (event) => event.preventDefault()); // the box keeps the focus
+    this.list.addEventListener("click", (event) => {
+      const option = event.target.closest("[role=option]");
+      if (option !== null) this.#accept([...this.list.children].indexOf(option));
+    });
+    this.#mark();
+  }
+
+  get value() {
+    return this.input.value.trim();
+  }
+
+  set value(text) {
+    this.input.value = text;
+    this.#close();
+    this.check();
+  }
+
+  limit(characters) {
+    this.input.maxLength = characters;
+  }
+
+  /* For a model of other words. */
+  renew() {
+    this.check();
+    if (this.input.value !== "") this.#suggest();
+  }
+
+  /* Reads the caption again, at once. */
+  async check() {
+    clearTimeout(this.#timer);
+    this.#reading?.abort();
+    this.#mark();
+    const reading = this.#reading = new AbortController();
+    let unknown = [];
+    if (this.value !== "") {
+      try {
+        ({ unknown } = await this.#read(this.value, reading.signal));
+      } catch {
+        unknown = []; // drawing it says in words what is wrong
+      }
+    }
+    if (reading.signal.aborted) return;
+    this.#strangers = unknown;
+    this.#mark();
+  }
+
+  #typed() {
+    if (/\s*\n\s*/.test(this.input.value)) this.input.value = this.input.value.replace(/\s*\n\s*/g, " "); // pasted
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.check(), pause);
+    this.#mark();
+    this.#suggest();
+  }
+
+  /* The beginning of a word that the caret stands behind, or "". */
+  #begun() {
+    const { value, selectionStart, selectionEnd } = this.input;
+    if (document.activeElement !== this.input || selectionStart !== selectionEnd || /^[\p{L}\p{N}]/u.test(value.slice(selectionEnd))) return "";
+    return beginning.exec(value.slice(0, selectionStart))?.[0] ?? "";
+  }
+
+  // Words that the model does not know
+
+  #mark() {
+    const { value, selectionStart } = this.input;
+    const begun = this.#begun(), start = selectionStart - begun.length;
+    const unfinished = begun !== "" && this.#vocabulary().some((word) => word.toLowerCase().startsWith(begun.toLowerCase()));
+    const spans = this.#strangers.flatMap(({ word }) => [...value.matchAll(occurrences(word))])
+      .map((found) => ({ from: found.index, to: found.index + found[0].length, name: found.index === start ? "stranger begun" : "stranger" }))
+      .filter(({ from }) => !(unfinished && from === start));
+    const strange = new Set(spans.map(({ from, to }) => value.slice(from, to).toLowerCase()));
+    if (begun !== "" && !spans.some(({ from }) => from === start)) spans.push({ from: start, to: selectionStart, name: "begun" });
+    spans.sort((a, b) => a.from - b.from);
+    const pieces = [];
+    let from = 0;
+    for (const span of spans) {
+      pieces.push(value.slice(from, span.from), make("span", value.slice(span.from, span.to), span.name));
+      from = span.to;
+    }
+    this.mirror.replaceChildren(...pieces, `${value.slice(from)}\u200b`);
+    const told = this.#strangers.filter(({ word }) => strange.has(word.toLowerCase()));
+    if (this.told.dataset.words === JSON.stringify(told)) return; // so that nobody's click meets another button
+    this.told.dataset.words = JSON.stringify(told);
+    this.told.replaceChildren(...told.map((stranger) => this.#stranger(stranger)));
+    this.input.setAttribute("aria-invalid", told.length > 0);
+  }
+
+  #stranger({ word, nearest }) {
+    const line = make("p");
+    const offer = (text, replacement) => {
+      const button = Object.assign(make("button", text), { type: "button" });
+      button.addEventListener("click", () => this.#replace(word, replacement));
+      return button;
+    };
+    line.append(make("b", word), nearest.length ? " is not a word that the model knows. Nearest: " : " is not a word that the model knows. ");
+    line.append(...nearest.map((known) => offer(known, known)), offer("Leave it out", ""));
+    return line;
+  }
+
+  #replace(word, replacement) {
+    const changed = this.input.value.replace(occurrences(word), () => replacement);
+    this.input.value = replacement === "" ? changed.replace(/ {2,}/g, " ").trim() : changed;
+    this.input.focus();
+    this.check();
+  }
+
+  // Suggestions
+
+  #suggest() {
+    const begun = this.#begun().toLowerCase();
+    this.#whole = this.input.value === "" && document.activeElement === this.input;
+    if (this.#whole) this.#items = this.#examples();
+    else if (begun === "") this.#items = [];
+    else this.#items = this.#vocabulary().filter((word) => word.toLowerCase().startsWith(begun) && word.length > begun.length);
+    this.#items = this.#items.slice(0, shown);
+    this.#active = -1;
+    if (!this.#items.length) {
+      this.#close();
+      return;
+    }
+    this.list.replaceChildren(...this.#items.map((item, index) => {
+      const option = make("li");
+      option.role = "option";
+      option.id = `${this.list.id}-${index}`;
+      const known = this.#whole ? 0 : begun.length;
+      option.append(make("b", item.slice(0, known)), item.slice(known));
+      return option;
+    }));
+    this.list.hidden = false;
+    this.#mark();
+    const word = this.mirror.querySelector(".begun"); // what is completed; the list hangs below it
+    const room = this.list.parentElement.clientWidth - this.list.offsetWidth;
+    this.list.style.left = `${Math.max(0, Math.min(room, (word?.offsetLeft ?? 0) - 14))}px`;
+    this.list.style.top = `${word === null ? this.mirror.offsetHeight : word.offsetTop + word.offsetHeight + 16}px`;
+    this.spoken.textContent = `${this.#items.length} suggestion${this.#items.length > 1 ? "s" : ""}: ${this.#items.join(", ")}`;
+    this.#activate(-1);
+  }
+
+  #activate(index) {
+    this.#active = index;
+    [...this.list.children].forEach((option, n) => option.setAttribute("aria-selected", n === index));
+    if (index < 0) this.input.removeAttribute("aria-activedescendant");
+    else this.input.setAttribute("aria-activedescendant", this.list.children[index].id);
+  }
+
+  #close() {
+    this.list.hidden = true;
+    this.#items = [];
+    this.#active = -1;
+    this.spoken.textContent = "";
+    this.input.removeAttribute("aria-activedescendant");
+  }
+
+  #accept(index) {
+    const item = this.#items[index];
+    if (this.#whole) {
+      this.input.value = item;
+    } else {
+      const { value, selectionStart } = this.input, rest = value.slice(selectionStart);
+      const completed = `${value.slice(0, selectionStart - this.#begun().length)}${item}${/^[\s.,;:!?]/.test(rest) ? "" : " "}`;
+      this.input.value = completed + rest;
+      this.input.setSelectionRange(completed.length, completed.length);
+    }
+    this.#close();
+    this.check();
+  }
+
+  #key(event) {
+    if (event.isComposing) return;
+    const count = this.#items.length, marked = this.#active >= 0;
+    const known = () => this.#vocabulary().includes(this.#begun().toLowerCase());
+    if (event.key === "ArrowDown" && count) this.#activate((this.#active + 1) % count);
+    else if (event.key === "ArrowUp" && count) this.#activate(marked ? this.#active - 1 : count - 1);
+    else if (event.key === "ArrowDown" && this.input.value === "") this.#suggest();
+    else if (event.key === "Escape" && count) this.#close();
+    else if (event.key === "Enter" && marked) this.#accept(this.#active);
+    else if (event.key === "Tab" && !event.shiftKey && (marked || (count && !this.#whole && !known()))) this.#accept(Math.max(0, this.#active));
+    else if (event.key === "Enter") this.input.form.requestSubmit();
+    else return;
+    event.preventDefault();
+  }
+}

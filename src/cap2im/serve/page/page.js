@@ -1,0 +1,326 @@
+/* The page: what is asked for, and what is shown of it while it is drawn. The viewer itself is viewer.js. */
+import { ask, events, hasKey, keepKey, Refusal } from "./api.js";
+import { CaptionBox } from "./caption.js";
+
+const at = (id) => document.getElementById(id);
+const make = (tag, text = "", className = "") => Object.assign(document.createElement(tag), { textContent: text, className });
+const patience = 300; // milliseconds until a drawing takes long enough to be stopped
+const quantity = (count, thing) => `${count} ${thing}${count === 1 ? "" : "s"}`;
+
+let models = [], words = []; // of the server, of the chosen model
+let running = null; // the drawing that is being watched: its AbortController
+let drawn = null; // what was asked for of that which is on the screen
+const viewers = [cap2im.viewer(at("first"), { level: 2 })];
+viewers.push(cap2im.viewer(at("second"), { level: 2, leader: viewers[0] }));
+
+const model = () => models.find(({ name }) => name === at("model-choice").value);
+const box = (root, id, label, examples) => new CaptionBox(root, {
+  id, label, examples,
+  read: async (caption, signal) => (await ask("v1/read", { body: { caption, model: model()?.name ?? null }, signal })).json(),
+  vocabulary: () => words,
+});
+const boxes = [
+  box(at("first-box"), "caption", "Caption", () => (at("ideas").hidden ? model()?.examples ?? [] : [])),
+  box(at("second-box"), "second-caption", "Second caption", () => flips(boxes[0].value)),
+];
+
+/* Examples that say something else than a caption in as few words as possible, the closest first. */
+function flips(caption) {
+  const other = (example) => differing(caption.toLowerCase().split(/\s+/), example.toLowerCase().split(/\s+/)).flat().length;
+  return (model()?.examples ?? []).filter((example) => other(example) > 0).sort((a, b) => other(a) - other(b));
+}
+
+/* The words, by number, of two captions that the other does not have at their place: those outside of the longest common subsequence. */
+function differing(ours, theirs) {
+  const common = Array.from({ length: ours.length + 1 }, () => new Array(theirs.length + 1).fill(0));
+  for (let i = ours.length - 1; i >= 0; i--) {
+    for (let j = theirs.length - 1; j >= 0; j--) {
+      common[i][j] = ours[i] === theirs[j] ? common[i + 1][j + 1] + 1 : Math.max(common[i + 1][j], common[i][j + 1]);
+    }
+  }
+  const alone = [[], []];
+  let i = 0, j = 0;
+  while (i < ours.length || j < theirs.length) {
+    if (i < ours.length && j < theirs.length && ours[i] === theirs[j]) [i, j] = [i + 1, j + 1];
+    else if (j === theirs.length || (i < ours.length && common[i + 1][j] >= common[i][j + 1])) alone[0].push(i++);
+    else alone[1].push(j++);
+  }
+  return alone;
+}
+
+// What is asked for, and its address
+
+function wanted() {
+  const captions = (at("pair-choice").checked ? boxes : boxes.slice(0, 1)).map((each) => each.value);
+  return { captions, seed: at("seed-choice").valueAsNumber, samples: at("samples-choice").valueAsNumber, model: at("model-choice").value };
+}
+
+function address({ captions, seed, samples, model }) {
+  const state = new URLSearchParams({ caption: captions[0], seed, samples, model });
+  if (captions.length > 1) state.set("second", captions[1]);
+  return `#${state}`;
+}
+
+/* What an address asks for; null where it is the plain page. */
+function addressed() {
+  const state = new URLSearchParams(location.hash.slice(1));
+  if (!state.has("caption")) return null;
+  const number = (name, otherwise) => (/^\d+$/.test(state.get(name)) ? Number(state.get(name)) : otherwise);
+  return {
+    captions: [state.get("caption"), state.get("second")].filter((caption) => caption !== null),
+    seed: number("seed", 0), samples: number("samples", 1), model: state.get("model"),
+  };
+}
+
+async function fill({ captions, seed, samples, model: name }) {
+  if (models.some((each) => each.name === name) && name !== at("model-choice").value) {
+    at("model-choice").value = name;
+    await learnWords();
+  }
+  [at("seed-choice").value, at("samples-choice").value] = [seed, samples];
+  at("pair-choice").checked = captions.length > 1;
+  at("second-box").hidden = captions.length < 2;
+  captions.forEach((caption, index) => { boxes[index].value = caption; });
+}
+
+// Drawing
+
+async function draw(request) {
+  running?.abort();
+  const mine = running = new AbortController(), { signal } = mine;
+  forget();
+  document.body.classList.remove("empty");
+  at("ideas").hidden = true;
+  if (location.hash !== address(request)) history.pushState(null, "", address(request));
+  document.title = `${request.captions[0]} · cap2im`;
+  const offer = setTimeout(() => { at("stop").hidden = false; }, patience);
+  at("status").textContent = "Waiting for the model";
+  const began = performance.now();
+  let glimpse = 0, glimpses = 0, ended = false;
+  try {
+    const response = await ask("v1/draw/stream", { body: request, signal });
+    for await (const { event, data } of events(response, signal)) {
+      if (event === "start") {
+        glimpses = data.results[0].glimpses;
+        drawn = request;
+        begin(data);
+      } else if (event === "glimpse") {
+        if (glimpse === 0) at("status").textContent = `Drawing, ${quantity(glimpses, "glimpse")}`;
+        glimpse = Math.max(glimpse, data.glimpse + 1);
+        await viewers[data.result].glimpse(data.glimpse, data.samples);
+      } else if (event === "drawn") {
+        await viewers[data.result].render(data.data);
+      } else if (event === "error") {
+        throw new Refusal(500, data.detail);
+      } else if (event === "end") {
+        ended = true;
+      }
+      if (signal.aborted) break;
+    }
+    if (!ended && !signal.aborted) throw new Refusal(0, `The connection was lost ${glimpse ? `after glimpse ${glimpse} of ${glimpses}` : "before the drawing began"}.`);
+    const slower = glimpses > 1 && viewers[0].playing() ? ", shown more slowly" : "";
+    if (ended) at("status").textContent = `Drawn in ${((performance.now() - began) / 1000).toFixed(1)} s${slower}`;
+  } catch (error) {
+    if (!signal.aborted) {
+      at("status").textContent = "";
+      tell(error, () => draw(request));
+    }
+  }
+  clearTimeout(offer);
+  if (running !== mine) return; // another drawing has taken its place
+  viewers.forEach((viewer) => viewer.stop());
+  if (signal.aborted) at("status").textContent = glimpse ? `Stopped after glimpse ${glimpse} of ${glimpses}` : "Stopped";
+  running = null;
+  if (document.activeElement === at("stop")) at("draw").focus();
+  at("stop").hidden = true;
+}
+
+function begin({ model, results }) {
+  const pair = results.length > 1;
+  at("stage").classList.toggle("pair", pair);
+  if (!pair) viewers[1].clear();
+  const marks = pair ? differing(...results.map(({ words }) => words)) : [[]];
+  results.forEach((result, index) => {
+    viewers[index].mark(result.words, marks[index]);
+    viewers[index].begin({ model, ...result });
+  });
+}
+
+// What went wrong, in words
+
+let countdown = null;
+function forget() {
+  clearInterval(countdown);
+  at("trouble").hidden = true;
+  at("told").textContent = "";
+}
+
+/* Says what went wrong, and offers to do it again where that can help. */
+function tell(error, again) {
+  clearInterval(countdown);
+  if (!(error instanceof Refusal)) console.error(error);
+  const { status = -1, after = null, message } = error;
+  at("trouble").hidden = false;
+  at("told").textContent = status === 401 && !hasKey() ? "This server wants an API key." : status < 0 ? `The page failed: ${message}` : message;
+  at("key-form").hidden = status !== 401;
+  at("key-form").onsubmit = (event) => {
+    event.preventDefault();
+    keepKey(at("key").value);
+    at("key").value = "";
+    forget();
+    again();
+  };
+  at("again").hidden = ![-1, 0, 408, 500, 503, 504].includes(status);
+  at("again").onclick = () => { forget(); again(); };
+  let left = status === 503 ? after ?? 1 : 0;
+  const count = () => {
+    at("again").disabled = left > 0;
+    at("again").textContent = left > 0 ? `Try again in ${left} s` : "Try again";
+    if (left-- <= 0) clearInterval(countdown);
+  };
+  count();
+  if (left >= 0) countdown = setInterval(count, 1000);
+  if (status === 401) at("key").focus();
+}
+
+// Files of what is on the screen
+
+async function save(index, format, button) {
+  const { captions, samples, seed, model } = drawn;
+  const whole = format === "html"; // a page has all samples, pictures are of the one that is looked at
+  const body = { captions: [captions[index]], model, format, seed: whole ? seed : viewers[index].seed(), samples: whole ? samples : 1 };
+  button.disabled = true;
+  try {
+    const [result] = (await (await ask("v1/draw", { body })).json()).results;
+    const file = whole ? result.page : result.drawings[0].image;
+    const link = make("a");
+    link.download = `${captions[index].toLowerCase().match(/[\p{L}\p{N}]+/gu)?.join("-").slice(0, 60) ?? "drawing"}-${body.seed}.${format}`;
+    if (file.url === undefined) {
+      const bytes = Uint8Array.from(atob(file.base64), (character) => character.charCodeAt(0));
+      link.href = URL.createObjectURL(new Blob([bytes], { type: file.media_type }));
+    } else {
+      link.href = file.url;
+      if (link.origin !== location.origin) [link.target, link.rel] = ["_blank", "noopener"]; // browsers show what they may not save
+    }
+    link.click();
+    if (file.url === undefined) setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  } catch (error) {
+    tell(error, () => save(index, format, button));
+  }
+  button.disabled = false;
+}
+
+viewers.forEach((viewer, index) => {
+  const saving = make("p", "Save as", "saving");
+  for (const [format, name] of [["png", "PNG"], ["gif", "GIF"], ["html", "Page"]]) {
+    const button = Object.assign(make("button", name), { type: "button" });
+    button.setAttribute("aria-label", `Save as ${name}`);
+    button.addEventListener("click", () => save(index, format, button));
+    saving.append(button);
+  }
+  if (index === 0 && navigator.clipboard !== undefined) { // which browsers have at safe addresses alone
+    const link = Object.assign(make("button", "Copy link"), { type: "button" });
+    link.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(new URL(address(drawn), location));
+      at("status").textContent = "Link copied";
+    });
+    saving.append(link);
+  }
+  viewer.root.querySelector(".easel").append(saving);
+});
+
+// The form
+
+at("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const empty = (at("pair-choice").checked ? boxes : boxes.slice(0, 1)).find((each) => each.value === "");
+  if (empty !== undefined) {
+    empty.input.focus();
+    at("status").textContent = "Type a caption first";
+    return;
+  }
+  if (matchMedia("(pointer: coarse)").matches) document.activeElement.blur(); // a phone's keyboard would cover the drawing
+  draw(wanted());
+});
+at("stop").addEventListener("click", () => running?.abort());
+at("new-seed").addEventListener("click", () => {
+  at("seed-choice").value = Math.floor(Math.random() * 10_000);
+  if (boxes[0].value !== "") at("composer").requestSubmit();
+});
+at("pair-choice").addEventListener("change", () => {
+  const pair = at("pair-choice").checked;
+  at("second-box").hidden = !pair;
+  if (!pair) return;
+  if (boxes[1].value === "") boxes[1].value = boxes[0].value; // most of it will stay
+  boxes[1].input.focus();
+});
+at("model-choice").addEventListener("change", chooseModel);
+addEventListener("popstate", show);
+
+/* What the address asks for; nothing on the plain page. */
+async function show() {
+  const request = addressed();
+  document.body.classList.toggle("empty", request === null);
+  if (request === null) {
+    running?.abort();
+    viewers.forEach((viewer) => viewer.clear());
+    forget();
+    [document.title, at("status").textContent] = ["cap2im", ""];
+    at("ideas").hidden = !model().examples.length;
+    return;
+  }
+  await fill(request);
+  if (request.model !== null && request.model !== model().name) {
+    tell(new Refusal(404, `The link is to a drawing by ${request.model}, which is not among the models here.`));
+    return;
+  }
+  draw(wanted());
+}
+
+// What the server has
+
+async function learnModels() {
+  try {
+    const told = await (await ask("v1/models")).json();
+    models = told.models;
+    at("model-choice").replaceChildren(...models.map(({ name, description }) => Object.assign(make("option", name), { value: name, title: description })));
+    at("model-choice").value = told.default;
+    at("samples-choice").max = told.limits.samples;
+    at("seed-choice").max = Number.MAX_SAFE_INTEGER - told.limits.samples;
+    boxes.forEach((each) => each.limit(told.limits.characters));
+    await learnWords();
+    await show();
+  } catch (error) {
+    tell(error, learnModels);
+    if (error.status === 503) setTimeout(() => at("again").click(), 1000 * (error.after ?? 1) + 100); // it has just been started
+  }
+}
+
+async function chooseModel() {
+  try {
+    await learnWords();
+  } catch (error) {
+    tell(error, chooseModel);
+  }
+}
+
+async function learnWords() {
+  const { name, examples, description } = model();
+  at("model-choice").title = description;
+  at("ideas").hidden = !document.body.classList.contains("empty") || !examples.length;
+  at("ideas").querySelector("ul").replaceChildren(...examples.slice(0, 5).map((example) => {
+    const item = make("li"), button = Object.assign(make("button", example), { type: "button" });
+    button.addEventListener("click", () => {
+      boxes[0].value = example;
+      at("composer").requestSubmit();
+    });
+    item.append(button);
+    return item;
+  }));
+  words = (await (await ask(`v1/models/${encodeURIComponent(name)}/words`)).json()).words;
+  boxes.forEach((each) => each.renew());
+}
+
+document.body.classList.toggle("empty", addressed() === null); // before the models are known
+if (addressed() === null) boxes[0].input.focus();
+learnModels();

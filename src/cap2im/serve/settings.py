@@ -1,0 +1,114 @@
+"""What `cap2im serve` can be told, and how its processes hear of it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+VARIABLE = "CAP2IM_SERVE"  # the settings as JSON, for worker processes
+KEY_VARIABLE = "CAP2IM_API_KEY"
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class ServeSettings(BaseModel):
+    """Every limit of the server.
+
+    Attributes:
+        models: names or folders; the first one draws where a request names none.
+        sharpen: a sharpener of all finished pictures, or None.
+        devices: cpu, cuda:0, ...; every model is loaded on each.
+        workers: processes; each has all models on all devices.
+        host: the address that is listened on.
+        port: of it; 0 takes any that is free.
+        queue: pictures that may wait or be drawn at a time, in each process; a request that does not fit gets 503.
+        batch: pictures that are drawn together, at most; fewer where they are so large that memory would be short.
+        wait_ms: milliseconds for which a first picture waits for company.
+        captions: of a request, at most.
+        samples: of a caption, at most.
+        characters: of a caption, at most.
+        body_bytes: of a request's body, at most; more gets 413.
+        timeout_s: seconds until an accepted request that is not answered gets 504; also until a client that does not read loses its answer.
+        body_timeout_s: seconds within which a request's body has to arrive; a slower one gets 408.
+        shutdown_s: seconds that a stopping server has to finish what it accepted.
+        store: URL of a folder or bucket for pictures, which are answered as links; None answers them inline.
+        store_public: the address under which others read the store's files; None has the server answer those of a folder, and signs links
+            into a bucket.
+        store_link_s: seconds for which a signed link holds.
+        store_timeout_s: seconds after which a file that is not yet kept or read counts as lost.
+        api_key: what requests that draw have to bring along, or None.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    models: tuple[str, ...] = Field(("aligndraw-mnist",), min_length=1)
+    sharpen: str | None = None
+    devices: tuple[str, ...] = Field(("cpu",), min_length=1)
+    workers: int = Field(1, ge=1, le=256)
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65_535)
+    queue: int = Field(256, ge=1)
+    batch: int = Field(64, ge=1)
+    wait_ms: float = Field(5, ge=0, le=1000)
+    captions: int = Field(16, ge=1)
+    samples: int = Field(16, ge=1)
+    characters: int = Field(1000, ge=1)
+    body_bytes: int = Field(64 * 1024, ge=1)
+    timeout_s: Seconds = 60
+    body_timeout_s: Seconds = 10
+    shutdown_s: Seconds = 30
+    store: str | None = None
+    store_public: str | None = Field(None, pattern="^(https?://|/)")
+    store_link_s: int = Field(86_400, ge=1, le=604_800)
+    store_timeout_s: Seconds = 20
+    api_key: SecretStr | None = Field(None, min_length=1)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> ServeSettings:
+        """Checked settings.
+
+        Raises:
+            ValueError: unknown settings or values out of range, all in one line.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            told = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}, got {problem['input']!r}" for problem in error.errors()]
+            raise ValueError("; ".join(told)) from None
+
+    @classmethod
+    def from_environment(cls) -> ServeSettings:
+        """In a worker process: what `to_environment` left."""
+        key = os.environ.get(KEY_VARIABLE)
+        settings = cls.model_validate_json(os.environ[VARIABLE])
+        return settings.model_copy(update={"api_key": None if key is None else SecretStr(key)})
+
+    def to_environment(self) -> None:
+        """For the processes that this one starts."""
+        os.environ[VARIABLE] = self.model_dump_json(exclude={"api_key"})
+        if self.api_key is not None:
+            os.environ[KEY_VARIABLE] = self.api_key.get_secret_value()
+
+    @property
+    def pictures(self) -> int:
+        """Of a request, at most."""
+        return min(self.captions * self.samples, self.queue)
+
+
+def read_key(file: Path | None) -> str | None:
+    """The API key: that of a file, or else of the environment's CAP2IM_API_KEY; None where neither has one.
+
+    Raises:
+        ValueError: the key is empty or holds what no header can carry.
+        OSError: the file cannot be read.
+    """
+    place = KEY_VARIABLE if file is None else str(file)
+    key = os.environ.get(KEY_VARIABLE) if file is None else file.read_text("utf-8").strip()
+    if key is not None and not re.fullmatch(r"[!-~]+", key):
+        raise ValueError(f"{place}: expected an API key of visible ASCII characters without spaces")
+    return key

@@ -1,0 +1,136 @@
+"""The container files say what is so: paths exist, the command is one that cap2im knows, ports and users agree. Nothing is built."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import typer
+import yaml
+
+from cap2im.cli import app
+from cap2im.serve.settings import ServeSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+DOCKERFILES = ("Dockerfile", "Dockerfile.gpu")
+COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))
+PROMETHEUS = yaml.safe_load((DEPLOY / "prometheus.yml").read_text("utf-8"))
+
+
+def instructions(name: str) -> list[tuple[str, str]]:
+    """Each instruction of a Dockerfile with its arguments, comments left out and continued lines joined."""
+    lines = [line for line in (DEPLOY / name).read_text("utf-8").splitlines() if not line.startswith("#")]
+    whole = "\n".join(lines).replace("\\\n", " ")
+    return [(found[1], " ".join(found[2].split())) for found in re.finditer(r"^([A-Z]+) (.*)$", whole, re.MULTILINE)]
+
+
+def arguments(name: str, instruction: str) -> list[str]:
+    """Of every instruction of that kind."""
+    return [rest for kind, rest in instructions(name) if kind == instruction]
+
+
+def served(words: list[str]) -> typer.Context:
+    """Parses a command line `cap2im serve ...` as the program does, without running it."""
+    assert words[:2] == ["cap2im", "serve"]
+    serve = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    return serve.make_context("serve", words[2:])
+
+
+def command(name: str) -> list[str]:
+    """What a container runs when nothing is appended."""
+    (entry,) = arguments(name, "ENTRYPOINT")
+    return json.loads(entry) + [word for each in arguments(name, "CMD") for word in json.loads(each)]
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_copied_paths_exist_and_are_sent_to_the_builder(name):
+    ignored, *kept = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    assert ignored == "*"
+    sources = [path for each in arguments(name, "COPY") if "--from" not in each for path in each.split()[:-1]]
+    assert {"constraints.txt", "pyproject.toml"} <= set(sources)
+    for path in sources:
+        assert (ROOT / path).exists(), path
+        assert f"!{path.rstrip('/')}" in kept, f"{path} does not reach the builder"
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_what_the_package_names_as_its_files_is_copied(name):
+    """pip reads readme and licence of pyproject.toml while it builds."""
+    sources = {path.rstrip("/") for each in arguments(name, "COPY") for path in each.split()}
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    for pattern in (r'^readme = "(.+)"', r'^license-files = \["(.+)"\]', r'^packages = \["(.+)/'):
+        (found,) = re.findall(pattern, text, re.MULTILINE)
+        assert found in sources, found
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_the_command_is_one_that_cap2im_knows_and_the_ports_agree(name):
+    parameters = served(command(name)).params
+    assert parameters["host"] == "0.0.0.0"
+    (exposed,) = arguments(name, "EXPOSE")
+    assert parameters["port"] == int(exposed) == ServeSettings.model_fields["port"].default
+    (health,) = arguments(name, "HEALTHCHECK")
+    (url,) = re.findall(r"http://[^']+", health)
+    assert (urlsplit(url).port, urlsplit(url).path) == (int(exposed), "/readyz")
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_builds_in_stages_and_runs_as_nobody_in_particular(name):
+    kinds = [kind for kind, _ in instructions(name)]
+    assert kinds.count("FROM") == 2
+    last = instructions(name)[len(kinds) - 1 - kinds[::-1].index("FROM") :]
+    (user,) = [rest for kind, rest in last if kind == "USER"]
+    assert int(user) > 0
+    assert user in next(rest for kind, rest in last if kind == "RUN" and "useradd" in rest)
+    environment = " ".join(rest for kind, rest in last if kind == "ENV")
+    assert "HF_HUB_OFFLINE=1" in environment
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_installs_through_the_constraints_what_pyproject_offers(name):
+    installs = [shlex.split(each) for each in arguments(name, "RUN") if "pip install" in each]
+    assert len(installs) == 2
+    for words in installs:
+        assert words[words.index("-c") + 1] == "constraints.txt"
+    (extras,) = re.findall(r"\.\[(.+)\]", " ".join(installs[1]))
+    offered = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
+    assert set(extras.split(",")) <= set(offered)
+    assert "serve" in extras.split(",")
+
+
+def test_the_two_differ_in_what_a_device_needs_alone():
+    plain, devices = (instructions(name) for name in DOCKERFILES)
+    apart = [pair for pair in devices if pair not in plain]
+    assert [kind for kind, _ in apart] == ["ARG", "ENV", "HEALTHCHECK", "CMD"]
+    assert all(any(word in rest for word in ("/cu", "NVIDIA", "--start-period", "--device")) for _, rest in apart)
+
+
+def test_compose_runs_the_image_with_a_command_that_cap2im_knows():
+    service = COMPOSE["services"]["cap2im"]
+    assert (DEPLOY / service["build"]["context"]).resolve() == ROOT
+    dockerfile = Path(service["build"]["dockerfile"])
+    assert dockerfile.parent == Path("deploy")
+    (entry,) = arguments(dockerfile.name, "ENTRYPOINT")
+    parameters = served(json.loads(entry) + service["command"]).params
+    folder = parameters["store"]
+    assert any(volume.split(":")[1] == folder for volume in service["volumes"])
+    assert any(folder in rest for rest in arguments(dockerfile.name, "RUN")), "a new volume takes the owner of the image's folder"
+    (published,) = service["ports"]
+    assert published == f"127.0.0.1:{parameters['port']}:{parameters['port']}"
+    grace = int(service["stop_grace_period"].removesuffix("s"))
+    assert grace > ServeSettings.model_fields["shutdown_s"].default
+
+
+def test_prometheus_reads_the_metrics_of_that_service():
+    (job,) = PROMETHEUS["scrape_configs"]
+    ((host, port),) = [target.split(":") for each in job["static_configs"] for target in each["targets"]]
+    assert host in COMPOSE["services"]
+    assert int(port) == ServeSettings.model_fields["port"].default
+    assert job["metrics_path"] == "/metrics"
+    mounted = [volume.split(":")[0] for volume in COMPOSE["services"]["prometheus"]["volumes"]]
+    assert (DEPLOY / next(path for path in mounted if path.startswith("."))).is_file()

@@ -1,0 +1,170 @@
+"""Many clients at once: common batches, bounded places, clients that leave or dawdle."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import socket
+import time
+from functools import partial
+
+import numpy as np
+from PIL import Image
+
+from cap2im.pipeline import Pipeline
+from tests.serve.conftest import CAPTION, together, wait_until
+
+CAPTIONS = [f"the digit {n} is at the top left of the image" for n in range(10)]
+
+
+def test_clients_share_batches_and_get_the_pictures_of_drawing_alone(serve, gate, tiny):
+    client = serve()
+    gate.close()
+    first = partial(client.draw, [CAPTION], seed=99)
+    rest = [partial(client.draw, [caption], seed=n) for n, caption in enumerate(CAPTIONS)]
+
+    def open_when_all_wait():
+        wait_until(lambda: client.count("cap2im_queued") == 11)
+        gate.opened.set()
+
+    def late(ask):
+        gate.reached.wait(20)  # the first picture is being drawn
+        return ask()
+
+    answers = together(first, *(partial(late, ask) for ask in rest), open_when_all_wait)[:-1]
+    assert [len(batch) for batch in gate.batches] == [1, 10]
+    alone = Pipeline.load(str(tiny))
+    for answer, caption, seed in zip(answers, [CAPTION, *CAPTIONS], [99, *range(10)], strict=True):
+        (drawing,) = answer.json["results"][0]["drawings"]
+        got = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawing["image"]["base64"]))))
+        wanted = alone.draw(caption, seed=seed)[0].canvases[-1, :, :, 0]
+        assert np.abs(got.astype(int) - wanted.astype(int)).max() <= 1
+    assert client.count("cap2im_pictures_total") == 11
+    assert client.count("cap2im_batch_pictures_count") == 2
+
+
+def test_a_request_that_does_not_fit_is_refused_whole(serve, gate):
+    client = serve(queue=4)
+    gate.close()
+    accepted = partial(client.draw, [CAPTION], samples=2)
+
+    def refused():
+        wait_until(lambda: client.count("cap2im_queued") == 2)
+        answers = client.draw(CAPTIONS[:3]), client.draw(CAPTIONS[:1], path="/v1/draw/stream", samples=3)
+        gate.opened.set()
+        return answers
+
+    answer, (busy, busy_stream) = together(accepted, refused)
+    assert answer.status == 200
+    for each in (busy, busy_stream):
+        assert each.status == 503
+        assert each.detail == f"the queue is full; try again in {each.headers['retry-after']} s"
+        assert 1 <= int(each.headers["retry-after"]) <= 60
+    assert gate.drawn == [(CAPTION, 0), (CAPTION, 1)]
+    assert client.count("cap2im_refused_total") == 2
+    assert client.draw(CAPTIONS[:4]).status == 200, "and fits when the queue is empty"
+
+
+def test_clients_that_leave_free_their_places_and_are_not_drawn(serve, gate):
+    client = serve(queue=6, batch=2)
+    gate.close()
+    being_drawn = client.begin("/v1/draw", {"captions": [CAPTION], "samples": 2})
+    gate.reached.wait(20)
+    queued = client.begin("/v1/draw", {"captions": CAPTIONS[:2]})
+    watching = client.begin("/v1/draw/stream", {"captions": CAPTIONS[2:4]})
+    wait_until(lambda: client.count("cap2im_queued") == 6)
+    assert client.draw().status == 503
+    queued.close()
+    wait_until(lambda: client.count("cap2im_queued") == 4)
+    watching.close()
+    wait_until(lambda: client.count("cap2im_queued") == 2)
+    staying = client.begin("/v1/draw", {"captions": CAPTIONS[4:6]})
+    wait_until(lambda: client.count("cap2im_queued") == 4)
+    gate.opened.set()
+    for each in (staying, being_drawn):
+        assert each.recv(12) == b"HTTP/1.1 200"
+        each.close()
+    assert gate.batches == [[(CAPTION, 0), (CAPTION, 1)], [(CAPTIONS[4], 0), (CAPTIONS[5], 0)]]
+    assert 'cap2im_requests_total{route="/v1/draw",status="499"} 1.0' in client.get("/metrics").body.decode()
+
+
+def test_a_stream_whose_client_leaves_in_the_middle_frees_its_places(serve, gate):
+    client = serve(queue=2, batch=1)
+    events = client.events([CAPTION], samples=2)
+    assert next(events)[0] == "start"
+    gate.close()
+    assert client.count("cap2im_queued") == 2
+    events.close()  # type: ignore[attr-defined]
+    wait_until(lambda: client.count("cap2im_queued") == 0)
+    gate.opened.set()
+    assert client.draw(samples=2).status == 200
+
+
+def test_what_takes_too_long_gets_504_and_frees_its_places(serve, gate):
+    client = serve(queue=2, timeout_s=0.3)
+    gate.close()
+    late, watched = together(client.draw, lambda: list(client.events()))
+    assert (late.status, late.detail) == (504, "the drawing took longer than 0.3 s; ask for fewer pictures or try again later")
+    assert watched[-1] == ("error", {"detail": "the drawing took longer than 0.3 s"})
+    assert client.count("cap2im_queued") == 0
+    gate.opened.set()
+    wait_until(lambda: client.draw().status == 200)
+
+
+def test_a_stream_that_waits_gives_signs_of_life(serve, gate, monkeypatch):
+    monkeypatch.setattr("cap2im.serve.api.PING_SECONDS", 0.1)
+    client = serve()
+    gate.close()
+    connection = client.begin("/v1/draw/stream", {"captions": [CAPTION]})
+    read = connection.makefile("rb")
+    pings = 0
+    while pings < 3:
+        pings += read.readline() == b": ping\n"
+    gate.opened.set()
+    assert b"event: end" in read.read()
+
+
+def test_a_slow_body_gets_408(serve):
+    client = serve(body_timeout_s=0.3)
+    with socket.create_connection(("127.0.0.1", client.port), timeout=10) as slow:
+        slow.sendall(b"POST /v1/draw HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
+        answer = slow.makefile("rb").read()
+    head, body = answer.split(b"\r\n\r\n", 1)
+    assert head.startswith(b"HTTP/1.1 408")
+    assert json.loads(body) == {"detail": "the request's body did not arrive within 0.3 s"}
+    assert client.draw().status == 200
+
+
+def test_a_big_body_gets_413_before_it_is_read(serve):
+    client = serve(body_bytes=1000)
+    big = client.draw(["x" * 2000])
+    assert (big.status, big.detail) == (413, "the request's body is larger than 1,000 bytes")
+    with socket.create_connection(("127.0.0.1", client.port), timeout=10) as endless:
+        endless.sendall(b"POST /v1/draw HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99999999\r\n\r\n")
+        assert endless.recv(12) == b"HTTP/1.1 413"
+    with socket.create_connection(("127.0.0.1", client.port), timeout=10) as chunked:
+        chunked.sendall(b"POST /v1/draw HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+        chunked.sendall(b"400\r\n" + b" " * 1024 + b"\r\n")
+        assert chunked.recv(12) == b"HTTP/1.1 413"
+
+
+def test_two_devices_draw_side_by_side(serve, gate, monkeypatch):
+    client = serve(devices=("cpu", "cpu"))
+    gate.close()
+
+    def both_then_open():
+        wait_until(lambda: len(gate.batches) == 2)
+        gate.opened.set()
+
+    one, other, _ = together(partial(client.draw, seed=1), partial(client.draw, seed=2), both_then_open)
+    assert (one.status, other.status) == (200, 200)
+    assert sorted(gate.drawn) == [(CAPTION, 1), (CAPTION, 2)]
+
+
+def test_an_idle_server_rests(serve):
+    serve().draw()
+    time.sleep(0.2)
+    before = time.process_time()
+    time.sleep(1)
+    assert time.process_time() - before < 0.02, "batched's own queue takes 0.06 s at a look a millisecond"

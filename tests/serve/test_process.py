@@ -1,0 +1,132 @@
+"""`cap2im serve` as a process: how it starts, serves with several workers, and stops."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+
+import cap2im.serve.metrics
+from tests.serve.conftest import CAPTION, process, together, wait_until
+
+
+def test_told_to_stop_it_finishes_what_it_accepted(tiny):
+    with process("--model", str(tiny), "--batch", "4", "--set", "wait_ms=0") as (server, client):
+        accepted = [client.begin("/v1/draw", {"captions": [CAPTION] * 4, "samples": 4, "seed": n, "steps": True}) for n in range(12)]
+        accepted += [client.begin("/v1/draw/stream", {"captions": [CAPTION] * 4, "samples": 4}) for _ in range(3)]
+        wait_until(lambda: client.count("cap2im_queued") + 16 * client.count("cap2im_requests_total") >= 16 * len(accepted))
+        server.send_signal(signal.SIGTERM)
+        answers = [connection.makefile("rb").read() for connection in accepted]
+        assert server.wait(20) == 0
+        assert server.stderr.read() == ""
+    assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
+    assert all(answer.count(b'"seed"') == 16 for answer in answers[:12])
+    assert all(b"event: end" in answer for answer in answers[12:])
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", client.port))
+
+
+def test_two_workers_serve_and_their_counts_add_up(tiny):
+    with process("--model", str(tiny), workers=2) as (server, client):
+        workers = [int(name) for name in os.popen(f"pgrep -P {server.pid} -f multiprocessing.spawn").read().split()]
+        assert len(workers) == 2
+        answers = together(*(partial(client.draw, seed=n) for n in range(24)))
+        assert {answer.status for answer in answers} == {200}
+        assert client.count("cap2im_pictures_total") == 24
+        assert {client.count("cap2im_pictures_total") for _ in range(8)} == {24}, "whichever worker is asked"
+        os.kill(workers[0], signal.SIGKILL)
+        wait_until(lambda: client.draw().status == 200)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(20) == 0
+
+
+def test_what_a_killed_worker_had_queued_is_not_counted(tmp_path):
+    program = (
+        "import os, time, cap2im.serve.metrics as m; c = m.Metrics(); c.queued.set({}); c.refused.inc(); print(flush=True); time.sleep({})"
+    )
+    environment = {**os.environ, cap2im.serve.metrics.FOLDER: str(tmp_path)}
+    workers = [
+        subprocess.Popen([sys.executable, "-c", program.format(queued, 60)], env=environment, stdout=subprocess.PIPE) for queued in (3, 5)
+    ]
+    read = "import cap2im.serve.metrics as m; print(m.Metrics().text().decode())"
+
+    def counts() -> tuple[str, ...]:
+        text = subprocess.run([sys.executable, "-c", read], env=environment, capture_output=True, text=True, check=True).stdout
+        return tuple(re.search(rf"^{name} (\S+)$", text, re.MULTILINE)[1] for name in ("cap2im_queued", "cap2im_refused_total"))
+
+    for worker in workers:
+        worker.stdout.readline()
+    assert counts() == ("8.0", "2.0")
+    workers[0].kill()
+    workers[0].wait()
+    assert counts() == ("5.0", "2.0")
+    workers[1].kill()
+    workers[1].communicate()
+
+
+def test_a_port_that_is_taken(run, tiny):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, _, err = run("serve", "--model", str(tiny), "--port", str(port))
+    assert (status, err) == (2, f"cap2im: cannot listen on http://127.0.0.1:{port}: Address already in use\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "aligndraw-mnits"], "unknown model 'aligndraw-mnits'; bundled: aligndraw-mnist"),
+        (["--sharpen", "nothing"], "unknown model 'nothing'"),
+        (["--device", "tpu"], "no device 'tpu' on this machine; there is cpu"),
+        (["--port", "70000"], "'--port'"),
+        (["--set", "samples=0"], "samples: Input should be greater than or equal to 1, got '0'"),
+        (["--set", "smaples=3"], "smaples: Extra inputs are not permitted"),
+        (["--set", "samples"], "--set samples: expected KEY=VALUE"),
+        (["--set", "port=1"], "--set port=1: expected KEY=VALUE of a limit that has no option of its own"),
+        (["--api-key-file", "missing"], "missing: No such file or directory"),
+        (["--host", "no.such.host.invalid"], "cannot listen on http://no.such.host.invalid:8000"),
+    ],
+)
+def test_refused_commands(run, arguments, message):
+    status, out, err = run("serve", *arguments)
+    assert status == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert not out
+
+
+def test_unusable_keys(run, tmp_path, monkeypatch):
+    (tmp_path / "key").write_text("two words\n")
+    assert run("serve", "--api-key-file", "key")[::2] == (
+        2,
+        "cap2im: key: expected an API key of visible ASCII characters without spaces\n",
+    )
+    monkeypatch.setenv("CAP2IM_API_KEY", "")
+    assert "CAP2IM_API_KEY: expected an API key" in run("serve")[2]
+
+
+def test_without_the_extra_it_says_what_to_install(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cap2im.serve.app", None)
+    for name in [name for name in sys.modules if name.startswith("fastapi") or name == "cap2im.serve.app"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    status, _, err = run("serve")
+    assert (status, err) == (2, "cap2im: serving needs more than the core; in the checkout: pip install -c constraints.txt '.[serve]'\n")
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_damaged_weights_stop_it_in_one_line(tiny, tmp_path, workers):
+    (tmp_path / "config.json").write_bytes((tiny / "config.json").read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(b"nothing")
+    command = [sys.executable, "-m", "cap2im", "serve", "--model", str(tmp_path), "--port", "0", "--workers", str(workers)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert all(line.startswith("cap2im: ") or "Child process" in line for line in lines), done.stderr
+    assert "model.safetensors" in lines[0]
+    assert not done.stdout

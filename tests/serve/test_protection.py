@@ -1,0 +1,84 @@
+"""Who may draw, what a browser is told, and that nothing which a client sends names a file."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests.serve.conftest import CAPTION
+
+TRAVERSAL = ["../../../../etc/passwd", "/etc/passwd", "..%2f..%2fetc%2fpasswd", "%2e%2e/%2e%2e/etc/passwd", "....//etc/passwd", "a\x00b"]
+
+
+def test_who_draws_brings_the_key(serve):
+    client = serve(api_key="open-sesame")
+    for path in ("/v1/draw", "/v1/draw/stream"):
+        missing = client.draw(path=path)
+        assert (missing.status, missing.headers["www-authenticate"]) == (401, "Bearer")
+        assert missing.detail == "this server wants an API key (Authorization: Bearer KEY)"
+        for wrong in ("Bearer open-sesam", "Bearer open-sesame2", "Bearer \xff", "Basic open-sesame", "open-sesame", "Bearer"):
+            assert client.ask("POST", path, {"captions": [CAPTION]}, Authorization=wrong).status == 401
+        assert client.ask("POST", path, {"captions": [CAPTION]}, Authorization="Bearer open-sesame").status == 200
+    for path in ("/healthz", "/readyz", "/metrics", "/v1/models", "/docs", "/openapi.json"):
+        assert client.get(path).status == 200
+
+
+def test_the_key_is_told_to_nobody(serve):
+    client = serve(api_key="open-sesame")
+    for path in ("/metrics", "/v1/models", "/openapi.json"):
+        assert b"sesame" not in client.get(path).body
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/v1/models", "/nothing", "/docs", "/openapi.json"])
+def test_browsers_are_told_to_be_careful(serve, path):
+    headers = serve().get(path).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["x-frame-options"] == "DENY"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["content-security-policy"].startswith("default-src 'self'" if path == "/docs" else "default-src 'none'")
+    assert "server" not in headers
+    assert "access-control-allow-origin" not in headers
+
+
+def test_the_documentation_needs_no_other_server(serve):
+    client = serve()
+    page = client.get("/docs").body.decode()
+    assert "http://" not in page
+    assert "https://" not in page
+    assert client.get("/static-offline-docs/swagger-ui-bundle.js").status == 200
+
+
+def test_no_request_opens_a_file(serve, monkeypatch):
+    """Whatever a client writes into path, Host, headers and captions: the server opens nothing but its own page of documentation."""
+    client = serve(captions=16, characters=1000)
+    client.draw()  # what is imported late is imported
+    opened: list[str] = []
+
+    def watch(event: str, arguments: tuple) -> None:
+        if listening and event in ("open", "os.listdir", "os.scandir", "os.mkdir", "os.remove", "os.rename"):
+            opened.append(f"{event} {arguments[0]}")
+
+    listening = True
+    sys.addaudithook(watch)  # cannot be taken away again, only silenced
+    try:
+        for evil in TRAVERSAL:
+            sent = evil.replace("\x00", "%00")
+            for path in (f"/{sent}", f"/v1/models/{sent}/words", f"/v1/draw/{sent}", f"/v1/../{sent}"):
+                assert client.get(path).status in (400, 404)
+            assert client.draw(model=evil).status == 404
+            assert client.draw([evil]).status == 422
+            assert client.draw([f"{CAPTION} {evil}"], unknown="skip", format="html", steps=True).status == 200
+            header = evil.replace("\x00", "")
+            for headers in (
+                {"Host": header},
+                {"X_Forwarded_Host": header},
+                {"X_Original_URL": header},
+                {"Range": header},
+                {"Cookie": header},
+            ):
+                assert client.get("/v1/models", **headers).status in (200, 400)
+    finally:
+        listening = False
+    assert not [each for each in opened if not each.endswith(("viewer.html", "viewer.css", "viewer.js"))]
+    assert len(opened) == 3 * len(TRAVERSAL), "the audit sees the parts of the self-contained page"

@@ -1,0 +1,80 @@
+"""docs/serving.md says what is so: its limits are those of the settings, its commands parse, its requests are answered."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import time
+from pathlib import Path
+
+import pytest
+import typer
+from fastapi.testclient import TestClient
+
+from cap2im.cli import app
+from cap2im.serve.app import create_app
+from cap2im.serve.metrics import Metrics
+from cap2im.serve.settings import ServeSettings
+
+TEXT = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text("utf-8")
+ONE_LINE = TEXT.replace("\\\n", "")
+COMMANDS = re.findall(r"^ {4,}(\S.*)$", re.sub(r"```.*?```", "", ONE_LINE, flags=re.DOTALL), re.MULTILINE)
+CURLS = [command for line in COMMANDS for command in line.split(" | ") if command.startswith("curl ")]
+
+
+def rows(name: str) -> list[list[str]]:
+    """The cells of a marked table, without its head."""
+    (table,) = re.findall(rf"<!-- {name} -->\n(.*?)<!-- end of {name} -->", TEXT, re.DOTALL)
+    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
+def test_limits_are_the_settings():
+    fields = ServeSettings.model_fields
+    numbers = {name for name, field in fields.items() if isinstance(field.default, int | float)} - {"port"}
+    told = {name: default for name, default, *_ in rows("limits")}
+    assert set(told) == numbers
+    for name, default in told.items():
+        assert float(default.replace(",", "")) == fields[name].default, name
+
+
+def test_metrics_are_those_that_are_counted():
+    metrics = Metrics()
+    there = {family.name + ("_total" if family.type == "counter" else "") for family in metrics.registry.collect()}
+    assert {name for name, _ in rows("metrics")} == there
+
+
+@pytest.mark.parametrize("line", [part for line in COMMANDS for part in line.split(" && ") if part.startswith("cap2im serve")])
+def test_commands_parse(line):
+    typer.main.get_command(app).commands["serve"].make_context("serve", shlex.split(line)[2:])  # type: ignore[attr-defined]
+
+
+def test_there_are_commands_and_requests():
+    assert sum("cap2im serve" in line for line in COMMANDS) >= 6
+    assert len(CURLS) >= 6
+
+
+@pytest.fixture(scope="module")
+def client():
+    with TestClient(create_app(ServeSettings())) as started:
+        end = time.monotonic() + 30
+        while started.get("/readyz").status_code != 200:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        yield started
+
+
+@pytest.mark.parametrize("line", CURLS)
+def test_requests_are_answered(client, line):
+    words = shlex.split(line)
+    (url,) = [word for word in words if word.startswith("http://127.0.0.1:8000")]
+    answer = client.post(url.removeprefix("http://127.0.0.1:8000"), json=json.loads(words[words.index("-d") + 1]))
+    assert answer.status_code == (201 if "/api/" in url else 200), answer.text
+
+
+def test_the_answer_shown_is_the_answer(client):
+    """But for the picture itself, which the document cuts short."""
+    (shown,) = re.findall(r"```json\n(.*?)\n```", TEXT, re.DOTALL)
+    words = shlex.split(CURLS[0])
+    answer = client.post("/v1/draw", json=json.loads(words[words.index("-d") + 1])).text
+    assert shown == re.sub(r'("base64":"\w{11})[^"]*"', r'\1..."', answer)
