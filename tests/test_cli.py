@@ -103,7 +103,10 @@ BAD = [
     (["train", "skipthoughts-small", "--data", "nowhere"], "nowhere: no such file or folder"),
     (["train", "skipthoughts-small", "--data", "empty.txt"], "empty.txt: empty"),
     (["train", "skipthoughts-small", "--data", "latin.txt"], "latin.txt, line 1: not UTF-8 text"),
-    (["train", "skipthoughts-small", "--data", "latin.txt", "--compile"], "no --from, no --compile and no --stream"),
+    (
+        ["train", "skipthoughts-small", "--data", "latin.txt", "--compile"],
+        "skipthoughts-small: a recipe of kind 'skipthoughts' has no --compile",
+    ),
     (["train", "skipthoughts-small", "--set", "model.uni=0", "--set", "model.bi=0"], "nothing is left to encode with"),
     (["evaluate", "nothing"], "unknown model 'nothing'"),
     (["evaluate", "aligndraw-mnist", "--data", "nowhere"], "nowhere: no such folder"),

@@ -194,143 +194,38 @@ def train(
     stream: Annotated[bool, typer.Option("--stream", help="Read a dataset shard by shard, from a folder or a URL.")] = False,
 ) -> None:
     """Train a model by a recipe."""
-    from cap2im.config import (
-        AttnGANRecipe,
-        BoundRecipe,
-        ClassifierRecipe,
-        DAMSMRecipe,
-        GANRecipe,
-        SkipThoughtsRecipe,
-        load_recipe,
-        to_toml,
-    )
+    from cap2im.config import load_recipe, to_toml
 
     resolved = load_recipe(recipe, changes or [])
     if dry_run:
         print(to_toml(resolved), end="")
         return
-    folder = run if run is not None else Path("runs") / Path(recipe).stem
     try:
         import accelerate  # noqa: F401
         import tensorboard  # noqa: F401
     except ImportError:
         raise ValueError("training needs more than the core; in the checkout: pip install -c constraints.txt '.[train]'") from None
-    command = shlex.join(["cap2im", *sys.argv[1:]])
+    from cap2im.pipeline import find_model
+    from cap2im.training.start import start
+
+    name = Path(recipe).stem
     if data is not None and getattr(getattr(resolved, "data", None), "source", "mnist") == "digits":
         raise ValueError(f"--data {data}: {recipe} takes its digits from scikit-learn, not from a folder")
     if resume and start_from is not None:
         raise ValueError("--from begins a new run, and --resume goes on with an old one: give one of them")
-    if isinstance(resolved, GANRecipe):
-        from cap2im.training.card import gan_card
-        from cap2im.training.gan import train as train_gan
-
-        if compile_model or start_from is not None:
-            raise ValueError(f"a {resolved.kind} has no --from and no --compile")
-        result = train_gan(
-            resolved,
-            folder,
-            data=data,
-            stream=stream,
-            resume=resume,
-            device=device,
-            workers=workers,
-            command=command,
-            card=lambda figures: gan_card(Path(recipe).stem, resolved, figures),
-        )
-    elif isinstance(resolved, BoundRecipe):
-        from cap2im.pipeline import find_model
-        from cap2im.training.bound import train as train_bound
-        from cap2im.training.card import bound_card
-
-        start = find_model(start_from) if start_from is not None else None
-        result = train_bound(
-            resolved,
-            folder,
-            data=data,
-            stream=stream,
-            resume=resume,
-            start_from=start,
-            device=device,
-            compile_model=compile_model,
-            workers=workers,
-            command=command,
-            card=lambda figures: bound_card(Path(recipe).stem, resolved, figures),
-        )
-    elif isinstance(resolved, DAMSMRecipe):
-        from cap2im.training.card import matching_card
-        from cap2im.training.matching import train as train_matching
-
-        if compile_model or start_from is not None:
-            raise ValueError("a matching model has no --from and no --compile")
-        result = train_matching(
-            resolved,
-            folder,
-            data=data,
-            stream=stream,
-            resume=resume,
-            device=device,
-            workers=workers,
-            command=command,
-            card=lambda figures: matching_card(Path(recipe).stem, resolved, figures),
-        )
-    elif isinstance(resolved, AttnGANRecipe):
-        from cap2im.training.attngan import train as train_attngan
-        from cap2im.training.card import attngan_card
-
-        if compile_model or stream or start_from is not None:
-            raise ValueError("an AttnGAN has no --from, no --compile and no --stream")
-        result = train_attngan(
-            resolved,
-            folder,
-            data=data,
-            resume=resume,
-            device=device,
-            workers=workers,
-            command=command,
-            card=lambda figures: attngan_card(Path(recipe).stem, resolved, figures),
-        )
-    elif isinstance(resolved, SkipThoughtsRecipe):
-        from cap2im.training.card import sentences_card
-        from cap2im.training.skipthoughts import train as train_skipthoughts
-
-        if data is None:
-            raise ValueError(f"{recipe} learns from sentences: give a text, a token file or a prepared dataset with --data")
-        if compile_model or stream or start_from is not None:
-            raise ValueError("skip-thoughts have no --from, no --compile and no --stream")
-        result = train_skipthoughts(
-            resolved,
-            folder,
-            data=Path(data),
-            resume=resume,
-            device=device,
-            command=command,
-            card=lambda figures: sentences_card(Path(recipe).stem, resolved, figures),
-        )
-    elif isinstance(resolved, ClassifierRecipe):
-        from cap2im.training.card import classifier_card
-        from cap2im.training.classifier import train as train_classifier
-
-        if data is None:
-            raise ValueError(
-                f"{recipe} learns from images with classes: give a prepared dataset with --data (cap2im prepare cifar makes one)"
-            )
-        if compile_model or stream or start_from is not None:
-            raise ValueError("a classifier has no --from, no --compile and no --stream")
-        result = train_classifier(
-            resolved,
-            folder,
-            data=Path(data),
-            resume=resume,
-            device=device,
-            command=command,
-            card=lambda figures: classifier_card(Path(recipe).stem, resolved, figures),
-        )
-    else:
-        from cap2im.training.reader import train_reader_run
-
-        if resume or compile_model or stream or start_from is not None:
-            raise ValueError("a reader trains in minutes: it has no --resume, no --from, no --compile and no --stream")
-        result = train_reader_run(resolved, folder, data=None if data is None else Path(data), command=command)
+    result = start(
+        resolved,
+        run if run is not None else Path("runs") / name,
+        name=name,
+        data=data,
+        command=shlex.join(["cap2im", *sys.argv[1:]]),
+        resume=resume,
+        start_from=None if start_from is None else find_model(start_from),
+        device=device,
+        compile_model=compile_model,
+        workers=workers,
+        stream=stream,
+    )
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"model written to {result}")
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from functools import partial
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -12,6 +15,7 @@ from cap2im.data.mnist_captions import LAYOUTS, PLACES, HeldOut
 from cap2im.metrics.caption_accuracy import load_reader, place_windows, read_canvases, real_canvases, score
 from cap2im.models.reader import CLASSES, NOTHING, Reader, ReaderConfig
 from cap2im.training import reader as training
+from cap2im.training.card import reader_card
 from cap2im.training.reader import FAR, NEAR, UNLABELLED, CanvasMix, _breadth, erase, save_reader, scribbles, train_reader
 
 
@@ -80,10 +84,14 @@ def test_training_stops_at_a_loss_that_is_no_number(digits):
 
 def test_a_run_writes_a_folder_that_loads(tmp_path, digits, monkeypatch):
     monkeypatch.setattr(training, "mnist", lambda split, path: digits)
-    folder = training.train_reader_run(recipe(), tmp_path / "run", data=None, command="cap2im train it")
-    assert load_reader(folder).digest() in (folder / "README.md").read_text()
+    card = partial(reader_card, "reader-digits", recipe())
+    folder = training.train(recipe(), tmp_path / "run", command="cap2im train it", card=card)
+    told = (folder / "README.md").read_text()
+    assert f"| digest | `{load_reader(folder).digest()}` |" in told
+    assert "| command | `cap2im train it` |" in told
+    assert re.search(r"exactly as asked \| [0-9.]+% \(95 % interval", told)
     with pytest.raises(ValueError, match="not empty"):
-        training.train_reader_run(recipe(), folder, data=None, command="")
+        training.train(recipe(), folder)
 
 
 def test_save_and_load(tmp_path):

@@ -267,7 +267,7 @@ def test_from_the_command_line_to_drawings(run, tmp_path):
     assert run("draw", CAPTION, "--model", "run", "-o", "drawings")[0] == 0
     for wrong in ("--compile", "--from=run", "--stream"):
         code, _, err = run("train", "attngan-mnist", "--run", "again", wrong)
-        assert (code, err) == (2, "cap2im: an AttnGAN has no --from, no --compile and no --stream\n")
+        assert (code, err) == (2, f"cap2im: attngan-mnist: a recipe of kind 'attngan' has no {wrong.partition('=')[0]}\n")
 
 
 def test_a_prepared_dataset_read_with_the_matching_models_words(tmp_path):

@@ -199,9 +199,9 @@ def test_from_the_command_line_to_sharpened_drawings(run, tmp_path):
     assert (config["kind"], config["data"]["held_out_seed"]) == ("sharpener", 5)
     assert all(not name.startswith("levels") for name in read_weights(tmp_path / "sharpener" / "model", config)), "no discriminators"
     assert Sharpening.load(str(tmp_path / "sharpener")).vocabulary is not None
-    for wrong in ("--compile", "--from=lapgan"):
-        code, _, err = run("train", "lapgan-mnist", "--run", "again", wrong)
-        assert (code, err) == (2, "cap2im: a lapgan has no --from and no --compile\n")
+    for wrong, told in ((["--compile"], "--compile"), (["--from=lapgan", "--compile"], "--from and no --compile")):
+        code, _, err = run("train", "lapgan-mnist", "--run", "again", *wrong)
+        assert (code, err) == (2, f"cap2im: lapgan-mnist: a recipe of kind 'lapgan' has no {told}\n")
 
 
 def test_both_learn_from_a_prepared_dataset_with_sentence_vectors(tmp_path):

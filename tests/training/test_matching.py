@@ -209,4 +209,4 @@ def test_refusals(squares, tmp_path, run):
     assert "--data" in error.splitlines()[-1]
     code, _, error = run("train", "damsm-mnist", "--compile")
     assert code == 2
-    assert "a matching model has no --from and no --compile" in error
+    assert "damsm-mnist: a recipe of kind 'damsm' has no --compile" in error

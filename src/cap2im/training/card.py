@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 import cap2im
-from cap2im.config import AttnGANRecipe, BoundRecipe, ClassifierRecipe, DAMSMRecipe, GANRecipe, SkipThoughtsRecipe
+from cap2im.config import AttnGANRecipe, BoundRecipe, ClassifierRecipe, DAMSMRecipe, GANRecipe, ReaderRecipe, SkipThoughtsRecipe
 from cap2im.training.loop import machine
 
-TrainedRecipe = AttnGANRecipe | BoundRecipe | ClassifierRecipe | DAMSMRecipe | GANRecipe | SkipThoughtsRecipe
+TrainedRecipe = AttnGANRecipe | BoundRecipe | ClassifierRecipe | DAMSMRecipe | GANRecipe | ReaderRecipe | SkipThoughtsRecipe
 WHAT_IS_MATCHED = {
     "validation": "validation images",
     "seen": "validation digits, captions that training shows",
@@ -186,4 +186,20 @@ def classifier_card(name: str, recipe: ClassifierRecipe, figures: dict[str, Any]
         of=f" of {recipe.train.batch_size} images",
         measured={f"{split} images right": _interval(found) for split, found in figures["accuracy"].items()},
         use="Make shortlists of its features: `cap2im evaluate MODEL --data DATA --shortlist FOLDER`.",
+    )
+
+
+def reader_card(name: str, recipe: ReaderRecipe, figures: dict[str, Any]) -> str:
+    """The card of a trained reader."""
+    return _card(
+        name,
+        recipe,
+        figures,
+        task=None,
+        measured={
+            "loss of the last hundred steps": f"{figures['loss']:.4f}",
+            "real canvases of validation digits, exactly as asked": _interval(figures["joint"]),
+            "digest": f"`{figures['digest']}`",
+        },
+        use="It reads the digits of drawings, and so tells how many captions are drawn rightly (`cap2im.metrics.caption_accuracy`).",
     )

@@ -138,7 +138,7 @@ def train(
     recipe: ClassifierRecipe,
     run: Path,
     *,
-    data: Path,
+    data: str | Path,
     resume: bool = False,
     device: Literal["auto", "cpu"] = "auto",
     command: str = "",

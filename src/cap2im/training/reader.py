@@ -33,7 +33,6 @@ from cap2im.data.digits import DIGIT_SIDE, Digits, mnist
 from cap2im.data.mnist_captions import CANVAS_SIDE, LAYOUTS, PLACES, HeldOut
 from cap2im.metrics.caption_accuracy import place_windows, read_canvases, real_canvases, score, summary
 from cap2im.models.reader import NOTHING, Reader
-from cap2im.training.loop import machine
 
 NEAR, FAR = 2, 6  # pixels from the range of a place, in the larger of the two directions
 CROWDED = 14  # digits whose corners are closer than this in both directions have strokes in common
@@ -106,52 +105,44 @@ def save_reader(reader: Reader, folder: Path, card: str = "") -> None:
         write_model(draft, reader.state_dict(), config, card)
 
 
-CARD = """# A reader of captioned digits
+def train(
+    recipe: ReaderRecipe,
+    run: Path,
+    *,
+    data: str | Path | None = None,
+    command: str = "",
+    card: Callable[[dict[str, Any]], str] = lambda _: "",
+) -> Path:
+    """Trains the reader of a recipe on MNIST and writes its model folder.
 
-{description}.
-
-| | |
-| --- | --- |
-| command | `{command}` |
-| seed | {seed} |
-| steps | {steps:,} |
-| time | {minutes:.1f} minutes on {machine} |
-| loss of the last hundred steps | {loss:.4f} |
-| real canvases of validation digits, exactly as asked | {joint:.2%} (95 % interval {low:.2%} to {high:.2%}) of {n:,} |
-| digest | {digest} |
-"""
-
-
-def train_reader_run(recipe: ReaderRecipe, folder: Path, *, data: Path | None, command: str) -> Path:
-    """Trains the reader of a recipe on MNIST, with a progress bar, and writes its model folder with a card.
+    Args:
+        recipe: what to train.
+        run: folder of the result.
+        data: folder of MNIST's files; None for the cache or a download.
+        command: as typed, for the card.
+        card: makes the model card of the figures that training measured.
 
     Raises:
         ValueError: there is something in the folder already, or MNIST is missing or damaged.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder}: not empty, and training a reader starts anew; name another folder with --run")
+    if run.exists() and any(run.iterdir()):
+        raise ValueError(f"{run}: not empty, and training a reader starts anew; name another folder with --run")
     digits, validation = mnist("train", data), mnist("validation", data)
     start = time.monotonic()
     with Progress() as bar:
         task = bar.add_task("training", total=recipe.train.steps)
         trained = train_reader(recipe, digits, validation, lambda step, _, __: bar.update(task, completed=step))
-    group = trained.validation["all"]
-    card = CARD.format(
-        description=recipe.description,
-        command=command,
-        seed=recipe.train.seed,
-        steps=recipe.train.steps,
-        minutes=(time.monotonic() - start) / 60,
-        machine=machine(),
-        loss=trained.loss,
-        joint=group["joint"]["rate"],
-        low=group["joint"]["low"],
-        high=group["joint"]["high"],
-        n=group["n"],
-        digest=trained.reader.digest(),
-    )
-    save_reader(trained.reader, folder, card)
-    return folder
+    figures = {
+        "command": command,
+        "steps": recipe.train.steps,
+        "seconds": time.monotonic() - start,
+        "parameters": sum(p.numel() for p in trained.reader.parameters()),
+        "loss": trained.loss,
+        "joint": trained.validation["all"] | trained.validation["all"]["joint"],
+        "digest": trained.reader.digest(),
+    }
+    save_reader(trained.reader, run, card(figures))
+    return run
 
 
 def _schedule(done: float, rise: float = 0.05) -> float:

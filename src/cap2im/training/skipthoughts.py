@@ -65,7 +65,7 @@ def train(
     recipe: SkipThoughtsRecipe,
     run: Path,
     *,
-    data: Path,
+    data: str | Path,
     resume: bool = False,
     device: Literal["auto", "cpu"] = "auto",
     command: str = "",
@@ -92,7 +92,7 @@ def train(
     settings = recipe.train
     accelerator = make_accelerator(device, settings.batch_size)
     checkpoint = resume_state(run, recipe, resume)
-    source = SentenceSource.open(data, recipe.data.validation_share)
+    source = SentenceSource.open(Path(data), recipe.data.validation_share)
     vocabulary = sentence_vocabulary((s for group in source.groups("train") for s in group), recipe.data.vocabulary_size)
     sentences, held_out = (
         SentenceGroups.of(source.groups(part), vocabulary, longest=recipe.data.longest, ordered=source.ordered)
