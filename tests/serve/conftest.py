@@ -172,9 +172,9 @@ def serve(tiny) -> Iterator[Callable[..., Client]]:
 
 
 @contextmanager
-def process(*arguments: str, workers: int = 1) -> Iterator[tuple[subprocess.Popen[str], Client]]:
-    """`cap2im serve` in a process of its own, ready to draw."""
-    command = [sys.executable, "-m", "cap2im", "serve", "--port", "0", "--workers", str(workers), *arguments]
+def process(*arguments: str, workers: int = 1, before: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[str], Client]]:
+    """`cap2im serve` in a process of its own, ready to draw; `before` is a command that starts it."""
+    command = [*before, sys.executable, "-m", "cap2im", "serve", "--port", "0", "--workers", str(workers), *arguments]
     started = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
@@ -183,9 +183,8 @@ def process(*arguments: str, workers: int = 1) -> Iterator[tuple[subprocess.Pope
         assert all("ready on http://127.0.0.1:" in line for line in lines), (lines, started.stderr.read())  # type: ignore[union-attr]
         yield started, Client(int(lines[0].split("http://127.0.0.1:")[1].split()[0]))
     finally:
-        if started.poll() is None:
-            started.kill()
-        started.communicate()
+        started.terminate()  # not killed: its workers would go on, and hold its output open
+        started.communicate(timeout=60)
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 20) -> None:
