@@ -316,8 +316,8 @@ def test_a_drawing_that_was_stopped_shows_what_has_arrived(open_page: Opener) ->
     assert not tab.is_visible("#viewer")  # nothing has
 
 
-def test_words_are_underlined_with_and_without_attention(open_page: Opener) -> None:
-    tab = open_page(blobs(1, caption="a red cat", reads=False))
+def test_words_are_underlined_even_where_none_are_read(open_page: Opener) -> None:
+    tab = open_page([Drawing("a red cat", (), d.seed, d.model, d.canvases) for d in blobs(1)])
     assert tab.locator("h1 .word").count() == 0
     tab.evaluate("shown.mark(['a', 'red', 'cat', '.'], [1])")
     assert tab.locator("h1 .differs").all_text_contents() == ["red"]

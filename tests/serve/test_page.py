@@ -14,7 +14,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,75 +22,40 @@ from PIL import Image
 
 import cap2im
 from cap2im.drawing import Drawing, viewer_file
-from cap2im.pipeline import Glimpses, Pipeline
+from cap2im.serve.settings import ServeSettings
+from tests.serve.conftest import Client, Gate, served
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
-uvicorn = pytest.importorskip("uvicorn", reason="serving needs the extra `serve`")
-pytest.importorskip("fastapi", reason="serving needs the extra `serve`")
-
-from cap2im.serve.app import create_app  # noqa: E402
-from cap2im.serve.settings import ServeSettings  # noqa: E402
 
 TOP = "the digit three is at the top of the digit one"
 BOTTOM = "the digit three is at the bottom of the digit one"
 KEY = "open sesame"
 
-# How long a server of these tests takes for a glimpse, at least, so that the page can be met while it draws.
-glimpse_seconds = 0.0
-_drawings = Pipeline.drawings
+QUEUE = 32  # pictures, of the server
 
 
-def slowed(self: Pipeline, captions: Any, seeds: Any, *, unknown: Any = "error", watch: Callable[[Glimpses], None] | None = None) -> Any:
-    def seen(glimpses: Glimpses) -> None:
-        time.sleep(glimpse_seconds)
-        assert watch is not None
-        watch(glimpses)
-
-    return _drawings(self, captions, seeds, unknown=unknown, watch=None if watch is None else seen)
-
-
-@dataclass(frozen=True)
-class Running:
-    """A server in a thread of this process."""
-
-    url: str
-    engine: Any
-
-
-def running(**settings: Any) -> Iterator[Running]:
-    app = create_app(ServeSettings.of({"port": 0, **settings}))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        for _ in range(600):
-            if server.started and app.state.engine.ready:
-                break
-            time.sleep(0.05)
-        assert app.state.engine.ready
-        yield Running(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/", app.state.engine)
-    finally:
-        server.should_exit = True
-        thread.join(20)
+def served_at(**settings: Any) -> Iterator[Client]:
+    with served(ServeSettings.of({"shutdown_s": 5, **settings})) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Pipeline, "drawings", slowed)
-        yield from running()
+def server() -> Iterator[Client]:
+    yield from served_at(queue=QUEUE)
+
+
+def address_of(client: Client) -> str:
+    return f"http://127.0.0.1:{client.port}/"
 
 
 @pytest.fixture
-def slow() -> Iterator[Callable[[float], None]]:
-    """Says how many seconds a glimpse takes from now on, in this test."""
+def slow(gate: Gate) -> Callable[[float], None]:
+    """Says how many seconds a glimpse takes from now on, at least, so that the page can be met while it is drawn."""
 
     def seconds(each: float) -> None:
-        global glimpse_seconds
-        glimpse_seconds = each
+        gate.glimpse = lambda: time.sleep(each)
 
-    yield seconds
-    seconds(0)
+    return seconds
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +70,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def open_page(browser: Any, server: Running) -> Iterator[Callable[..., Any]]:
+def open_page(browser: Any, server: Client) -> Iterator[Callable[..., Any]]:
     """Opens the page; motion is reduced unless `moving`, so that what has arrived is shown at once.
 
     In the end nothing may have been requested from elsewhere, and nothing complained about but the answers that a test `expects`.
@@ -117,7 +81,7 @@ def open_page(browser: Any, server: Running) -> Iterator[Callable[..., Any]]:
     def opened(
         address: str = "",
         *,
-        url: str = server.url,
+        url: str = address_of(server),
         moving: bool = False,
         width: int = 1280,
         scheme: str = "light",
@@ -200,8 +164,8 @@ def fetched(url: str, headers: dict[str, str] | None = None) -> tuple[int, Any, 
 # What is served
 
 
-def test_page_forbids_all_but_its_own_files(server: Running) -> None:
-    code, headers, content = fetched(server.url)
+def test_page_forbids_all_but_its_own_files(server: Client) -> None:
+    code, headers, content = fetched(address_of(server))
     assert (code, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
     assert (policy["default-src"], policy["script-src"], policy["style-src"], policy["connect-src"]) == (
@@ -214,24 +178,24 @@ def test_page_forbids_all_but_its_own_files(server: Running) -> None:
     assert "http" not in text
     assert not re.search(r"<style|style=|\son\w+=|<script(?![^>]*\ssrc=)", text)
     for name in re.findall(r'(?:src|href)="(page/[^"]+)"', text):
-        assert fetched(server.url + name)[0] == 200
+        assert fetched(address_of(server) + name)[0] == 200
 
 
-def test_viewer_is_the_one_that_draw_writes(server: Running) -> None:
+def test_viewer_is_the_one_that_draw_writes(server: Client) -> None:
     for name in ("viewer.css", "viewer.js"):
-        assert fetched(f"{server.url}page/{name}")[2].decode() == viewer_file(name)
+        assert fetched(f"{address_of(server)}page/{name}")[2].decode() == viewer_file(name)
 
 
-def test_files_are_asked_for_again_and_answered_when_they_changed(server: Running) -> None:
-    _, headers, _ = fetched(server.url + "page/page.js")
+def test_files_are_asked_for_again_and_answered_when_they_changed(server: Client) -> None:
+    _, headers, _ = fetched(address_of(server) + "page/page.js")
     assert headers["Cache-Control"] == "no-cache"
-    assert fetched(server.url + "page/page.js", {"If-None-Match": headers["ETag"]})[0] == 304
-    assert fetched(server.url + "page/page.js", {"If-None-Match": '"other"'})[0] == 200
+    assert fetched(address_of(server) + "page/page.js", {"If-None-Match": headers["ETag"]})[0] == 304
+    assert fetched(address_of(server) + "page/page.js", {"If-None-Match": '"other"'})[0] == 200
 
 
 @pytest.mark.parametrize("name", ["other.js", "..%2Fapp.py", "%2E%2E/app.py", "viewer.html", "%2Fetc%2Fpasswd"])
-def test_no_path_reaches_other_files(server: Running, name: str) -> None:
-    code, _, content = fetched(f"{server.url}page/{name}")
+def test_no_path_reaches_other_files(server: Client, name: str) -> None:
+    code, _, content = fetched(f"{address_of(server)}page/{name}")
     assert code == 404
     assert set(json.loads(content)) == {"detail"}
 
@@ -263,6 +227,18 @@ def test_words_are_completed_by_the_keyboard(open_page: Any) -> None:
     tab.keyboard.press("Tab")  # nothing is offered any more: on to the next control
     assert tab.input_value("#caption") == "The digit three i"
     assert tab.evaluate("document.activeElement.id") == "model-choice"
+
+
+def test_words_that_arrive_late_complete_what_was_typed(open_page: Any) -> None:
+    tab = open_page()
+    held = []
+    tab.route("**/words", lambda route: held.append(route))
+    tab.reload()
+    wait_until(tab, lambda: len(held) == 1)
+    tab.keyboard.type("the dig")
+    assert options(tab) == []
+    held[0].continue_()
+    wait_until(tab, lambda: options(tab) == ["digit"])
 
 
 def test_a_word_in_the_middle_is_completed_in_its_place(open_page: Any) -> None:
@@ -337,7 +313,7 @@ def test_canvas_grows_while_the_stream_is_open(open_page: Any, slow: Any) -> Non
     tab.fill("#caption", TOP)
     tab.press("#caption", "Enter")
     wait_until(tab, lambda: tab.is_visible("#first .canvas") and 3 <= glimpse(tab) < 20)
-    assert tab.is_visible("#stop")
+    wait_until(tab, lambda: tab.is_visible("#stop"))
     assert status(tab) == "Drawing, 32 glimpses"
     tab.click("#first .play")  # it stands still, while more arrives
     first = glimpse(tab)
@@ -365,10 +341,9 @@ def test_what_has_arrived_can_be_scrubbed_and_no_more(open_page: Any, slow: Any)
     tab = open_page()
     tab.fill("#caption", TOP)
     tab.press("#caption", "Enter")
-    wait_until(tab, lambda: tab.is_visible("#first .canvas") and glimpse(tab) >= 3)
+    wait_until(tab, lambda: tab.is_visible("#stop") and glimpse(tab) >= 3)
     tab.fill("#first .glimpse", "32")
     assert glimpse(tab) < 32
-    assert tab.is_visible("#stop")
     drawn(tab)
     assert glimpse(tab) == 32
 
@@ -414,15 +389,14 @@ def test_samples_and_new_seed(open_page: Any) -> None:
 def test_two_captions_with_one_seed_move_as_one(open_page: Any, slow: Any) -> None:
     slow(0.03)
     expected = [cap2im.draw(caption, seed=4)[0] for caption in (TOP, BOTTOM)]
-    tab = open_page(moving=True)
+    tab = open_page()
     tab.fill("#caption", TOP)
     tab.fill("#seed-choice", "4")
     tab.check("#pair-choice")
     assert tab.input_value("#second-caption") == TOP  # most of it will stay
     tab.fill("#second-caption", BOTTOM)
     tab.press("#second-caption", "Enter")
-    wait_until(tab, lambda: tab.is_visible("#second .canvas") and glimpse(tab, "#second") >= 3)
-    assert tab.is_visible("#stop")  # both are alive
+    wait_until(tab, lambda: tab.is_visible("#stop") and glimpse(tab, "#second") >= 3)  # both are alive
     drawn(tab)
     assert tab.locator("#first .differs").all_text_contents() == ["top"]
     assert tab.locator("#second .differs").all_text_contents() == ["bottom"]
@@ -433,7 +407,7 @@ def test_two_captions_with_one_seed_move_as_one(open_page: Any, slow: Any) -> No
         assert is_canvas(tab, expected[0], t - 1)
         assert is_canvas(tab, expected[1], t - 1, "#second")
     area = tab.locator("#second .plot").bounding_box()
-    tab.mouse.click(area["x"] + area["width"] * 20.5 / 32, area["y"] + 5)
+    tab.locator("#second .plot").click(position={"x": area["width"] * 20.5 / 32, "y": 5})
     assert (glimpse(tab), glimpse(tab, "#second")) == (21, 21)
     assert not tab.is_visible("#second .transport")
     tops = [tab.locator(f"{viewer} .mat").bounding_box() for viewer in ("#first", "#second")]
@@ -459,24 +433,24 @@ def test_second_captions_are_offered_closest_first(open_page: Any) -> None:
     assert tab.input_value("#second-caption") == "the digit 9 is at the top right of the image"
 
 
-def test_stop_ends_the_stream_and_frees_its_place(open_page: Any, server: Running, slow: Any) -> None:
+def test_stop_ends_the_stream_and_frees_its_place(open_page: Any, server: Client, slow: Any) -> None:
     slow(0.1)
     tab = open_page()
     tab.fill("#caption", TOP)
     tab.press("#caption", "Enter")
     wait_until(tab, lambda: tab.is_visible("#first .canvas") and glimpse(tab) >= 3)
     tab.click("#stop")
-    wait_until(tab, lambda: status(tab).startswith("Stopped after glimpse"))
+    wait_until(tab, lambda: status(tab).startswith("Stopped after glimpse") and server.count("cap2im_queued") == 0, seconds=2)
     stopped = int(re.search(r"glimpse (\d+) of 32", status(tab)).group(1))
     assert 3 <= stopped < 32
     assert not tab.is_visible("#stop")
     assert not tab.is_visible("#trouble")
+    slow(0)  # for the rest of the batch, which nobody waits for
     tab.wait_for_timeout(300)
     tab.fill("#first .glimpse", "32")
     assert glimpse(tab) == stopped
     tab.fill("#first .glimpse", "2")
     assert is_canvas(tab, cap2im.draw(TOP)[0], 1)
-    wait_until(tab, lambda: server.engine.taken == 0)
 
 
 def test_a_new_drawing_takes_the_place_of_one_that_is_watched(open_page: Any, slow: Any) -> None:
@@ -485,6 +459,7 @@ def test_a_new_drawing_takes_the_place_of_one_that_is_watched(open_page: Any, sl
     tab.fill("#caption", TOP)
     tab.press("#caption", "Enter")
     wait_until(tab, lambda: tab.is_visible("#first .canvas") and glimpse(tab) >= 3)
+    slow(0)
     tab.fill("#caption", BOTTOM)
     tab.press("#caption", "Enter")
     wait_until(tab, lambda: tab.text_content("#first .caption") == BOTTOM)
@@ -539,6 +514,38 @@ def test_files_are_what_was_drawn(open_page: Any, tmp_path: Path) -> None:
     assert page.text_content(".seed") == "3"
 
 
+def test_files_of_a_store_are_saved_from_there(open_page: Any, tmp_path: Path) -> None:
+    for server in served_at(store=str(tmp_path / "store")):
+        tab = open_page(f"#caption={TOP}&seed=3", url=address_of(server))
+        drawn(tab)
+        with tab.expect_download() as download:
+            tab.click("#first .saving button:text-is('PNG')")
+        assert download.value.suggested_filename.endswith("-3.png")
+        assert Image.open(download.value.path()).info["caption"] == TOP
+        tab.close()
+
+
+def test_what_is_saved_is_what_is_seen_even_when_the_next_was_refused(open_page: Any) -> None:
+    tab = open_page(f"#caption={TOP}&seed=3", expects="422")
+    drawn(tab)
+    tab.fill("#caption", "a purple cat")
+    tab.click("#draw")
+    wait_until(tab, lambda: tab.is_visible("#told"))
+    with tab.expect_download() as download:
+        tab.click("#first .saving button:text-is('PNG')")
+    assert Image.open(download.value.path()).info["caption"] == TOP
+
+
+def test_examples_draw(open_page: Any) -> None:
+    tab = open_page()
+    example = tab.locator("#ideas button").first
+    caption = example.text_content()
+    example.click()
+    wait_until(tab, lambda: tab.text_content("#first .caption") == caption)
+    drawn(tab)
+    assert not tab.is_visible("#ideas")
+
+
 def test_second_of_a_pair_is_saved_by_itself(open_page: Any) -> None:
     tab = open_page(f"#caption={TOP}&second={BOTTOM}&seed=6")
     drawn(tab)
@@ -560,6 +567,11 @@ def test_address_draws_the_same_again(open_page: Any) -> None:
     wait_until(tab, lambda: tab.text_content("#first .caption") == BOTTOM)
     drawn(tab)
     tab.go_back()
+    wait_until(tab, lambda: tab.text_content("#first .caption") == TOP)
+    drawn(tab)
+    tab.go_back()
+    wait_until(tab, lambda: not tab.is_visible("#first") and tab.is_visible("#ideas"))
+    tab.go_forward()
     wait_until(tab, lambda: tab.text_content("#first .caption") == TOP)
     drawn(tab)
     other = open_page(address.split("/")[-1])
@@ -590,38 +602,35 @@ def test_link_to_a_model_that_is_not_here(open_page: Any) -> None:
 # Trouble
 
 
-def test_busy_server_counts_down_and_is_asked_again(open_page: Any, server: Running) -> None:
+def test_busy_server_counts_down_and_is_asked_again(open_page: Any, server: Client, gate: Gate) -> None:
     tab = open_page(expects="503")
     tab.fill("#caption", TOP)
-    free, server.engine.taken = server.engine.taken, server.engine.settings.queue
-    for drawers in server.engine.models.values():
-        drawers[0].speed = 128.0  # pictures a second: two seconds for the whole queue
-    try:
-        tab.click("#draw")
-        wait_until(tab, lambda: tab.is_visible("#again"))
-        assert re.fullmatch(r"Try again in \d+ s", tab.text_content("#again"))
-        assert tab.is_disabled("#again")
-        assert re.search(r"queue|busy|full", tab.text_content("#told"))
-    finally:
-        server.engine.taken = free
+    gate.close()
+    others = threading.Thread(target=server.draw, args=([TOP, BOTTOM],), kwargs={"samples": QUEUE // 2})
+    others.start()
+    assert gate.reached.wait(20)
+    tab.click("#draw")
+    wait_until(tab, lambda: tab.is_visible("#again"))
+    assert re.fullmatch(r"Try again in \d+ s", tab.text_content("#again"))
+    assert tab.is_disabled("#again")
+    assert "queue is full" in tab.text_content("#told")
+    gate.opened.set()
+    others.join()
     wait_until(tab, lambda: tab.text_content("#again") == "Try again" and tab.is_enabled("#again"))
     tab.click("#again")
     drawn(tab)
     assert not tab.is_visible("#trouble")
 
 
-def test_failing_model_is_told(open_page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: Any, **__: Any) -> None:
-        raise RuntimeError("broken on purpose")
-
+def test_failing_model_is_told(open_page: Any, gate: Gate) -> None:
     tab = open_page()
-    with monkeypatch.context() as patch:
-        patch.setattr(Pipeline, "drawings", fails)
-        tab.fill("#caption", TOP)
-        tab.click("#draw")
-        wait_until(tab, lambda: tab.is_visible("#told"))
+    gate.fail = RuntimeError("broken on purpose")
+    tab.fill("#caption", TOP)
+    tab.click("#draw")
+    wait_until(tab, lambda: tab.is_visible("#told"))
     assert "failed to draw" in tab.text_content("#told")
     assert not tab.is_visible("#stop")
+    gate.fail = None
     tab.click("#again")
     drawn(tab)
 
@@ -663,12 +672,12 @@ def test_server_that_dies_in_the_middle(open_page: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def locked() -> Iterator[Running]:
-    yield from running(api_key=KEY)
+def locked() -> Iterator[Client]:
+    yield from served_at(api_key=KEY)
 
 
-def test_api_key_is_asked_for_and_kept_for_the_tab(open_page: Any, locked: Running) -> None:
-    tab = open_page(url=locked.url, expects="401")
+def test_api_key_is_asked_for_and_kept_for_the_tab(open_page: Any, locked: Client) -> None:
+    tab = open_page(url=address_of(locked), expects="401")
     tab.fill("#caption", TOP)
     tab.press("#caption", "Enter")
     wait_until(tab, lambda: tab.is_visible("#key"))

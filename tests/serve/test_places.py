@@ -163,8 +163,8 @@ def test_two_devices_draw_side_by_side(serve, gate, monkeypatch):
 
 
 def test_an_idle_server_rests(serve):
-    serve(wait_ms=1)
+    serve().draw()
     time.sleep(0.2)
     before = time.process_time()
     time.sleep(1)
-    assert time.process_time() - before < 0.05
+    assert time.process_time() - before < 0.02, "batched's own queue takes 0.06 s at a look a millisecond"

@@ -16,7 +16,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from starlette.types import Receive, Scope, Send
 
 from cap2im.data.vocabulary import Tokens, Unknown
@@ -29,6 +29,8 @@ LARGEST_SEED = 2**53 - 1  # JavaScript counts no further
 PING_SECONDS = 15.0  # between signs of life of a stream that has nothing to tell, for proxies
 GONE = 499  # as nginx calls it: nobody is there to read this answer
 QUICK_PIXELS = 4096  # of all pictures of a request; see `drawn`
+# behind the limits of an integer, which to JSON 1.0 is, too
+WHOLE = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
 T = TypeVar("T")
 
 
@@ -148,7 +150,9 @@ class Wanted(BaseModel):
 
     captions: list[str]
     samples: int = 1
-    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Sample k of every caption comes from seed + k; the same seed draws the same.")
+    seed: Annotated[
+        int, Field(ge=0, le=LARGEST_SEED, description="Sample k of every caption comes from seed + k; the same seed draws the same."), WHOLE
+    ] = 0
     model: str | None = Field(None, description="A name of GET /v1/models; the first where none is named.")
     unknown: Literal["error", "skip"] = Field("error", description="Words that the model does not know: refuse the caption, or skip them.")
     steps: bool = Field(False, description="Answer how each picture was drawn, too.")
@@ -164,9 +168,18 @@ class ToRead(BaseModel):
     model: str | None = None
 
 
+EVENT_SCHEMA = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"enum": ["start", "glimpse", "drawn", "end", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": text}
     for status, text in {
+        400: "The request's body is no text.",
         401: "The API key is missing or wrong.",
         404: "There is no such model.",
         408: "The request's body came too slowly.",
@@ -196,16 +209,19 @@ def engine_of(request: Request) -> Engine:
     return engine
 
 
-async def may_draw(
-    request: Request, key: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False, description="The API key."))]
-) -> None:
-    """Refuses who does not bring the API key, where there is one."""
-    wanted = request.app.state.settings.api_key
-    if wanted is None:
-        return
-    if key is None or not secrets.compare_digest(key.credentials.encode(), wanted.get_secret_value().encode()):
-        text = "this server wants an API key (Authorization: Bearer KEY)" if key is None else "the API key is wrong"
-        raise HTTPException(401, text, {"WWW-Authenticate": "Bearer"})
+def key_needed(settings: ServeSettings) -> list[Any]:
+    """What a route that draws depends on: the API key, where there is one."""
+    if settings.api_key is None:
+        return []
+    wanted = settings.api_key.get_secret_value().encode()
+    bearer = HTTPBearer(auto_error=False, description="The API key.")
+
+    async def may_draw(key: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+        if key is None or not secrets.compare_digest(key.credentials.encode(), wanted):
+            text = "this server wants an API key (Authorization: Bearer KEY)" if key is None else "the API key is wrong"
+            raise HTTPException(401, text, {"WWW-Authenticate": "Bearer"})
+
+    return [Depends(may_draw)]
 
 
 def known_model(engine: Engine, name: str | None) -> str:
@@ -398,7 +414,7 @@ def router(settings: ServeSettings) -> APIRouter:
     """The routes under `/v1`, whose schema says the limits."""
     caption = Annotated[str, Field(min_length=1, max_length=settings.characters)]
     captions = Annotated[list[caption], Field(min_length=1, max_length=settings.captions, description="What to draw.")]
-    samples = Annotated[int, Field(ge=1, le=settings.samples, description="Pictures of each caption.")]
+    samples = Annotated[int, Field(ge=1, le=settings.samples, description="Pictures of each caption."), WHOLE]
     draw_request: Any = create_model("DrawRequest", __base__=Wanted, captions=(captions, ...), samples=(samples, 1))
     read_request: Any = create_model("ReadRequest", __base__=ToRead, caption=(caption, ...))
     routes = APIRouter(prefix="/v1")
@@ -407,9 +423,9 @@ def router(settings: ServeSettings) -> APIRouter:
     async def accept_body(request: Request, wanted: Wanted) -> Asked:
         return await accept(request, wanted.captions, samples=wanted.samples, seed=wanted.seed, model=wanted.model, unknown=wanted.unknown)
 
-    drawing = problems(401, 404, 408, 413, 422, 500, 503, 504)
+    drawing = problems(400, 401, 404, 408, 413, 422, 500, 503, 504)
 
-    @routes.post("/draw", response_model=Drawn, responses={**drawing, **problems(507)}, dependencies=[Depends(may_draw)])
+    @routes.post("/draw", response_model=Drawn, responses={**drawing, **problems(507)}, dependencies=key_needed(settings))
     async def draw(request: Request, wanted: draw_request) -> Response:
         """Draws captions."""
         asked = await accept_body(request, wanted)
@@ -417,9 +433,9 @@ def router(settings: ServeSettings) -> APIRouter:
         content = await drawn(request, asked, partial(answer, asked.drawer.pipeline.name, asked.tokens, wanted), quick=quick)
         return Response(content, media_type="application/json")
 
-    streaming = drawing | {200: {"description": "The events.", "content": {Events.media_type: {"schema": {"type": "string"}}}}}
+    streaming = drawing | {200: {"description": "The events.", "content": {Events.media_type: {"itemSchema": EVENT_SCHEMA}}}}
 
-    @routes.post("/draw/stream", response_class=StreamingResponse, responses=streaming, dependencies=[Depends(may_draw)])
+    @routes.post("/draw/stream", response_class=StreamingResponse, responses=streaming, dependencies=key_needed(settings))
     async def stream(request: Request, wanted: draw_request) -> Response:
         """Draws captions and tells every glimpse as it is drawn, as server-sent events.
 
@@ -431,7 +447,7 @@ def router(settings: ServeSettings) -> APIRouter:
         asked = await accept_body(request, wanted)
         return Events(events(engine, asked), held_places(engine, asked))
 
-    @routes.post("/read", response_model=Read, responses=problems(404, 408, 413, 422, 503))
+    @routes.post("/read", response_model=Read, responses=problems(400, 404, 408, 413, 422, 503))
     async def read(request: Request, wanted: read_request) -> Response:
         """Says how a model reads a caption, and which of its words it does not know."""
         engine = engine_of(request)

@@ -120,6 +120,8 @@ class Waiting(AsyncBatchGenerator[Picture, Drawing]):
             while came < len(self) < self._size and looks < LOOKS:
                 came, looks = len(self), looks + 1
                 await asyncio.sleep(self._look)
+            if all(item.done() for item in self._open):
+                continue  # all clients left meanwhile
             yield await anext(batches)
 
 

@@ -14,13 +14,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from cap2im.drawing import Drawing, attention_figure, maps_figure
-from cap2im.serve.api import LARGEST_SEED, accept, drawn, may_draw, problems
+from cap2im.serve.api import LARGEST_SEED, WHOLE, accept, drawn, key_needed, problems
 from cap2im.serve.settings import ServeSettings
 from cap2im.serve.store import Files
 
@@ -36,7 +36,7 @@ class Wanted(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     caption: str
-    seed: int | None = Field(None, ge=0, le=LARGEST_SEED, description="None draws a new picture each time.")
+    seed: Annotated[int | None, Field(ge=0, le=LARGEST_SEED, description="None draws a new picture each time."), WHOLE] = None
     model: str | None = Field(None, description="A name of GET /v1/models; the first where none is named.")
 
 
@@ -128,8 +128,8 @@ def router(settings: ServeSettings) -> APIRouter:
     """The released routes."""
     caption = Annotated[str, Field(min_length=1, max_length=settings.characters)]
     bird_request: Any = create_model("BirdRequest", __base__=Wanted, caption=(caption, ...))
-    routes = APIRouter(prefix="/api/v1.0", dependencies=[Depends(may_draw)])
-    answers: dict[str, Any] = {"status_code": 201, "responses": problems(401, 404, 408, 413, 422, 500, 503, 504, 507)}
+    routes = APIRouter(prefix="/api/v1.0", dependencies=key_needed(settings))
+    answers: dict[str, Any] = {"status_code": 201, "responses": problems(400, 401, 404, 408, 413, 422, 500, 503, 504, 507)}
 
     async def answer(
         request: Request, wanted: Wanted, samples: int, shown: Callable[[list[Drawing], Files], dict[str, Any]]

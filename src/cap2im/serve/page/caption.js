@@ -58,7 +58,13 @@ export class CaptionBox {
     this.input.maxLength = characters;
   }
 
-  /* Reads the caption again, at once; for another model, too. */
+  /* For a model of other words. */
+  renew() {
+    this.check();
+    if (this.input.value !== "") this.#suggest();
+  }
+
+  /* Reads the caption again, at once. */
   async check() {
     clearTimeout(this.#timer);
     this.#reading?.abort();

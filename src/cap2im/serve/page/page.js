@@ -4,11 +4,12 @@ import { CaptionBox } from "./caption.js";
 
 const at = (id) => document.getElementById(id);
 const make = (tag, text = "", className = "") => Object.assign(document.createElement(tag), { textContent: text, className });
+const patience = 300; // milliseconds until a drawing takes long enough to be stopped
 const quantity = (count, thing) => `${count} ${thing}${count === 1 ? "" : "s"}`;
 
 let models = [], words = []; // of the server, of the chosen model
 let running = null; // the drawing that is being watched: its AbortController
-let drawn = null; // what was asked for last
+let drawn = null; // what was asked for of that which is on the screen
 const viewers = [cap2im.viewer(at("first"), { level: 2 })];
 viewers.push(cap2im.viewer(at("second"), { level: 2, leader: viewers[0] }));
 
@@ -87,13 +88,12 @@ async function fill({ captions, seed, samples, model: name }) {
 async function draw(request) {
   running?.abort();
   const mine = running = new AbortController(), { signal } = mine;
-  drawn = request;
   forget();
   document.body.classList.remove("empty");
   at("ideas").hidden = true;
   if (location.hash !== address(request)) history.pushState(null, "", address(request));
   document.title = `${request.captions[0]} · cap2im`;
-  at("stop").hidden = false;
+  const offer = setTimeout(() => { at("stop").hidden = false; }, patience);
   at("status").textContent = "Waiting for the model";
   const began = performance.now();
   let glimpse = 0, glimpses = 0, ended = false;
@@ -102,6 +102,7 @@ async function draw(request) {
     for await (const { event, data } of events(response, signal)) {
       if (event === "start") {
         glimpses = data.results[0].glimpses;
+        drawn = request;
         begin(data);
       } else if (event === "glimpse") {
         if (glimpse === 0) at("status").textContent = `Drawing, ${quantity(glimpses, "glimpse")}`;
@@ -125,10 +126,12 @@ async function draw(request) {
       tell(error, () => draw(request));
     }
   }
+  clearTimeout(offer);
   if (running !== mine) return; // another drawing has taken its place
   viewers.forEach((viewer) => viewer.stop());
   if (signal.aborted) at("status").textContent = glimpse ? `Stopped after glimpse ${glimpse} of ${glimpses}` : "Stopped";
   running = null;
+  if (document.activeElement === at("stop")) at("draw").focus();
   at("stop").hidden = true;
 }
 
@@ -196,7 +199,8 @@ async function save(index, format, button) {
       const bytes = Uint8Array.from(atob(file.base64), (character) => character.charCodeAt(0));
       link.href = URL.createObjectURL(new Blob([bytes], { type: file.media_type }));
     } else {
-      [link.href, link.target, link.rel] = [file.url, "_blank", "noopener"]; // another origin's file opens instead
+      link.href = file.url;
+      if (link.origin !== location.origin) [link.target, link.rel] = ["_blank", "noopener"]; // browsers show what they may not save
     }
     link.click();
     if (file.url === undefined) setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
@@ -235,12 +239,10 @@ at("composer").addEventListener("submit", (event) => {
     at("status").textContent = "Type a caption first";
     return;
   }
+  if (matchMedia("(pointer: coarse)").matches) document.activeElement.blur(); // a phone's keyboard would cover the drawing
   draw(wanted());
 });
-at("stop").addEventListener("click", () => {
-  running?.abort();
-  at("draw").focus();
-});
+at("stop").addEventListener("click", () => running?.abort());
 at("new-seed").addEventListener("click", () => {
   at("seed-choice").value = Math.floor(Math.random() * 10_000);
   if (boxes[0].value !== "") at("composer").requestSubmit();
@@ -252,13 +254,21 @@ at("pair-choice").addEventListener("change", () => {
   if (boxes[1].value === "") boxes[1].value = boxes[0].value; // most of it will stay
   boxes[1].input.focus();
 });
-at("model-choice").addEventListener("change", learnWords);
+at("model-choice").addEventListener("change", chooseModel);
 addEventListener("popstate", show);
 
-/* What the address asks for. */
+/* What the address asks for; nothing on the plain page. */
 async function show() {
   const request = addressed();
-  if (request === null) return;
+  document.body.classList.toggle("empty", request === null);
+  if (request === null) {
+    running?.abort();
+    viewers.forEach((viewer) => viewer.clear());
+    forget();
+    [document.title, at("status").textContent] = ["cap2im", ""];
+    at("ideas").hidden = !model().examples.length;
+    return;
+  }
   await fill(request);
   if (request.model !== null && request.model !== model().name) {
     tell(new Refusal(404, `The link is to a drawing by ${request.model}, which is not among the models here.`));
@@ -286,6 +296,14 @@ async function learnModels() {
   }
 }
 
+async function chooseModel() {
+  try {
+    await learnWords();
+  } catch (error) {
+    tell(error, chooseModel);
+  }
+}
+
 async function learnWords() {
   const { name, examples, description } = model();
   at("model-choice").title = description;
@@ -300,9 +318,9 @@ async function learnWords() {
     return item;
   }));
   words = (await (await ask(`v1/models/${encodeURIComponent(name)}/words`)).json()).words;
-  boxes.forEach((each) => each.check());
+  boxes.forEach((each) => each.renew());
 }
 
-document.body.classList.toggle("empty", addressed() === null);
+document.body.classList.toggle("empty", addressed() === null); // before the models are known
 if (addressed() === null) boxes[0].input.focus();
 learnModels();

@@ -1,0 +1,78 @@
+"""The API against its own OpenAPI schema: schemathesis asks whatever the schema allows and forbids."""
+
+from __future__ import annotations
+
+import hypothesis
+import pytest
+import schemathesis
+from schemathesis import GenerationMode
+from schemathesis.checks import positive_data_acceptance
+
+from cap2im.serve.settings import ServeSettings
+from tests.serve.conftest import CAPTION, served
+
+LIMITS = {"captions": 2, "samples": 2, "characters": 60, "api_key": "open-sesame"}
+KEY = {"Authorization": "Bearer open-sesame"}
+BOUNDED = hypothesis.settings(
+    max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+)
+
+
+@pytest.fixture(scope="module")
+def api(tiny):
+    """The schema of a running server."""
+    with served(ServeSettings.of({"models": (str(tiny),), **LIMITS})) as client:
+        yield schemathesis.openapi.from_url(f"http://127.0.0.1:{client.port}/openapi.json")
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_every_route_answers_as_its_schema_says(api, mode):
+    asked = 0
+    for operation in (result.ok() for result in api.get_all_operations()):
+        if mode is GenerationMode.NEGATIVE and operation.body.items == []:
+            continue  # without a body there is nothing to get wrong
+
+        @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
+        @BOUNDED
+        def ask(case):
+            nonlocal asked
+            asked += 1
+            # no schema can say which words and names a model knows
+            case.call_and_validate(headers=KEY, excluded_checks=[positive_data_acceptance], timeout=20)
+
+        ask()
+    assert asked > 60
+
+
+def test_what_is_allowed_is_drawn(api):
+    drawn = []
+
+    @hypothesis.given(case=api["/v1/draw"]["POST"].as_strategy())
+    @hypothesis.settings(BOUNDED, max_examples=15)
+    def ask(case):
+        case.body["captions"] = [CAPTION] * len(case.body["captions"])
+        case.body["model"] = None
+        response = case.call(headers=KEY, timeout=20)
+        case.validate_response(response, headers=KEY)
+        drawn.append(response.status_code)
+
+    ask()
+    assert len(drawn) > 10
+    assert set(drawn) == {200}
+
+
+def test_the_schema_tells_every_route_and_the_limits(api):
+    routes = {f"{operation.ok().method.upper()} {operation.ok().path}" for operation in api.get_all_operations()}
+    assert routes >= {
+        "POST /v1/draw",
+        "POST /v1/draw/stream",
+        "POST /v1/read",
+        "GET /v1/models",
+        "GET /v1/models/{name}/words",
+        "GET /healthz",
+        "GET /readyz",
+        "POST /api/v1.0/bird",
+        "POST /api/v1.0/birds",
+    }
+    captions = api.raw_schema["components"]["schemas"]["DrawRequest"]["properties"]["captions"]
+    assert (captions["maxItems"], captions["items"]["maxLength"]) == (2, 60)
