@@ -30,8 +30,8 @@ from cap2im.serve.settings import ServeSettings
 
 RECENT = 0.2  # share of the last batch in the measured speed
 LONGEST_WAIT = 60  # seconds; of Retry-After
-LOOKS = 10  # for more company, at most
-LAST_LOOK_MS = 1.0  # which is `batched`'s own
+LOOK_MS = 1.0  # between two looks for company
+PATIENCE = 0.25  # of the last batch's time, for its clients to come back
 TOLD_STRANGERS = 8  # unknown words of a caption that get their nearest known ones: to look for them takes up to 0.1 s a word
 _log = logging.getLogger(__name__)
 
@@ -94,13 +94,13 @@ class Picture:
 class Waiting(AsyncBatchGenerator[Picture, Drawing]):
     """`batched`'s queue, which looks for items every few milliseconds all day long, sleeping while there are none.
 
-    It also waits longer while company keeps coming: clients that were answered together come back one after the other, and would be drawn
-    in two half-empty batches in turns.
+    After a batch it also waits, for a part of the time that the batch took, for the clients that were answered together to come back one
+    after the other: else they and those who waited meanwhile would be drawn in two half-empty batches in turns.
     """
 
     def __init__(self, *, batch_size: int, timeout_ms: float) -> None:
-        super().__init__(batch_size, timeout_ms=LAST_LOOK_MS)
-        self._size, self._look = batch_size, timeout_ms / 1000
+        super().__init__(batch_size, timeout_ms=LOOK_MS)
+        self._size, self._wait = batch_size, timeout_ms / 1000
         self._open: list[AsyncBatchItem[Picture, Drawing]] = []
         self._some = asyncio.Event()
 
@@ -110,19 +110,22 @@ class Waiting(AsyncBatchGenerator[Picture, Drawing]):
         await super().extend(items)
 
     async def optimal_batches(self) -> AsyncGenerator[list[AsyncBatchItem[Picture, Drawing]], None]:
-        batches = super().optimal_batches()
+        batches, clock = super().optimal_batches(), asyncio.get_running_loop().time
+        hoped, until = 0, 0.0
         while True:
             self._open = [item for item in self._open if not item.done()]  # drawn, or its client left
             if not self._open:
                 self._some.clear()
                 await self._some.wait()
-            came, looks = 0, 0
-            while came < len(self) < self._size and looks < LOOKS:
-                came, looks = len(self), looks + 1
-                await asyncio.sleep(self._look)
+            if len(self) < self._size:
+                await asyncio.sleep(self._wait)
+            while len(self) < hoped and clock() < until:
+                await asyncio.sleep(LOOK_MS / 1000)
             if all(item.done() for item in self._open):
                 continue  # all clients left meanwhile
-            yield await anext(batches)
+            batch, start = await anext(batches), clock()
+            yield batch
+            hoped, until = min(self._size, len(self) + len(batch)), clock() + PATIENCE * (clock() - start)
 
 
 class Drawer:
