@@ -47,6 +47,7 @@ def folders(tmp_path_factory):
 def test_a_sharpened_drawing_has_one_more_canvas(folders):
     plain, sharp = Pipeline.load(folders[0]), Pipeline.load(folders[0], sharpen=folders[1])
     assert sharp.name == "tiny+keen"
+    assert sharp.glimpses == plain.glimpses + 1
     before, after = (pipeline.draw(CAPTIONS, samples=2, seed=3) for pipeline in (plain, sharp))
     for one, two in zip(before, after, strict=True):
         assert two.glimpses == one.glimpses + 1

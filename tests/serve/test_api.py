@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import threading
-from functools import partial
 
 import numpy as np
 import pytest
@@ -163,13 +162,14 @@ def test_a_stream_tells_every_glimpse_and_ends_with_what_the_viewer_takes(serve,
 
 
 def test_glimpses_come_while_the_drawing_is_going_on(serve, gate):
-    client, seen, go_on = serve(), [], threading.Semaphore(0)
-    gate.glimpse = partial(go_on.acquire, timeout=30)
+    client, seen, go_on, came = serve(), [], threading.Semaphore(0), []
+    gate.glimpse = lambda: came.append(go_on.acquire(timeout=5))
     for name, data in client.events():
         if name == "glimpse":  # the next one is not drawn before this one has come
             seen.append(data["glimpse"])
             go_on.release()
     assert seen == [0, 1, 2]
+    assert came == [True] * 3
 
 
 def test_samples_in_several_batches_are_told_together(serve, gate):

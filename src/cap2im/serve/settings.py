@@ -28,7 +28,7 @@ class ServeSettings(BaseModel):
         port: of it; 0 takes any that is free.
         queue: pictures that may wait or be drawn at a time, in each process; a request that does not fit gets 503.
         batch: pictures that are drawn together, at most; fewer where they are so large that memory would be short.
-        wait_ms: milliseconds for which a first picture waits for company.
+        wait_ms: milliseconds for which a first picture waits for company; right after a batch it may wait a quarter of the batch's time.
         captions: of a request, at most.
         samples: of a caption, at most.
         characters: of a caption, at most.
