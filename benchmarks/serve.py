@@ -166,16 +166,15 @@ def main() -> None:
             direct(pipeline, captions, arguments.clients, 2)
             warm = served(server, url, arguments.clients, 2, environment)
             total = warm.pictures
-            rounds = []
+            rounds, held = [], {}
             for _ in range(arguments.rounds):
                 rounds.append((direct(pipeline, captions, arguments.clients, arguments.seconds), served(*ask)))
                 total += rounds[-1][1].pictures
-                if len(rounds) == 1:
-                    start, first = total, memory(server)
+                held[total] = memory(server)
                 print(f"round {len(rounds)}: {rounds[-1][0].a_second:.0f} direct, {rounds[-1][1].a_second:.0f} served", file=sys.stderr)
-            while total - start < arguments.requests:
+            while total - min(held) < arguments.requests:
                 total += served(*ask).pictures
-            last = memory(server)
+                held[total] = memory(server)
             urllib.request.urlopen(f"{url}/healthz").close()
     ours, theirs = [pair[1] for pair in rounds], [pair[0] for pair in rounds]
     shares = [a.a_second / b.a_second for b, a in rounds]
@@ -190,7 +189,8 @@ def main() -> None:
     print(f"| served to {arguments.clients} clients | {rate:.0f} | {1000 * processor[1]:.2f} | {late} |")
     print(f"| the load tool | | {1000 * statistics.median(each.tool for each in ours):.2f} | | |\n")
     print(f"Served, of called in Python: {statistics.median(shares):.0%} ({', '.join(f'{share:.0%}' for share in shares)}).")
-    print(f"Memory: {first:.0f} MiB after {start:,} requests, {last:.0f} MiB after {total:,}.")
+    told = (f"{size:.0f} ({count:,})" for count, size in held.items())
+    print(f"MiB in the server's memory (after so many requests): {', '.join(told)}.")
 
 
 if __name__ == "__main__":
