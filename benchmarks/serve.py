@@ -1,13 +1,13 @@
 """How many pictures a second `cap2im serve` answers, as a share of what the same model draws when it is called in Python.
 
     pip install -c constraints.txt ".[serve]" locust
-    python -m benchmarks.serve [--model aligndraw-mnist] [--clients 32] [--requests 10000] [--rounds 5] [--threads 1]
+    python -m benchmarks.serve [--clients 32] [--requests 10000] [--rounds 5] [--seconds 10] [--threads 1] [OPTION OF cap2im serve]...
 
 A real server process on loopback is driven by locust. Its clients each ask for one picture, of a random caption and seed, and for the next
 one as soon as they have it. The direct figure is of batches of as many random captions and seeds in this process, with the same encoding:
 base64 of PNG. Rounds of the two alternate, so that what else the machine does falls on both, and the seconds that the processor spent on
-each process stand beside: a busy machine falsifies them less. Then the clients go on until the server has answered `--requests`, and its
-memory is compared.
+each process stand beside: a busy machine falsifies them less. Those of the load tool are without its start. Then the clients go on until
+the server has answered `--requests`, and its memory is compared.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class Rate:
 
 
 @contextmanager
-def serving(model: str, environment: dict[str, str]) -> Iterator[tuple[psutil.Process, str]]:
+def serving(model: str, options: list[str], environment: dict[str, str]) -> Iterator[tuple[psutil.Process, str]]:
     """A server that is ready: its process and its address."""
-    command = [sys.executable, "-m", "cap2im", "serve", "--model", model, "--port", "0"]
+    command = [sys.executable, "-m", "cap2im", "serve", "--model", model, "--port", "0", *options]
     with tempfile.TemporaryFile("w+") as said, subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment) as process:
         try:
             end = time.monotonic() + STARTS_WITHIN
@@ -112,22 +112,30 @@ def direct(pipeline: Pipeline, captions: list[str], batch: int, seconds: float) 
     return Rate(done, done / (time.perf_counter() - start), (time.process_time() - before) / done)
 
 
+def locust(*arguments: str, environment: dict[str, str]) -> tuple[subprocess.CompletedProcess[str], float]:
+    """Runs it, and tells which seconds of the processor it took."""
+    before = children_spent()
+    done = subprocess.run(["locust", "-f", str(CLIENTS), *arguments], capture_output=True, text=True, env=environment, check=False)
+    return done, children_spent() - before
+
+
 def served(server: psutil.Process, url: str, clients: int, seconds: float, environment: dict[str, str]) -> Rate:
     """Lets clients ask for so long.
 
     Raises:
         RuntimeError: a request failed.
     """
-    command = ["locust", "-f", str(CLIENTS), "--headless", "-u", str(clients), "-r", str(clients), "-t", f"{seconds:.0f}s", "--host", url]
-    before, tool = spent(server), children_spent()
-    done = subprocess.run([*command, "--json", "--skip-log"], capture_output=True, text=True, env=environment, check=False)
-    after, tool = spent(server), children_spent() - tool
+    _, start = locust("--list", environment=environment)
+    before, many = spent(server), str(clients)
+    asking = ("--headless", "-u", many, "-r", many, "-t", f"{seconds:.0f}s", "--host", url, "--json", "--skip-log")
+    done, tool = locust(*asking, environment=environment)
+    after = spent(server)
     if done.returncode != 0:
         raise RuntimeError(f"locust: {done.stdout[-1000:]} {done.stderr[-1000:]}")
     (told,) = json.loads(done.stdout)
     count, lasted = told["num_requests"], told["last_request_timestamp"] - told["start_time"]
     times = {int(milliseconds): number for milliseconds, number in told["response_times"].items()}
-    return Rate(count, count / lasted, (after - before) / count, tool / count, times)
+    return Rate(count, count / lasted, (after - before) / count, (tool - start) / count, times)
 
 
 def percentile(rates: list[Rate], share: float) -> int:
@@ -144,7 +152,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10, help="of a round")
     parser.add_argument("--threads", type=int, default=1, help="of torch, in the server and here")
-    arguments = parser.parse_args()
+    arguments, options = parser.parse_known_args()
     torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)
     pipeline = Pipeline.load(arguments.model)
@@ -153,21 +161,20 @@ def main() -> None:
         listed = Path(folder) / "captions.json"
         listed.write_text(json.dumps(captions))
         environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads), "CAP2IM_CAPTIONS": str(listed)}
-        with serving(arguments.model, environment) as (server, url):
+        with serving(arguments.model, options, environment) as (server, url):
             ask = (server, url, arguments.clients, arguments.seconds, environment)
             direct(pipeline, captions, arguments.clients, 2)
             warm = served(server, url, arguments.clients, 2, environment)
             total = warm.pictures
-            rounds = []
+            rounds, held = [], {}
             for _ in range(arguments.rounds):
                 rounds.append((direct(pipeline, captions, arguments.clients, arguments.seconds), served(*ask)))
                 total += rounds[-1][1].pictures
-                if len(rounds) == 1:
-                    start, first = total, memory(server)
+                held[total] = memory(server)
                 print(f"round {len(rounds)}: {rounds[-1][0].a_second:.0f} direct, {rounds[-1][1].a_second:.0f} served", file=sys.stderr)
-            while total - start < arguments.requests:
+            while total - min(held) < arguments.requests:
                 total += served(*ask).pictures
-            last = memory(server)
+                held[total] = memory(server)
             urllib.request.urlopen(f"{url}/healthz").close()
     ours, theirs = [pair[1] for pair in rounds], [pair[0] for pair in rounds]
     shares = [a.a_second / b.a_second for b, a in rounds]
@@ -182,7 +189,8 @@ def main() -> None:
     print(f"| served to {arguments.clients} clients | {rate:.0f} | {1000 * processor[1]:.2f} | {late} |")
     print(f"| the load tool | | {1000 * statistics.median(each.tool for each in ours):.2f} | | |\n")
     print(f"Served, of called in Python: {statistics.median(shares):.0%} ({', '.join(f'{share:.0%}' for share in shares)}).")
-    print(f"Memory: {first:.0f} MiB after {start:,} requests, {last:.0f} MiB after {total:,}.")
+    told = (f"{size:.0f} ({count:,})" for count, size in held.items())
+    print(f"MiB in the server's memory (after so many requests): {', '.join(told)}.")
 
 
 if __name__ == "__main__":

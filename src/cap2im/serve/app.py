@@ -32,6 +32,7 @@ from cap2im.serve.api import router
 from cap2im.serve.engine import Engine
 from cap2im.serve.metrics import FOLDER, Metrics
 from cap2im.serve.page import page_router
+from cap2im.serve.protocol import BoundedHead
 from cap2im.serve.settings import ServeSettings
 
 HEADERS = {
@@ -207,7 +208,8 @@ class Guard:
 def configuration(app: Any, settings: ServeSettings, **more: Any) -> uvicorn.Config:
     """uvicorn's settings."""
     shutdown_s = max(1, round(settings.shutdown_s))
-    return uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=shutdown_s, **more)
+    common: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "timeout_graceful_shutdown": shutdown_s}
+    return uvicorn.Config(app, http=BoundedHead, **common, **more)
 
 
 def serve(settings: ServeSettings) -> None:

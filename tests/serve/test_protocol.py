@@ -1,0 +1,61 @@
+"""Heads of requests: no client fills the memory with one."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+
+import pytest
+
+from cap2im.serve.protocol import HEAD_BYTES
+from tests.serve.conftest import CAPTION
+
+
+def sent(port: int, *parts: bytes) -> tuple[bytes, int]:
+    """What comes back until the connection ends, and how many bytes could be sent."""
+    count = 0
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        try:
+            for part in parts:
+                connection.sendall(part)
+                count += len(part)
+            return connection.recv(65536), count
+        except OSError:
+            return b"", count
+
+
+@pytest.mark.parametrize("start", [b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: ", b"GET /healthz?"])
+def test_an_endless_head_is_cut_off(serve, start):
+    client = serve()
+    answer, count = sent(client.port, start, *[b"a" * 65536] * 1000)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
+    assert count < 32 * 2**20, "the system's buffers may hold some, the server does not"
+    assert client.get("/healthz").status == 200
+
+
+def test_many_short_headers_count_together(serve):
+    client = serve()
+    lines = b"".join(b"X-%d: %s\r\n" % (n, b"a" * 1000) for n in range(2 * HEAD_BYTES // 1000))
+    answer, _ = sent(client.port, b"GET /healthz HTTP/1.1\r\nHost: x\r\n", *[lines[i : i + 4096] for i in range(0, len(lines), 4096)])
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
+
+
+def test_heads_within_the_bound_and_bodies_beyond_it_are_taken(serve):
+    client = serve(body_bytes=4 * HEAD_BYTES)
+    assert client.get("/healthz", X_Long="a" * (HEAD_BYTES // 2)).status == 200
+    padded = b'{"captions": ["' + CAPTION.encode() + b'"]' + b" " * 3 * HEAD_BYTES + b"}"
+    assert client.ask("POST", "/v1/draw", padded).status == 200
+
+
+def test_requests_on_one_connection_are_counted_apart(serve):
+    client = serve()
+    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * (HEAD_BYTES // 2) + b"\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", client.port), timeout=10) as connection:
+        for _ in range(4):
+            connection.sendall(request)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        with suppress(OSError):
+            connection.sendall(b"GET /healthz?")
+            for _ in range(1000):
+                connection.sendall(b"a" * 65536)
+            pytest.fail("an endless head after others was taken")
