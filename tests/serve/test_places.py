@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from cap2im.pipeline import Pipeline
+from cap2im.serve.engine import AsyncBatchItem, Picture, Waiting
 from tests.serve.conftest import CAPTION, together, wait_until
 
 CAPTIONS = [f"the digit {n} is at the top left of the image" for n in range(10)]
@@ -168,3 +170,22 @@ def test_an_idle_server_rests(serve):
     before = time.process_time()
     time.sleep(1)
     assert time.process_time() - before < 0.02, "batched's own queue takes 0.06 s at a look a millisecond"
+
+
+def test_a_full_batch_waits_for_nobody():
+    """Clients of the batch before it are waited for only where there is room for them."""
+
+    async def seconds_between() -> float:
+        loop = asyncio.get_running_loop()
+        queue = Waiting(batch_size=2, timeout_ms=5)
+        await queue.extend([AsyncBatchItem(Picture(CAPTION, seed), loop.create_future()) for seed in range(4)])
+        batches = queue.optimal_batches()
+        first = await anext(batches)
+        await asyncio.sleep(0.8)  # a batch that takes long is one that clients are waited for longest
+        for item in first:
+            item.set_result(None)
+        start = loop.time()
+        assert [item.content.seed for item in await anext(batches)] == [2, 3]
+        return loop.time() - start
+
+    assert asyncio.run(seconds_between()) < 0.1
