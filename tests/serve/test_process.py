@@ -70,6 +70,22 @@ def test_what_a_killed_worker_had_queued_is_not_counted(tmp_path):
     workers[1].communicate()
 
 
+def test_a_model_that_fails_to_load_unexpectedly_stops_it(tiny):
+    """As one for which there is no memory: a server that lives and never draws would be worse."""
+    program = """
+import sys, cap2im.pipeline
+def read_weights(*arguments): raise MemoryError("no memory left")
+cap2im.pipeline.read_weights = read_weights
+from cap2im.cli import main
+main()
+"""
+    command = [sys.executable, "-c", program, "serve", "--model", str(tiny), "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2
+    assert "no memory left" in done.stderr
+    assert not done.stdout
+
+
 def test_a_port_that_is_taken(run, tiny):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

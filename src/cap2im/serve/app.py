@@ -120,7 +120,9 @@ async def _load(engine: Engine) -> None:
     settings = engine.settings
     try:
         await to_thread.run_sync(engine.load)
-    except (ValueError, OSError) as error:
+    except Exception as error:
+        if not isinstance(error, ValueError | OSError):  # whose message says what a user can do
+            _log.exception("the models cannot be loaded")
         print(f"cap2im: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         os._exit(2 if settings.workers == 1 else STARTUP_FAILURE)  # of which the parent process knows that to try again is useless
     one_of = f" (process {os.getpid()})" if settings.workers > 1 else ""
