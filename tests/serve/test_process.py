@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import re
 import signal
@@ -32,6 +34,12 @@ def test_told_to_stop_it_finishes_what_it_accepted(tiny):
         socket.create_connection(("127.0.0.1", client.port))
 
 
+def refuses(port: int) -> bool:
+    """Whether nobody listens on a port."""
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+
+
 def test_two_workers_serve_and_their_counts_add_up(tiny):
     with process("--model", str(tiny), workers=2) as (server, client):
         workers = [int(name) for name in os.popen(f"pgrep -P {server.pid} -f multiprocessing.spawn").read().split()]
@@ -42,7 +50,15 @@ def test_two_workers_serve_and_their_counts_add_up(tiny):
         assert {client.count("cap2im_pictures_total") for _ in range(8)} == {24}, "whichever worker is asked"
         os.kill(workers[0], signal.SIGKILL)
         wait_until(lambda: client.draw().status == 200)
-        server.send_signal(signal.SIGTERM)
+        with socket.create_connection(("127.0.0.1", client.port), timeout=20) as slow:
+            body = json.dumps({"captions": [CAPTION]}).encode()
+            head = f"POST /v1/draw HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            slow.sendall(head.encode() + body[:-1])
+            wait_until(lambda: client.get("/healthz").status == 200)
+            server.send_signal(signal.SIGTERM)
+            wait_until(lambda: refuses(client.port), 8)  # no new client is kept waiting for nobody
+            slow.sendall(body[-1:])
+            assert slow.recv(12) == b"HTTP/1.1 200", "and what was begun is finished"
         assert server.wait(20) == 0
 
 
