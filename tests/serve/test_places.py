@@ -130,7 +130,7 @@ def test_a_stream_that_waits_gives_signs_of_life(serve, gate, monkeypatch):
 def test_a_slow_body_gets_408(serve):
     client = serve(body_timeout_s=0.3)
     with socket.create_connection(("127.0.0.1", client.port), timeout=10) as slow:
-        slow.sendall(b"POST /v1/draw HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
+        slow.sendall(b"POST /v1/draw HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
         answer = slow.makefile("rb").read()
     head, body = answer.split(b"\r\n\r\n", 1)
     assert head.startswith(b"HTTP/1.1 408")
@@ -143,10 +143,10 @@ def test_a_big_body_gets_413_before_it_is_read(serve):
     big = client.draw(["x" * 2000])
     assert (big.status, big.detail) == (413, "the request's body is larger than 1,000 bytes")
     with socket.create_connection(("127.0.0.1", client.port), timeout=10) as endless:
-        endless.sendall(b"POST /v1/draw HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99999999\r\n\r\n")
+        endless.sendall(b"POST /v1/draw HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99999999\r\n\r\n")
         assert endless.recv(12) == b"HTTP/1.1 413"
     with socket.create_connection(("127.0.0.1", client.port), timeout=10) as chunked:
-        chunked.sendall(b"POST /v1/draw HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+        chunked.sendall(b"POST /v1/draw HTTP/1.1\r\nHost: [::1]\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
         chunked.sendall(b"400\r\n" + b" " * 1024 + b"\r\n")
         assert chunked.recv(12) == b"HTTP/1.1 413"
 
