@@ -70,7 +70,7 @@ class Client:
     def begin(self, path: str, body: Any) -> socket.socket:
         """A connection on which a request was sent, and nothing is read yet."""
         content = json.dumps(body).encode()
-        common = "Host: x\r\nConnection: close\r\nContent-Type: application/json"
+        common = "Host: localhost\r\nConnection: close\r\nContent-Type: application/json"
         head = f"POST {path} HTTP/1.1\r\n{common}\r\nContent-Length: {len(content)}\r\n\r\n"
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=30)
         connection.sendall(head.encode() + content)

@@ -124,7 +124,8 @@ def test_unknown_models(serve):
 
 def test_broken_json_and_other_types_are_refused(serve):
     client = serve()
-    assert client.ask("POST", "/v1/draw", b'{"captions": [').status == 422
+    broken = client.ask("POST", "/v1/draw", b'{"captions": [the]}')
+    assert (broken.status, broken.detail) == (422, "the body is not JSON: Expecting value at character 14")
     assert client.ask("POST", "/v1/draw", b"captions=x", Content_Type="application/x-www-form-urlencoded").status == 422
     assert client.ask("POST", "/v1/draw", b'{"captions": ["\\ud800"]}').status == 422
     assert client.ask("GET", "/v1/draw").status == 405

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from cap2im.pipeline import Pipeline
+from cap2im.serve.engine import AsyncBatchItem, Picture, Waiting
 from tests.serve.conftest import CAPTION, together, wait_until
 
 CAPTIONS = [f"the digit {n} is at the top left of the image" for n in range(10)]
@@ -128,7 +130,7 @@ def test_a_stream_that_waits_gives_signs_of_life(serve, gate, monkeypatch):
 def test_a_slow_body_gets_408(serve):
     client = serve(body_timeout_s=0.3)
     with socket.create_connection(("127.0.0.1", client.port), timeout=10) as slow:
-        slow.sendall(b"POST /v1/draw HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
+        slow.sendall(b"POST /v1/draw HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
         answer = slow.makefile("rb").read()
     head, body = answer.split(b"\r\n\r\n", 1)
     assert head.startswith(b"HTTP/1.1 408")
@@ -141,10 +143,10 @@ def test_a_big_body_gets_413_before_it_is_read(serve):
     big = client.draw(["x" * 2000])
     assert (big.status, big.detail) == (413, "the request's body is larger than 1,000 bytes")
     with socket.create_connection(("127.0.0.1", client.port), timeout=10) as endless:
-        endless.sendall(b"POST /v1/draw HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99999999\r\n\r\n")
+        endless.sendall(b"POST /v1/draw HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99999999\r\n\r\n")
         assert endless.recv(12) == b"HTTP/1.1 413"
     with socket.create_connection(("127.0.0.1", client.port), timeout=10) as chunked:
-        chunked.sendall(b"POST /v1/draw HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+        chunked.sendall(b"POST /v1/draw HTTP/1.1\r\nHost: [::1]\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
         chunked.sendall(b"400\r\n" + b" " * 1024 + b"\r\n")
         assert chunked.recv(12) == b"HTTP/1.1 413"
 
@@ -168,3 +170,22 @@ def test_an_idle_server_rests(serve):
     before = time.process_time()
     time.sleep(1)
     assert time.process_time() - before < 0.02, "batched's own queue takes 0.06 s at a look a millisecond"
+
+
+def test_a_full_batch_waits_for_nobody():
+    """Clients of the batch before it are waited for only where there is room for them."""
+
+    async def seconds_between() -> float:
+        loop = asyncio.get_running_loop()
+        queue = Waiting(batch_size=2, timeout_ms=5)
+        await queue.extend([AsyncBatchItem(Picture(CAPTION, seed), loop.create_future()) for seed in range(4)])
+        batches = queue.optimal_batches()
+        first = await anext(batches)
+        await asyncio.sleep(0.8)  # a batch that takes long is one that clients are waited for longest
+        for item in first:
+            item.set_result(None)
+        start = loop.time()
+        assert [item.content.seed for item in await anext(batches)] == [2, 3]
+        return loop.time() - start
+
+    assert asyncio.run(seconds_between()) < 0.1

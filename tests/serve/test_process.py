@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import re
 import signal
@@ -32,6 +34,12 @@ def test_told_to_stop_it_finishes_what_it_accepted(tiny):
         socket.create_connection(("127.0.0.1", client.port))
 
 
+def refuses(port: int) -> bool:
+    """Whether nobody listens on a port."""
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+
+
 def test_two_workers_serve_and_their_counts_add_up(tiny):
     with process("--model", str(tiny), workers=2) as (server, client):
         workers = [int(name) for name in os.popen(f"pgrep -P {server.pid} -f multiprocessing.spawn").read().split()]
@@ -42,7 +50,15 @@ def test_two_workers_serve_and_their_counts_add_up(tiny):
         assert {client.count("cap2im_pictures_total") for _ in range(8)} == {24}, "whichever worker is asked"
         os.kill(workers[0], signal.SIGKILL)
         wait_until(lambda: client.draw().status == 200)
-        server.send_signal(signal.SIGTERM)
+        with socket.create_connection(("127.0.0.1", client.port), timeout=20) as slow:
+            body = json.dumps({"captions": [CAPTION]}).encode()
+            head = f"POST /v1/draw HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            slow.sendall(head.encode() + body[:-1])
+            wait_until(lambda: client.get("/healthz").status == 200)
+            server.send_signal(signal.SIGTERM)
+            wait_until(lambda: refuses(client.port), 8)  # no new client is kept waiting for nobody
+            slow.sendall(body[-1:])
+            assert slow.recv(12) == b"HTTP/1.1 200", "and what was begun is finished"
         assert server.wait(20) == 0
 
 
@@ -68,6 +84,22 @@ def test_what_a_killed_worker_had_queued_is_not_counted(tmp_path):
     assert counts() == ("5.0", "2.0")
     workers[1].kill()
     workers[1].communicate()
+
+
+def test_a_model_that_fails_to_load_unexpectedly_stops_it(tiny):
+    """As one for which there is no memory: a server that lives and never draws would be worse."""
+    program = """
+import sys, cap2im.pipeline
+def read_weights(*arguments): raise MemoryError("no memory left")
+cap2im.pipeline.read_weights = read_weights
+from cap2im.cli import main
+main()
+"""
+    command = [sys.executable, "-c", program, "serve", "--model", str(tiny), "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2
+    assert "no memory left" in done.stderr
+    assert not done.stdout
 
 
 def test_a_port_that_is_taken(run, tiny):

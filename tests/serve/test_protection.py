@@ -30,6 +30,26 @@ def test_the_key_is_told_to_nobody(serve):
         assert b"sesame" not in client.get(path).body
 
 
+@pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
+def test_other_sites_cannot_have_a_browser_draw(serve, gate, kind):
+    """A page may have its visitors' browsers send these to any server, without asking that server first."""
+    answer = serve().ask("POST", "/v1/draw", {"captions": [CAPTION]}, Content_Type=kind)
+    assert (answer.status, answer.detail) == (422, "expected a JSON object, with the header Content-Type: application/json")
+    assert not gate.batches
+
+
+def test_names_of_other_sites_do_not_lead_to_a_server_for_this_machine(serve):
+    """A site may have its own name resolve to 127.0.0.1 once its page is shown, which could then read what the server answers."""
+    client = serve()
+    for host in ("evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "127.1", "", "["):
+        answer = client.get("/v1/models", Host=host)
+        assert (answer.status, answer.headers["x-frame-options"]) == (421, "DENY"), host
+        assert answer.detail == "this server answers this machine alone: ask it as localhost, or by an IP address"
+    for host in ("localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000", "[::1]", "192.168.0.7"):
+        assert client.get("/v1/models", Host=host).status == 200, host
+    assert serve(host="0.0.0.0").get("/v1/models", Host="draw.example.org").status == 200
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/v1/models", "/nothing", "/docs", "/openapi.json"])
 def test_browsers_are_told_to_be_careful(serve, path):
     headers = serve().get(path).headers
@@ -77,7 +97,7 @@ def test_no_request_opens_a_file(serve, monkeypatch):
                 {"Range": header},
                 {"Cookie": header},
             ):
-                assert client.get("/v1/models", **headers).status in (200, 400)
+                assert client.get("/v1/models", **headers).status in (200, 400, 421)
     finally:
         listening = False
     assert not [each for each in opened if not each.endswith(("viewer.html", "viewer.css", "viewer.js"))]

@@ -89,7 +89,7 @@ CAPTION = "the digit one is at the top left of the image"
 
 @pytest.fixture(scope="module")
 def client():
-    with TestClient(create_app(ServeSettings())) as started:
+    with TestClient(create_app(ServeSettings()), "http://localhost") as started:
         end = time.monotonic() + 30
         while started.get("/readyz").status_code != 200:
             assert time.monotonic() < end

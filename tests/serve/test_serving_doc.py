@@ -56,7 +56,7 @@ def test_there_are_commands_and_requests():
 
 @pytest.fixture(scope="module")
 def client():
-    with TestClient(create_app(ServeSettings())) as started:
+    with TestClient(create_app(ServeSettings()), "http://localhost") as started:
         end = time.monotonic() + 30
         while started.get("/readyz").status_code != 200:
             assert time.monotonic() < end

@@ -236,7 +236,7 @@ def asked(tmp_path):
 
     def start(**settings) -> TestClient:
         told = ServeSettings(**{"store": str(tmp_path / "store"), **settings})
-        clients.append(TestClient(create_app(told)).__enter__())
+        clients.append(TestClient(create_app(told), "http://localhost").__enter__())
         end = time.monotonic() + 30
         while clients[-1].get("/readyz").status_code != 200:
             assert time.monotonic() < end

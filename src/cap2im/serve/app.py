@@ -12,7 +12,9 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from anyio import to_thread
@@ -121,7 +123,9 @@ async def _load(engine: Engine) -> None:
     settings = engine.settings
     try:
         await to_thread.run_sync(engine.load)
-    except (ValueError, OSError) as error:
+    except Exception as error:
+        if not isinstance(error, ValueError | OSError):  # whose message says what a user can do
+            _log.exception("the models cannot be loaded")
         print(f"cap2im: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         os._exit(2 if settings.workers == 1 else STARTUP_FAILURE)  # of which the parent process knows that to try again is useless
     one_of = f" (process {os.getpid()})" if settings.workers > 1 else ""
@@ -134,7 +138,21 @@ def address(settings: ServeSettings) -> str:
     return f"http://{host}:{settings.port}"
 
 
+def _names_this_machine(host: str) -> bool:
+    """Whether a Host header is localhost or an IP address: no site can have these lead elsewhere than to themselves."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or bool(ip_address(name))
+    except ValueError:
+        return False
+
+
 def _one_sentence(error: RequestValidationError) -> str:
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][1]}"
+    if first["loc"] == ("body",):  # it is missing, no object, or was not read, which a browser would send for any site
+        return "expected a JSON object, with the header Content-Type: application/json"
     told = []
     for problem in error.errors()[:3]:
         place = [str(part) for part in problem["loc"] if part not in ("body", "path", "query")]
@@ -145,7 +163,9 @@ def _one_sentence(error: RequestValidationError) -> str:
 
 
 class Guard:
-    """What every request meets first: limits of its body, headers of its answer, the counts, and the end of a client that does not read."""
+    """What every request meets first: whether it is for this server, limits of its body, headers of its answer, the counts, and the end of
+    a client that does not read.
+    """
 
     def __init__(self, app: ASGIApp, settings: ServeSettings, metrics: Metrics) -> None:
         self.app, self.settings, self.metrics = app, settings, metrics
@@ -161,7 +181,8 @@ class Guard:
         most = self.settings.body_bytes
 
         too_large = HTTPException(413, f"the request's body is larger than {most:,} bytes", {"Connection": "close"})
-        declared = Headers(scope=scope).get("content-length", "")
+        given = Headers(scope=scope)
+        declared = given.get("content-length", "")
 
         async def limited() -> Message:
             nonlocal size, complete
@@ -192,6 +213,10 @@ class Guard:
                 await send(message)
 
         try:
+            if self.settings.private and not _names_this_machine(given.get("host", "localhost")):
+                response = JSONResponse({"detail": "this server answers this machine alone: ask it as localhost, or by an IP address"}, 421)
+                await response(scope, limited, answered)
+                return
             await self.app(scope, limited, answered)
         except Exception:
             if started:
@@ -203,6 +228,15 @@ class Guard:
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.requests.labels(route, status).inc()
             self.metrics.seconds.labels(route).observe(time.perf_counter() - start)
+
+
+class Workers(Multiprocess):
+    """uvicorn's worker processes, which stop as one: the port closes at once, and not only when the last of them has finished."""
+
+    def terminate_all(self) -> None:
+        for listening in self.sockets:  # this process kept them open for the workers that it might have had to start anew
+            listening.close()
+        super().terminate_all()
 
 
 def configuration(app: Any, settings: ServeSettings, **more: Any) -> uvicorn.Config:
@@ -230,7 +264,7 @@ def serve(settings: ServeSettings) -> None:
     config = configuration("cap2im.serve.app:app_of_environment", settings, factory=True, workers=settings.workers)
     with tempfile.TemporaryDirectory(prefix="cap2im-metrics-") as folder:
         os.environ[FOLDER] = folder
-        workers = Multiprocess(config, sockets=[listening])
+        workers = Workers(config, sockets=[listening])
         workers.run()
     if any(process.exitcode == STARTUP_FAILURE for process in workers.processes):
         raise ValueError("the models cannot be loaded")

@@ -113,19 +113,23 @@ class Waiting(AsyncBatchGenerator[Picture, Drawing]):
         batches, clock = super().optimal_batches(), asyncio.get_running_loop().time
         hoped, until = 0, 0.0
         while True:
-            self._open = [item for item in self._open if not item.done()]  # drawn, or its client left
-            if not self._open:
+            while not self._waiting():
                 self._some.clear()
                 await self._some.wait()
-            if len(self) < self._size:
+            if self._waiting() < self._size:
                 await asyncio.sleep(self._wait)
-            while len(self) < hoped and clock() < until:
+            while self._waiting() < hoped and clock() < until:
                 await asyncio.sleep(LOOK_MS / 1000)
-            if all(item.done() for item in self._open):
+            if not self._waiting():
                 continue  # all clients left meanwhile
             batch, start = await anext(batches), clock()
             yield batch
-            hoped, until = min(self._size, len(self) + len(batch)), clock() + PATIENCE * (clock() - start)
+            hoped, until = min(self._size, self._waiting() + len(batch)), clock() + PATIENCE * (clock() - start)
+
+    def _waiting(self) -> int:
+        """Items that are neither drawn nor given up; the queue's own length leaves out those of batches that it has already cut."""
+        self._open = [item for item in self._open if not item.done()]
+        return len(self._open)
 
 
 class Drawer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,6 +99,14 @@ class ServeSettings(BaseModel):
     def pictures(self) -> int:
         """Of a request, at most."""
         return min(self.captions * self.samples, self.queue)
+
+    @property
+    def private(self) -> bool:
+        """Whether nobody but this machine can reach the server."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
 
 def read_key(file: Path | None) -> str | None:
