@@ -208,7 +208,7 @@ def test_evaluate_on_mnist(run, tmp_path):
     accuracy = result["caption_accuracy"]
     assert accuracy["real"]["all"]["joint"]["rate"] >= 0.97
     assert accuracy["drawings"]["seen"]["joint"]["rate"] >= 0.9, "the bundled model draws what captions say"
-    assert accuracy["drawings"]["held_out"]["joint"]["rate"] >= 0.7, "and most of what it was never shown"
+    assert accuracy["drawings"]["held_out"]["joint"]["rate"] >= 0.75, "and most of what it was never shown"
     assert -400 < result["likelihood"]["bound"] < 0
     assert "real, seen" in out
 
