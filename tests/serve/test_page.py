@@ -116,7 +116,7 @@ def open_page(browser: Any, server: Client) -> Iterator[Callable[..., Any]]:
     assert troubles == []
 
 
-def wait_until(tab: Any, holds: Callable[[], bool], seconds: float = 15) -> None:
+def wait_until(tab: Any, holds: Callable[[], bool], seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if holds():
