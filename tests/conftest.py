@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import shutil
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -24,3 +27,16 @@ def run(monkeypatch, capsys, tmp_path):
         return int(stop.value.code or 0), captured.out, captured.err
 
     return call
+
+
+@pytest.fixture(scope="module")  # while it runs no test can have an event loop of its own
+def browser() -> Iterator[Any]:
+    """A chromium without a window."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("the browser tests need chromium on the PATH")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        yield started
+        started.close()

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from fastapi.testclient import TestClient
 
 from cap2im.pipeline import Pipeline
 from cap2im.serve.app import configuration, create_app
@@ -169,6 +170,14 @@ def serve(tiny) -> Iterator[Callable[..., Client]]:
     """Starts a server of the tiny model with these settings."""
     with ExitStack() as stack:
         yield lambda **settings: stack.enter_context(served(ServeSettings.of({"models": (str(tiny),), "shutdown_s": 5, **settings})))
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Iterator[TestClient]:
+    """Asks an application of the bundled model, without a network."""
+    with TestClient(create_app(ServeSettings()), "http://localhost") as client:
+        wait_until(lambda: client.get("/readyz").status_code == 200)
+        yield client
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -25,8 +24,6 @@ import cap2im
 from cap2im.drawing import Drawing, viewer_file
 from cap2im.serve.settings import ServeSettings
 from tests.serve.conftest import Client, Gate, served
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
 
 TOP = "the digit three is at the top of the digit one"
 BOTTOM = "the digit three is at the bottom of the digit one"
@@ -61,17 +58,6 @@ def held(gate: Gate) -> Iterator[Callable[[int], Callable[[], None]]]:
 
     yield after
     gone.set()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("the browser tests need chromium on the PATH")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        yield started
-        started.close()
 
 
 @pytest.fixture

@@ -7,14 +7,17 @@ import base64
 import io
 import json
 import socket
-import time
 from functools import partial
+from unittest import mock
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from cap2im.pipeline import Pipeline
-from cap2im.serve.engine import AsyncBatchItem, Picture, Waiting
+from cap2im.serve.engine import AsyncBatchItem, BusyError, Engine, Picture, Waiting
+from cap2im.serve.metrics import Metrics
+from cap2im.serve.settings import ServeSettings
 from tests.serve.conftest import CAPTION, together, wait_until
 
 CAPTIONS = [f"the digit {n} is at the top left of the image" for n in range(10)]
@@ -164,12 +167,30 @@ def test_two_devices_draw_side_by_side(serve, gate, monkeypatch):
     assert sorted(gate.drawn) == [(CAPTION, 1), (CAPTION, 2)]
 
 
-def test_an_idle_server_rests(serve):
-    serve().draw()
-    time.sleep(0.2)
-    before = time.process_time()
-    time.sleep(1)
-    assert time.process_time() - before < 0.02, "batched's own queue takes 0.06 s at a look a millisecond"
+def test_an_idle_queue_sets_no_alarm():
+    """`batched`'s own looks for items a thousand times a second, and takes 6 % of a core for it."""
+
+    async def alarms() -> int:
+        loop, queue = asyncio.get_running_loop(), Waiting(batch_size=2, timeout_ms=5)
+        waiting = loop.create_task(anext(queue.optimal_batches()))
+        with mock.patch.object(loop, "call_at", wraps=loop.call_at) as call_at:
+            for _ in range(100):
+                await asyncio.sleep(0)
+        waiting.cancel()
+        return call_at.call_count
+
+    assert asyncio.run(alarms()) == 0
+
+
+def test_a_full_queue_says_how_long_all_devices_will_draw(tiny):
+    engine = Engine(ServeSettings.of({"models": (str(tiny),), "devices": ("cpu", "cpu"), "queue": 12}), Metrics())
+    engine.load()
+    ((first, second),) = engine.models.values()
+    first.speed, second.speed = 1.5, 2.5  # pictures a second
+    asked = engine.accept(engine.default, CAPTIONS, 1, 0, "skip")
+    with engine.places(asked), pytest.raises(BusyError) as busy, engine.places(asked):
+        pass
+    assert busy.value.seconds == 3  # 10 pictures at 4 a second
 
 
 def test_a_full_batch_waits_for_nobody():

@@ -36,7 +36,9 @@ def test_an_endless_head_is_cut_off(serve, start):
 def test_many_short_headers_count_together(serve):
     client = serve()
     lines = b"".join(b"X-%d: %s\r\n" % (n, b"a" * 1000) for n in range(2 * HEAD_BYTES // 1000))
-    answer, _ = sent(client.port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n", *[lines[i : i + 4096] for i in range(0, len(lines), 4096)])
+    answer, _ = sent(
+        client.port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n", *[lines[i : i + 4096] for i in range(0, len(lines), 4096)]
+    )
     assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
 
 

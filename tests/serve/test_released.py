@@ -8,14 +8,11 @@ import time
 
 import numpy as np
 import pytest
-from fastapi.testclient import TestClient
 from PIL import Image
 
 import cap2im
 from cap2im.drawing import Drawing
-from cap2im.serve.app import create_app
 from cap2im.serve.released import BIRDS, SIZES, three_sizes, two_maps
-from cap2im.serve.settings import ServeSettings
 
 WORDS = ("this", "bird", "is", "red")
 
@@ -87,25 +84,15 @@ def test_maps_of_models_without_places():
 CAPTION = "the digit one is at the top left of the image"
 
 
-@pytest.fixture(scope="module")
-def client():
-    with TestClient(create_app(ServeSettings()), "http://localhost") as started:
-        end = time.monotonic() + 30
-        while started.get("/readyz").status_code != 200:
-            assert time.monotonic() < end
-            time.sleep(0.05)
-        yield started
-
-
 def opened(url: str) -> Image.Image:
     head, content = url.split(",")
     assert head == "data:image/png;base64"
     return Image.open(io.BytesIO(base64.b64decode(content)))
 
 
-def test_bird_answers_with_the_keys_of_the_release(client):
+def test_bird_answers_with_the_keys_of_the_release(bundled):
     start = time.perf_counter()
-    answer = client.post("/api/v1.0/bird", json={"caption": CAPTION})
+    answer = bundled.post("/api/v1.0/bird", json={"caption": CAPTION})
     assert answer.status_code == 201
     (bird,) = answer.json().values()
     assert set(answer.json()) == {"bird"}
@@ -117,12 +104,12 @@ def test_bird_answers_with_the_keys_of_the_release(client):
     assert 0 < bird["elapsed"] < time.perf_counter() - start
 
 
-def test_birds_are_six_and_each_can_be_drawn_again_by_its_seed(client):
-    answer = client.post("/api/v1.0/birds", json={"caption": CAPTION, "seed": 5})
+def test_birds_are_six_and_each_can_be_drawn_again_by_its_seed(bundled):
+    answer = bundled.post("/api/v1.0/birds", json={"caption": CAPTION, "seed": 5})
     assert answer.status_code == 201
     birds = answer.json()["bird"]
     assert set(birds) == {*(f"bird{n}" for n in range(1, BIRDS + 1)), "caption", "seed", "elapsed"}
-    drawn = client.post("/v1/draw", json={"captions": [CAPTION], "samples": BIRDS, "seed": 5}).json()["results"][0]["drawings"]
+    drawn = bundled.post("/v1/draw", json={"captions": [CAPTION], "samples": BIRDS, "seed": 5}).json()["results"][0]["drawings"]
     for n, each in enumerate(drawn):
         again = Image.open(io.BytesIO(base64.b64decode(each["image"]["base64"])))
         gap = np.abs(np.asarray(again).astype(int) - np.asarray(opened(birds[f"bird{n + 1}"]["large"])))
@@ -130,16 +117,16 @@ def test_birds_are_six_and_each_can_be_drawn_again_by_its_seed(client):
     assert len({birds[f"bird{n}"]["large"] for n in range(1, BIRDS + 1)}) == BIRDS
 
 
-def test_every_request_draws_anew_unless_it_has_a_seed(client):
-    seeds = [client.post("/api/v1.0/bird", json={"caption": CAPTION}).json()["bird"]["seed"] for _ in range(3)]
+def test_every_request_draws_anew_unless_it_has_a_seed(bundled):
+    seeds = [bundled.post("/api/v1.0/bird", json={"caption": CAPTION}).json()["bird"]["seed"] for _ in range(3)]
     assert len(set(seeds)) == 3
-    same = [client.post("/api/v1.0/bird", json={"caption": CAPTION, "seed": seeds[0]}).json()["bird"]["large"] for _ in range(2)]
+    same = [bundled.post("/api/v1.0/bird", json={"caption": CAPTION, "seed": seeds[0]}).json()["bird"]["large"] for _ in range(2)]
     assert same[0] == same[1]
 
 
-def test_unknown_words_are_left_out_but_not_all_of_them(client):
-    assert client.post("/api/v1.0/bird", json={"caption": f"a fat {CAPTION}"}).status_code == 201
-    answer = client.post("/api/v1.0/bird", json={"caption": "a red bird"})
+def test_unknown_words_are_left_out_but_not_all_of_them(bundled):
+    assert bundled.post("/api/v1.0/bird", json={"caption": f"a fat {CAPTION}"}).status_code == 201
+    answer = bundled.post("/api/v1.0/bird", json={"caption": "a red bird"})
     assert (answer.status_code, answer.json()) == (422, {"detail": "caption 'a red bird' has no word that the model knows"})
 
 
@@ -149,7 +136,7 @@ def test_unknown_words_are_left_out_but_not_all_of_them(client):
      ({"caption": CAPTION, "seed": -1}, 422), ({"caption": CAPTION, "model": "birds"}, 404)],
 )  # fmt: skip
 @pytest.mark.parametrize("route", ["bird", "birds"])
-def test_wrong_requests_are_told_in_one_sentence(client, route, body, status):
-    answer = client.post(f"/api/v1.0/{route}", json=body)
+def test_wrong_requests_are_told_in_one_sentence(bundled, route, body, status):
+    answer = bundled.post(f"/api/v1.0/{route}", json=body)
     assert answer.status_code == status
     assert isinstance(answer.json()["detail"], str)

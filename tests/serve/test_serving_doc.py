@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import time
 from pathlib import Path
 
 import pytest
 import typer
-from fastapi.testclient import TestClient
 
 from cap2im.cli import app
-from cap2im.serve.app import create_app
 from cap2im.serve.metrics import Metrics
 from cap2im.serve.settings import ServeSettings
 
@@ -46,7 +43,10 @@ def test_metrics_are_those_that_are_counted():
 
 @pytest.mark.parametrize("line", [part for line in COMMANDS for part in line.split(" && ") if part.startswith("cap2im serve")])
 def test_commands_parse(line):
-    typer.main.get_command(app).commands["serve"].make_context("serve", shlex.split(line)[2:])  # type: ignore[attr-defined]
+    words = shlex.split(line)[2:]
+    context = typer.main.get_command(app).commands["serve"].make_context("serve", list(words))  # type: ignore[attr-defined]
+    typed = {name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"}
+    assert len(typed) == len({word for word in words if word.startswith("-")})
 
 
 def test_there_are_commands_and_requests():
@@ -54,27 +54,17 @@ def test_there_are_commands_and_requests():
     assert len(CURLS) >= 6
 
 
-@pytest.fixture(scope="module")
-def client():
-    with TestClient(create_app(ServeSettings()), "http://localhost") as started:
-        end = time.monotonic() + 30
-        while started.get("/readyz").status_code != 200:
-            assert time.monotonic() < end
-            time.sleep(0.05)
-        yield started
-
-
 @pytest.mark.parametrize("line", CURLS)
-def test_requests_are_answered(client, line):
+def test_requests_are_answered(bundled, line):
     words = shlex.split(line)
     (url,) = [word for word in words if word.startswith("http://127.0.0.1:8000")]
-    answer = client.post(url.removeprefix("http://127.0.0.1:8000"), json=json.loads(words[words.index("-d") + 1]))
+    answer = bundled.post(url.removeprefix("http://127.0.0.1:8000"), json=json.loads(words[words.index("-d") + 1]))
     assert answer.status_code == (201 if "/api/" in url else 200), answer.text
 
 
-def test_the_answer_shown_is_the_answer(client):
+def test_the_answer_shown_is_the_answer(bundled):
     """But for the picture itself, which the document cuts short."""
     (shown,) = re.findall(r"```json\n(.*?)\n```", TEXT, re.DOTALL)
     words = shlex.split(CURLS[0])
-    answer = client.post("/v1/draw", json=json.loads(words[words.index("-d") + 1])).text
+    answer = bundled.post("/v1/draw", json=json.loads(words[words.index("-d") + 1])).text
     assert shown == re.sub(r'("base64":"\w{11})[^"]*"', r'\1..."', answer)

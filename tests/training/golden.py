@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 
 
-def has_the_golden_losses(kind: str, run: Path) -> None:
-    """Compares every logged update of a run with the golden ones; a change of numerics writes them anew and says why."""
-    golden = json.loads(GOLDEN.read_text())[kind]
-    assert len(golden) == 10
+UPDATES = 10
+_STORED = json.loads(GOLDEN.read_text())
+
+
+def golden_losses(kind: str) -> list[Any]:
+    """Of every update, to be compared with `logged_losses`; a change of numerics writes them anew and says why."""
+    assert len(_STORED[kind]) == UPDATES
+    return [pytest.approx(losses, rel=1e-4) for losses in _STORED[kind]]
+
+
+def logged_losses(kind: str, run: Path) -> list[dict[str, float]]:
+    """What a run logged of every update, of what is golden for its kind."""
+    names = _STORED[kind][0]
     lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
-    logged = [{name: line[name] for name in golden[0]} for line in lines if all(name in line for name in golden[0])]
-    assert [line["step"] for line in logged] == [line["step"] for line in golden]
-    for line, expected in zip(logged, golden, strict=True):
-        assert line == pytest.approx(expected, rel=1e-4)
+    return [{name: line[name] for name in names} for line in lines if all(name in line for name in names)]

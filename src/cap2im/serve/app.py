@@ -126,10 +126,14 @@ async def _load(engine: Engine) -> None:
     except Exception as error:
         if not isinstance(error, ValueError | OSError):  # whose message says what a user can do
             _log.exception("the models cannot be loaded")
-        print(f"cap2im: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        sys.stderr.write(
+            f"cap2im: {' '.join(str(error).split())}\n"
+        )  # at once: `print` may let another process write before the line's end
+        sys.stderr.flush()
         os._exit(2 if settings.workers == 1 else STARTUP_FAILURE)  # of which the parent process knows that to try again is useless
     one_of = f" (process {os.getpid()})" if settings.workers > 1 else ""
-    print(f"{', '.join(engine.models)}: ready on {address(settings)}{one_of}", flush=True)
+    sys.stdout.write(f"{', '.join(engine.models)}: ready on {address(settings)}{one_of}\n")
+    sys.stdout.flush()
 
 
 def address(settings: ServeSettings) -> str:

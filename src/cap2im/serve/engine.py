@@ -33,6 +33,7 @@ LONGEST_WAIT = 60  # seconds; of Retry-After
 LOOK_MS = 1.0  # between two looks for company
 PATIENCE = 0.25  # of the last batch's time, for its clients to come back
 TOLD_STRANGERS = 8  # unknown words of a caption that get their nearest known ones: to look for them takes up to 0.1 s a word
+EXAMPLE_DIGITS = ((2, 8), (5, 1), (3, 1), (7, 4), (7,), (6,), (9,), (1,))  # one caption of each layout
 _log = logging.getLogger(__name__)
 
 
@@ -251,7 +252,8 @@ class Engine:
         if self.taken + count > self.settings.queue:
             self.metrics.refused.inc()
             speeds = [each.speed for drawers in self.models.values() for each in drawers if each.speed is not None]
-            wait = self.taken / (sum(speeds) / len(speeds)) if speeds else 1
+            together = len(self.settings.devices) * sum(speeds) / max(1, len(speeds))  # models of one device take turns
+            wait = self.taken / together if speeds else 1
             raise BusyError(max(1, min(LONGEST_WAIT, math.ceil(wait))))
         self._take(drawer, count)
         try:
@@ -375,6 +377,3 @@ def examples(pipeline: Pipeline) -> list[str]:
     if pipeline.config.get("data", {}).get("source") not in ("mnist", "digits"):
         return []
     return [layout.caption(digits).removesuffix(" .") for layout, digits in zip(LAYOUTS, EXAMPLE_DIGITS, strict=True)]
-
-
-EXAMPLE_DIGITS = ((2, 8), (5, 1), (3, 1), (7, 4), (7,), (6,), (9,), (1,))
