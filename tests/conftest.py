@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,12 @@ from typing import Any
 import pytest
 
 from cap2im import cli
+
+
+def pytest_configure() -> None:
+    """Shares the cores among the processes of a suite that runs side by side and those that its tests start, before one loads torch."""
+    if together := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(together))))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hypothesis
 import pytest
 import schemathesis
+import torch
 from schemathesis import GenerationMode
 from schemathesis.checks import positive_data_acceptance
 
@@ -21,6 +22,7 @@ BOUNDED = hypothesis.settings(
 @pytest.fixture(scope="module")
 def api(tiny):
     """The schema of a running server."""
+    torch.set_flush_denormal(False)  # which training in this process may have set: hypothesis refuses to make floats then
     with served(ServeSettings.of({"models": (str(tiny),), **LIMITS})) as client:
         yield schemathesis.openapi.from_url(f"http://127.0.0.1:{client.port}/openapi.json")
 
