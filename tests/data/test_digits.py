@@ -49,6 +49,7 @@ def test_reads_plain_and_compressed_files_and_splits(folder):
         (IMAGES, idx(9, 28, 28), "9 train images and 10010 labels"),
         (f"{LABELS}.gz", gzip.compress(idx(10_010, fill=12)), "labels up to 12"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "content",  # that of gzip is another one every second
 )
 def test_damaged_files_are_told_by_name(folder, name, content, message):
     (folder / name).unlink()
@@ -106,7 +107,7 @@ def test_download_verifies_and_tries_the_next_mirror(mirror, tmp_path, monkeypat
     download_mnist(cache, ("http://127.0.0.1:9/",))  # nothing is fetched twice
 
 
-@pytest.mark.parametrize("wrong", [gzip.compress(b"something else"), b"", gzip.compress(idx(3))[:-9]])
+@pytest.mark.parametrize("wrong", [gzip.compress(b"something else"), b"", gzip.compress(idx(3))[:-9]], ids=["other", "empty", "cut off"])
 def test_a_wrong_download_is_refused_and_leaves_nothing(mirror, tmp_path, monkeypatch, wrong):
     served, url = mirror
     monkeypatch.setattr(digits, "SHA256", {"some-idx1-ubyte": hashlib.sha256(idx(3)).hexdigest()})
