@@ -1,6 +1,6 @@
-"""How fast alignDRAW trains and draws, as a share of what the machine's matrix multiply reaches in the same run.
+"""How fast alignDRAW trains and draws, against the machine's matrix multiply and against a plain program, in the same run.
 
-    python benchmarks/speed.py [--recipe aligndraw-coco-paper] [--device cuda] [--compile] [--threads 2]
+    python -m benchmarks.speed [--recipe aligndraw-coco-paper] [--device cuda] [--compile] [--threads 2]
 
 Prints the tables of benchmarks/README.md, for the network of a recipe and batches of 100; if none is named, MNIST with captions at
 60 x 60, T = 32.
@@ -19,6 +19,8 @@ from collections import defaultdict
 from collections.abc import Callable
 
 import torch
+from benchmarks import plain
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -91,7 +93,13 @@ def some_batch(config: DRAWConfig) -> Batch:
     return Batch(images, tokens, torch.ones_like(tokens, dtype=torch.bool), noise, vectors)
 
 
-def training_step(model: DRAW, device: torch.device, precision: str) -> Callable[[], None]:
+def bound(model: DRAW, batch: Batch) -> Tensor:
+    """The lower bound [B] of each picture."""
+    value: Tensor = model(batch.images, batch.tokens, batch.mask, batch.noise, batch.vectors).value
+    return value
+
+
+def training_step(model: DRAW, device: torch.device, precision: str, bound: Callable[[DRAW, Batch], Tensor] = bound) -> Callable[[], None]:
     """A whole update on one batch: forward, backward, clipping, RMSprop."""
     from cap2im.training.optimizers import RMSprop
 
@@ -100,9 +108,9 @@ def training_step(model: DRAW, device: torch.device, precision: str) -> Callable
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            bound = model(batch.images, batch.tokens, batch.mask, batch.noise, batch.vectors)
+            value = bound(model, batch)
         optimizer.zero_grad()
-        (-bound.value.mean()).backward()
+        (-value.mean()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
 
@@ -119,6 +127,24 @@ def sampling(model: DRAW, device: torch.device) -> Callable[[], None]:
             pass
 
     return draw
+
+
+def plain_sampling(model: DRAW, device: torch.device) -> Callable[[], None]:
+    """The same by the plain program."""
+    batch = some_batch(model.config).to(device)
+
+    @torch.inference_mode()
+    def draw() -> None:
+        plain.draw(model, batch)
+
+    return draw
+
+
+def check_plain(model: DRAW, device: torch.device) -> None:
+    """The plain program has to do the same work: it finds the same bounds."""
+    batch = some_batch(model.config).to(device)
+    with torch.no_grad():
+        torch.testing.assert_close(plain.bound(model, batch), bound(model, batch), rtol=1e-4, atol=0)
 
 
 def parts_of(step: Callable[[], None], device: torch.device) -> dict[str, float]:
@@ -177,16 +203,25 @@ def main() -> None:
     with FlopCounterMode(display=False) as counter:
         sampling(model, device).__wrapped__()  # type: ignore[attr-defined]  # the counter wants gradients enabled
     draw_work = counter.get_total_flops() / 1e9
+    print(f"A training step is {step_work:.1f} GFLOP, to sample 100 pictures {draw_work:.1f}.\n")
 
-    print("| what | precision | seconds | GFLOP | GFLOP/s | of the fp32 multiply rate of the same moment |")
+    check_plain(model, device)
+
+    print("| what | precision | seconds | GFLOP/s | of the fp32 multiply rate of the same moment | times as fast as the plain program |")
     print("| --- | --- | --- | --- | --- | --- |")
+    usual: dict[float, float] = {}  # seconds of the plain program for so much work
 
     def row(label: str, precision: str, function: Callable[[], None], work: float) -> None:
         before = multiply_rate(clock)
         seconds = clock.seconds(function)
         reached = (before + multiply_rate(clock)) / 2
-        print(f"| {label} | {precision} | {seconds:.3f} | {work:.1f} | {work / seconds:.0f} | {work / seconds / reached:.0%} |", flush=True)
+        faster = usual.setdefault(work, seconds) / seconds
+        print(
+            f"| {label} | {precision} | {seconds:.3f} | {work / seconds:.0f} | {work / seconds / reached:.0%} | {faster:.1f} |", flush=True
+        )
 
+    row("the plain program's training step", "fp32", training_step(model, device, "fp32", plain.bound), step_work)
+    row("the plain program's sampling of 100 pictures", "fp32", plain_sampling(model, device), draw_work)
     for precision in ("fp32", "bf16"):
         step = training_step(model, device, precision)
         row("training step, batch 100", precision, step, step_work)
