@@ -89,7 +89,7 @@ class _GaussianRows(torch.autograd.Function):
         pull = gradient * weights
         pull.addcmul_(weights, pull.sum(dim=3, keepdim=True), value=-1).mul_(distance)  # dE times distance
         means = pull.sum(dim=3) / variance[:, None, None]  # [B, 2, P]
-        spread = torch.einsum("bkpa,bkpa->b", pull, distance) / (2 * variance.square())  # [B]
+        spread = pull.mul_(distance).flatten(1).sum(dim=1) / (2 * variance.square())  # [B]
         return means, spread, None
 
 
