@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from cap2im import randomness
 from cap2im.checkpoint import read_config
-from cap2im.config import AttnGANRecipe, to_toml
+from cap2im.config import AttnGANRecipe
 from cap2im.data.batch import Batch
 from cap2im.data.pairs import pyramid
 from cap2im.data.vocabulary import Vocabulary
@@ -40,7 +40,7 @@ from cap2im.models.discriminators import Discriminator, discriminator_loss, gene
 from cap2im.models.precision import autocast
 from cap2im.models.text import EncodedText
 from cap2im.training.bound import shown_drawings
-from cap2im.training.loop import BatchesAhead, RunLog, make_accelerator, prepare_processor, progress_bar, stop_if_not_finite
+from cap2im.training.loop import BatchesAhead, RunLog, make_accelerator, prepare_processor, stop_if_not_finite
 from cap2im.training.material import ShownCaptions, require_same_material, training_material
 from cap2im.training.trainee import DrawingTrainee, resume_state
 
@@ -273,13 +273,8 @@ def train(
     mine = slice(accelerator.process_index, None, accelerator.num_processes)  # this process's rows of a batch
     total = settings.epochs * batches.steps_per_epoch
     ahead = BatchesAhead(batches, mine, range(trainee.step, total), workers if material.slow else 0)
-    log = RunLog(run, trainee.step, accelerator.is_main_process)
-    if accelerator.is_main_process:
-        (run / "recipe.toml").write_text(to_toml(recipe))
 
-    with progress_bar() as progress:
-        progress.disable = not accelerator.is_main_process
-        bar = progress.add_task("training", total=total, completed=trainee.step, note="")
+    with RunLog(run, recipe, trainee.step, total, accelerator) as log:
         while trainee.step < total:
             batch = ahead.next().to(accelerator.device)
             with torch.no_grad():
@@ -293,17 +288,16 @@ def train(
                 f"{name} {sum(told[f'train/{key}'] for key in losses if key.startswith(name)):.2f}"
                 for name in ("discriminator", "generator")
             )
-            progress.update(bar, advance=1, note=note)
+            log.advance(note)
             if step % settings.log_every == 0:
                 log.scalars(step, told | {"train/waiting": ahead.waiting})
             if step % settings.validate_every == 0 or step == total:
                 scores = validate(trainee, validation, damsm, accelerator)
                 log.scalars(step, scores)
                 log.picture(step, "drawings", drawn_now(trainee, material.shown))
-                progress.console.print(f"step {step}: validation {in_words(scores)}")
+                log.say(f"step {step}: validation {in_words(scores)}")
             if step % settings.checkpoint_every == 0 or step == total:
                 trainee.save(run, accelerator)
-    log.close()
     result = run / "model"
     trainee.round()
     figures: dict[str, Any] = validate(trainee, validation, damsm, accelerator)

@@ -24,7 +24,7 @@ from cap2im.checkpoint import (
     read_config,
     read_weights,
 )
-from cap2im.config import BoundRecipe, BoundTraining, DRAWRecipe, to_toml
+from cap2im.config import BoundRecipe, BoundTraining, DRAWRecipe
 from cap2im.convert.theano import released_layout
 from cap2im.data.batch import Batch
 from cap2im.data.vocabulary import Vocabulary
@@ -38,7 +38,6 @@ from cap2im.training.loop import (
     RunLog,
     make_accelerator,
     prepare_processor,
-    progress_bar,
     stop_if_not_finite,
 )
 from cap2im.training.material import ShownCaptions, require_same_material, training_material
@@ -193,13 +192,8 @@ def train(
     mine = slice(accelerator.process_index, None, accelerator.num_processes)  # this process's rows of a batch
     total = settings.epochs * batches.steps_per_epoch
     ahead = BatchesAhead(batches, mine, range(trainee.step, total), workers if material.slow else 0)
-    log = RunLog(run, trainee.step, accelerator.is_main_process)
-    if accelerator.is_main_process:
-        (run / "recipe.toml").write_text(to_toml(recipe))
 
-    with progress_bar() as progress:
-        progress.disable = not accelerator.is_main_process
-        bar = progress.add_task("training", total=total, completed=trainee.step, note="")
+    with RunLog(run, recipe, trainee.step, total, accelerator) as log:
         while (step := trainee.step) < total:
             weight = kl_weight(settings, step)
             for group in trainee.optimizer.param_groups:
@@ -223,7 +217,7 @@ def train(
             if trainee.average is not None:
                 trainee.average.update_parameters(model)
             trainee.step = step = step + 1
-            progress.update(bar, advance=1, note=f"bound {-terms[1]:.1f} nats, KL {terms[2]:.1f}")
+            log.advance(f"bound {-terms[1]:.1f} nats, KL {terms[2]:.1f}")
             if step % settings.log_every == 0:
                 names = {"train/loss": terms[0], "train/bound": -terms[1], "train/kl": terms[2], "train/kl_weight": weight}
                 names |= {"train/learning_rate": learning_rate(settings, step - 1, batches.steps_per_epoch), "train/waiting": ahead.waiting}
@@ -234,12 +228,9 @@ def train(
                 log.scalars(step, scores)
                 log.picture(step, "drawings", shown_drawings(drawing_model, material.shown))
                 model.train()
-                progress.console.print(
-                    f"step {step}: validation bound {scores['validation/bound']:.2f} nats, KL {scores['validation/kl']:.2f}"
-                )
+                log.say(f"step {step}: validation bound {scores['validation/bound']:.2f} nats, KL {scores['validation/kl']:.2f}")
             if step % settings.checkpoint_every == 0 or step == total:
                 trainee.save(run, accelerator)
-    log.close()
     result = run / "model"
     trainee.round()
     figures: dict[str, Any] = validate(drawing_model.eval(), validation, accelerator)

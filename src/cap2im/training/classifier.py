@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cap2im.checkpoint import read_config, whole_folder, write_model
-from cap2im.config import ClassifierRecipe, ClassifierTraining, to_toml
+from cap2im.config import ClassifierRecipe, ClassifierTraining
 from cap2im.data.captions import CaptionedImages
 from cap2im.data.digits import Split
 from cap2im.data.prepared import PreparedDataset
@@ -28,7 +28,7 @@ from cap2im.metrics.caption_accuracy import wilson
 from cap2im.models.precision import autocast
 from cap2im.models.vgg import SIDE, VGG
 from cap2im.randomness import generator
-from cap2im.training.loop import RunLog, make_accelerator, prepare_processor, progress_bar, stop_if_not_finite
+from cap2im.training.loop import RunLog, make_accelerator, prepare_processor, stop_if_not_finite
 from cap2im.training.trainee import Trainee, resume_state
 
 VALIDATION_BATCH = 500
@@ -178,13 +178,8 @@ def train(
     prepared = trainee.prepare(accelerator)
     mine = slice(accelerator.process_index, None, accelerator.num_processes)  # this process's rows of a batch
     total = settings.epochs * batches.steps_per_epoch
-    log = RunLog(run, trainee.step, accelerator.is_main_process)
-    if accelerator.is_main_process:
-        (run / "recipe.toml").write_text(to_toml(recipe))
 
-    with progress_bar() as progress:
-        progress.disable = not accelerator.is_main_process
-        bar = progress.add_task("training", total=total, completed=trainee.step, note="")
+    with RunLog(run, recipe, trainee.step, total, accelerator) as log:
         while (step := trainee.step) < total:
             rate = learning_rate(settings, step, total)
             for group in trainee.optimizer.param_groups:
@@ -200,16 +195,15 @@ def train(
             accelerator.backward(loss)
             trainee.optimizer.step()
             trainee.step = step = step + 1
-            progress.update(bar, advance=1, note=f"loss {terms[0]:.3f}, {terms[1]:.0%} right")
+            log.advance(f"loss {terms[0]:.3f}, {terms[1]:.0%} right")
             if step % settings.log_every == 0:
                 log.scalars(step, {"train/loss": terms[0], "train/accuracy": terms[1], "train/learning_rate": rate})
             if step % settings.validate_every == 0 or step == total:
                 right_ones = count_right(model, validation, accelerator)
                 log.scalars(step, {"validation/accuracy": right_ones / len(validation)})
-                progress.console.print(f"step {step}: {right_ones / len(validation):.2%} of {len(validation):,} validation images right")
+                log.say(f"step {step}: {right_ones / len(validation):.2%} of {len(validation):,} validation images right")
             if step % settings.checkpoint_every == 0 or step == total:
                 trainee.save(run, accelerator)
-    log.close()
     result = run / "model"
     figures: dict[str, Any] = {**trainee.origin, "accuracy": accuracies(model, dataset, validation, accelerator)}
     if accelerator.is_main_process:

@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from cap2im.config import GANRecipe, GANTraining, to_toml
+from cap2im.config import GANRecipe, GANTraining
 from cap2im.data.batch import Batch
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.models.lapgan import (
@@ -36,7 +36,7 @@ from cap2im.models.lapgan import (
 )
 from cap2im.models.precision import autocast
 from cap2im.training.bound import shown_drawings
-from cap2im.training.loop import BatchesAhead, RunLog, make_accelerator, prepare_processor, progress_bar, stop_if_not_finite
+from cap2im.training.loop import BatchesAhead, RunLog, make_accelerator, prepare_processor, stop_if_not_finite
 from cap2im.training.material import require_same_material, training_material
 from cap2im.training.trainee import DrawingTrainee, resume_state
 
@@ -223,13 +223,8 @@ def train(
     mine = slice(accelerator.process_index, None, accelerator.num_processes)  # this process's rows of a batch
     total = settings.epochs * batches.steps_per_epoch
     ahead = BatchesAhead(batches, mine, range(trainee.step, total), workers if material.slow else 0)
-    log = RunLog(run, trainee.step, accelerator.is_main_process)
-    if accelerator.is_main_process:
-        (run / "recipe.toml").write_text(to_toml(recipe))
 
-    with progress_bar() as progress:
-        progress.disable = not accelerator.is_main_process
-        bar = progress.add_task("training", total=total, completed=trainee.step, note="")
+    with RunLog(run, recipe, trainee.step, total, accelerator) as log:
         while (step := trainee.step) < total:
             schedule(trainee.optimizer, settings, step // batches.steps_per_epoch)
             batch = ahead.next().to(accelerator.device)
@@ -257,7 +252,7 @@ def train(
             losses = {f"train/{name}_discriminator": value.detach() for name, value in refusals.items()}
             losses |= {f"train/{name}_generator": value.detach() for name, value in deceptions.items()}
             told = dict(zip(losses, accelerator.reduce(torch.stack(list(losses.values())), "mean").tolist(), strict=True))
-            progress.update(bar, advance=1, note=", ".join(f"{name.removeprefix('train/')} {value:.2f}" for name, value in told.items()))
+            log.advance(", ".join(f"{name.removeprefix('train/')} {value:.2f}" for name, value in told.items()))
             if step % settings.log_every == 0:
                 epoch = (step - 1) // batches.steps_per_epoch
                 rates = {"train/learning_rate": learning_rate(settings, epoch), "train/momentum": momentum(settings, epoch)}
@@ -269,10 +264,9 @@ def train(
                     log.picture(step, "drawings", shown_drawings(trainee.published, material.shown))
                 else:
                     log.picture(step, "sharpened", shown_sharpening(trainee.published, validation[:SHOWN_IMAGES]))
-                progress.console.print(f"step {step}: validation {in_words(scores)}")
+                log.say(f"step {step}: validation {in_words(scores)}")
             if step % settings.checkpoint_every == 0 or step == total:
                 trainee.save(run, accelerator)
-    log.close()
     result = run / "model"
     trainee.round()
     figures = validate(trainee, validation, accelerator)

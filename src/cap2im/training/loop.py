@@ -9,7 +9,7 @@ import platform
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
+from cap2im.config import Section, to_toml
 from cap2im.data.batch import Batch, Batches
 from cap2im.data.workers import available_workers
 
@@ -90,17 +91,22 @@ def progress_bar() -> Progress:
 
 
 class RunLog:
-    """`stats.jsonl`, TensorBoard and pictures of a run, written by the main process alone.
+    """What a training tells while it runs: `stats.jsonl`, TensorBoard, pictures and the bar, by the main process alone; a context manager.
 
     Args:
-        run: the run's folder.
+        run: the run's folder; the recipe is written into it.
+        recipe: what is trained.
         step: the step that training starts at; what an interrupted run logged after it is dropped, for it will be logged again.
-        active: whether this process writes.
+        total: steps of the whole training.
+        accelerator: knows whether this process is the main one.
     """
 
-    def __init__(self, run: Path, step: int, active: bool) -> None:
-        self.run, self.active = run, active
-        if not active:
+    def __init__(self, run: Path, recipe: Section, step: int, total: int, accelerator: Accelerator) -> None:
+        self.run, self.active = run, accelerator.is_main_process
+        self._progress = progress_bar()
+        self._progress.disable = not self.active
+        self._task = self._progress.add_task("training", total=total, completed=step, note="")
+        if not self.active:
             return
         run.mkdir(parents=True, exist_ok=True)
         path = run / "stats.jsonl"
@@ -109,10 +115,31 @@ class RunLog:
             draft = path.with_suffix(".tmp")
             draft.write_text("".join(f"{line}\n" for line in kept))
             os.replace(draft, path)
+        (run / "recipe.toml").write_text(to_toml(recipe))
         self._file = path.open("a", buffering=1)
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+        if self.active:
+            self._file.close()
+            self._board.close()
+
+    def advance(self, note: str) -> None:
+        """One more step is done; the note stands beside the bar."""
+        self._progress.update(self._task, advance=1, note=note)
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        if self.active:
+            self._progress.console.print(text)
+
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Numbers of a step, by their names."""
         if not self.active:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
@@ -129,11 +156,6 @@ class RunLog:
         folder.mkdir(exist_ok=True)
         Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(folder / f"{name}-{step:08d}.png")
         self._board.add_image(name, pixels, step, dataformats="HWC")
-
-    def close(self) -> None:
-        if self.active:
-            self._file.close()
-            self._board.close()
 
 
 def _complete(line: str) -> bool:

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
-from cap2im.config import DAMSMRecipe, DigitsData, MatchingTraining, to_toml
+from cap2im.config import DAMSMRecipe, DigitsData, MatchingTraining
 from cap2im.convert.inception import load_inception
 from cap2im.data.batch import Batch
 from cap2im.data.canvas_batches import caption_tokens, load_digits
@@ -29,7 +29,7 @@ from cap2im.metrics.matching import OTHERS, fewest_wrong, matching_codes, own_ca
 from cap2im.models.damsm import DAMSM, Gammas, InceptionEncoder, damsm_losses
 from cap2im.models.precision import autocast
 from cap2im.randomness import generator
-from cap2im.training.loop import BatchesAhead, RunLog, joined, make_accelerator, prepare_processor, progress_bar, stop_if_not_finite
+from cap2im.training.loop import BatchesAhead, RunLog, joined, make_accelerator, prepare_processor, stop_if_not_finite
 from cap2im.training.material import require_same_material, training_material
 from cap2im.training.trainee import DrawingTrainee, resume_state
 
@@ -124,13 +124,8 @@ def train(
     mine = slice(accelerator.process_index, None, accelerator.num_processes)  # this process's rows of a batch
     total = settings.epochs * batches.steps_per_epoch
     ahead = BatchesAhead(batches, mine, range(trainee.step, total), workers if material.slow else 0)
-    log = RunLog(run, trainee.step, accelerator.is_main_process)
-    if accelerator.is_main_process:
-        (run / "recipe.toml").write_text(to_toml(recipe))
 
-    with progress_bar() as progress:
-        progress.disable = not accelerator.is_main_process
-        bar = progress.add_task("training", total=total, completed=trainee.step, note="")
+    with RunLog(run, recipe, trainee.step, total, accelerator) as log:
         while (step := trainee.step) < total:
             current_rate = learning_rate(settings, step, batches.steps_per_epoch)
             for group in trainee.optimizer.param_groups:
@@ -149,7 +144,7 @@ def train(
             stop_if_not_finite("the gradient's norm", float(norm), step)
             trainee.optimizer.step()
             trainee.step = step = step + 1
-            progress.update(bar, advance=1, note=f"loss {terms[0]:.2f}")
+            log.advance(f"loss {terms[0]:.2f}")
             if step % settings.log_every == 0:
                 named = {"train/loss": terms[0]} | {f"train/{name}": value for name, value in zip(losses, terms[1:], strict=True)}
                 named |= {"train/learning_rate": current_rate, "train/waiting": ahead.waiting, "train/text_gradient": float(norm)}
@@ -158,12 +153,9 @@ def train(
                 scores = validate(model.eval(), validation, settings.batch_size, gammas).scores
                 model.train()
                 log.scalars(step, scores)
-                progress.console.print(
-                    f"step {step}: validation loss {scores['validation/loss']:.3f}, R-precision {scores['validation/r_precision']:.1%}"
-                )
+                log.say(f"step {step}: validation loss {scores['validation/loss']:.3f}, R-precision {scores['validation/r_precision']:.1%}")
             if step % settings.checkpoint_every == 0 or step == total:
                 trainee.save(run, accelerator)
-    log.close()
     result = run / "model"
     trainee.round()
     if accelerator.is_main_process:

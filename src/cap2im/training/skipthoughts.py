@@ -15,12 +15,12 @@ import torch
 from accelerate import Accelerator
 
 from cap2im.checkpoint import read_config, whole_folder, write_model
-from cap2im.config import SkipThoughtsRecipe, SkipThoughtsTraining, to_toml
+from cap2im.config import SkipThoughtsRecipe, SkipThoughtsTraining
 from cap2im.data.sentences import SentenceGroups, SentenceSource, TripleBatch, TripleBatches, sentence_vocabulary, spread_triples
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.models.precision import autocast
 from cap2im.models.skipthoughts import SkipThoughts, SkipThoughtsObjective
-from cap2im.training.loop import RunLog, make_accelerator, prepare_processor, progress_bar, stop_if_not_finite
+from cap2im.training.loop import RunLog, make_accelerator, prepare_processor, stop_if_not_finite
 from cap2im.training.trainee import Trainee, resume_state
 
 VALIDATION_BATCH = 128
@@ -118,13 +118,8 @@ def train(
 
     mine = slice(accelerator.process_index, None, accelerator.num_processes)  # this process's rows of a batch
     total = settings.epochs * batches.steps_per_epoch
-    log = RunLog(run, trainee.step, accelerator.is_main_process)
-    if accelerator.is_main_process:
-        (run / "recipe.toml").write_text(to_toml(recipe))
 
-    with progress_bar() as progress:
-        progress.disable = not accelerator.is_main_process
-        bar = progress.add_task("training", total=total, completed=trainee.step, note="")
+    with RunLog(run, recipe, trainee.step, total, accelerator) as log:
         while (step := trainee.step) < total:
             for group in trainee.optimizer.param_groups:
                 group["lr"] = learning_rate(settings, step)
@@ -143,16 +138,15 @@ def train(
             trainee.optimizer.step()
             trainee.step = step = step + 1
             shown = perplexities("train", names, [mean * settings.batch_size for mean in means], words)
-            progress.update(bar, advance=1, note=in_words(shown))
+            log.advance(in_words(shown))
             if step % settings.log_every == 0:
                 log.scalars(step, {"train/loss": sum(means), **shown, "train/learning_rate": learning_rate(settings, step - 1)})
             if step % settings.validate_every == 0 or step == total:
                 scores = validate(model, validation, accelerator)
                 log.scalars(step, scores)
-                progress.console.print(f"step {step}: validation {in_words(scores)}")
+                log.say(f"step {step}: validation {in_words(scores)}")
             if step % settings.checkpoint_every == 0 or step == total:
                 trainee.save(run, accelerator)
-    log.close()
     result = run / "model"
     figures: dict[str, Any] = validate(model, validation, accelerator) | trainee.origin
     if accelerator.is_main_process:
