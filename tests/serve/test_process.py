@@ -62,6 +62,12 @@ def test_two_workers_serve_and_their_counts_add_up(tiny):
         assert server.wait(20) == 0
 
 
+def test_workers_leave_when_the_process_that_started_them_is_killed(tiny):
+    with process("--model", str(tiny), workers=2) as (server, client):
+        server.kill()
+        wait_until(lambda: refuses(client.port))
+
+
 def test_what_a_killed_worker_had_queued_is_not_counted(tmp_path):
     program = (
         "import os, time, cap2im.serve.metrics as m; c = m.Metrics(); c.queued.set({}); c.refused.inc(); print(flush=True); time.sleep({})"

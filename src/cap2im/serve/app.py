@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import multiprocessing
 import os
 import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator
 from ipaddress import ip_address
@@ -115,7 +117,15 @@ def _store(settings: ServeSettings) -> store.Store | None:
 
 
 def app_of_environment() -> FastAPI:
-    """What a worker process serves."""
+    """What a worker process serves; it leaves when the process that started it, and would start it anew, is gone."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def leave_with_parent() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
     return create_app(ServeSettings.from_environment())
 
 
