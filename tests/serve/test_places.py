@@ -193,6 +193,29 @@ def test_a_full_queue_says_how_long_all_devices_will_draw(tiny):
     assert busy.value.seconds == 3  # 10 pictures at 4 a second
 
 
+def test_what_a_slow_client_leaves_unread_holds_up_streams_alone(tiny):
+    engine = Engine(ServeSettings.of({"models": (str(tiny),), "queue": 4}), Metrics())
+    engine.load()
+    asked = engine.accept(engine.default, CAPTIONS[:2], 2, 0, "skip")
+
+    async def watched_slowly() -> None:
+        with engine.places(asked, watched=True) as places:
+            stream = engine.watch(asked, places)
+            await anext(stream)  # the client has the first glimpse, and reads no further
+            while engine.taken:
+                await asyncio.sleep(0.01)
+            assert engine.unread == 4
+            with pytest.raises(BusyError, match="slowly"), engine.places(asked, watched=True):
+                pass
+            with engine.places(asked):
+                assert len(await engine.draw(asked)) == 2
+            assert len([told async for told in stream if isinstance(told, tuple)]) == 2, "and it gets the rest when it reads on"
+            await stream.aclose()
+
+    asyncio.run(asyncio.wait_for(watched_slowly(), 30))
+    assert (engine.taken, engine.unread) == (0, 0)
+
+
 def test_a_full_batch_waits_for_nobody():
     """Clients of the batch before it are waited for only where there is room for them."""
 

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from cap2im.data.vocabulary import Tokens, Unknown
 from cap2im.drawing import Drawing, canvas_uri, canvases_png, gif, page, page_data, rounded_attention, rounded_boxes
-from cap2im.serve.engine import Asked, BrokenError, BusyError, Engine, Seen
+from cap2im.serve.engine import Asked, BrokenError, BusyError, Engine, Places, Seen
 from cap2im.serve.settings import ServeSettings
 from cap2im.serve.store import Files
 
@@ -259,7 +259,7 @@ async def drawn(request: Request, asked: Asked, shown: Callable[[list[list[Drawi
     another thread would take longer to be asked.
     """
     engine, files = engine_of(request), Files(request.app.state.store)
-    with held_places(engine, asked):
+    with held_places(engine, asked)[0]:
         try:
             drawings = await unless_gone(request.receive, engine.draw(asked), engine.settings.timeout_s)
         except BrokenError as error:
@@ -271,14 +271,14 @@ async def drawn(request: Request, asked: Asked, shown: Callable[[list[list[Drawi
         return answer
 
 
-def held_places(engine: Engine, asked: Asked) -> ExitStack:
+def held_places(engine: Engine, asked: Asked, *, watched: bool = False) -> tuple[ExitStack, Places]:
     """Places for all pictures of a request, until the stack is closed."""
     stack = ExitStack()
     try:
-        stack.enter_context(engine.places(asked))
+        places = stack.enter_context(engine.places(asked, watched=watched))
     except BusyError as busy:
         raise HTTPException(503, str(busy), {"Retry-After": str(busy.seconds)}) from None
-    return stack
+    return stack, places
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
@@ -372,7 +372,7 @@ def _news(told: Seen | tuple[int, list[Drawing]]) -> bytes:
     return _event("glimpse", {"result": told.result, "glimpse": told.glimpse, "samples": samples})
 
 
-async def events(engine: Engine, asked: Asked) -> AsyncIterator[bytes]:
+async def events(engine: Engine, asked: Asked, places: Places) -> AsyncIterator[bytes]:
     """Server-sent events: start, glimpse and drawn as they come, end; or error."""
     pipeline = asked.drawer.pipeline
     side, glimpses = pipeline.model.config.side, pipeline.glimpses
@@ -384,7 +384,7 @@ async def events(engine: Engine, asked: Asked) -> AsyncIterator[bytes]:
     yield _event("start", {"model": pipeline.name, "results": results})
     loop = asyncio.get_running_loop()
     deadline = loop.time() + engine.settings.timeout_s
-    async with aclosing(engine.watch(asked)) as watched:
+    async with aclosing(engine.watch(asked, places)) as watched:
         while True:
             news = asyncio.ensure_future(anext(watched, None))
             try:
@@ -445,7 +445,8 @@ def router(settings: ServeSettings) -> APIRouter:
         """
         engine = engine_of(request)
         asked = await accept_body(request, wanted)
-        return Events(events(engine, asked), held_places(engine, asked))
+        held, places = held_places(engine, asked, watched=True)
+        return Events(events(engine, asked, places), held)
 
     @routes.post("/read", response_model=Read, responses=problems(400, 404, 408, 413, 422, 503))
     async def read(request: Request, wanted: read_request) -> Response:

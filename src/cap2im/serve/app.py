@@ -32,7 +32,7 @@ from uvicorn.supervisors import Multiprocess
 
 import cap2im
 from cap2im.serve import released, store
-from cap2im.serve.api import router
+from cap2im.serve.api import GONE, ClientLeftError, router
 from cap2im.serve.engine import Engine
 from cap2im.serve.metrics import FOLDER, Metrics
 from cap2im.serve.page import page_router
@@ -136,9 +136,8 @@ async def _load(engine: Engine) -> None:
     except Exception as error:
         if not isinstance(error, ValueError | OSError):  # whose message says what a user can do
             _log.exception("the models cannot be loaded")
-        sys.stderr.write(
-            f"cap2im: {' '.join(str(error).split())}\n"
-        )  # at once: `print` may let another process write before the line's end
+        # at once: `print` may let another process write before the line's end
+        sys.stderr.write(f"cap2im: {' '.join(str(error).split())}\n")
         sys.stderr.flush()
         os._exit(2 if settings.workers == 1 else STARTUP_FAILURE)  # of which the parent process knows that to try again is useless
     one_of = f" (process {os.getpid()})" if settings.workers > 1 else ""
@@ -223,8 +222,12 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in (DOCS_HEADERS if scope["path"] == DOCS else HEADERS).items():
                     headers.setdefault(name, value)
-            async with asyncio.timeout(self.settings.timeout_s):
-                await send(message)
+            try:
+                async with asyncio.timeout(self.settings.timeout_s):
+                    await send(message)
+            except TimeoutError:
+                status = GONE
+                raise ClientLeftError from None
 
         try:
             if self.settings.private and not _names_this_machine(given.get("host", "localhost")):
@@ -232,6 +235,8 @@ class Guard:
                 await response(scope, limited, answered)
                 return
             await self.app(scope, limited, answered)
+        except ClientLeftError:
+            pass  # it does not read; uvicorn closes what was not answered to the end, and says so in a line
         except Exception:
             if started:
                 raise
@@ -257,7 +262,7 @@ def configuration(app: Any, settings: ServeSettings, **more: Any) -> uvicorn.Con
     """uvicorn's settings."""
     shutdown_s = max(1, round(settings.shutdown_s))
     common: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "timeout_graceful_shutdown": shutdown_s}
-    return uvicorn.Config(app, http=BoundedHead, **common, **more)
+    return uvicorn.Config(app, http=BoundedHead, ws="none", **common, **more)
 
 
 def serve(settings: ServeSettings) -> None:

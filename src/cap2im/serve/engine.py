@@ -30,6 +30,7 @@ from cap2im.serve.settings import ServeSettings
 
 RECENT = 0.2  # share of the last batch in the measured speed
 LONGEST_WAIT = 60  # seconds; of Retry-After
+SLOW_READERS = 10  # seconds; of Retry-After where streams wait for their clients
 LOOK_MS = 1.0  # between two looks for company
 PATIENCE = 0.25  # of the last batch's time, for its clients to come back
 TOLD_STRANGERS = 8  # unknown words of a caption that get their nearest known ones: to look for them takes up to 0.1 s a word
@@ -38,10 +39,10 @@ _log = logging.getLogger(__name__)
 
 
 class BusyError(Exception):
-    """A request does not fit the queue; in so many seconds it may."""
+    """A request does not fit; in so many seconds it may."""
 
-    def __init__(self, seconds: int) -> None:
-        super().__init__(f"the queue is full; try again in {seconds} s")
+    def __init__(self, what: str, seconds: int) -> None:
+        super().__init__(f"{what}; try again in {seconds} s")
         self.seconds = seconds
 
 
@@ -184,18 +185,42 @@ class Drawer:
         )
 
 
+class Places:
+    """The places of a request's pictures: in the queue until they are drawn or given up, then among what waits to be read."""
+
+    def __init__(self, engine: Engine, asked: Asked) -> None:
+        self._engine, self._drawer = engine, asked.drawer
+        self._waiting, self._unread = asked.pictures, 0
+        self._engine.take(self._drawer, self._waiting)
+
+    def drawn(self, pictures: int) -> None:
+        """So many were drawn, and wait for a client that reads as slowly as it likes."""
+        self._waiting -= pictures
+        self._unread += pictures
+        self._engine.take(self._drawer, -pictures)
+        self._engine.unread += pictures
+
+    def leave(self) -> None:
+        """The request is over."""
+        self._engine.take(self._drawer, -self._waiting)
+        self._engine.unread -= self._unread
+        self._waiting = self._unread = 0
+
+
 class Engine:
     """All models of a server on all its devices.
 
     Attributes:
         models: what draws, by name: an entry for each device. Empty until `load` is done.
+        taken: pictures that wait or are drawn.
+        unread: pictures that are drawn, of streams whose clients have not read them yet.
     """
 
     def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
         self.settings, self.metrics = settings, metrics
         self.models: dict[str, list[Drawer]] = {}
         self._threads: list[ThreadPoolExecutor] = []
-        self.taken = 0
+        self.taken = self.unread = 0
         self.nearest = lru_cache(maxsize=4096)(self._nearest)
 
     def load(self) -> None:
@@ -242,26 +267,34 @@ class Engine:
         return Asked(drawer, tuple(captions), tuple(tokens), samples, seed)
 
     @contextmanager
-    def places(self, asked: Asked) -> Iterator[None]:
+    def places(self, asked: Asked, *, watched: bool = False) -> Iterator[Places]:
         """Holds places in the queue for all pictures of a request.
+
+        Args:
+            asked: the request.
+            watched: whether it will be drawn by `watch`. What its client leaves unread is bounded like the queue, for all of them together.
 
         Raises:
             BusyError: there are not enough.
         """
-        count, drawer = asked.pictures, asked.drawer
-        if self.taken + count > self.settings.queue:
+        count, most = asked.pictures, self.settings.queue
+        if watched and self.unread + count > most:
+            self.metrics.refused.inc()
+            raise BusyError("clients that read slowly hold up the streams", SLOW_READERS)
+        if self.taken + count > most:
             self.metrics.refused.inc()
             speeds = [each.speed for drawers in self.models.values() for each in drawers if each.speed is not None]
             together = len(self.settings.devices) * sum(speeds) / max(1, len(speeds))  # models of one device take turns
             wait = self.taken / together if speeds else 1
-            raise BusyError(max(1, min(LONGEST_WAIT, math.ceil(wait))))
-        self._take(drawer, count)
+            raise BusyError("the queue is full", max(1, min(LONGEST_WAIT, math.ceil(wait))))
+        places = Places(self, asked)
         try:
-            yield
+            yield places
         finally:
-            self._take(drawer, -count)
+            places.leave()
 
-    def _take(self, drawer: Drawer, count: int) -> None:
+    def take(self, drawer: Drawer, count: int) -> None:
+        """Counts places of the queue, which are given back with a negative count."""
         self.taken += count
         drawer.taken += count
         self.metrics.queued.set(self.taken)
@@ -275,8 +308,10 @@ class Engine:
         drawings = await asked.drawer.draw([Picture(caption, asked.seed + k) for caption in asked.captions for k in range(asked.samples)])
         return [drawings[start : start + asked.samples] for start in range(0, len(drawings), asked.samples)]
 
-    async def watch(self, asked: Asked) -> AsyncGenerator[Seen | tuple[int, list[Drawing]], None]:
+    async def watch(self, asked: Asked, places: Places) -> AsyncGenerator[Seen | tuple[int, list[Drawing]], None]:
         """Every glimpse of each caption as soon as all its samples have it, and its drawings as soon as they are finished, by its number.
+
+        The places of what is drawn are free, whether or not anybody asks for it here.
 
         Raises:
             BrokenError: the model failed.
@@ -293,6 +328,7 @@ class Engine:
             pictures = [Picture(caption, asked.seed + k, first + k, told) for k in range(asked.samples)]
             try:
                 news.put_nowait((result, await asked.drawer.draw(pictures)))
+                places.drawn(asked.samples)
             except BrokenError as error:
                 news.put_nowait(error)
 
