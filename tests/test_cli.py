@@ -58,7 +58,16 @@ def test_drawing_again_leaves_no_stale_samples_and_one_folder_for_the_same_words
     assert code == 0
     (folder,) = (tmp_path / "drawings").iterdir()
     assert sorted(path.name for path in folder.glob("sample-*")) == ["sample-1.png", "sample-2.png"]
-    assert len(json.loads(out)) == 1
+    upper, lower = sorted(json.loads(out), key=lambda entry: entry["caption"])
+    assert [upper["caption"], lower["caption"]] == [CAPTION.upper(), CAPTION], "an entry for each caption given"
+    assert upper["files"] == lower["files"]
+    assert upper["words"] == lower["words"]
+
+
+def test_words_that_are_left_out_are_told(run, model):
+    code, out, err = run("draw", CAPTION + " thre", "--model", model, "-n", "1", "--json", "--unknown", "skip")
+    assert (code, err) == (0, f"left out of '{CAPTION} thre': thre\n")
+    assert json.loads(out)[0]["words"][:3] == ["the", "digit", "three"]
 
 
 BAD = [

@@ -119,9 +119,11 @@ def _read_captions(captions: list[str], file: Path | None) -> list[str]:
 
 
 @app.command(
-    epilog='Examples: cap2im draw "the digit three is at the top of the digit one" --samples 8 | '
-    "cap2im draw --file captions.txt --sharpen runs/sharp --out drawings | "
-    "echo 'the digit 7 is at the top left of the image' | cap2im draw --file -"
+    epilog=_examples(
+        'cap2im draw "the digit three is at the top of the digit one" --samples 8',
+        "cap2im draw --file captions.txt --sharpen runs/sharp --out drawings",
+        "echo 'the digit 7 is at the top left of the image' | cap2im draw --file -",
+    )
 )
 def draw(
     captions: Annotated[list[str] | None, typer.Argument(help="What to draw; each caption in quotes.")] = None,
@@ -146,23 +148,28 @@ def draw(
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file, and a folder is needed")
     pipeline = Pipeline.load(model, device=device, sharpen=sharpen, precision=precision)
-    pipeline.tokens(wanted, unknown)  # all problems of all captions, before anything is drawn
+    read = pipeline.tokens(wanted, unknown)  # all problems of all captions, before anything is drawn
     out.mkdir(parents=True, exist_ok=True)
     if not os.access(out, os.W_OK):
         raise ValueError(f"{out}: cannot write into this folder")
-    folders = {out / slug(caption): caption for caption in reversed(wanted)}  # captions of the same words share a folder
-    wanted = list(reversed(folders.values()))
+    if unknown == "skip":
+        for caption in dict.fromkeys(wanted):
+            if strangers := pipeline.strangers(caption):
+                print(f"left out of '{caption}': {', '.join(strangers)}", file=sys.stderr)
+    drawn: dict[Path, list[str]] = {}  # captions of the same words share a folder
     written = []
-    quiet = len(wanted) * samples < 50
-    for caption in track(wanted, "drawing", console=console, disable=quiet):
+    quiet = len(wanted) * samples < 8  # a second or two
+    for caption, tokens in track(list(zip(wanted, read, strict=True)), "drawing", console=console, disable=quiet):
         folder = out / slug(caption)
-        for stale in (*folder.glob("sample-*.png"), *folder.glob("maps-*.png")):  # of an earlier drawing with more samples
-            stale.unlink()
-        saved = save_all(pipeline.draw(caption, samples=samples, seed=seed, unknown=unknown), folder)
-        told = {"caption": caption, "model": pipeline.name, "precision": precision, "seed": seed}
-        written.append(told | {"files": [str(path) for path in saved.paths]})
-        if not as_json:
-            print(f"{caption}\n  {saved.page} and {len(saved.paths) - 1} pictures beside it")
+        if folder not in drawn:
+            for stale in (*folder.glob("sample-*.png"), *folder.glob("maps-*.png")):  # of an earlier drawing with more samples
+                stale.unlink()
+            saved = save_all(pipeline.draw(caption, samples=samples, seed=seed, unknown=unknown), folder)
+            drawn[folder] = [str(path) for path in saved.paths]
+            if not as_json:
+                print(f"{caption}\n  {saved.page} and {len(saved.paths) - 1} pictures beside it")
+        told = {"caption": caption, "words": tokens.words, "model": pipeline.name, "precision": precision, "seed": seed}
+        written.append(told | {"files": drawn[folder]})
     if as_json:
         print(json.dumps(written, indent=1, ensure_ascii=False))
 
@@ -170,8 +177,9 @@ def draw(
 @app.command(
     epilog=_examples(
         "cap2im train aligndraw-digits --run runs/digits",
-        "cap2im train aligndraw-mnist --data mnist/ --set train.batch_size=64",
+        "cap2im train aligndraw-mnist --data mnist/",
         "cap2im train aligndraw-mnist --data mnist/ --resume",
+        "cap2im train aligndraw-mnist --data mnist/ --set train.batch_size=64 --run runs/64",
         "cap2im train aligndraw-coco --data prepared/ --run runs/mine",
         "cap2im train sharpener-mnist --data mnist/",
         "cap2im train damsm-mnist --data mnist/",

@@ -325,6 +325,13 @@ class Pipeline:
         parts = [slice(start, start + self.at_once) for start in range(0, len(tokens), self.at_once)]
         return [drawing for rows in parts for drawing in self._draw(captions[rows], tokens[rows], seeds[rows], unknown, rows.start, watch)]
 
+    def strangers(self, caption: str) -> list[str]:
+        """Words of a caption that the model, or the sharpener of its pictures, does not know."""
+        vocabularies = [self.vocabulary] if self.model.config.reads_words else []
+        if self.sharpening is not None and self.sharpening.vocabulary is not None:
+            vocabularies.append(self.sharpening.vocabulary)
+        return list(dict.fromkeys(word for each in vocabularies for word in each.split(caption) if word not in each.numbers))
+
     def tokens(self, captions: Sequence[str], unknown: Unknown = "error") -> list[Tokens]:
         """Captions as words and numbers; a model that does not read words by number takes any word.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from cap2im.checkpoint import checkpoints, load_checkpoint, read_config, read_weights
 from cap2im.config import BoundTraining, load_recipe
 from cap2im.pipeline import Pipeline
 from cap2im.training.bound import kl_weight, learning_rate, train
+from cap2im.training.loop import RunLog, make_accelerator
 from cap2im.training.material import training_material
 from tests.tiny import CHANGES, tiny_recipe
 from tests.training.golden import golden_losses, logged_losses
@@ -188,3 +191,20 @@ def test_released_captions_cannot_be_shared_among_processes(tmp_path, monkeypatc
     monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
     with pytest.raises(ValueError, match="cannot be shared among processes"):
         train(tiny_recipe("model.variant=released"), tmp_path, device="cpu")
+
+
+def test_a_folder_that_another_training_writes_into_is_refused(tmp_path):
+    with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="another training writes into this folder"):
+        train(tiny_recipe(), tmp_path, device="cpu")
+    assert not (tmp_path / "stats.jsonl").exists()
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_log(tmp_path, monkeypatch):
+    with RunLog(tmp_path, tiny_recipe(), 0, 1, make_accelerator("cpu", 1)) as log, open("/dev/full", "a", buffering=1) as full:
+        monkeypatch.setattr(log, "_file", full)
+        with pytest.raises(OSError, match="No space left") as error:
+            log.scalars(1, {"train/loss": 1.0})
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+    assert error.value.filename == "/dev/full"

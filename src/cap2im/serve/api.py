@@ -245,7 +245,7 @@ async def accept(
         )
     name = known_model(engine, model)
     try:
-        if any(engine.strangers(name, caption) for caption in captions):  # whose nearest known words take a while to find
+        if any(engine.pipeline(name).strangers(caption) for caption in captions):  # whose nearest known words take a while to find
             return await to_thread.run_sync(engine.accept, name, captions, samples, seed, unknown)
         return engine.accept(name, captions, samples, seed, unknown)
     except ValueError as error:

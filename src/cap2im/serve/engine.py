@@ -366,17 +366,9 @@ class Engine:
             None if boxes[0] is None else np.stack(boxes),
         )
 
-    def strangers(self, model: str, caption: str) -> list[str]:
-        """Words of a caption that a model, or the sharpener of its pictures, does not know."""
-        pipeline = self.pipeline(model)
-        vocabularies = [pipeline.vocabulary] if pipeline.model.config.reads_words else []
-        if pipeline.sharpening is not None and pipeline.sharpening.vocabulary is not None:
-            vocabularies.append(pipeline.sharpening.vocabulary)
-        return list(dict.fromkeys(word for each in vocabularies for word in each.split(caption) if word not in each.numbers))
-
     def read(self, model: str, caption: str) -> tuple[list[str], list[tuple[str, list[str]]]]:
         """A caption's words, and those that the model does not know with the nearest ones that it knows."""
-        strangers = self.strangers(model, caption)
+        strangers = self.pipeline(model).strangers(caption)
         near = [(word, self.nearest(model, word) if n < TOLD_STRANGERS else []) for n, word in enumerate(strangers)]
         return self.pipeline(model).vocabulary.split(caption), near
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from filelock import FileLock, Timeout
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -99,6 +100,9 @@ class RunLog:
         step: the step that training starts at; what an interrupted run logged after it is dropped, for it will be logged again.
         total: steps of the whole training.
         accelerator: knows whether this process is the main one.
+
+    Raises:
+        ValueError: another training writes into the folder.
     """
 
     def __init__(self, run: Path, recipe: Section, step: int, total: int, accelerator: Accelerator) -> None:
@@ -109,6 +113,11 @@ class RunLog:
         if not self.active:
             return
         run.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(run / ".lock", timeout=0)  # the system opens it when the process dies, however it dies
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise ValueError(f"{run}: another training writes into this folder; give this one another --run") from None
         path = run / "stats.jsonl"
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if _complete(line) and json.loads(line)["step"] <= step]
@@ -123,11 +132,17 @@ class RunLog:
         self._progress.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         self._progress.stop()
-        if self.active:
+        if not self.active:
+            return
+        try:
             self._file.close()
-            self._board.close()
+        except OSError:  # of a full disk, on which a line could not be written before
+            if failure is None:
+                raise
+        self._board.close()
+        self._lock.release()
 
     def advance(self, note: str) -> None:
         """One more step is done; the note stands beside the bar."""
@@ -142,7 +157,10 @@ class RunLog:
         """Numbers of a step, by their names."""
         if not self.active:
             return
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        try:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+        except OSError as error:  # a full disk names no file by itself
+            raise OSError(error.errno, error.strerror, self._file.name) from None
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
