@@ -86,7 +86,8 @@ def test_models_words_and_reading(serve, tiny):
         ({"captions": [""]}, "captions.0: String should have at least 1 character"),
         ({"samples": 0}, "samples: Input should be greater than or equal to 1"),
         ({"samples": 5}, "samples: Input should be less than or equal to 4"),
-        ({"captions": [CAPTION] * 3, "samples": 4}, "3 captions with 4 samples are more than the 10 pictures"),
+        ({"captions": [CAPTION] * 3, "samples": 4}, "captions: 3 with 4 samples are more than the 10 pictures"),
+        ({"captions": [CAPTION], "samples": 2, "seed": 2**53 - 1}, "seed: 9007199254740991 with 2 samples goes past the largest seed"),
         ({"samples": "2"}, "samples: Input should be a valid integer"),
         ({"seed": -1}, "seed: Input should be greater than or equal to 0"),
         ({"seed": 2**53}, "seed: Input should be less than or equal to 9007199254740991"),
@@ -198,3 +199,12 @@ def test_a_failing_route_answers_500_without_internals(serve, monkeypatch):
     assert (answer.status, answer.detail) == (500, "the server failed; what happened is in its log")
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert client.count("cap2im_requests_total") >= 1
+
+
+def test_head_answers_as_get_without_the_body(serve):
+    client = serve()
+    for path in ("/", "/healthz", "/v1/models"):
+        head, get = client.ask("HEAD", path), client.get(path)
+        assert (head.status, head.body) == (200, b"")
+        assert head.headers["content-length"] == get.headers["content-length"]
+    assert client.ask("HEAD", "/v1/draw").status == 405

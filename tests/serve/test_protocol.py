@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import pytest
 
+import cap2im.serve.protocol
 from cap2im.serve.protocol import HEAD_BYTES
 from tests.serve.conftest import CAPTION
 
@@ -31,6 +32,16 @@ def test_an_endless_head_is_cut_off(serve, start):
     assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
     assert count < 32 * 2**20, "the system's buffers may hold some, the server does not"
     assert client.get("/healthz").status == 200
+
+
+def test_a_head_that_never_ends_is_not_waited_for(serve, monkeypatch):
+    monkeypatch.setattr(cap2im.serve.protocol, "HEAD_SECONDS", 0.3)
+    client = serve()
+    for begun in (b"", b"GET /healthz HTTP/1.1\r\n", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /heal"):
+        with socket.create_connection(("127.0.0.1", client.port), timeout=10) as connection:
+            connection.sendall(begun)
+            while connection.recv(65536):
+                pass
 
 
 def test_many_short_headers_count_together(serve):

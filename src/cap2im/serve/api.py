@@ -241,8 +241,10 @@ async def accept(
     most = engine.settings.pictures
     if len(captions) * samples > most:
         raise HTTPException(
-            422, f"{len(captions)} captions with {samples} samples are more than the {most} pictures that a request may ask for"
+            422, f"captions: {len(captions)} with {samples} samples are more than the {most} pictures that a request may ask for"
         )
+    if seed + samples - 1 > LARGEST_SEED:
+        raise HTTPException(422, f"seed: {seed} with {samples} samples goes past the largest seed, {LARGEST_SEED}")
     name = known_model(engine, model)
     try:
         if any(engine.pipeline(name).strangers(caption) for caption in captions):  # whose nearest known words take a while to find

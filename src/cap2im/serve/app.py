@@ -187,6 +187,8 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # the routes of GET answer it, and uvicorn leaves out the body
+            scope = {**scope, "method": "GET"}
         start, status, started = time.perf_counter(), 500, False
         size, complete = 0, False
         loop = asyncio.get_running_loop()

@@ -63,7 +63,7 @@ class ServeSettings(BaseModel):
     timeout_s: Seconds = 60
     body_timeout_s: Seconds = 10
     shutdown_s: Seconds = 30
-    store: str | None = None
+    store: str | None = Field(None, min_length=1)
     store_public: str | None = Field(None, pattern="^(https?://|/)")
     store_link_s: int = Field(86_400, ge=1, le=604_800)
     store_timeout_s: Seconds = 20
@@ -117,7 +117,7 @@ def read_key(file: Path | None) -> str | None:
         OSError: the file cannot be read.
     """
     place = KEY_VARIABLE if file is None else str(file)
-    key = os.environ.get(KEY_VARIABLE) if file is None else file.read_text("utf-8").strip()
+    key = os.environ.get(KEY_VARIABLE) if file is None else file.read_text("utf-8", "replace").strip()
     if key is not None and not re.fullmatch(r"[!-~]+", key):
         raise ValueError(f"{place}: expected an API key of visible ASCII characters without spaces")
     return key
