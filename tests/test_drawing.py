@@ -155,7 +155,7 @@ def test_import_needs_neither_torch_nor_matplotlib() -> None:
 # Grid and GIF
 
 
-@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (3, 3, 1), (4, 2, 2), (5, 3, 2), (9, 3, 3)])
+@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (3, 3, 1), (4, 2, 2), (5, 3, 2), (8, 4, 2), (9, 3, 3), (16, 4, 4)])
 def test_grid_places_every_sample(count: int, columns: int, rows: int) -> None:
     drawings = blobs(count)
     whole = grid(drawings)

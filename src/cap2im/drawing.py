@@ -622,9 +622,11 @@ def _fit(picture: Image.Image, side: float) -> Image.Image:
 
 
 def _tile(tiles: Sequence[Image.Image]) -> Image.Image:
-    """Tiles of one size: up to three in a row, more in a grid that is as square as it can be."""
-    columns = len(tiles) if len(tiles) <= 3 else math.ceil(math.sqrt(len(tiles)))
-    rows = math.ceil(len(tiles) / columns)
+    """Tiles of one size, in a grid with the fewest empty places among those that are at most about twice as wide as high."""
+    count, side = len(tiles), math.ceil(math.sqrt(len(tiles)))
+    wide = [columns for columns in range(side, 2 * side) if columns <= 2 * math.ceil(count / columns) + 1]
+    columns = min(wide, key=lambda columns: (-count % columns, columns))
+    rows = math.ceil(count / columns)
     width, height = tiles[0].width + TILE_GAP, tiles[0].height + TILE_GAP
     whole = Image.new("RGB", (columns * width - TILE_GAP, rows * height - TILE_GAP), PAPER)
     for index, tile in enumerate(tiles):
