@@ -137,7 +137,15 @@ def test_changes():
         ("train.batch_size=many", "train.batch_size: Input should be a valid integer.*got 'many'"),
         ("train.optimizer=sgd", "train.optimizer: Input should be 'rmsprop' or 'adam', got 'sgd'"),
         ("train.batch_size=20000", "train.batch_size 20000 is more than data.samples_per_epoch 10000"),
-        ("kind=gan", "kind|tag"),
+        ("kind=gan", "recipe aligndraw-mnist: kind: got 'gan', allowed: draw, vae, .*, classifier$"),
+        ("train.batch_size=true", "aligndraw-mnist: train.batch_size: Input should be a valid integer, got True$"),
+        ("data.samples_per_epoch=true", "aligndraw-mnist: data.samples_per_epoch: Input should be a valid integer, got True$"),
+        ("train.clip_norm=true", "train.clip_norm: Input should be a valid number, got True$"),
+        ("train.kl_weights=[[false, 1.0]]", "train.kl_weights.0.0: Input should be a valid integer, got False$"),
+        ("trian.batch_size=3", r"unknown key trian \(did you mean train\?\)$"),
+        ("dta.source=captions", r"unknown key dta \(did you mean data\?\)$"),
+        ("data.zzz.x=1", "unknown key data.zzz; keys there: data.source, data.held_out_seed, "),
+        ("zzz.batch_size=3", "unknown key zzz; keys there: data, model, train$"),
         ("train.kl_weights=[[5, 1.0]]", "train.kl_weights: steps must begin at 0 and rise"),
         ("train.kl_weights=[[0, -1.0]]", "greater than or equal to 0, got -1.0"),
         ("train.batch_size", "expected KEY=VALUE"),
@@ -154,6 +162,36 @@ def test_several_problems_are_told_at_once():
         load_recipe("aligndraw-mnist", ["train.batch_size=0", "train.learning_rate=-1"])
 
 
+def test_several_problems_are_told_at_once_booleans_among_them():
+    changes = ["train.batch_size=true", "train.epochs=3.0", "train.log_every=many", "model.latent=0", "train.zzz=1"]
+    with pytest.raises(ValueError, match=r"unknown key train\.zzz") as error:
+        load_recipe("aligndraw-mnist", changes)
+    told = str(error.value)
+    assert all(key in told for key in ("train.batch_size: ", "train.log_every: ", "model.latent: "))
+    assert "train.epochs: " not in told
+
+
+@pytest.mark.parametrize("value", ["0", "1", "1.0"])
+def test_numbers_are_no_booleans(value):
+    with pytest.raises(ValueError, match=rf"recipe vgg-cifar: train\.flip: Input should be a valid boolean, got {value}$"):
+        load_recipe("vgg-cifar", [f"train.flip={value}"])
+
+
+def test_what_is_no_boolean_is_taken_as_before():
+    recipe = load_recipe("vgg-cifar", ["train.flip=False", "train.epochs=3.0", "train.momentum=.5", "train.learning_rate=1"])
+    assert (recipe.train.flip, recipe.train.epochs, recipe.train.momentum, recipe.train.learning_rate) == (False, 3, 0.5, 1)
+
+
+def test_unknown_sections_inside_of_sections():
+    with pytest.raises(ValueError, match=r"unknown key model\.txet \(did you mean model\.text\?\)$"):
+        load_recipe("damsm-mnist", ["model.txet.cell=gru"])
+
+
+def test_a_recipe_without_a_kind():
+    with pytest.raises(ValueError, match=r"^recipe mine: kind: missing, allowed: draw, .*, classifier$"):
+        parse_recipe({"description": ""}, "mine")
+
+
 def test_unknown_recipe_lists_those_that_exist():
     with pytest.raises(ValueError, match=r"did you mean aligndraw-mnist.*recipes: .*aligndraw-digits, "):
         load_recipe("aligndraw-mnits")
@@ -163,6 +201,9 @@ def test_a_file_of_ones_own(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(to_toml(load_recipe("aligndraw-digits", ["train.epochs=1"])))
     assert load_recipe(str(path)).train.epochs == 1
+    path.write_text(path.read_text().replace("batch_size = ", "batch_size = true # "))
+    with pytest.raises(ValueError, match=r"mine.toml: train.batch_size: Input should be a valid integer, got True$"):
+        load_recipe(str(path))
     path.write_text("kind = ")
     with pytest.raises(ValueError, match=r"mine.toml: not valid TOML"):
         load_recipe(str(path))

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import json
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -445,11 +446,30 @@ def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
 
 def parse_recipe(table: Mapping[str, Any], where: str) -> Recipe:
     """The recipe of a table; problems are told with `where`."""
+    errors, strict = _errors(table), _errors(table, strict=True)
+    if any(_confuses(e) for e in strict):
+        places = [e["loc"] for e in errors]
+        errors = [e for e in strict if _confuses(e) or e["loc"] in places]
+    if errors:
+        problems = [_problem(e, _RECIPES.get(str(table.get("kind")))) for e in errors]
+        raise ValueError(f"recipe {where}: {'; '.join(problems)}")
+    return _RECIPE.validate_python(table)
+
+
+def _errors(table: Mapping[str, Any], *, strict: bool = False) -> list[Any]:
+    """What pydantic says of a table. Only `strict` tells booleans from numbers; it takes lists for tuples in JSON alone."""
     try:
-        return _RECIPE.validate_python(table)
+        _RECIPE.validate_json(json.dumps(table, default=str), strict=True) if strict else _RECIPE.validate_python(table)
     except ValidationError as error:
-        problems = [_problem(e, _RECIPES.get(str(table.get("kind")))) for e in error.errors()]
-        raise ValueError(f"recipe {where}: {'; '.join(problems)}") from None
+        return error.errors()
+    return []
+
+
+def _confuses(error: Any) -> bool:
+    """Whether it tells of a boolean where a number is wanted, or of a number where a boolean is."""
+    if error["type"] == "bool_type":
+        return isinstance(error["input"], int | float)
+    return error["type"] in ("int_type", "float_type") and isinstance(error["input"], bool)
 
 
 def _apply(table: dict[str, Any], change: str) -> None:
@@ -480,12 +500,21 @@ def _keys(section: type[BaseModel], chosen: Sequence[str], prefix: str = "") -> 
             yield f"{prefix}{name}"
 
 
+def _sections(keys: Iterable[str]) -> list[str]:
+    """The sections that keys are in, and those around them."""
+    paths = [key.split(".")[:-1] for key in keys]
+    return list(dict.fromkeys(".".join(path[: depth + 1]) for path in paths for depth in range(len(path))))
+
+
 def _did_you_mean(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
     return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
 def _problem(error: Any, recipe: type[BaseModel] | None) -> str:
+    if error["type"].startswith("union_tag"):
+        got = f"got {error['input']['kind']!r}" if "kind" in error["input"] else "missing"
+        return f"kind: {got}, allowed: {', '.join(_RECIPES)}"
     location = [str(part) for part in error["loc"]]
     tags = []  # pydantic tells which of the alternatives it took
     if location and location[0] in _RECIPES:
@@ -495,7 +524,9 @@ def _problem(error: Any, recipe: type[BaseModel] | None) -> str:
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
         known = list(_keys(recipe, tags)) if recipe else []
-        section = f"{key.rpartition('.')[0]}."
+        section = key.removesuffix(location[-1])
+        if recipe and isinstance(error["input"], dict):
+            known = [name for name in _sections(_keys(recipe, [*tags, *_DATA])) if name.startswith(section)] or known
         names = {k.rpartition(".")[2]: k for k in known}
         similar = difflib.get_close_matches(location[-1], names, n=2, cutoff=0.6)
         near = (

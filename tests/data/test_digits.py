@@ -43,11 +43,13 @@ def test_reads_plain_and_compressed_files_and_splits(folder):
         (IMAGES, idx(10_010, 28, 28)[:-5], "7847851 bytes uncompressed where its header promises 7847856"),
         (IMAGES, idx(10_010), "magic number 0x00000801 where 0x00000803"),
         (IMAGES, b"\x00\x00\x08\x03\x00", "shorter than its header"),
-        (IMAGES, b"", "magic number"),
+        (IMAGES, b"", rf"{IMAGES}: empty, where an IDX file of 3 axes of bytes is wanted$"),
+        (f"{LABELS}.gz", b"", rf"{LABELS}\.gz: empty, where an IDX file of 1 axis of bytes is wanted$"),
+        (f"{LABELS}.gz", gzip.compress(b""), rf"{LABELS}\.gz: empty"),
         (IMAGES, gzip.compress(idx(10_010, 28, 28))[:50], "truncated or damaged gzip"),
-        (IMAGES, idx(10_010, 8, 8), "MNIST has 28 x 28"),
-        (IMAGES, idx(9, 28, 28), "9 train images and 10010 labels"),
-        (f"{LABELS}.gz", gzip.compress(idx(10_010, fill=12)), "labels up to 12"),
+        (IMAGES, idx(10_010, 8, 8), rf"{IMAGES}: images of 8 x 8; MNIST has 28 x 28$"),
+        (IMAGES, idx(9, 28, 28), rf"{IMAGES} holds 9 images and .*{LABELS}\.gz 10010 labels; each image needs one$"),
+        (f"{LABELS}.gz", gzip.compress(idx(10_010, fill=12)), rf"{LABELS}\.gz: labels up to 12; MNIST has 0 to 9$"),
     ],
     ids=lambda value: value if isinstance(value, str) else "content",  # that of gzip is another one every second
 )
@@ -63,6 +65,26 @@ def test_damaged_files_are_told_by_name(folder, name, content, message):
 def test_missing_folder(tmp_path):
     with pytest.raises(ValueError, match="no such folder"):
         mnist("train", tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"file: is a file, not a folder; it should hold the four MNIST files"):
+        mnist("train", tmp_path / "file")
+
+
+def test_a_folder_in_place_of_a_file(folder):
+    (folder / IMAGES).rename(folder / f"{IMAGES}.gz")
+    (folder / IMAGES).mkdir()
+    assert len(mnist("train", folder)) == 10, "the file beside it serves"
+    (folder / f"{LABELS}.gz").unlink()
+    (folder / f"{LABELS}.gz").mkdir()
+    with pytest.raises(ValueError, match=rf"{LABELS}\.gz: is a folder, not a file; no {LABELS} and no {LABELS}\.gz in {folder}$"):
+        mnist("train", folder)
+
+
+def test_files_without_digits(folder):
+    (folder / IMAGES).write_bytes(idx(0, 28, 28))
+    (folder / f"{LABELS}.gz").write_bytes(idx(0))
+    with pytest.raises(ValueError, match=rf"{LABELS}\.gz: 0 labels"):
+        mnist("train", folder)
 
 
 def test_the_real_files():

@@ -53,8 +53,10 @@ def parse_idx(data: bytes, name: str, dimensions: int) -> np.ndarray:
     """The array of an uncompressed IDX file of unsigned bytes.
 
     Raises:
-        ValueError: another magic number, or another length than the header promises; the message begins with `name`.
+        ValueError: it is empty, has another magic number, or another length than the header promises; the message begins with `name`.
     """
+    if not data:
+        raise ValueError(f"{name}: empty, where an IDX file of {dimensions} {'axis' if dimensions == 1 else 'axes'} of bytes is wanted")
     magic = int.from_bytes(data[:4], "big")
     if magic != 0x0800 + dimensions:
         raise ValueError(
@@ -79,17 +81,30 @@ def _decompressed(data: bytes, name: str) -> bytes:
         raise ValueError(f"{name}: truncated or damaged gzip ({error})") from None
 
 
-def read_idx(folder: Path, stem: str, dimensions: int) -> np.ndarray:
-    """The array of `stem` or `stem`.gz in a folder; `-` and `.` before `idx` are both understood.
+def find_idx(folder: Path, stem: str) -> Path:
+    """The file `stem` or `stem`.gz in a folder; `-` and `.` before `idx` are both understood.
 
     Raises:
-        ValueError: there is no such file, or it is damaged or of another type.
+        ValueError: there is no such file.
     """
     stems = (stem, stem.replace("-idx", ".idx"))
-    for path in (folder / (s + end) for s in stems for end in ("", ".gz")):
+    paths = [folder / (s + end) for s in stems for end in ("", ".gz")]
+    for path in paths:
         if path.is_file():
-            return parse_idx(_decompressed(path.read_bytes(), str(path)), str(path), dimensions)
+            return path
+    for path in paths:
+        if path.is_dir():
+            raise ValueError(f"{path}: is a folder, not a file; no {stem} and no {stem}.gz in {folder}")
     raise ValueError(f"{folder}: no {stem} and no {stem}.gz in this folder")
+
+
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """The array of an IDX file, compressed or not.
+
+    Raises:
+        ValueError: it is damaged or of another type.
+    """
+    return parse_idx(_decompressed(path.read_bytes(), str(path)), str(path), dimensions)
 
 
 def cache_folder() -> Path:
@@ -150,16 +165,20 @@ def mnist(split: Split, path: str | Path | None = None) -> Digits:
     else:
         folder = Path(path)
         if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder; it should hold the four MNIST files ({', '.join(SHA256)}, or the same with .gz)")
+            found = "is a file, not a folder" if folder.exists() else "no such folder"
+            raise ValueError(f"{folder}: {found}; it should hold the four MNIST files ({', '.join(SHA256)}, or the same with .gz)")
     stem = "t10k" if split == "test" else "train"
-    images = read_idx(folder, f"{stem}-images-idx3-ubyte", 3)
-    labels = read_idx(folder, f"{stem}-labels-idx1-ubyte", 1)
+    images_file, labels_file = find_idx(folder, f"{stem}-images-idx3-ubyte"), find_idx(folder, f"{stem}-labels-idx1-ubyte")
+    images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
     if len(images) != len(labels):
-        raise ValueError(f"{folder}: {len(images)} {stem} images and {len(labels)} labels")
-    if images.shape[1:] != (DIGIT_SIDE, DIGIT_SIDE) or not len(labels) or labels.max() > 9:
-        raise ValueError(
-            f"{folder}: {stem} has images of {images.shape[1:]} and labels up to {labels.max(initial=0)}; MNIST has 28 x 28 and 9"
-        )
+        raise ValueError(f"{images_file} holds {len(images)} images and {labels_file} {len(labels)} labels; each image needs one")
+    if images.shape[1:] != (DIGIT_SIDE, DIGIT_SIDE):
+        height, width = images.shape[1:]
+        raise ValueError(f"{images_file}: images of {height} x {width}; MNIST has {DIGIT_SIDE} x {DIGIT_SIDE}")
+    if not len(labels):
+        raise ValueError(f"{labels_file}: 0 labels; at least 1 is needed")
+    if labels.max() > 9:
+        raise ValueError(f"{labels_file}: labels up to {labels.max()}; MNIST has 0 to 9")
     digits = Digits(torch.from_numpy(images.copy()), torch.from_numpy(labels.copy()))
     if split == "test":
         return digits

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,28 @@ def resume_state(run: Path, recipe: Section, resume: bool) -> Path | None:
         return None
     if not found:
         raise ValueError(f"{run}: no checkpoint to resume from")
-    old = parse_recipe(load_checkpoint(found[-1]).recipe, str(found[-1]))
+    with _naming_an_older_one(found[-1]):
+        state = load_checkpoint(found[-1])
+    old = parse_recipe(state.recipe, str(found[-1]))
     if changed := differences(old, recipe):
         raise ValueError(f"{run}: was made by another recipe (its own is {run / 'recipe.toml'}); differences: {'; '.join(changed)}")
     return found[-1]
+
+
+@contextmanager
+def _naming_an_older_one(checkpoint: Path) -> Iterator[None]:
+    """Where reading a checkpoint fails, the message also names the newest older one that is whole, and how to go on from it."""
+    try:
+        yield
+    except ValueError as error:
+        for older in reversed([path for path in checkpoints(checkpoint.parent.parent) if path.name < checkpoint.name]):
+            with suppress(ValueError):
+                load_checkpoint(older)
+                read_weights(older, read_config(older))
+                break
+        else:
+            raise
+        raise ValueError(f"{error}; {older.name} beside it is whole: to go on from there, remove {checkpoint}") from None
 
 
 class Trainee(ABC):
@@ -101,7 +120,9 @@ class Trainee(ABC):
         state = load_checkpoint(checkpoint)
         self.model.load_state_dict({k.removeprefix("model."): v for k, v in state.tensors.items() if k.startswith("model.")})
         if self.average is not None:
-            self.average.module.load_state_dict(read_weights(checkpoint, read_config(checkpoint)))
+            with _naming_an_older_one(checkpoint):
+                weights = read_weights(checkpoint, read_config(checkpoint))
+            self.average.module.load_state_dict(weights)
             self.average.n_averaged.fill_(state.step)
         restore_optimizer(self.optimizer, state.tensors, state.numbers)
         restore_random_states(state.tensors, accelerator)
