@@ -75,12 +75,13 @@ def open_page(browser: Any, server: Client) -> Iterator[Callable[..., Any]]:
         url: str = address_of(server),
         moving: bool = False,
         width: int = 1280,
+        height: int = 900,
         scheme: str = "light",
         expects: str = "nothing",
         **more: Any,
     ) -> Any:
         context = browser.new_context(
-            viewport={"width": width, "height": 900},
+            viewport={"width": width, "height": height},
             reduced_motion="no-preference" if moving else "reduce",
             color_scheme=scheme,
             accept_downloads=True,
@@ -138,6 +139,12 @@ def is_canvas(tab: Any, drawing: Drawing, t: int, viewer: str = "#first") -> boo
 
 def glimpse(tab: Any, viewer: str = "#first") -> int:
     return int(re.match(r"\d+", tab.text_content(f"{viewer} .count")).group())
+
+
+def inside(tab: Any, name: str) -> bool:
+    """Whether all of it is on the screen."""
+    area = tab.locator(name).bounding_box()
+    return area is not None and area["y"] >= 0 and area["y"] + area["height"] <= tab.viewport_size["height"]
 
 
 def options(tab: Any) -> list[str]:
@@ -712,6 +719,30 @@ def test_phone_needs_no_sideways_scrolling(open_page: Any, scheme: str) -> None:
     assert tab.evaluate(width) <= 390
     ground = tab.evaluate("getComputedStyle(document.documentElement).backgroundColor")
     assert (ground == "rgb(16, 16, 20)") == (scheme == "dark")
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_phone_shows_the_canvas_while_it_is_drawn(open_page: Any, held: Any, moving: bool) -> None:
+    let_go = held(5)
+    tab = open_page(width=360, height=640, has_touch=True, moving=moving)
+    tab.fill("#caption", TOP)
+    tab.check("#pair-choice")
+    tab.fill("#second-caption", BOTTOM)
+    tab.tap("#draw")
+    wait_until(tab, lambda: tab.is_visible("#stop") and glimpse(tab) >= 3)
+    for part in ("#first .mat", "#second .mat", "#first .transport", "#stop"):  # all that is wanted while it is drawn
+        wait_until(tab, lambda part=part: inside(tab, part), seconds=5)
+    let_go()
+    drawn(tab)
+
+
+def test_nothing_moves_where_the_canvas_is_in_view(open_page: Any) -> None:
+    tab = open_page(f"#caption={TOP}")
+    drawn(tab)
+    tab.evaluate("scrollTo(0, 20)")
+    tab.click("#draw")
+    drawn(tab)
+    assert tab.evaluate("scrollY") == 20
 
 
 # The stream's parser

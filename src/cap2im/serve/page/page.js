@@ -105,9 +105,11 @@ async function draw(request) {
         drawn = request;
         begin(data);
       } else if (event === "glimpse") {
-        if (glimpse === 0) at("status").textContent = `Drawing, ${quantity(glimpses, "glimpse")}`;
+        const first = glimpse === 0;
+        if (first) at("status").textContent = `Drawing, ${quantity(glimpses, "glimpse")}`;
         glimpse = Math.max(glimpse, data.glimpse + 1);
         await viewers[data.result].glimpse(data.glimpse, data.samples);
+        if (first) at("stage").querySelector(".mat").scrollIntoView({ block: "nearest" }); // moves nothing where it is in view
       } else if (event === "drawn") {
         await viewers[data.result].render(data.data);
       } else if (event === "error") {
