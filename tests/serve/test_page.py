@@ -280,6 +280,20 @@ def test_a_word_that_is_being_typed_is_not_yet_unknown(open_page: Any) -> None:
     wait_until(tab, lambda: tab.locator(".mirror .stranger").all_text_contents() == ["dig"])
 
 
+@pytest.mark.parametrize("width", [390, 1400])
+def test_suggestions_do_not_cover_what_is_told_of_unknown_words(open_page: Any, width: int) -> None:
+    tab = open_page(width=width)
+    tab.keyboard.type("the digit thre is at the to")  # told while the list is open, and again when it opens later
+    for more in ("", "p of th"):
+        tab.keyboard.type(more)
+        wait_until(tab, lambda: tab.locator(".strangers p").count() == 1 and options(tab) != [])
+        told, suggested = (tab.locator(name).bounding_box() for name in ("#caption-strangers", "#caption-list"))
+        assert told["y"] + told["height"] <= suggested["y"] < told["y"] + told["height"] + 20
+    tab.click(".strangers button:text-is('Leave it out')")
+    wait_until(tab, lambda: tab.locator(".strangers p").count() == 0)
+    assert tab.input_value("#caption") == "the digit is at the top of th"
+
+
 def test_pasted_lines_become_one(open_page: Any) -> None:
     tab = open_page()
     tab.fill("#caption", "the digit 3\n is at the top\r\nof the digit 1")

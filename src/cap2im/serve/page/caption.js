@@ -122,6 +122,7 @@ export class CaptionBox {
     this.told.dataset.words = JSON.stringify(told);
     this.told.replaceChildren(...told.map((stranger) => this.#stranger(stranger)));
     this.input.setAttribute("aria-invalid", told.length > 0);
+    if (!this.list.hidden) this.#place();
   }
 
   #stranger({ word, nearest }) {
@@ -167,12 +168,19 @@ export class CaptionBox {
     }));
     this.list.hidden = false;
     this.#mark();
-    const word = this.mirror.querySelector(".begun"); // what is completed; the list hangs below it
-    const room = this.list.parentElement.clientWidth - this.list.offsetWidth;
-    this.list.style.left = `${Math.max(0, Math.min(room, (word?.offsetLeft ?? 0) - 14))}px`;
-    this.list.style.top = `${word === null ? this.mirror.offsetHeight : word.offsetTop + word.offsetHeight + 16}px`;
+    this.#place();
     this.spoken.textContent = `${this.#items.length} suggestion${this.#items.length > 1 ? "s" : ""}: ${this.#items.join(", ")}`;
     this.#activate(-1);
+  }
+
+  /* The list hangs below what is completed, and below what is told of unknown words, which can be read and clicked beside it. */
+  #place() {
+    const word = this.mirror.querySelector(".begun"), field = this.list.parentElement;
+    const room = field.clientWidth - this.list.offsetWidth;
+    const below = word === null ? this.mirror.offsetHeight : word.offsetTop + word.offsetHeight + 16;
+    const told = this.told.childElementCount ? this.told.offsetTop + this.told.offsetHeight + 6 - field.offsetTop : 0;
+    this.list.style.left = `${Math.max(0, Math.min(room, (word?.offsetLeft ?? 0) - 14))}px`;
+    this.list.style.top = `${Math.max(below, told)}px`;
   }
 
   #activate(index) {
