@@ -467,6 +467,21 @@ def test_stop_ends_the_stream_and_frees_its_place(open_page: Any, server: Client
     assert is_canvas(tab, cap2im.draw(TOP)[0], 1)
 
 
+def test_stop_shows_the_glimpse_that_it_tells(open_page: Any, held: Any) -> None:
+    let_go = held(20)
+    tab = open_page(f"#caption={TOP}&second={BOTTOM}", moving=True)
+    wait_until(tab, lambda: tab.is_visible("#stop"))
+    wait_until(tab, lambda: tab.text_content("#first .count").startswith("3"))  # while more has arrived than was shown
+    tab.click("#stop")
+    wait_until(tab, lambda: status(tab).startswith("Stopped"))
+    told, *shown = tab.evaluate("['#status', '#first .count', '#second .count'].map((name) => document.querySelector(name).textContent)")
+    assert told == f"Stopped after glimpse {shown[0].replace('/', 'of')}"
+    assert shown[0] == shown[1]
+    tab.wait_for_timeout(300)
+    assert tab.text_content("#first .count") == shown[0]
+    let_go()
+
+
 def test_a_new_drawing_takes_the_place_of_one_that_is_watched(open_page: Any, held: Any) -> None:
     let_go = held(10)
     tab = open_page()

@@ -96,7 +96,11 @@ async function draw(request) {
   const offer = setTimeout(() => { at("stop").hidden = false; }, patience);
   at("status").textContent = "Waiting for the model";
   const began = performance.now();
-  let glimpse = 0, glimpses = 0, ended = false;
+  let glimpses = 0, first = true, ended = false;
+  const halt = () => { // answers how many glimpses of this drawing there are to see
+    viewers.forEach((viewer) => viewer.stop());
+    return glimpses ? viewers[0].seen() : 0;
+  };
   try {
     const response = await ask("v1/draw/stream", { body: request, signal });
     for await (const { event, data } of events(response, signal)) {
@@ -105,11 +109,10 @@ async function draw(request) {
         drawn = request;
         begin(data);
       } else if (event === "glimpse") {
-        const first = glimpse === 0;
         if (first) at("status").textContent = `Drawing, ${quantity(glimpses, "glimpse")}`;
-        glimpse = Math.max(glimpse, data.glimpse + 1);
         await viewers[data.result].glimpse(data.glimpse, data.samples);
         if (first) at("stage").querySelector(".mat").scrollIntoView({ block: "nearest" }); // moves nothing where it is in view
+        first = false;
       } else if (event === "drawn") {
         await viewers[data.result].render(data.data);
       } else if (event === "error") {
@@ -119,7 +122,10 @@ async function draw(request) {
       }
       if (signal.aborted) break;
     }
-    if (!ended && !signal.aborted) throw new Refusal(0, `The connection was lost ${glimpse ? `after glimpse ${glimpse} of ${glimpses}` : "before the drawing began"}.`);
+    if (!ended && !signal.aborted) {
+      const seen = halt();
+      throw new Refusal(0, `The connection was lost ${seen ? `after glimpse ${seen} of ${glimpses}` : "before the drawing began"}.`);
+    }
     const slower = glimpses > 1 && viewers[0].playing() ? ", shown more slowly" : "";
     if (ended) at("status").textContent = `Drawn in ${((performance.now() - began) / 1000).toFixed(1)} s${slower}`;
   } catch (error) {
@@ -130,8 +136,8 @@ async function draw(request) {
   }
   clearTimeout(offer);
   if (running !== mine) return; // another drawing has taken its place
-  viewers.forEach((viewer) => viewer.stop());
-  if (signal.aborted) at("status").textContent = glimpse ? `Stopped after glimpse ${glimpse} of ${glimpses}` : "Stopped";
+  const seen = halt();
+  if (signal.aborted) at("status").textContent = seen ? `Stopped after glimpse ${seen} of ${glimpses}` : "Stopped";
   running = null;
   if (document.activeElement === at("stop")) at("draw").focus();
   at("stop").hidden = true;
