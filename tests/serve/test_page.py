@@ -621,6 +621,16 @@ def test_hostile_addresses_stay_text(open_page: Any, hostile: str) -> None:
     assert tab.locator("img, .box b b, .mirror b, .mirror script").count() == 0
 
 
+def test_a_link_beyond_the_limits_asks_for_what_is_allowed(open_page: Any) -> None:
+    tab = open_page(f"#caption={TOP}&samples=900&seed={10**20}")
+    drawn(tab)
+    assert tab.input_value("#samples-choice") == "16"
+    assert tab.locator("#first .samples button").count() == 16
+    assert int(tab.input_value("#seed-choice")) == 2**53 - 1 - 16
+    assert "samples=16&" in tab.url
+    assert tab.evaluate("history.length") == 2  # the empty tab and this page, which can be left with one step back
+
+
 def test_link_to_a_model_that_is_not_here(open_page: Any) -> None:
     tab = open_page(f"#caption={TOP}&model=elsewhere")
     wait_until(tab, lambda: tab.is_visible("#told"))

@@ -77,7 +77,9 @@ async function fill({ captions, seed, samples, model: name }) {
     at("model-choice").value = name;
     await learnWords();
   }
-  [at("seed-choice").value, at("samples-choice").value] = [seed, samples];
+  for (const [field, number] of [[at("seed-choice"), seed], [at("samples-choice"), samples]]) {
+    field.value = Math.min(field.max, Math.max(field.min, number));
+  }
   at("pair-choice").checked = captions.length > 1;
   at("second-box").hidden = captions.length < 2;
   captions.forEach((caption, index) => { boxes[index].value = caption; });
@@ -282,6 +284,7 @@ async function show() {
     tell(new Refusal(404, `The link is to a drawing by ${request.model}, which is not among the models here.`));
     return;
   }
+  history.replaceState(null, "", address(wanted())); // the link in full, within the limits; a second entry would hold whoever goes back
   draw(wanted());
 }
 
