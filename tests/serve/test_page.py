@@ -775,6 +775,22 @@ def test_phone_shows_the_canvas_while_it_is_drawn(open_page: Any, held: Any, mov
     drawn(tab)
 
 
+@pytest.mark.parametrize("width", [390, 820, 1400])
+def test_brand_stands_on_the_edge_of_its_column(open_page: Any, width: int) -> None:
+    tab = open_page(width=width)
+    left = lambda name: tab.locator(name).bounding_box()["x"]  # noqa: E731
+    assert left(".brand") == left("#invitation") == left("#ideas")
+
+
+def test_frames_of_a_pair_fill_their_columns(open_page: Any) -> None:
+    tab = open_page(f"#caption={TOP}&second={BOTTOM}", width=1400)
+    drawn(tab)
+    for viewer, field in (("#first", "#first-box"), ("#second", "#second-box")):
+        frame, column = (tab.locator(name).bounding_box() for name in (f"{viewer} .mat", field))
+        assert (frame["x"], frame["width"]) == (column["x"], column["width"])
+    assert inside(tab, "#first .transport")
+
+
 def test_nothing_moves_where_the_canvas_is_in_view(open_page: Any) -> None:
     tab = open_page(f"#caption={TOP}")
     drawn(tab)
