@@ -305,7 +305,10 @@ def test_refused_caption_says_why(open_page: Any) -> None:
     tab.keyboard.type("a purple cat ")
     tab.keyboard.press("Enter")
     wait_until(tab, lambda: tab.is_visible("#told"))
-    assert "unknown word 'purple'" in tab.text_content("#told")
+    assert tab.text_content("#told") == "Nothing was drawn. Change the underlined words, or leave them out."
+    assert tab.text_content("body").count("purple") == 2  # in the caption, and where it is told what is near to it
+    assert tab.is_visible("#invitation")
+    assert tab.is_visible("#ideas")
     assert not tab.is_visible("#again")  # it would be refused again
     assert tab.get_attribute("#told", "role") == "alert"
     tab.fill("#caption", TOP)
@@ -789,6 +792,22 @@ def test_frames_of_a_pair_fill_their_columns(open_page: Any) -> None:
         frame, column = (tab.locator(name).bounding_box() for name in (f"{viewer} .mat", field))
         assert (frame["x"], frame["width"]) == (column["x"], column["width"])
     assert inside(tab, "#first .transport")
+
+
+def test_phone_shows_trouble_and_examples_of_a_refused_link(open_page: Any) -> None:
+    tab = open_page("#caption=a purple cat", width=360, height=640, expects="422")
+    wait_until(tab, lambda: tab.is_visible("#told") and inside(tab, "#trouble"))
+    assert tab.is_visible("#ideas")
+
+
+def test_trouble_keeps_away_from_the_drawing_below_it(open_page: Any) -> None:
+    tab = open_page(f"#caption={TOP}", expects="422")
+    drawn(tab)
+    tab.fill("#caption", "a purple cat")
+    tab.click("#draw")
+    wait_until(tab, lambda: tab.is_visible("#told"))
+    trouble, headline = (tab.locator(name).bounding_box() for name in ("#trouble", "#first .caption"))
+    assert headline["y"] - trouble["y"] - trouble["height"] >= 20
 
 
 def test_nothing_moves_where_the_canvas_is_in_view(open_page: Any) -> None:

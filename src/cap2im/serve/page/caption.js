@@ -64,7 +64,7 @@ export class CaptionBox {
     if (this.input.value !== "") this.#suggest();
   }
 
-  /* Reads the caption again, at once. */
+  /* Reads the caption again, at once; answers whether a word of it is unknown. */
   async check() {
     clearTimeout(this.#timer);
     this.#reading?.abort();
@@ -78,9 +78,10 @@ export class CaptionBox {
         unknown = []; // drawing it says in words what is wrong
       }
     }
-    if (reading.signal.aborted) return;
+    if (reading.signal.aborted) return false;
     this.#strangers = unknown;
     this.#mark();
+    return unknown.length > 0;
   }
 
   #typed() {

@@ -91,8 +91,6 @@ async function draw(request) {
   running?.abort();
   const mine = running = new AbortController(), { signal } = mine;
   forget();
-  document.body.classList.remove("empty");
-  at("ideas").hidden = true;
   if (location.hash !== address(request)) history.pushState(null, "", address(request));
   document.title = `${request.captions[0]} · cap2im`;
   const offer = setTimeout(() => { at("stop").hidden = false; }, patience);
@@ -109,6 +107,7 @@ async function draw(request) {
       if (event === "start") {
         glimpses = data.results[0].glimpses;
         drawn = request;
+        invite(false);
         begin(data);
       } else if (event === "glimpse") {
         if (first) at("status").textContent = `Drawing, ${quantity(glimpses, "glimpse")}`;
@@ -131,18 +130,33 @@ async function draw(request) {
     const slower = glimpses > 1 && viewers[0].playing() ? ", shown more slowly" : "";
     if (ended) at("status").textContent = `Drawn in ${((performance.now() - began) / 1000).toFixed(1)} s${slower}`;
   } catch (error) {
+    const plain = await plainly(error, request);
     if (!signal.aborted) {
       at("status").textContent = "";
-      tell(error, () => draw(request));
+      tell(plain, () => draw(request));
     }
   }
   clearTimeout(offer);
   if (running !== mine) return; // another drawing has taken its place
   const seen = halt();
+  invite(at("first").hidden);
   if (signal.aborted) at("status").textContent = seen ? `Stopped after glimpse ${seen} of ${glimpses}` : "Stopped";
   running = null;
   if (document.activeElement === at("stop")) at("draw").focus();
   at("stop").hidden = true;
+}
+
+/* Offers the start page, with its examples, while nothing is drawn. */
+function invite(empty) {
+  document.body.classList.toggle("empty", empty);
+  at("ideas").hidden = !empty || !model()?.examples.length;
+}
+
+/* The boxes tell of each word that the model does not know and what is nearest to it, which a refusal need not say again. */
+async function plainly(error, { captions }) {
+  if (error.status !== 422) return error;
+  const strange = await Promise.all(captions.map((caption, index) => boxes[index].value === caption && boxes[index].check()));
+  return strange.some(Boolean) ? new Refusal(422, "Nothing was drawn. Change the underlined words, or leave them out.") : error;
 }
 
 function begin({ model, results }) {
@@ -191,6 +205,7 @@ function tell(error, again) {
   count();
   if (left >= 0) countdown = setInterval(count, 1000);
   if (status === 401) at("key").focus();
+  requestAnimationFrame(() => at("trouble").scrollIntoView({ block: "nearest" })); // when the page around it is as it will be
 }
 
 // Files of what is on the screen
@@ -270,17 +285,17 @@ addEventListener("popstate", show);
 /* What the address asks for; nothing on the plain page. */
 async function show() {
   const request = addressed();
-  document.body.classList.toggle("empty", request === null);
   if (request === null) {
     running?.abort();
     viewers.forEach((viewer) => viewer.clear());
     forget();
     [document.title, at("status").textContent] = ["cap2im", ""];
-    at("ideas").hidden = !model().examples.length;
+    invite(true);
     return;
   }
   await fill(request);
   if (request.model !== null && request.model !== model().name) {
+    invite(at("first").hidden);
     tell(new Refusal(404, `The link is to a drawing by ${request.model}, which is not among the models here.`));
     return;
   }
@@ -318,7 +333,7 @@ async function chooseModel() {
 async function learnWords() {
   const { name, examples, description } = model();
   at("model-choice").title = description;
-  at("ideas").hidden = !document.body.classList.contains("empty") || !examples.length;
+  invite(document.body.classList.contains("empty"));
   at("ideas").querySelector("ul").replaceChildren(...examples.slice(0, 5).map((example) => {
     const item = make("li"), button = Object.assign(make("button", example), { type: "button" });
     button.addEventListener("click", () => {
