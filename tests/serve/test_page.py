@@ -75,12 +75,13 @@ def open_page(browser: Any, server: Client) -> Iterator[Callable[..., Any]]:
         url: str = address_of(server),
         moving: bool = False,
         width: int = 1280,
+        height: int = 900,
         scheme: str = "light",
         expects: str = "nothing",
         **more: Any,
     ) -> Any:
         context = browser.new_context(
-            viewport={"width": width, "height": 900},
+            viewport={"width": width, "height": height},
             reduced_motion="no-preference" if moving else "reduce",
             color_scheme=scheme,
             accept_downloads=True,
@@ -138,6 +139,12 @@ def is_canvas(tab: Any, drawing: Drawing, t: int, viewer: str = "#first") -> boo
 
 def glimpse(tab: Any, viewer: str = "#first") -> int:
     return int(re.match(r"\d+", tab.text_content(f"{viewer} .count")).group())
+
+
+def inside(tab: Any, name: str) -> bool:
+    """Whether all of it is on the screen."""
+    area = tab.locator(name).bounding_box()
+    return area is not None and area["y"] >= 0 and area["y"] + area["height"] <= tab.viewport_size["height"]
 
 
 def options(tab: Any) -> list[str]:
@@ -273,6 +280,20 @@ def test_a_word_that_is_being_typed_is_not_yet_unknown(open_page: Any) -> None:
     wait_until(tab, lambda: tab.locator(".mirror .stranger").all_text_contents() == ["dig"])
 
 
+@pytest.mark.parametrize("width", [390, 1400])
+def test_suggestions_do_not_cover_what_is_told_of_unknown_words(open_page: Any, width: int) -> None:
+    tab = open_page(width=width)
+    tab.keyboard.type("the digit thre is at the to")  # told while the list is open, and again when it opens later
+    for more in ("", "p of th"):
+        tab.keyboard.type(more)
+        wait_until(tab, lambda: tab.locator(".strangers p").count() == 1 and options(tab) != [])
+        told, suggested = (tab.locator(name).bounding_box() for name in ("#caption-strangers", "#caption-list"))
+        assert told["y"] + told["height"] <= suggested["y"] < told["y"] + told["height"] + 20
+    tab.click(".strangers button:text-is('Leave it out')")
+    wait_until(tab, lambda: tab.locator(".strangers p").count() == 0)
+    assert tab.input_value("#caption") == "the digit is at the top of th"
+
+
 def test_pasted_lines_become_one(open_page: Any) -> None:
     tab = open_page()
     tab.fill("#caption", "the digit 3\n is at the top\r\nof the digit 1")
@@ -284,7 +305,10 @@ def test_refused_caption_says_why(open_page: Any) -> None:
     tab.keyboard.type("a purple cat ")
     tab.keyboard.press("Enter")
     wait_until(tab, lambda: tab.is_visible("#told"))
-    assert "unknown word 'purple'" in tab.text_content("#told")
+    assert tab.text_content("#told") == "Nothing was drawn. Change the underlined words, or leave them out."
+    assert tab.text_content("body").count("purple") == 2  # in the caption, and where it is told what is near to it
+    assert tab.is_visible("#invitation")
+    assert tab.is_visible("#ideas")
     assert not tab.is_visible("#again")  # it would be refused again
     assert tab.get_attribute("#told", "role") == "alert"
     tab.fill("#caption", TOP)
@@ -446,6 +470,21 @@ def test_stop_ends_the_stream_and_frees_its_place(open_page: Any, server: Client
     assert is_canvas(tab, cap2im.draw(TOP)[0], 1)
 
 
+def test_stop_shows_the_glimpse_that_it_tells(open_page: Any, held: Any) -> None:
+    let_go = held(20)
+    tab = open_page(f"#caption={TOP}&second={BOTTOM}", moving=True)
+    wait_until(tab, lambda: tab.is_visible("#stop"))
+    wait_until(tab, lambda: tab.text_content("#first .count").startswith("3"))  # while more has arrived than was shown
+    tab.click("#stop")
+    wait_until(tab, lambda: status(tab).startswith("Stopped"))
+    told, *shown = tab.evaluate("['#status', '#first .count', '#second .count'].map((name) => document.querySelector(name).textContent)")
+    assert told == f"Stopped after glimpse {shown[0].replace('/', 'of')}"
+    assert shown[0] == shown[1]
+    tab.wait_for_timeout(300)
+    assert tab.text_content("#first .count") == shown[0]
+    let_go()
+
+
 def test_a_new_drawing_takes_the_place_of_one_that_is_watched(open_page: Any, held: Any) -> None:
     let_go = held(10)
     tab = open_page()
@@ -585,6 +624,16 @@ def test_hostile_addresses_stay_text(open_page: Any, hostile: str) -> None:
     assert tab.locator("img, .box b b, .mirror b, .mirror script").count() == 0
 
 
+def test_a_link_beyond_the_limits_asks_for_what_is_allowed(open_page: Any) -> None:
+    tab = open_page(f"#caption={TOP}&samples=900&seed={10**20}")
+    drawn(tab)
+    assert tab.input_value("#samples-choice") == "16"
+    assert tab.locator("#first .samples button").count() == 16
+    assert int(tab.input_value("#seed-choice")) == 2**53 - 1 - 16
+    assert "samples=16&" in tab.url
+    assert tab.evaluate("history.length") == 2  # the empty tab and this page, which can be left with one step back
+
+
 def test_link_to_a_model_that_is_not_here(open_page: Any) -> None:
     tab = open_page(f"#caption={TOP}&model=elsewhere")
     wait_until(tab, lambda: tab.is_visible("#told"))
@@ -712,6 +761,62 @@ def test_phone_needs_no_sideways_scrolling(open_page: Any, scheme: str) -> None:
     assert tab.evaluate(width) <= 390
     ground = tab.evaluate("getComputedStyle(document.documentElement).backgroundColor")
     assert (ground == "rgb(16, 16, 20)") == (scheme == "dark")
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_phone_shows_the_canvas_while_it_is_drawn(open_page: Any, held: Any, moving: bool) -> None:
+    let_go = held(5)
+    tab = open_page(width=360, height=640, has_touch=True, moving=moving)
+    tab.fill("#caption", TOP)
+    tab.check("#pair-choice")
+    tab.fill("#second-caption", BOTTOM)
+    tab.tap("#draw")
+    wait_until(tab, lambda: tab.is_visible("#stop") and glimpse(tab) >= 3)
+    for part in ("#first .mat", "#second .mat", "#first .transport", "#stop"):  # all that is wanted while it is drawn
+        wait_until(tab, lambda part=part: inside(tab, part), seconds=5)
+    let_go()
+    drawn(tab)
+
+
+@pytest.mark.parametrize("width", [390, 820, 1400])
+def test_brand_stands_on_the_edge_of_its_column(open_page: Any, width: int) -> None:
+    tab = open_page(width=width)
+    left = lambda name: tab.locator(name).bounding_box()["x"]  # noqa: E731
+    assert left(".brand") == left("#invitation") == left("#ideas")
+
+
+def test_frames_of_a_pair_fill_their_columns(open_page: Any) -> None:
+    tab = open_page(f"#caption={TOP}&second={BOTTOM}", width=1400)
+    drawn(tab)
+    for viewer, field in (("#first", "#first-box"), ("#second", "#second-box")):
+        frame, column = (tab.locator(name).bounding_box() for name in (f"{viewer} .mat", field))
+        assert (frame["x"], frame["width"]) == (column["x"], column["width"])
+    assert inside(tab, "#first .transport")
+
+
+def test_phone_shows_trouble_and_examples_of_a_refused_link(open_page: Any) -> None:
+    tab = open_page("#caption=a purple cat", width=360, height=640, expects="422")
+    wait_until(tab, lambda: tab.is_visible("#told") and inside(tab, "#trouble"))
+    assert tab.is_visible("#ideas")
+
+
+def test_trouble_keeps_away_from_the_drawing_below_it(open_page: Any) -> None:
+    tab = open_page(f"#caption={TOP}", expects="422")
+    drawn(tab)
+    tab.fill("#caption", "a purple cat")
+    tab.click("#draw")
+    wait_until(tab, lambda: tab.is_visible("#told"))
+    trouble, headline = (tab.locator(name).bounding_box() for name in ("#trouble", "#first .caption"))
+    assert headline["y"] - trouble["y"] - trouble["height"] >= 20
+
+
+def test_nothing_moves_where_the_canvas_is_in_view(open_page: Any) -> None:
+    tab = open_page(f"#caption={TOP}")
+    drawn(tab)
+    tab.evaluate("scrollTo(0, 20)")
+    tab.click("#draw")
+    drawn(tab)
+    assert tab.evaluate("scrollY") == 20
 
 
 # The stream's parser

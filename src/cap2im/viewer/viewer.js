@@ -2,9 +2,9 @@
 /* cap2im.viewer(root) makes the element `root` a viewer of the samples of one caption. It answers
    - render(data): shows them; may be called again with other data, and answers when they are on the screen;
    - begin(start), glimpse(t, samples), then render(data): the same while they are being drawn. What has arrived is played at the pace of a
-     replay and can be scrubbed; stop() says that no more will come;
+     replay and can be scrubbed; stop() says that no more will come, and shows the last;
    - mark(words, numbers): underlines these of the caption's words;
-   - seed(): of the sample that is looked at; playing(): whether it moves by itself;
+   - seed(): of the sample that is looked at; seen(): how many glimpses are on the screen; playing(): whether it moves by itself;
    - clear(): shows nothing.
 
    A viewer with a `leader` moves with that one, which has the controls of both: two captions, one seed.
@@ -149,14 +149,22 @@ const cap2im = (() => {
     }
 
     function stop() {
+      const unfinished = open;
       open = false;
       if (data !== null && there === 0) clear();
+      if (unfinished) lead.finish();
+    }
+
+    /* Of a pair, the last that both have. */
+    function finish() {
+      pause();
+      go(ready() - 1);
     }
 
     function clear() {
       pause();
       renders += 1;
-      [data, frames, there, open] = [null, null, 0, false];
+      [data, frames, there, open, glimpse] = [null, null, 0, false, -1];
       part("caption").replaceChildren();
       root.hidden = true;
     }
@@ -427,9 +435,10 @@ const cap2im = (() => {
     }
 
     const self = {
-      root, render, begin, glimpse: take, stop, clear, mark, seed: () => data.samples[sample].seed, playing: () => timer !== null,
+      root, render, begin, glimpse: take, stop, clear, mark, seed: () => data.samples[sample].seed,
+      seen: () => glimpse + 1, playing: () => timer !== null,
       // between the viewers of a pair
-      followers, arrived, go, turnTo, move, play, pause, unchoose,
+      followers, arrived, finish, go, turnTo, move, play, pause, unchoose,
       there: () => there, shows: () => data !== null, awaiting: () => open, still: () => reducedMotion.matches,
       outlined: () => part("outline").firstElementChild.checked,
     };

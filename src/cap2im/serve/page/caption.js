@@ -64,7 +64,7 @@ export class CaptionBox {
     if (this.input.value !== "") this.#suggest();
   }
 
-  /* Reads the caption again, at once. */
+  /* Reads the caption again, at once; answers whether a word of it is unknown. */
   async check() {
     clearTimeout(this.#timer);
     this.#reading?.abort();
@@ -78,9 +78,10 @@ export class CaptionBox {
         unknown = []; // drawing it says in words what is wrong
       }
     }
-    if (reading.signal.aborted) return;
+    if (reading.signal.aborted) return false;
     this.#strangers = unknown;
     this.#mark();
+    return unknown.length > 0;
   }
 
   #typed() {
@@ -122,6 +123,7 @@ export class CaptionBox {
     this.told.dataset.words = JSON.stringify(told);
     this.told.replaceChildren(...told.map((stranger) => this.#stranger(stranger)));
     this.input.setAttribute("aria-invalid", told.length > 0);
+    if (!this.list.hidden) this.#place();
   }
 
   #stranger({ word, nearest }) {
@@ -167,12 +169,19 @@ export class CaptionBox {
     }));
     this.list.hidden = false;
     this.#mark();
-    const word = this.mirror.querySelector(".begun"); // what is completed; the list hangs below it
-    const room = this.list.parentElement.clientWidth - this.list.offsetWidth;
-    this.list.style.left = `${Math.max(0, Math.min(room, (word?.offsetLeft ?? 0) - 14))}px`;
-    this.list.style.top = `${word === null ? this.mirror.offsetHeight : word.offsetTop + word.offsetHeight + 16}px`;
+    this.#place();
     this.spoken.textContent = `${this.#items.length} suggestion${this.#items.length > 1 ? "s" : ""}: ${this.#items.join(", ")}`;
     this.#activate(-1);
+  }
+
+  /* The list hangs below what is completed, and below what is told of unknown words, which can be read and clicked beside it. */
+  #place() {
+    const word = this.mirror.querySelector(".begun"), field = this.list.parentElement;
+    const room = field.clientWidth - this.list.offsetWidth;
+    const below = word === null ? this.mirror.offsetHeight : word.offsetTop + word.offsetHeight + 16;
+    const told = this.told.childElementCount ? this.told.offsetTop + this.told.offsetHeight + 6 - field.offsetTop : 0;
+    this.list.style.left = `${Math.max(0, Math.min(room, (word?.offsetLeft ?? 0) - 14))}px`;
+    this.list.style.top = `${Math.max(below, told)}px`;
   }
 
   #activate(index) {

@@ -77,7 +77,9 @@ async function fill({ captions, seed, samples, model: name }) {
     at("model-choice").value = name;
     await learnWords();
   }
-  [at("seed-choice").value, at("samples-choice").value] = [seed, samples];
+  for (const [field, number] of [[at("seed-choice"), seed], [at("samples-choice"), samples]]) {
+    field.value = Math.min(field.max, Math.max(field.min, number));
+  }
   at("pair-choice").checked = captions.length > 1;
   at("second-box").hidden = captions.length < 2;
   captions.forEach((caption, index) => { boxes[index].value = caption; });
@@ -89,25 +91,29 @@ async function draw(request) {
   running?.abort();
   const mine = running = new AbortController(), { signal } = mine;
   forget();
-  document.body.classList.remove("empty");
-  at("ideas").hidden = true;
   if (location.hash !== address(request)) history.pushState(null, "", address(request));
   document.title = `${request.captions[0]} · cap2im`;
   const offer = setTimeout(() => { at("stop").hidden = false; }, patience);
   at("status").textContent = "Waiting for the model";
   const began = performance.now();
-  let glimpse = 0, glimpses = 0, ended = false;
+  let glimpses = 0, first = true, ended = false;
+  const halt = () => { // answers how many glimpses of this drawing there are to see
+    viewers.forEach((viewer) => viewer.stop());
+    return glimpses ? viewers[0].seen() : 0;
+  };
   try {
     const response = await ask("v1/draw/stream", { body: request, signal });
     for await (const { event, data } of events(response, signal)) {
       if (event === "start") {
         glimpses = data.results[0].glimpses;
         drawn = request;
+        invite(false);
         begin(data);
       } else if (event === "glimpse") {
-        if (glimpse === 0) at("status").textContent = `Drawing, ${quantity(glimpses, "glimpse")}`;
-        glimpse = Math.max(glimpse, data.glimpse + 1);
+        if (first) at("status").textContent = `Drawing, ${quantity(glimpses, "glimpse")}`;
         await viewers[data.result].glimpse(data.glimpse, data.samples);
+        if (first) at("stage").querySelector(".mat").scrollIntoView({ block: "nearest" }); // moves nothing where it is in view
+        first = false;
       } else if (event === "drawn") {
         await viewers[data.result].render(data.data);
       } else if (event === "error") {
@@ -117,22 +123,40 @@ async function draw(request) {
       }
       if (signal.aborted) break;
     }
-    if (!ended && !signal.aborted) throw new Refusal(0, `The connection was lost ${glimpse ? `after glimpse ${glimpse} of ${glimpses}` : "before the drawing began"}.`);
+    if (!ended && !signal.aborted) {
+      const seen = halt();
+      throw new Refusal(0, `The connection was lost ${seen ? `after glimpse ${seen} of ${glimpses}` : "before the drawing began"}.`);
+    }
     const slower = glimpses > 1 && viewers[0].playing() ? ", shown more slowly" : "";
     if (ended) at("status").textContent = `Drawn in ${((performance.now() - began) / 1000).toFixed(1)} s${slower}`;
   } catch (error) {
+    const plain = await plainly(error, request);
     if (!signal.aborted) {
       at("status").textContent = "";
-      tell(error, () => draw(request));
+      tell(plain, () => draw(request));
     }
   }
   clearTimeout(offer);
   if (running !== mine) return; // another drawing has taken its place
-  viewers.forEach((viewer) => viewer.stop());
-  if (signal.aborted) at("status").textContent = glimpse ? `Stopped after glimpse ${glimpse} of ${glimpses}` : "Stopped";
+  const seen = halt();
+  invite(at("first").hidden);
+  if (signal.aborted) at("status").textContent = seen ? `Stopped after glimpse ${seen} of ${glimpses}` : "Stopped";
   running = null;
   if (document.activeElement === at("stop")) at("draw").focus();
   at("stop").hidden = true;
+}
+
+/* Offers the start page, with its examples, while nothing is drawn. */
+function invite(empty) {
+  document.body.classList.toggle("empty", empty);
+  at("ideas").hidden = !empty || !model()?.examples.length;
+}
+
+/* The boxes tell of each word that the model does not know and what is nearest to it, which a refusal need not say again. */
+async function plainly(error, { captions }) {
+  if (error.status !== 422) return error;
+  const strange = await Promise.all(captions.map((caption, index) => boxes[index].value === caption && boxes[index].check()));
+  return strange.some(Boolean) ? new Refusal(422, "Nothing was drawn. Change the underlined words, or leave them out.") : error;
 }
 
 function begin({ model, results }) {
@@ -181,6 +205,7 @@ function tell(error, again) {
   count();
   if (left >= 0) countdown = setInterval(count, 1000);
   if (status === 401) at("key").focus();
+  requestAnimationFrame(() => at("trouble").scrollIntoView({ block: "nearest" })); // when the page around it is as it will be
 }
 
 // Files of what is on the screen
@@ -260,20 +285,21 @@ addEventListener("popstate", show);
 /* What the address asks for; nothing on the plain page. */
 async function show() {
   const request = addressed();
-  document.body.classList.toggle("empty", request === null);
   if (request === null) {
     running?.abort();
     viewers.forEach((viewer) => viewer.clear());
     forget();
     [document.title, at("status").textContent] = ["cap2im", ""];
-    at("ideas").hidden = !model().examples.length;
+    invite(true);
     return;
   }
   await fill(request);
   if (request.model !== null && request.model !== model().name) {
+    invite(at("first").hidden);
     tell(new Refusal(404, `The link is to a drawing by ${request.model}, which is not among the models here.`));
     return;
   }
+  history.replaceState(null, "", address(wanted())); // the link in full, within the limits; a second entry would hold whoever goes back
   draw(wanted());
 }
 
@@ -307,7 +333,7 @@ async function chooseModel() {
 async function learnWords() {
   const { name, examples, description } = model();
   at("model-choice").title = description;
-  at("ideas").hidden = !document.body.classList.contains("empty") || !examples.length;
+  invite(document.body.classList.contains("empty"));
   at("ideas").querySelector("ul").replaceChildren(...examples.slice(0, 5).map((example) => {
     const item = make("li"), button = Object.assign(make("button", example), { type: "button" });
     button.addEventListener("click", () => {
