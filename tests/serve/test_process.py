@@ -64,6 +64,7 @@ def test_two_workers_serve_and_their_counts_add_up(tiny):
 
 def test_workers_leave_when_the_process_that_started_them_is_killed(tiny):
     with process("--model", str(tiny), workers=2) as (server, client):
+        assert not refuses(client.port)
         server.kill()
         wait_until(lambda: refuses(client.port))
 
