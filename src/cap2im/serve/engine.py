@@ -194,7 +194,8 @@ class Places:
         self._engine.take(self._drawer, self._waiting)
 
     def drawn(self, pictures: int) -> None:
-        """So many were drawn, and wait for a client that reads as slowly as it likes."""
+        """So many were drawn, and wait for a client that reads as slowly as it likes; nothing if it left meanwhile."""
+        pictures = min(pictures, self._waiting)
         self._waiting -= pictures
         self._unread += pictures
         self._engine.take(self._drawer, -pictures)
