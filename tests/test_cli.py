@@ -35,6 +35,7 @@ def test_draw_writes_pictures_animation_attention_and_page(run, tmp_path, model)
         assert str(folder.relative_to(tmp_path)) in out
 
 
+@pytest.mark.usefixtures("bf16")
 def test_draw_json_from_file_and_standard_input(run, tmp_path, model):
     (tmp_path / "captions.txt").write_text(f"{CAPTION}\n\n  the digit 1 is on the left of the digit 2\n")
     code, out, _ = run("draw", "--captions", "captions.txt", "--model", model, "--json", "-n", "1", "-o", "a")

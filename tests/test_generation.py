@@ -228,6 +228,7 @@ def model(dataset, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("bf16")
 def test_the_commands(run, model, dataset, tmp_path):
     code, out, err = run("generate", str(model), "--data", dataset.folder, "--real", "--out", "all")
     assert (code, out.splitlines()[-1]) == (0, "12 pictures of 6 images: written to all"), err

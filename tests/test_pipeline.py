@@ -96,6 +96,7 @@ def test_glimpses_are_seen_before_the_drawing_is_finished(pipeline, monkeypatch)
 
 
 @pytest.mark.parametrize("recipe", ["aligndraw-digits", "fc-vae-mnist", "conv-vae-mnist", "lapgan-mnist", "attngan-mnist"])
+@pytest.mark.usefixtures("bf16")
 def test_a_model_of_every_kind_draws_in_half_precision_nearly_the_same(recipe):
     wanted = load_recipe(recipe)
     torch.manual_seed(0)
@@ -115,6 +116,15 @@ def test_a_model_of_every_kind_draws_in_half_precision_nearly_the_same(recipe):
     assert np.array_equal([glimpses.canvases[0] for glimpses in seen], ours[0].canvases)
     if ours[0].attention is not None:
         np.testing.assert_allclose(ours[0].attention, theirs[0].attention, atol=0.02)
+
+
+@pytest.mark.usefixtures("without_bf16")
+def test_a_machine_without_half_precision_draws_in_single_and_says_so(tmp_path, capsys):
+    folder = str(tiny_model(tmp_path / "m"))
+    asked, whole = Pipeline.load(folder, precision="bf16"), Pipeline.load(folder)
+    assert asked.precision == "fp32"
+    assert capsys.readouterr().err == "m: this machine does not multiply in bf16 by itself: fp32 in its place\n"
+    assert torch.equal(asked.images(CAPTIONS, [0, 1, 2]), whole.images(CAPTIONS, [0, 1, 2]))
 
 
 def test_released_variant_draws_captions_independently(tmp_path):

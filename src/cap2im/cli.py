@@ -41,7 +41,9 @@ USAGE_ERROR: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.")]
 SharpenOption = Annotated[str | None, typer.Option(help="A sharpener for the finished pictures: a folder, run, or OWNER/NAME on the hub.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
-PrecisionOption = Annotated[Literal["fp32", "bf16"], typer.Option(help="What the network draws in; bf16 is faster, and slightly other.")]
+PrecisionOption = Annotated[
+    Literal["fp32", "bf16"], typer.Option(help="What to draw in; bf16 is faster where the machine has it, and slightly other.")
+]
 
 
 def _examples(*lines: str) -> str:
@@ -168,7 +170,7 @@ def draw(
             drawn[folder] = [str(path) for path in saved.paths]
             if not as_json:
                 print(f"{caption}\n  {saved.page} and {len(saved.paths) - 1} pictures beside it")
-        told = {"caption": caption, "words": tokens.words, "model": pipeline.name, "precision": precision, "seed": seed}
+        told = {"caption": caption, "words": tokens.words, "model": pipeline.name, "precision": pipeline.precision, "seed": seed}
         written.append(told | {"files": drawn[folder]})
     if as_json:
         print(json.dumps(written, indent=1, ensure_ascii=False))

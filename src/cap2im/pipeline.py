@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from cap2im.hub import ENCODER_FILES, download, is_repository
 from cap2im.models.interface import DrawingModel, Step
 from cap2im.models.kinds import DRAWING_KINDS
 from cap2im.models.lapgan import Sharpener, SharpenerConfig
-from cap2im.models.precision import Precision, autocast
+from cap2im.models.precision import WITHOUT_BF16, Precision, autocast, usable
 from cap2im.models.text import EncodedText
 from cap2im.randomness import picture_noise
 from cap2im.sentences import SentenceEncoder, load_sentence_encoder
@@ -234,7 +235,7 @@ class Pipeline:
     def load(cls, name: str, *, device: str = "cpu", sharpen: str | None = None, precision: Precision = "fp32") -> Pipeline:
         """Finds and loads a model, and a sharpener of its drawings; see `find_model` for names and errors.
 
-        In bf16, where the processor or accelerator has it, large pictures are drawn several times as fast, and differ slightly.
+        In bf16 large pictures are drawn several times as fast, and differ slightly; a device that does not multiply in it draws in fp32.
         """
         target = find_device(device)
         folder = find_model(name)
@@ -251,8 +252,10 @@ class Pipeline:
         except (KeyError, ValidationError, RuntimeError) as error:
             raise ValueError(f"{folder}: config and weights do not fit: {' '.join(str(error).split())[:300]}") from None
         encoder = own_encoder(folder, config, sizes.sentence_features) if sizes.conditioning == "sentence" else None
+        if usable(precision, target) != precision:
+            print(f"{shown_name(name, folder)}: {WITHOUT_BF16}", file=sys.stderr)
         model = model.to(target).eval().requires_grad_(False)
-        pipeline = cls(shown_name(name, folder), model, vocabulary, config, encoder, precision=precision)
+        pipeline = cls(shown_name(name, folder), model, vocabulary, config, encoder, precision=usable(precision, target))
         return pipeline if sharpen is None else pipeline.sharpened(Sharpening.load(sharpen, device=device))
 
     def sharpened(self, sharpening: Sharpening) -> Pipeline:

@@ -268,6 +268,7 @@ def test_a_perfect_judge_of_right_and_of_shuffled_drawings(squares_of_16, tmp_pa
     assert precision(images.roll(2, 0)) < 0.05, "drawings of the next image's caption"
 
 
+@pytest.mark.usefixtures("bf16")
 def test_r_precision_of_captioned_digits(tmp_path):
     digits = Pipeline.load(str(tiny_model(tmp_path / "digits")), precision="bf16")
     damsm = matching_model(tmp_path / "damsm", digits.vocabulary, side=60, colours=1)
@@ -281,6 +282,7 @@ def test_r_precision_of_captioned_digits(tmp_path):
     assert found["protocol"]["precision"] == result["caption_accuracy"]["protocol"]["precision"] == "bf16"
 
 
+@pytest.mark.usefixtures("bf16")
 def test_what_was_drawn_in_half_precision_says_so_and_bounds_are_not(tmp_path):
     words, _, data, _ = models(tmp_path)
     pipelines = [Pipeline.load(str(words), precision=precision) for precision in ("fp32", "bf16")]

@@ -341,6 +341,7 @@ def test_a_broken_loss_stops_before_the_update(tmp_path):
     assert not (tmp_path / "run" / "model").exists()
 
 
+@pytest.mark.usefixtures("bf16")
 def test_bf16_follows_fp32(tmp_path):
     for precision in ("fp32", "bf16"):
         train(recipe(tmp_path, f"train.precision={precision}", "train.epochs=1"), tmp_path / precision, device="cpu")

@@ -127,6 +127,16 @@ def test_broken_loss_stops_before_the_update(tmp_path):
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.usefixtures("without_bf16")
+def test_a_machine_without_bf16_trains_in_fp32_and_says_so(tmp_path, capsys):
+    for precision in ("fp32", "bf16"):
+        train(tiny_recipe(f"train.precision={precision}"), tmp_path / precision, device="cpu")
+        told = "this machine does not multiply in bf16 by itself: fp32 in its place" in " ".join(capsys.readouterr().out.split())
+        assert told == (precision == "bf16")
+    assert stats(tmp_path / "fp32", "train/loss") == stats(tmp_path / "bf16", "train/loss")
+
+
+@pytest.mark.usefixtures("bf16")
 def test_bf16_follows_fp32(tmp_path):
     train(tiny_recipe(), tmp_path / "fp32", device="cpu")
     train(tiny_recipe("train.precision=bf16"), tmp_path / "bf16", device="cpu")

@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
-from cap2im.config import Section, to_toml
+from cap2im.config import ClassifierRecipe, DrawingRecipe, SkipThoughtsRecipe, to_toml
 from cap2im.data.batch import Batch, Batches
 from cap2im.data.workers import available_workers
+from cap2im.models.precision import WITHOUT_BF16, usable
 
 
 def prepare_processor() -> None:
@@ -105,8 +106,16 @@ class RunLog:
         ValueError: another training writes into the folder.
     """
 
-    def __init__(self, run: Path, recipe: Section, step: int, total: int, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        run: Path,
+        recipe: DrawingRecipe | SkipThoughtsRecipe | ClassifierRecipe,
+        step: int,
+        total: int,
+        accelerator: Accelerator,
+    ) -> None:
         self.run, self.active = run, accelerator.is_main_process
+        self._precision, self._device = recipe.train.precision, accelerator.device
         self._progress = progress_bar()
         self._progress.disable = not self.active
         self._task = self._progress.add_task("training", total=total, completed=step, note="")
@@ -130,6 +139,8 @@ class RunLog:
 
     def __enter__(self) -> Self:
         self._progress.start()
+        if usable(self._precision, self._device) != self._precision:
+            self.say(WITHOUT_BF16)
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
