@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from benchmarks.speed import Clock, multiply_rate
+from benchmarks.speed import Clock, multiply_rate, multiply_rates, precisions_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -198,14 +198,15 @@ def main() -> None:
     device, clock = torch.device(arguments.device), clock_of(arguments)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{arguments.threads} threads, {platform.machine()}"
     print(f"{name}; torch {torch.__version__}; median of {arguments.runs} runs\n")
-    print(f"Matrix multiply: fp32 {multiply_rate(clock):.0f} GFLOP/s, bf16 {multiply_rate(clock, torch.bfloat16):.0f} GFLOP/s\n")
+    precisions = precisions_of(device)
+    print(f"Matrix multiply: {multiply_rates(clock)}\n")
     print("| what | precision | seconds | GFLOP | GFLOP/s | of the fp32 multiply rate after it | time, of the plain one | peak GiB |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     labels = {"sampling": f"sampling {PICTURES} pictures", "training": f"training step, batch {arguments.batch}"}
     for what in arguments.what:
         plain = 0.0
-        rows = [(", plainly", "fp32", ["--plainly"]), ("", "fp32", []), ("", "bf16", [])]
-        rows += [(", train.recompute", precision, ["--recompute"]) for precision in ("fp32", "bf16")] if what == "training" else []
+        rows = [(", plainly", "fp32", ["--plainly"]), *(("", precision, []) for precision in precisions)]
+        rows += [(", train.recompute", precision, ["--recompute"]) for precision in precisions] if what == "training" else []
         for label, precision, more in rows:
             command = [sys.executable, "-m", "benchmarks.attngan", "--one", what, "--precision", precision, "--device", arguments.device]
             command += ["--threads", str(arguments.threads), "--runs", str(arguments.runs), "--batch", str(arguments.batch)]

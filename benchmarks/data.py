@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import torch
-from benchmarks.speed import COCO_WORDS, Clock, training_step
+from benchmarks.speed import COCO_WORDS, Clock, precisions_of, training_step
 
 from cap2im.config import load_recipe
 from cap2im.convert.pickles import read_pickle
@@ -60,11 +60,12 @@ def main() -> None:
         lazily = CaptionBatches(dataset.split("train"), dataset.vocabulary, noise_shape, colours=3, batch_size=BATCH)
         streamed = ShardBatches(dataset, "train", noise_shape, side=32, colours=3, batch_size=BATCH)
         clock = Clock(torch.device("cpu"), runs=5)
-        step = clock.seconds(training_step(DRAW(config), torch.device("cpu"), "bf16"))
+        precision = precisions_of(clock.device)[-1]
+        step = clock.seconds(training_step(DRAW(config), clock.device, precision))
         for name, batches in (("a batch, read lazily", lazily), ("a batch, streamed", streamed)):
             counter = iter(range(10**9))
             seconds = clock.seconds(lambda batches=batches, counter=counter: batches.at(next(counter)), repeat=5)
-            print(f"| {name} | {seconds * 1000:.0f} ms, where a training step in bf16 takes {step:.2f} s: {seconds / step:.1%} |")
+            print(f"| {name} | {seconds * 1000:.0f} ms, where a training step in {precision} takes {step:.2f} s: {seconds / step:.1%} |")
 
 
 if __name__ == "__main__":

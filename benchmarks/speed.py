@@ -32,6 +32,7 @@ from cap2im.data.mnist_captions import ALIASES, WORDS, CanvasMaker, HeldOut
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.models import aligndraw, text
 from cap2im.models.aligndraw import DRAW, DRAWConfig
+from cap2im.models.precision import Precision, multiplies_bf16
 from cap2im.models.recurrence import Plain
 from cap2im.randomness import generator
 
@@ -78,6 +79,17 @@ def multiply_rate(clock: Clock, dtype: torch.dtype = torch.float32) -> float:
     """GFLOP/s of a square matrix multiply."""
     a, b = (torch.randn(SIDE, SIDE, device=clock.device).to(dtype) for _ in range(2))
     return 2 * SIDE**3 / clock.seconds(lambda: a @ b, repeat=4) / 1e9
+
+
+def precisions_of(device: torch.device) -> list[Precision]:
+    """Those that a device multiplies in by itself: emulated ones would take minutes a row."""
+    return ["fp32", "bf16"] if multiplies_bf16(device) else ["fp32"]
+
+
+def multiply_rates(clock: Clock) -> str:
+    """GFLOP/s of a square matrix multiply in every such precision, in words."""
+    types: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    return ", ".join(f"{name} {multiply_rate(clock, types[name]):.0f} GFLOP/s" for name in precisions_of(clock.device))
 
 
 def some_batch(config: DRAWConfig) -> Batch:
@@ -194,8 +206,8 @@ def main() -> None:
     config = load_recipe(arguments.recipe).model
     if arguments.recipe != parser.get_default("recipe") and config.reads_words:
         config = config.model_copy(update={"vocabulary_size": COCO_WORDS})
-    rate = multiply_rate(clock)
-    print(f"Matrix multiply {SIDE}^3: fp32 {rate:.0f} GFLOP/s, bf16 {multiply_rate(clock, torch.bfloat16):.0f} GFLOP/s\n")
+    precisions = precisions_of(device)
+    print(f"Matrix multiply {SIDE}^3: {multiply_rates(clock)}\n")
     model = DRAW(config).to(device)
     with FlopCounterMode(display=False) as counter:
         training_step(model, device, "fp32")()
@@ -222,7 +234,7 @@ def main() -> None:
 
     row("the plain program's training step", "fp32", training_step(model, device, "fp32", plain.bound), step_work)
     row("the plain program's sampling of 100 pictures", "fp32", plain_sampling(model, device), draw_work)
-    for precision in ("fp32", "bf16"):
+    for precision in precisions:
         step = training_step(model, device, precision)
         row("training step, batch 100", precision, step, step_work)
         row("the same without deferred weight gradients", precision, without_deferred_gradients(step), step_work)
@@ -230,13 +242,13 @@ def main() -> None:
     if arguments.compile:
         compiled = DRAW(config).to(device)
         compiled.compile_steps()
-        for precision in ("fp32", "bf16"):
+        for precision in precisions:
             row("training step, --compile", precision, training_step(compiled, device, precision), step_work)
 
-    print("\n| where a training step's time goes | fp32 | bf16 |\n| --- | --- | --- |")
-    exact, rounded = (parts_of(training_step(model, device, precision), device) for precision in ("fp32", "bf16"))
-    for part, share in exact.items():
-        print(f"| {part} | {share:.0%} | {rounded.get(part, 0.0):.0%} |")
+    print(f"\n| where a training step's time goes | {' | '.join(precisions)} |\n| --- |{' --- |' * len(precisions)}")
+    parts = [parts_of(training_step(model, device, precision), device) for precision in precisions]
+    for part in parts[0]:
+        print(f"| {part} | {' | '.join(f'{shares.get(part, 0.0):.0%}' for shares in parts)} |")
 
     if arguments.recipe != parser.get_default("recipe"):
         return
