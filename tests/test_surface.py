@@ -34,6 +34,7 @@ FORBIDDEN = {
     "figures": ("training", "convert", "serve", "cli"),
     "generation": ("training", "convert", "figures", "serve", "cli"),
     "hub": ("models", "data", "training", "metrics", "convert", "config", "checkpoint", "pipeline", "drawing", "serve", "cli"),
+    "tables": ("training", "convert", "config", "checkpoint", "pipeline", "drawing", "serve", "cli"),
     "sentences": ("training", "metrics", "convert", "config", "pipeline", "drawing", "serve", "cli"),
     "randomness": ("models", "data", "training", "metrics", "serve", "cli"),
     "checksums": ("models", "data", "training", "metrics", "convert", "config", "checkpoint", "pipeline", "drawing", "serve", "cli"),

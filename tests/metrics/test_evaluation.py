@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from cap2im import cli
 from cap2im.checkpoint import write_model
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.metrics.evaluation import evaluate
 from cap2im.models.interface import DrawingModel, DrawnSequence
 from cap2im.models.lapgan import Sharpener, SharpenerConfig
 from cap2im.pipeline import Pipeline
+from cap2im.tables import print_evaluation
 from tests.metrics.test_sharing import models
 from tests.prepared import prepared_dataset
 from tests.tiny import tiny_model
@@ -45,14 +45,14 @@ def test_a_model_without_likelihood_has_its_caption_accuracy_alone(pipeline, cap
     everything = result["caption_accuracy"]["drawings"]["all"]
     assert (everything["n"], everything["clean"]["rate"], everything["places"]["rate"]) == (440, 1.0, 0.0), "black is clean"
     capsys.readouterr()
-    cli._print_evaluation(result, None)
+    print_evaluation(result, None)
     out = capsys.readouterr().out
     assert "joint" in out
     assert out.splitlines()[-1] == "no bound: a model of this kind has no likelihood"
 
 
 def test_nothing_measured_says_what_could_be(capsys):
-    cli._print_evaluation({"model": "gan"}, None)
+    print_evaluation({"model": "gan"}, None)
     out = capsys.readouterr().out
     assert out == "no bound: a model of this kind has no likelihood; --similarity, --fid and --damsm measure its drawings\n"
 
@@ -61,9 +61,9 @@ def test_sharpening_gaussian_pixels_says_why_there_is_no_bound(capsys):
     protocol = {"split": "test", "observation": "gaussian, deviation 0.3"}
     terms = ("bound", "standard_error", "reconstruction", "kl", "importance_weighted", "importance_weighted_error")
     result = {"model": "vae", "likelihood": {"protocol": protocol, **dict.fromkeys(terms, 0.0), "images": 2, "samples": 1}}
-    cli._print_evaluation(result, "a-sharpener")
+    print_evaluation(result, "a-sharpener")
     assert "after sharpening: no bound" in capsys.readouterr().out
-    cli._print_evaluation(result, None)
+    print_evaluation(result, None)
     assert "after sharpening" not in capsys.readouterr().out
 
 
