@@ -93,17 +93,18 @@ def test_what_a_killed_worker_had_queued_is_not_counted(tmp_path):
     workers[1].communicate()
 
 
-def test_a_model_that_fails_to_load_unexpectedly_stops_it(tiny):
+def test_a_model_that_fails_to_load_unexpectedly_stops_it(tiny, tmp_path):
     """As one for which there is no memory: a server that lives and never draws would be worse."""
-    program = """
-import sys, cap2im.pipeline
+    (tmp_path / "sitecustomize.py").write_text(  # reaches the process that draws, too
+        """
+import cap2im.pipeline
 def read_weights(*arguments): raise MemoryError("no memory left")
 cap2im.pipeline.read_weights = read_weights
-from cap2im.cli import main
-main()
 """
-    command = [sys.executable, "-c", program, "serve", "--model", str(tiny), "--port", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    command = [sys.executable, "-m", "cap2im", "serve", "--model", str(tiny), "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
     assert done.returncode == 2
     assert "no memory left" in done.stderr
     assert not done.stdout

@@ -8,6 +8,7 @@ import json
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import ExitStack, aclosing, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -17,6 +18,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
 from cap2im.data.vocabulary import Tokens, Unknown
@@ -254,16 +256,29 @@ async def accept(
         raise HTTPException(422, str(error)) from None
 
 
-async def drawn(request: Request, asked: Asked, shown: Callable[[list[list[Drawing]], Files], T], *, quick: bool = False) -> T:
+async def drawn(
+    request: Request,
+    asked: Asked,
+    shown: Callable[[list[list[Any]], Files], T],
+    made: Callable[[Drawing], Any] | None = None,
+    *,
+    quick: bool = False,
+) -> T:
     """What is shown of the drawings of each caption, whose files are kept; a client that leaves frees its places.
 
-    The places are held until the end: a store that is slow shall fill the queue, and not the memory. To show may be so quick that
-    another thread would take longer to be asked.
+    The places are held until the end: a store that is slow shall fill the queue, and not the memory.
+
+    Args:
+        request: the client's.
+        asked: what it wants drawn.
+        shown: of the drawings of each caption.
+        made: of each drawing, where it is drawn; None shows the drawing itself.
+        quick: whether another thread would take longer to be asked than to show.
     """
     engine, files = engine_of(request), Files(request.app.state.store)
     with held_places(engine, asked)[0]:
         try:
-            drawings = await unless_gone(request.receive, engine.draw(asked), engine.settings.timeout_s)
+            drawings = await unless_gone(request.receive, engine.draw(asked, made), engine.settings.timeout_s)
         except BrokenError as error:
             raise HTTPException(500, str(error)) from None
         except ClientLeftError:
@@ -306,7 +321,23 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T], timeout_s:
 # Answers
 
 
-def answer(model: str, asked_words: Sequence[Tokens], wanted: Wanted, results: Sequence[Sequence[Drawing]], files: Files) -> bytes:
+@dataclass(frozen=True)
+class Finished:
+    """All that most clients ask of a drawing: it comes from the process that draws, which has less to send so."""
+
+    seed: int
+    width: int
+    height: int
+    png: bytes
+
+
+def finished(drawing: Drawing) -> Finished:
+    """The finished picture alone."""
+    height, width = drawing.canvases.shape[1:3]
+    return Finished(drawing.seed, width, height, drawing.png())
+
+
+def answer(model: str, asked_words: Sequence[Tokens], wanted: Wanted, results: Sequence[Sequence[Any]], files: Files) -> bytes:
     """The JSON document of `POST /v1/draw`; takes from a tenth of a millisecond to seconds."""
     document = {
         "model": model,
@@ -320,10 +351,13 @@ def answer(model: str, asked_words: Sequence[Tokens], wanted: Wanted, results: S
             for caption, tokens, drawings in zip(wanted.captions, asked_words, results, strict=True)
         ],
     }
-    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    return to_json(document)  # in a third of the time that json takes
 
 
-def _drawn_picture(drawing: Drawing, wanted: Wanted, files: Files) -> dict[str, Any]:
+def _drawn_picture(drawing: Drawing | Finished, wanted: Wanted, files: Files) -> dict[str, Any]:
+    if isinstance(drawing, Finished):
+        image = files.add(drawing.png, "png")
+        return {"seed": drawing.seed, "width": drawing.width, "height": drawing.height, "image": image, "steps": None}
     height, width = drawing.canvases.shape[1:3]
     image = files.add(gif([drawing]), "gif") if wanted.format == "gif" else files.add(drawing.png(), "png")
     steps = None
@@ -431,8 +465,9 @@ def router(settings: ServeSettings) -> APIRouter:
     async def draw(request: Request, wanted: draw_request) -> Response:
         """Draws captions."""
         asked = await accept_body(request, wanted)
-        quick = wanted.format == "png" and not wanted.steps and asked.pictures * asked.drawer.pipeline.model.config.side**2 <= QUICK_PIXELS
-        content = await drawn(request, asked, partial(answer, asked.drawer.pipeline.name, asked.tokens, wanted), quick=quick)
+        plain, pixels = wanted.format == "png" and not wanted.steps, asked.pictures * asked.drawer.pipeline.model.config.side**2
+        shown = partial(answer, asked.drawer.pipeline.name, asked.tokens, wanted)
+        content = await drawn(request, asked, shown, finished if plain else None, quick=plain and pixels <= QUICK_PIXELS)
         return Response(content, media_type="application/json")
 
     streaming = drawing | {200: {"description": "The events.", "content": {Events.media_type: {"itemSchema": EVENT_SCHEMA}}}}

@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,7 +25,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import STARTUP_FAILURE
@@ -49,7 +50,6 @@ HEADERS = {
 }
 DOCS = "/docs"
 SWAGGER = "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
-DOCS_HEADERS = HEADERS | {"Content-Security-Policy": SWAGGER}
 _log = logging.getLogger(__name__)
 
 
@@ -151,6 +151,7 @@ def address(settings: ServeSettings) -> str:
     return f"http://{host}:{settings.port}"
 
 
+@lru_cache(maxsize=256)
 def _names_this_machine(host: str) -> bool:
     """Whether a Host header is localhost or an IP address: no site can have these lead elsewhere than to themselves."""
     try:
@@ -182,6 +183,9 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: ServeSettings, metrics: Metrics) -> None:
         self.app, self.settings, self.metrics = app, settings, metrics
+        self.private = settings.private
+        self.headers = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+        self.docs_headers = [(b"content-security-policy", SWAGGER.encode()), *self.headers[:-1]]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -221,9 +225,9 @@ class Guard:
             nonlocal status, started
             if message["type"] == "http.response.start":
                 status, started = message["status"], True
-                headers = MutableHeaders(scope=message)
-                for name, value in (DOCS_HEADERS if scope["path"] == DOCS else HEADERS).items():
-                    headers.setdefault(name, value)
+                there = {name for name, _ in message["headers"]}
+                headers = self.docs_headers if scope["path"] == DOCS else self.headers
+                message["headers"] += [header for header in headers if header[0] not in there]
             try:
                 async with asyncio.timeout(self.settings.timeout_s):
                     await send(message)
@@ -232,7 +236,7 @@ class Guard:
                 raise ClientLeftError from None
 
         try:
-            if self.settings.private and not _names_this_machine(given.get("host", "localhost")):
+            if self.private and not _names_this_machine(given.get("host", "localhost")):
                 response = JSONResponse({"detail": "this server answers this machine alone: ask it as localhost, or by an IP address"}, 421)
                 await response(scope, limited, answered)
                 return
