@@ -57,7 +57,7 @@ class Client:
     headers: dict[str, str] = field(default_factory=dict)
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         given = {"Content-Type": "application/json", **self.headers, **{name.replace("_", "-"): value for name, value in headers.items()}}
         connection.request(method, path, content, given)
@@ -83,7 +83,7 @@ class Client:
 
     def events(self, captions: Sequence[str] = (CAPTION,), **wanted: Any) -> Iterator[tuple[str, Any]]:
         """The events of a stream as they come."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         content = json.dumps({"captions": list(captions), **wanted})
         connection.request("POST", "/v1/draw/stream", content, {"Content-Type": "application/json", **self.headers})
         response = connection.getresponse()
