@@ -16,7 +16,8 @@ import time
 from collections.abc import AsyncIterator
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -126,6 +127,7 @@ def app_of_environment() -> FastAPI:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=leave_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a terminal sends to all: the process that started this one tells it what to do
     return create_app(ServeSettings.from_environment())
 
 
@@ -255,6 +257,20 @@ class Guard:
             self.metrics.seconds.labels(route).observe(time.perf_counter() - start)
 
 
+class Server(uvicorn.Server):
+    """uvicorn's, which ends at once when it is interrupted again: by itself it tells in pages of tracebacks what it gives up."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit and sig == signal.SIGINT:
+            _give_up()
+        super().handle_exit(sig, frame)
+
+
+def _give_up() -> NoReturn:
+    os.write(2, b"cap2im: interrupted\n")
+    os._exit(130)
+
+
 class Workers(Multiprocess):
     """uvicorn's worker processes, which stop as one: the port closes at once, and not only when the last of them has finished."""
 
@@ -262,6 +278,15 @@ class Workers(Multiprocess):
         for listening in self.sockets:  # this process kept them open for the workers that it might have had to start anew
             listening.close()
         super().terminate_all()
+
+    def join_all(self) -> None:
+        while any(each.process.is_alive() for each in self.processes):
+            if signal.SIGINT in self.signal_queue:  # once more
+                for each in self.processes:
+                    each.process.kill()
+                _give_up()
+            time.sleep(0.1)
+        super().join_all()
 
 
 def configuration(app: Any, settings: ServeSettings, **more: Any) -> uvicorn.Config:
@@ -283,7 +308,7 @@ def serve(settings: ServeSettings) -> None:
     # uvicorn finishes what it has accepted and then raises the signal again, which shall not count as a failure
     signal.signal(signal.SIGTERM, lambda *_: None)
     if settings.workers == 1:
-        uvicorn.Server(configuration(create_app(settings), settings)).run(sockets=[listening])
+        Server(configuration(create_app(settings), settings)).run(sockets=[listening])
         return
     settings.to_environment()
     config = configuration("cap2im.serve.app:app_of_environment", settings, factory=True, workers=settings.workers)

@@ -144,7 +144,7 @@ class Store:
             except OSError as error:
                 if error.errno in (errno.ENOENT, errno.ELOOP) or isinstance(
                     error, FileNotFoundError
-                ):  # which buckets raise without a number
+                ):  # some raise it without a number
                     return None
                 raise
 
