@@ -30,6 +30,7 @@ from cap2im.serve.store import Files
 LARGEST_SEED = 2**53 - 1  # JavaScript counts no further
 PING_SECONDS = 15.0  # between signs of life of a stream that has nothing to tell, for proxies
 GONE = 499  # as nginx calls it: nobody is there to read this answer
+EXAMPLE = "the digit three is at the top of the digit one"  # to the bundled model; others may know other words
 QUICK_PIXELS = 4096  # of all pictures of a request; see `drawn`
 # behind the limits of an integer, which to JSON 1.0 is, too
 WHOLE = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
@@ -148,7 +149,7 @@ class Words(BaseModel):
 class Wanted(BaseModel):
     """What to draw."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"captions": [EXAMPLE], "seed": 7}]})
 
     captions: list[str]
     samples: int = 1
@@ -164,7 +165,7 @@ class Wanted(BaseModel):
 class ToRead(BaseModel):
     """What to read."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"caption": EXAMPLE}]})
 
     caption: str
     model: str | None = None

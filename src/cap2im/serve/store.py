@@ -141,12 +141,12 @@ class Store:
         def read() -> tuple[bytes, str] | None:
             try:
                 return self._content(f"{self.root}/{name}"), _media_type(name)
+            except FileNotFoundError:
+                return None
             except OSError as error:
-                if error.errno in (errno.ENOENT, errno.ELOOP) or isinstance(
-                    error, FileNotFoundError
-                ):  # some raise it without a number
-                    return None
-                raise
+                if error.errno != errno.ELOOP:
+                    raise
+                return None
 
         return await self._in_time(read, "the store")
 
