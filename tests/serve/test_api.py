@@ -62,6 +62,17 @@ def test_formats(serve):
     assert picture(page["drawings"][1]["image"]).shape == (60, 60)
 
 
+def test_enlarged_pictures_have_even_squares(serve):
+    client = serve()
+    (plain,) = client.draw(seed=7).json["results"][0]["drawings"]
+    for more in ({}, {"steps": True}, {"format": "html"}):
+        (large,) = client.draw(seed=7, enlarge=True, **more).json["results"][0]["drawings"]
+        assert (large["width"], large["height"]) == (480, 480)
+        assert same(picture(large["image"]), picture(plain["image"]).repeat(8, axis=0).repeat(8, axis=1))
+    (moving,) = client.draw(format="gif", enlarge=True).json["results"][0]["drawings"]
+    assert (moving["width"], moving["height"]) == (60, 60)
+
+
 def test_models_words_and_reading(serve, tiny):
     client = serve(captions=3)
     told = client.get("/v1/models").json

@@ -31,6 +31,7 @@ LARGEST_SEED = 2**53 - 1  # JavaScript counts no further
 PING_SECONDS = 15.0  # between signs of life of a stream that has nothing to tell, for proxies
 GONE = 499  # as nginx calls it: nobody is there to read this answer
 EXAMPLE = "the digit three is at the top of the digit one"  # to the bundled model; others may know other words
+LARGE = 480  # pixels a side: of a picture of 60, an enlarged one has eight times as many
 QUICK_PIXELS = 4096  # of all pictures of a request; see `drawn`
 # behind the limits of an integer, which to JSON 1.0 is, too
 WHOLE = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
@@ -160,6 +161,12 @@ class Wanted(BaseModel):
     unknown: Literal["error", "skip"] = Field("error", description="Words that the model does not know: refuse the caption, or skip them.")
     steps: bool = Field(False, description="Answer how each picture was drawn, too.")
     format: Literal["png", "gif", "html"] = Field("png", description="gif moves; html adds a page for each caption.")
+    enlarge: bool = Field(False, description=f"Enlarge small pictures to at most {LARGE} pixels a side, in squares; not for gif.")
+
+    @property
+    def side(self) -> int:
+        """To which pictures are enlarged, at most."""
+        return LARGE if self.enlarge else 0
 
 
 class ToRead(BaseModel):
@@ -332,10 +339,11 @@ class Finished:
     png: bytes
 
 
-def finished(drawing: Drawing) -> Finished:
-    """The finished picture alone."""
+def finished(drawing: Drawing, *, side: int = 0) -> Finished:
+    """The finished picture alone, enlarged to up to so many pixels a side."""
     height, width = drawing.canvases.shape[1:3]
-    return Finished(drawing.seed, width, height, drawing.png())
+    scale = max(1, side // max(height, width))
+    return Finished(drawing.seed, width * scale, height * scale, drawing.png(scale))
 
 
 def answer(model: str, asked_words: Sequence[Tokens], wanted: Wanted, results: Sequence[Sequence[Any]], files: Files) -> bytes:
@@ -355,12 +363,14 @@ def answer(model: str, asked_words: Sequence[Tokens], wanted: Wanted, results: S
     return to_json(document)  # in a third of the time that json takes
 
 
-def _drawn_picture(drawing: Drawing | Finished, wanted: Wanted, files: Files) -> dict[str, Any]:
-    if isinstance(drawing, Finished):
-        image = files.add(drawing.png, "png")
-        return {"seed": drawing.seed, "width": drawing.width, "height": drawing.height, "image": image, "steps": None}
-    height, width = drawing.canvases.shape[1:3]
-    image = files.add(gif([drawing]), "gif") if wanted.format == "gif" else files.add(drawing.png(), "png")
+def _drawn_picture(drawing: Any, wanted: Wanted, files: Files) -> dict[str, Any]:
+    if wanted.format == "gif":
+        height, width = drawing.canvases.shape[1:3]
+        image = files.add(gif([drawing]), "gif")
+    else:
+        picture = drawing if isinstance(drawing, Finished) else finished(drawing, side=wanted.side)
+        height, width = picture.height, picture.width
+        image = files.add(picture.png, "png")
     steps = None
     if wanted.steps:
         sheet, columns = canvases_png(drawing)
@@ -468,7 +478,8 @@ def router(settings: ServeSettings) -> APIRouter:
         asked = await accept_body(request, wanted)
         plain, pixels = wanted.format == "png" and not wanted.steps, asked.pictures * asked.drawer.pipeline.model.config.side**2
         shown = partial(answer, asked.drawer.pipeline.name, asked.tokens, wanted)
-        content = await drawn(request, asked, shown, finished if plain else None, quick=plain and pixels <= QUICK_PIXELS)
+        made = partial(finished, side=wanted.side) if plain else None
+        content = await drawn(request, asked, shown, made, quick=plain and pixels <= QUICK_PIXELS)
         return Response(content, media_type="application/json")
 
     streaming = drawing | {200: {"description": "The events.", "content": {Events.media_type: {"itemSchema": EVENT_SCHEMA}}}}
