@@ -71,14 +71,19 @@ def create_app(settings: ServeSettings) -> FastAPI:
         engine.close()
 
     app = FastAPIOffline(  # whose /docs needs no CDN
-        title="cap2im", description="Images from captions with attention.", version=cap2im.__version__, lifespan=lifespan, redoc_url=None
+        title="cap2im",
+        description="Images from captions with attention.",
+        version=cap2im.__version__,
+        lifespan=lifespan,
+        redoc_url=None,
+        telemetry=dict.fromkeys(("tracing", "metrics", "logs"), False),  # else the environment is asked at every request
     )
     app.state.settings, app.state.engine, app.state.metrics, app.state.store = settings, engine, metrics, _store(settings)
-    app.include_router(router(settings))
-    app.include_router(released.router(settings))
+    routers = [router(settings), released.router(settings), page_router()]
     if app.state.store is not None and app.state.store.public == store.FILES:
-        app.include_router(store.router())
-    app.include_router(page_router())
+        routers.append(store.router())
+    for each in routers:
+        app.routes.extend(each.routes)  # `include_router` would look for each request's route twice
 
     @app.get("/healthz", response_class=JSONResponse)
     async def healthz() -> dict[str, str]:
