@@ -130,9 +130,9 @@ class Drawing:
         """The canvas after each glimpse, every pixel enlarged to scale x scale."""
         return [_enlarge(_picture(canvas), scale) for canvas in self.canvases]
 
-    def png(self) -> bytes:
-        """The finished picture as PNG; caption, seed and model travel inside as PNG text."""
-        return _png(self.image, self, optimize=False)
+    def png(self, scale: int = 1) -> bytes:
+        """The finished picture as PNG, every pixel enlarged to scale x scale; caption, seed and model travel inside as PNG text."""
+        return _png(_squares(self.image, scale), self, optimize=False)
 
     def save(self, path: str | Path) -> Path:
         """Writes `png`.
@@ -610,7 +610,11 @@ def _zoom(picture: Image.Image) -> int:
 
 def _enlarge(picture: Image.Image, scale: int) -> Image.Image:
     """In RGB, so that colours can be drawn on it, every pixel scale x scale."""
-    return picture.convert("RGB").resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    return _squares(picture.convert("RGB"), scale)
+
+
+def _squares(picture: Image.Image, scale: int) -> Image.Image:
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST) if scale > 1 else picture
 
 
 def _fit(picture: Image.Image, side: float) -> Image.Image:

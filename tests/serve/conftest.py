@@ -13,8 +13,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import uvicorn
@@ -53,7 +57,7 @@ class Client:
     headers: dict[str, str] = field(default_factory=dict)
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         given = {"Content-Type": "application/json", **self.headers, **{name.replace("_", "-"): value for name, value in headers.items()}}
         connection.request(method, path, content, given)
@@ -79,7 +83,7 @@ class Client:
 
     def events(self, captions: Sequence[str] = (CAPTION,), **wanted: Any) -> Iterator[tuple[str, Any]]:
         """The events of a stream as they come."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         content = json.dumps({"captions": list(captions), **wanted})
         connection.request("POST", "/v1/draw/stream", content, {"Content-Type": "application/json", **self.headers})
         response = connection.getresponse()
@@ -148,9 +152,25 @@ def tiny(tmp_path_factory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("serve") / "tiny")
 
 
+class InThread(threading.Thread):
+    """What the process of a device does, in a thread of this one: it starts at once, and a test can reach into it."""
+
+    def __init__(self, target: Callable[..., None], args: tuple[Connection, ...], daemon: bool) -> None:
+        own = Connection(os.dup(args[0].fileno()))  # the server closes its copy of this end
+        super().__init__(target=target, args=(own, *args[1:]), daemon=daemon)
+
+    def kill(self) -> None:
+        """It ends when the server closes the other end."""
+
+
 @contextmanager
 def served(settings: ServeSettings) -> Iterator[Client]:
     """A server in a thread of this process."""
+    with mock.patch("cap2im.serve.device.SPAWN", SimpleNamespace(Pipe=Pipe, Process=InThread)):
+        yield from _served(settings)
+
+
+def _served(settings: ServeSettings) -> Iterator[Client]:
     listening = socket.create_server(("127.0.0.1", 0))
     app = create_app(settings)
     server = uvicorn.Server(configuration(app, settings))

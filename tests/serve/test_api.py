@@ -62,6 +62,17 @@ def test_formats(serve):
     assert picture(page["drawings"][1]["image"]).shape == (60, 60)
 
 
+def test_enlarged_pictures_have_even_squares(serve):
+    client = serve()
+    (plain,) = client.draw(seed=7).json["results"][0]["drawings"]
+    for more in ({}, {"steps": True}, {"format": "html"}):
+        (large,) = client.draw(seed=7, enlarge=True, **more).json["results"][0]["drawings"]
+        assert (large["width"], large["height"]) == (480, 480)
+        assert same(picture(large["image"]), picture(plain["image"]).repeat(8, axis=0).repeat(8, axis=1))
+    (moving,) = client.draw(format="gif", enlarge=True).json["results"][0]["drawings"]
+    assert (moving["width"], moving["height"]) == (60, 60)
+
+
 def test_models_words_and_reading(serve, tiny):
     client = serve(captions=3)
     told = client.get("/v1/models").json
@@ -121,6 +132,24 @@ def test_unknown_models(serve):
     client = serve()
     for answer in (client.draw(model="other"), client.get("/v1/models/other/words"), client.draw(path="/v1/draw/stream", model="other")):
         assert (answer.status, answer.detail) == (404, "there is no model 'other' here; there is tiny")
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"samples": 2.0, "steps": True}, {"seed": 2**53 - 1}, {"samples": "2"}, {"seed": 1.5}, {"surprise": 1}]
+)
+def test_both_ways_to_a_route_answer_alike(serve, more):
+    """The short one, and FastAPI's own, which reads other spellings of the content's type."""
+    client = serve()
+    short = client.draw(**more)
+    long = client.ask("POST", "/v1/draw", {"captions": [CAPTION], **more}, Content_Type="application/json; charset=utf-8")
+    assert (short.status, short.json) == (long.status, long.json)
+
+
+def test_a_right_request_takes_the_short_way(serve, monkeypatch):
+    client = serve()
+    monkeypatch.setattr("fastapi.routing.solve_dependencies", lambda **_: 1 / 0)  # of the long one
+    assert client.draw().status == 200
+    assert client.draw(surprise=1).status == 500
 
 
 def test_broken_json_and_other_types_are_refused(serve):

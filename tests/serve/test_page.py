@@ -534,8 +534,10 @@ def test_files_are_what_was_drawn(open_page: Any, tmp_path: Path) -> None:
     slug = TOP.replace(" ", "-")
     assert [path.name for path in saved.values()] == [f"{slug}-4.png", f"{slug}-4.gif", f"{slug}-3.html"]
     picture, moving = Image.open(saved["PNG"]), Image.open(saved["GIF"])
-    assert (picture.size, picture.info["caption"], picture.info["seed"]) == ((60, 60), TOP, "4")
-    assert max(abs(a - b) for a, b in zip(picture.tobytes(), cap2im.draw(TOP, seed=4)[0].image.tobytes(), strict=True)) <= 1
+    assert (picture.size, picture.info["caption"], picture.info["seed"]) == ((480, 480), TOP, "4"), "large enough to be seen"
+    small = picture.resize((60, 60), Image.Resampling.NEAREST)
+    assert small.resize((480, 480), Image.Resampling.NEAREST).tobytes() == picture.tobytes(), "of even squares"
+    assert max(abs(a - b) for a, b in zip(small.tobytes(), cap2im.draw(TOP, seed=4)[0].image.tobytes(), strict=True)) <= 1
     assert getattr(moving, "n_frames") == 32  # noqa: B009
     page = tab.context.new_page()
     page.goto(saved["Page"].as_uri())

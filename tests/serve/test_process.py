@@ -62,6 +62,20 @@ def test_two_workers_serve_and_their_counts_add_up(tiny):
         assert server.wait(20) == 0
 
 
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_interrupted_again_it_gives_up_without_a_traceback(tiny, workers):
+    with process("--model", str(tiny), workers=workers, before=["setsid"]) as (server, client):
+        with socket.create_connection(("127.0.0.1", client.port), timeout=20) as slow:
+            slow.sendall(b"POST /v1/draw HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
+            wait_until(lambda: client.get("/healthz").status == 200)
+            os.killpg(server.pid, signal.SIGINT)
+            wait_until(lambda: refuses(client.port), 8)
+            assert server.poll() is None, "it waits for what it accepted"
+            os.killpg(server.pid, signal.SIGINT)
+            assert server.wait(5) == 130
+        assert server.stderr.read() == "cap2im: interrupted\n"
+
+
 def test_workers_leave_when_the_process_that_started_them_is_killed(tiny):
     with process("--model", str(tiny), workers=2) as (server, client):
         assert not refuses(client.port)
@@ -93,17 +107,18 @@ def test_what_a_killed_worker_had_queued_is_not_counted(tmp_path):
     workers[1].communicate()
 
 
-def test_a_model_that_fails_to_load_unexpectedly_stops_it(tiny):
+def test_a_model_that_fails_to_load_unexpectedly_stops_it(tiny, tmp_path):
     """As one for which there is no memory: a server that lives and never draws would be worse."""
-    program = """
-import sys, cap2im.pipeline
+    (tmp_path / "sitecustomize.py").write_text(  # reaches the process that draws, too
+        """
+import cap2im.pipeline
 def read_weights(*arguments): raise MemoryError("no memory left")
 cap2im.pipeline.read_weights = read_weights
-from cap2im.cli import main
-main()
 """
-    command = [sys.executable, "-c", program, "serve", "--model", str(tiny), "--port", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    command = [sys.executable, "-m", "cap2im", "serve", "--model", str(tiny), "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
     assert done.returncode == 2
     assert "no memory left" in done.stderr
     assert not done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from contextlib import suppress
 
@@ -72,3 +73,21 @@ def test_requests_on_one_connection_are_counted_apart(serve):
             for _ in range(1000):
                 connection.sendall(b"a" * 65536)
             pytest.fail("an endless head after others was taken")
+
+
+@pytest.mark.parametrize(
+    ("head", "detail"),
+    [
+        (b"GET / HTTP/9.9\r\n\r\n", "invalid HTTP request received"),
+        (b"nonsense\r\n\r\n", "invalid HTTP request received"),
+        (b"GET / HTTP/1.1\r\nX-Long: " + b"a" * (HEAD_BYTES + 1), "the request's headers are too long"),
+    ],
+)
+def test_what_is_no_request_is_told_like_other_errors(serve, head, detail):
+    with socket.create_connection(("127.0.0.1", serve().port), timeout=10) as connection:
+        connection.sendall(head)
+        told, body = b"".join(iter(lambda: connection.recv(65536), b"")).split(b"\r\n\r\n")
+    assert told.startswith(b"HTTP/1.1 400 ")
+    assert b"content-type: application/json" in told
+    assert b"content-length: %d\r\n" % len(body) in told
+    assert json.loads(body) == {"detail": detail}

@@ -12,7 +12,7 @@ from schemathesis.checks import positive_data_acceptance
 from cap2im.serve.settings import ServeSettings
 from tests.serve.conftest import CAPTION, served
 
-LIMITS = {"captions": 2, "samples": 2, "characters": 60, "api_key": "open-sesame"}
+LIMITS = {"captions": 2, "samples": 3, "characters": 60, "api_key": "open-sesame"}
 KEY = {"Authorization": "Bearer open-sesame"}
 BOUNDED = hypothesis.settings(
     max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(hypothesis.HealthCheck)
@@ -78,3 +78,24 @@ def test_the_schema_tells_every_route_and_the_limits(api):
     }
     captions = api.raw_schema["components"]["schemas"]["DrawRequest"]["properties"]["captions"]
     assert (captions["maxItems"], captions["items"]["maxLength"]) == (2, 60)
+
+
+def test_every_request_has_an_example_that_is_answered(api):
+    bodies = 0
+    for path, methods in api.raw_schema["paths"].items():
+        if "requestBody" not in methods.get("post", {}):
+            continue
+        (content,) = methods["post"]["requestBody"]["content"].values()
+        schema = api.raw_schema["components"]["schemas"][content["schema"]["$ref"].rsplit("/", 1)[1]]
+        for example in schema["examples"]:
+            bodies += 1
+            answer = api[path]["POST"].Case(media_type="application/json", body=example).call(headers=KEY, timeout=60)
+            assert answer.status_code in (200, 201), (path, answer.text)
+    assert bodies == 5
+
+
+def test_the_documentation_asks_for_the_key_where_it_is_needed(api):
+    """For which Swagger's page has its Authorize button."""
+    assert api.raw_schema["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
+    keyed = {path for path, methods in api.raw_schema["paths"].items() if any(each.get("security") for each in methods.values())}
+    assert keyed == {"/v1/draw", "/v1/draw/stream", "/api/v1.0/bird", "/api/v1.0/birds"}

@@ -87,6 +87,16 @@ def test_no_name_reaches_another_file(tmp_path, name):
     assert run(store.read, NAME) is None
 
 
+def test_a_link_planted_in_the_folder_leads_nowhere(tmp_path):
+    store = Store.open(str(tmp_path / "store"))
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "store" / NAME).symlink_to(tmp_path / "secret")
+    assert run(store.read, NAME) is None
+    keep(store)
+    assert run(store.read, NAME) == (PICTURE, "image/png"), "a picture takes its place"
+    assert (tmp_path / "secret").read_text() == "secret"
+
+
 def test_a_public_address_comes_before_the_name(tmp_path):
     store = Store.open(str(tmp_path), public="https://pictures.example.org/birds/")
     assert keep(store) == f"https://pictures.example.org/birds/{NAME}"

@@ -123,11 +123,15 @@ class Vocabulary(BaseModel):
         if self.tokens != "released":
             return split_words(caption, self.tokens)
         pieces = caption.lower().split()
-        return _with_full_stop([w for piece in pieces for w in ([piece] if self.sayable(piece) else _WORDS.findall(piece))])
+        return _with_full_stop([w for piece in pieces for w in ([piece] if piece in self._sayable else _WORDS.findall(piece))])
 
     def sayable(self, piece: str) -> bool:
         """Whether a caption can say this known word: those that stand for an end or for unknown words it cannot."""
-        return piece in self.numbers and piece != self.unknown and _MARK.fullmatch(piece) is None
+        return piece in self._sayable
+
+    @cached_property
+    def _sayable(self) -> frozenset[str]:
+        return frozenset(word for word in self.numbers if word != self.unknown and _MARK.fullmatch(word) is None)
 
     def numbered(self, caption: str) -> list[int]:
         """The numbers of a caption's words; unknown ones are marked where there is a word for them, else left out. Never fails."""

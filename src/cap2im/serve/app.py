@@ -14,8 +14,10 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator
+from functools import lru_cache
 from ipaddress import ip_address
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -24,7 +26,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import STARTUP_FAILURE
@@ -49,7 +51,6 @@ HEADERS = {
 }
 DOCS = "/docs"
 SWAGGER = "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
-DOCS_HEADERS = HEADERS | {"Content-Security-Policy": SWAGGER}
 _log = logging.getLogger(__name__)
 
 
@@ -70,14 +71,19 @@ def create_app(settings: ServeSettings) -> FastAPI:
         engine.close()
 
     app = FastAPIOffline(  # whose /docs needs no CDN
-        title="cap2im", description="Images from captions with attention.", version=cap2im.__version__, lifespan=lifespan, redoc_url=None
+        title="cap2im",
+        description="Images from captions with attention.",
+        version=cap2im.__version__,
+        lifespan=lifespan,
+        redoc_url=None,
+        telemetry=dict.fromkeys(("tracing", "metrics", "logs"), False),  # else the environment is asked at every request
     )
     app.state.settings, app.state.engine, app.state.metrics, app.state.store = settings, engine, metrics, _store(settings)
-    app.include_router(router(settings))
-    app.include_router(released.router(settings))
+    routers = [router(settings), released.router(settings), page_router()]
     if app.state.store is not None and app.state.store.public == store.FILES:
-        app.include_router(store.router())
-    app.include_router(page_router())
+        routers.append(store.router())
+    for each in routers:
+        app.routes.extend(each.routes)  # `include_router` would look for each request's route twice
 
     @app.get("/healthz", response_class=JSONResponse)
     async def healthz() -> dict[str, str]:
@@ -126,6 +132,7 @@ def app_of_environment() -> FastAPI:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=leave_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a terminal sends to all: the process that started this one tells it what to do
     return create_app(ServeSettings.from_environment())
 
 
@@ -151,6 +158,7 @@ def address(settings: ServeSettings) -> str:
     return f"http://{host}:{settings.port}"
 
 
+@lru_cache(maxsize=256)
 def _names_this_machine(host: str) -> bool:
     """Whether a Host header is localhost or an IP address: no site can have these lead elsewhere than to themselves."""
     try:
@@ -182,6 +190,9 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: ServeSettings, metrics: Metrics) -> None:
         self.app, self.settings, self.metrics = app, settings, metrics
+        self.private = settings.private
+        self.headers = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+        self.docs_headers = [(b"content-security-policy", SWAGGER.encode()), *self.headers[:-1]]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -221,9 +232,9 @@ class Guard:
             nonlocal status, started
             if message["type"] == "http.response.start":
                 status, started = message["status"], True
-                headers = MutableHeaders(scope=message)
-                for name, value in (DOCS_HEADERS if scope["path"] == DOCS else HEADERS).items():
-                    headers.setdefault(name, value)
+                there = {name for name, _ in message["headers"]}
+                headers = self.docs_headers if scope["path"] == DOCS else self.headers
+                message["headers"] += [header for header in headers if header[0] not in there]
             try:
                 async with asyncio.timeout(self.settings.timeout_s):
                     await send(message)
@@ -232,7 +243,7 @@ class Guard:
                 raise ClientLeftError from None
 
         try:
-            if self.settings.private and not _names_this_machine(given.get("host", "localhost")):
+            if self.private and not _names_this_machine(given.get("host", "localhost")):
                 response = JSONResponse({"detail": "this server answers this machine alone: ask it as localhost, or by an IP address"}, 421)
                 await response(scope, limited, answered)
                 return
@@ -251,6 +262,20 @@ class Guard:
             self.metrics.seconds.labels(route).observe(time.perf_counter() - start)
 
 
+class Server(uvicorn.Server):
+    """uvicorn's, which ends at once when it is interrupted again: by itself it tells in pages of tracebacks what it gives up."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit and sig == signal.SIGINT:
+            _give_up()
+        super().handle_exit(sig, frame)
+
+
+def _give_up() -> NoReturn:
+    os.write(2, b"cap2im: interrupted\n")
+    os._exit(130)
+
+
 class Workers(Multiprocess):
     """uvicorn's worker processes, which stop as one: the port closes at once, and not only when the last of them has finished."""
 
@@ -258,6 +283,15 @@ class Workers(Multiprocess):
         for listening in self.sockets:  # this process kept them open for the workers that it might have had to start anew
             listening.close()
         super().terminate_all()
+
+    def join_all(self) -> None:
+        while any(each.process.is_alive() for each in self.processes):
+            if signal.SIGINT in self.signal_queue:  # once more
+                for each in self.processes:
+                    each.process.kill()
+                _give_up()
+            time.sleep(0.1)
+        super().join_all()
 
 
 def configuration(app: Any, settings: ServeSettings, **more: Any) -> uvicorn.Config:
@@ -279,7 +313,7 @@ def serve(settings: ServeSettings) -> None:
     # uvicorn finishes what it has accepted and then raises the signal again, which shall not count as a failure
     signal.signal(signal.SIGTERM, lambda *_: None)
     if settings.workers == 1:
-        uvicorn.Server(configuration(create_app(settings), settings)).run(sockets=[listening])
+        Server(configuration(create_app(settings), settings)).run(sockets=[listening])
         return
     settings.to_environment()
     config = configuration("cap2im.serve.app:app_of_environment", settings, factory=True, workers=settings.workers)

@@ -1,6 +1,6 @@
 """The models of a server, and how requests share them: pictures of all clients are drawn in common batches, on bounded places.
 
-`batched` makes the batches. One thread for each device draws, so that models on one device take turns.
+`batched` makes the batches. A process for each device draws them, so that models on one device take turns.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import logging
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -25,6 +24,7 @@ from cap2im.data.mnist_captions import LAYOUTS
 from cap2im.data.vocabulary import Tokens, Unknown
 from cap2im.drawing import Drawing
 from cap2im.pipeline import Glimpses, Pipeline, find_device
+from cap2im.serve.device import Batch, Device, EndedError, Watch
 from cap2im.serve.metrics import Metrics
 from cap2im.serve.settings import ServeSettings
 
@@ -89,11 +89,12 @@ class Picture:
 
     caption: str
     seed: int
+    made: Callable[[Drawing], Any] | None = None  # in place of the drawing; see `Batch`
     number: int = 0
     watch: Callable[[int, Glimpses, Sequence[int], Sequence[int]], None] | None = None
 
 
-class Waiting(AsyncBatchGenerator[Picture, Drawing]):
+class Waiting(AsyncBatchGenerator[Picture, Any]):
     """`batched`'s queue, which looks for items every few milliseconds all day long, sleeping while there are none.
 
     After a batch it also waits, for a part of the time that the batch took, for the clients that were answered together to come back one
@@ -103,15 +104,15 @@ class Waiting(AsyncBatchGenerator[Picture, Drawing]):
     def __init__(self, *, batch_size: int, timeout_ms: float) -> None:
         super().__init__(batch_size, timeout_ms=LOOK_MS)
         self._size, self._wait = batch_size, timeout_ms / 1000
-        self._open: list[AsyncBatchItem[Picture, Drawing]] = []
+        self._open: list[AsyncBatchItem[Picture, Any]] = []
         self._some = asyncio.Event()
 
-    async def extend(self, items: list[AsyncBatchItem[Picture, Drawing]]) -> None:
+    async def extend(self, items: list[AsyncBatchItem[Picture, Any]]) -> None:
         self._open += items
         self._some.set()
         await super().extend(items)
 
-    async def optimal_batches(self) -> AsyncGenerator[list[AsyncBatchItem[Picture, Drawing]], None]:
+    async def optimal_batches(self) -> AsyncGenerator[list[AsyncBatchItem[Picture, Any]], None]:
         batches, clock = super().optimal_batches(), asyncio.get_running_loop().time
         hoped, until = 0, 0.0
         while True:
@@ -135,24 +136,31 @@ class Waiting(AsyncBatchGenerator[Picture, Drawing]):
 
 
 class Drawer:
-    """A model on a device, which draws pictures of several clients together."""
+    """A model on a device, which draws pictures of several clients together.
 
-    def __init__(self, pipeline: Pipeline, thread: ThreadPoolExecutor, settings: ServeSettings, metrics: Metrics) -> None:
-        self.pipeline, self._thread, self._metrics = pipeline, thread, metrics
+    Attributes:
+        pipeline: its outline, which cannot draw.
+    """
+
+    def __init__(self, pipeline: Pipeline, device: Device, settings: ServeSettings, metrics: Metrics) -> None:
+        self.pipeline, self._device, self._metrics = pipeline, device, metrics
         self.taken = 0  # pictures that wait or are drawn
         self.speed: float | None = None  # pictures a second, of late
         batch = min(settings.batch, pipeline.at_once)
-        self._batches = AsyncBatchProcessor[Picture, Drawing](self._together, batch_size=batch, timeout_ms=settings.wait_ms)
+        self._batches = AsyncBatchProcessor[Picture, Any](self._together, batch_size=batch, timeout_ms=settings.wait_ms)
         self._batches.batch_queue = Waiting(batch_size=batch, timeout_ms=settings.wait_ms)
 
-    async def draw(self, pictures: list[Picture]) -> list[Drawing]:
-        """Draws them in whatever batches; cancelled, it draws no more of them."""
+    async def draw(self, pictures: list[Picture]) -> list[Any]:
+        """Draws them in whatever batches, and answers what is made of each; cancelled, it draws no more of them."""
         return await self._batches(pictures)
 
-    async def _together(self, pictures: list[Picture]) -> list[Drawing]:
+    async def _together(self, pictures: list[Picture]) -> list[Any]:
         name, start = self.pipeline.name, time.perf_counter()
         try:
-            drawings = await asyncio.get_running_loop().run_in_executor(self._thread, self._draw, pictures)
+            drawings = await self._device.draw(*self._batch(pictures))
+        except EndedError:
+            _log.error("the process that draws ended while %s drew %d pictures", name, len(pictures))
+            raise BrokenError(f"the process that draws ended while {name} drew; another one is started") from None
         except Exception:
             _log.exception("%s failed to draw %d pictures", name, len(pictures))
             raise BrokenError(f"{name} failed to draw") from None
@@ -164,25 +172,18 @@ class Drawer:
         self._metrics.drawing.labels(name).observe(seconds)
         return drawings
 
-    def _draw(self, pictures: list[Picture]) -> list[Drawing]:
+    def _batch(self, pictures: list[Picture]) -> tuple[Batch, Watch]:
+        watched = [row for row, picture in enumerate(pictures) if picture.watch is not None]
         watchers: dict[Any, list[int]] = {}
-        for row, picture in enumerate(pictures):
-            if picture.watch is not None:
-                watchers.setdefault(picture.watch, []).append(row)
-        counted = iter(range(self.pipeline.glimpses))
+        for place, row in enumerate(watched):
+            watchers.setdefault(pictures[row].watch, []).append(place)
 
-        def watch(glimpses: Glimpses) -> None:
-            t = next(counted)
-            for told, rows in watchers.items():
-                told(t, glimpses, rows, [pictures[row].number for row in rows])
+        def watch(t: int, glimpses: Glimpses) -> None:
+            for told, places in watchers.items():
+                told(t, glimpses, places, [pictures[watched[place]].number for place in places])
 
-        # Captions are checked when they are accepted: those with words to refuse never come here, so that one choice serves all.
-        return self.pipeline.drawings(
-            [picture.caption for picture in pictures],
-            [picture.seed for picture in pictures],
-            unknown="skip",
-            watch=watch if watchers else None,
-        )
+        captions, seeds, made = zip(*((picture.caption, picture.seed, picture.made) for picture in pictures), strict=True)
+        return Batch(self.pipeline.name, captions, seeds, made, watched), watch
 
 
 class Places:
@@ -220,7 +221,7 @@ class Engine:
     def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
         self.settings, self.metrics = settings, metrics
         self.models: dict[str, list[Drawer]] = {}
-        self._threads: list[ThreadPoolExecutor] = []
+        self._devices: list[Device] = []
         self.taken = self.unread = 0
         self.nearest = lru_cache(maxsize=4096)(self._nearest)
 
@@ -231,16 +232,15 @@ class Engine:
             ValueError: a model, sharpener or device that does not exist or fit, or two models of one name.
         """
         models: dict[str, list[Drawer]] = {}
-        for device in self.settings.devices:
-            thread = ThreadPoolExecutor(1, thread_name_prefix=f"draws on {find_device(device)}")
-            self._threads.append(thread)
+        # all of them at once; the names are checked here, where a wrong one is told without waiting for a process
+        self._devices = [Device(str(find_device(name)), self.settings.models, self.settings.sharpen) for name in self.settings.devices]
+        for device in self._devices:
             names = set()
-            for model in self.settings.models:
-                pipeline = Pipeline.load(model, device=device, sharpen=self.settings.sharpen)
+            for pipeline in device.load():
                 if pipeline.name in names:
                     raise ValueError(f"two models are called {pipeline.name}; requests could not tell them apart")
                 names.add(pipeline.name)
-                models.setdefault(pipeline.name, []).append(Drawer(pipeline, thread, self.settings, self.metrics))
+                models.setdefault(pipeline.name, []).append(Drawer(pipeline, device, self.settings, self.metrics))
         self.models = models
 
     @property
@@ -300,13 +300,14 @@ class Engine:
         drawer.taken += count
         self.metrics.queued.set(self.taken)
 
-    async def draw(self, asked: Asked) -> list[list[Drawing]]:
-        """The drawings of each caption; the caller holds their places.
+    async def draw(self, asked: Asked, made: Callable[[Drawing], Any] | None = None) -> list[list[Any]]:
+        """The drawings of each caption, or what is made of them where they are drawn; the caller holds their places.
 
         Raises:
             BrokenError: the model failed.
         """
-        drawings = await asked.drawer.draw([Picture(caption, asked.seed + k) for caption in asked.captions for k in range(asked.samples)])
+        pictures = [Picture(caption, asked.seed + k, made) for caption in asked.captions for k in range(asked.samples)]
+        drawings = await asked.drawer.draw(pictures)
         return [drawings[start : start + asked.samples] for start in range(0, len(drawings), asked.samples)]
 
     async def watch(self, asked: Asked, places: Places) -> AsyncGenerator[Seen | tuple[int, list[Drawing]], None]:
@@ -326,7 +327,7 @@ class Engine:
 
         async def finished(result: int, caption: str) -> None:
             first = result * asked.samples
-            pictures = [Picture(caption, asked.seed + k, first + k, told) for k in range(asked.samples)]
+            pictures = [Picture(caption, asked.seed + k, None, first + k, told) for k in range(asked.samples)]
             try:
                 news.put_nowait((result, await asked.drawer.draw(pictures)))
                 places.drawn(asked.samples)
@@ -397,8 +398,8 @@ class Engine:
 
     def close(self) -> None:
         """Draws nothing more."""
-        for thread in self._threads:
-            thread.shutdown(wait=False, cancel_futures=True)
+        for device in self._devices:
+            device.close()
 
 
 def examples(pipeline: Pipeline) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -30,7 +31,7 @@ class BoundedHead(HttpToolsProtocol):
         self._head += len(data)
         super().data_received(data)
         if self._head > HEAD_BYTES:
-            self.send_400_response("The request's headers are too long.")
+            self.send_400_response("the request's headers are too long")
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
@@ -40,6 +41,13 @@ class BoundedHead(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._head = 0
+
+    def send_400_response(self, msg: str) -> None:
+        """Tells what is wrong as every other error does, and closes the connection."""
+        content = json.dumps({"detail": msg[0].lower() + msg[1:].removesuffix(".")}).encode()
+        head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        self.transport.write(head % len(content) + content)
+        self.transport.close()
 
     def _in_time(self) -> None:
         if self._late is not None:

@@ -20,7 +20,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from cap2im.drawing import Drawing, attention_figure, maps_figure
-from cap2im.serve.api import LARGEST_SEED, WHOLE, accept, drawn, key_needed, problems
+from cap2im.serve.api import EXAMPLE, LARGEST_SEED, WHOLE, accept, drawn, key_needed, problems
 from cap2im.serve.settings import ServeSettings
 from cap2im.serve.store import Files
 
@@ -33,7 +33,7 @@ MAPS = ("map1", "map2")
 class Wanted(BaseModel):
     """What to draw."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"caption": EXAMPLE}]})
 
     caption: str
     seed: Annotated[int | None, Field(ge=0, le=LARGEST_SEED, description="None draws a new picture each time."), WHOLE] = None

@@ -10,6 +10,7 @@ import base64
 import errno
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -139,8 +140,12 @@ class Store:
 
         def read() -> tuple[bytes, str] | None:
             try:
-                return self.files.cat_file(f"{self.root}/{name}"), _media_type(name)
+                return self._content(f"{self.root}/{name}"), _media_type(name)
             except FileNotFoundError:
+                return None
+            except OSError as error:
+                if error.errno != errno.ELOOP:
+                    raise
                 return None
 
         return await self._in_time(read, "the store")
@@ -170,6 +175,13 @@ class Store:
             if self.files.exists(part):
                 self.files.rm_file(part)
             raise
+
+    def _content(self, path: str) -> bytes:
+        if not isinstance(self.files, LocalFileSystem):
+            return self.files.cat_file(path)
+        # who can write into the folder must not thereby show all that the server can read
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NOFOLLOW", 0))) as file:
+            return file.read()
 
     def _link(self, name: str) -> str:
         return str(self.files.sign(f"{self.root}/{name}", expiration=self.link_s)) if self.public is None else f"{self.public}/{name}"

@@ -213,7 +213,7 @@ function tell(error, again) {
 async function save(index, format, button) {
   const { captions, samples, seed, model } = drawn;
   const whole = format === "html"; // a page has all samples, pictures are of the one that is looked at
-  const body = { captions: [captions[index]], model, format, seed: whole ? seed : viewers[index].seed(), samples: whole ? samples : 1 };
+  const body = { captions: [captions[index]], model, format, seed: whole ? seed : viewers[index].seed(), samples: whole ? samples : 1, enlarge: !whole };
   button.disabled = true;
   try {
     const [result] = (await (await ask("v1/draw", { body })).json()).results;
