@@ -1,14 +1,15 @@
 """How fast AttnGAN draws and trains at COCO's width, as a share of what the machine can multiply, and what memory training takes.
 
-    python -m benchmarks.attngan [--device cuda] [--threads 1] [--runs 5] [--batch 2] [--what sampling training]
+    python -m benchmarks.attngan [--device cuda] [--threads 1] [--runs 5] [--batch 2] [--what sampling training] [--fp32]
 
 Networks of attngan-coco with random weights: three sizes up to 256 x 256. Sampling draws 4 captions of 12 words that are encoded already. A
 training step is everything but the matching model's image encoder: generator, three discriminators, losses, Adam, running average.
 
 "plainly" is the same network and the same update, written as one first would, in the same run: every upsampling enlarges before it
 convolves, channels come first, all pictures are drawn at once and normalised after every convolution, gradients are kept until they are
-replaced, the generator's update also computes those of the discriminators, and Adam goes tensor by tensor. Each row is measured in a
-process of its own. With one thread, seconds are those that the processor spent on it, so that a busy machine falsifies less.
+replaced, the generator's update also computes those of the discriminators, Adam goes tensor by tensor, and memory that is freed goes back
+to the system. Each row is measured in a process of its own. With one thread, seconds are those that the processor spent on it, so that a
+busy machine falsifies less.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from cap2im.models.discriminators import discriminator_loss, generator_loss
 from cap2im.models.text import EncodedText
 from cap2im.randomness import generator
 from cap2im.training.attngan import AttnGANTrainee, real_pictures, sum_of
-from cap2im.training.loop import make_accelerator
+from cap2im.training.loop import keep_memory, make_accelerator
 
 WORDS, VOCABULARY = 12, 27_297  # of a caption; of COCO, about
 PICTURES = 4
@@ -123,6 +124,7 @@ def training(device: torch.device, precision: str, batch: int, plainly: bool, re
     noise = torch.randn(batch, *c.noise_shape, generator=random).to(device)
     eyes = Eyes(c.text.features).to(device).requires_grad_(False)
     if not plainly:
+        keep_memory()
         return lambda: trainee.update(generator_network, discriminators, reals, text, noise, None, eyes, accelerator)
 
     optimizers = [
@@ -185,6 +187,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--batch", type=int, default=2, help="of a training step")
     parser.add_argument("--what", nargs="+", default=["sampling", "training"], choices=["sampling", "training"])
+    parser.add_argument(
+        "--fp32", action="store_true", help="leave out bf16, which takes very long where a processor has no arithmetic for it"
+    )
     parser.add_argument("--one", choices=["sampling", "training"], help=argparse.SUPPRESS)  # one row, as JSON
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help=argparse.SUPPRESS)
     parser.add_argument("--plainly", action="store_true", help=argparse.SUPPRESS)
@@ -198,7 +203,8 @@ def main() -> None:
     device, clock = torch.device(arguments.device), clock_of(arguments)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{arguments.threads} threads, {platform.machine()}"
     print(f"{name}; torch {torch.__version__}; median of {arguments.runs} runs\n")
-    print(f"Matrix multiply: fp32 {multiply_rate(clock):.0f} GFLOP/s, bf16 {multiply_rate(clock, torch.bfloat16):.0f} GFLOP/s\n")
+    half = "" if arguments.fp32 else f", bf16 {multiply_rate(clock, torch.bfloat16):.0f} GFLOP/s"
+    print(f"Matrix multiply: fp32 {multiply_rate(clock):.0f} GFLOP/s{half}\n")
     print("| what | precision | seconds | GFLOP | GFLOP/s | of the fp32 multiply rate after it | time, of the plain one | peak GiB |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     labels = {"sampling": f"sampling {PICTURES} pictures", "training": f"training step, batch {arguments.batch}"}
@@ -207,6 +213,8 @@ def main() -> None:
         rows = [(", plainly", "fp32", ["--plainly"]), ("", "fp32", []), ("", "bf16", [])]
         rows += [(", train.recompute", precision, ["--recompute"]) for precision in ("fp32", "bf16")] if what == "training" else []
         for label, precision, more in rows:
+            if arguments.fp32 and precision != "fp32":
+                continue
             command = [sys.executable, "-m", "benchmarks.attngan", "--one", what, "--precision", precision, "--device", arguments.device]
             command += ["--threads", str(arguments.threads), "--runs", str(arguments.runs), "--batch", str(arguments.batch)]
             row = json.loads(subprocess.run([*command, *more], check=True, stdout=subprocess.PIPE).stdout)
