@@ -7,8 +7,9 @@ training step is everything but the matching model's image encoder: generator, t
 
 "plainly" is the same network and the same update, written as one first would, in the same run: every upsampling enlarges before it
 convolves, channels come first, all pictures are drawn at once and normalised after every convolution, gradients are kept until they are
-replaced, the generator's update also computes those of the discriminators, and Adam goes tensor by tensor. Each row is measured in a
-process of its own. With one thread, seconds are those that the processor spent on it, so that a busy machine falsifies less.
+replaced, the generator's update also computes those of the discriminators, Adam goes tensor by tensor, and memory that is freed goes back
+to the system. Each row is measured in a process of its own. With one thread, seconds are those that the processor spent on it, so that a
+busy machine falsifies less.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from cap2im.models.discriminators import discriminator_loss, generator_loss
 from cap2im.models.text import EncodedText
 from cap2im.randomness import generator
 from cap2im.training.attngan import AttnGANTrainee, real_pictures, sum_of
-from cap2im.training.loop import make_accelerator
+from cap2im.training.loop import keep_memory, make_accelerator
 
 WORDS, VOCABULARY = 12, 27_297  # of a caption; of COCO, about
 PICTURES = 4
@@ -123,6 +124,7 @@ def training(device: torch.device, precision: str, batch: int, plainly: bool, re
     noise = torch.randn(batch, *c.noise_shape, generator=random).to(device)
     eyes = Eyes(c.text.features).to(device).requires_grad_(False)
     if not plainly:
+        keep_memory()
         return lambda: trainee.update(generator_network, discriminators, reals, text, noise, None, eyes, accelerator)
 
     optimizers = [

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from cap2im.models import convolutions
 from cap2im.models.interface import DrawingModel, DrawnSequence
 from cap2im.models.text import EncodedText
 from cap2im.models.word_encoder import ReadingConfig, TextEncoder
@@ -152,7 +153,9 @@ class UpBlock(nn.Module):
             kernel = F.pad(kernel, (1, 1, 1, 1))  # [2D', D, 5, 5]
             kernel = kernel[:, :, 1:] + kernel[:, :, :-1]
             kernel = kernel[..., 1:] + kernel[..., :-1]  # [2D', D, 4, 4]
-            drawn = F.conv_transpose2d(maps, kernel.flip(2, 3).transpose(0, 1), bias, stride=2, padding=1)  # [B, 2D', 2H, 2W]
+            kernel = kernel.flip(2, 3).transpose(0, 1)  # [D, 2D', 4, 4]
+            transposed = convolutions.enlarge if convolutions.fits(maps) else partial(F.conv_transpose2d, stride=2, padding=1)
+            drawn = transposed(maps, kernel, bias)  # [B, 2D', 2H, 2W]
         return gated(self.norm(drawn) if self.training else drawn)
 
 
@@ -168,10 +171,12 @@ class ResidualBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """[B, D, H, W] of the same."""
+        convolve = convolutions.convolve if convolutions.fits(maps) else partial(F.conv2d, padding=1)
         if not self.training:
-            inside = gated(F.conv2d(maps, *normed(self.first, self.first_norm), padding=1))
-            return maps + F.conv2d(inside, *normed(self.second, self.second_norm), padding=1)
-        return maps + self.second_norm(self.second(gated(self.first_norm(self.first(maps)))))
+            inside = gated(convolve(maps, *normed(self.first, self.first_norm)))
+            return maps + convolve(inside, *normed(self.second, self.second_norm))
+        inside = gated(self.first_norm(convolve(maps, self.first.weight)))
+        return maps + self.second_norm(convolve(inside, self.second.weight))
 
 
 class WordAttention(nn.Module):

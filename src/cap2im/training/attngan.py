@@ -40,7 +40,7 @@ from cap2im.models.discriminators import Discriminator, discriminator_loss, gene
 from cap2im.models.precision import autocast
 from cap2im.models.text import EncodedText
 from cap2im.training.bound import shown_drawings
-from cap2im.training.loop import BatchesAhead, RunLog, make_accelerator, prepare_processor, stop_if_not_finite
+from cap2im.training.loop import BatchesAhead, RunLog, keep_memory, make_accelerator, prepare_processor, stop_if_not_finite
 from cap2im.training.material import ShownCaptions, require_same_material, training_material
 from cap2im.training.trainee import DrawingTrainee, resume_state
 
@@ -248,6 +248,7 @@ def train(
             cannot share, a loss that is not finite.
     """
     prepare_processor()
+    keep_memory()
     settings = recipe.train
     accelerator = make_accelerator(device, settings.batch_size)
     if settings.batch_size // accelerator.num_processes < 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
@@ -30,6 +31,17 @@ from cap2im.models.precision import WITHOUT_BF16, usable
 def prepare_processor() -> None:
     """Narrow Gaussian filters make denormal numbers, with which processors are many times slower: treat them as zero."""
     torch.set_flush_denormal(True)
+
+
+def keep_memory() -> None:
+    """Memory that is freed stays with the process from here on; to fetch large tensors from the system again, page by page, takes time.
+
+    It is for trainings whose steps are all alike, and does nothing where the C library is another than glibc.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        c_library, most_apart, least_given_back = ctypes.CDLL(None), -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
+        c_library.mallopt(most_apart, 0)
+        c_library.mallopt(least_given_back, -1)
 
 
 def machine() -> str:
