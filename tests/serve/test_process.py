@@ -118,7 +118,7 @@ cap2im.pipeline.read_weights = read_weights
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     command = [sys.executable, "-m", "cap2im", "serve", "--model", str(tiny), "--port", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
     assert done.returncode == 2
     assert "no memory left" in done.stderr
     assert not done.stdout
@@ -178,7 +178,7 @@ def test_damaged_weights_stop_it_in_one_line(tiny, tmp_path, workers):
     (tmp_path / "config.json").write_bytes((tiny / "config.json").read_bytes())
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
     command = [sys.executable, "-m", "cap2im", "serve", "--model", str(tmp_path), "--port", "0", "--workers", str(workers)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
     lines = done.stderr.splitlines()
     assert all(line.startswith("cap2im: ") or "Child process" in line for line in lines), done.stderr
