@@ -144,7 +144,9 @@ class GANTraining(Section):
     discriminator_features: int = Field(128, ge=1)  # maps of the fine discriminator's two convolutions
     dropout: float = Field(0.5, ge=0, lt=1)  # in the discriminators
     coarse_noise: float = Field(0.0, ge=0)  # deviation of the noise on all small images that the coarse discriminator sees; LAPGAN has none
+    coarse_penalty: float = Field(0.0, ge=0)  # R1's gamma, of the coarse discriminator; see `gradient_penalty`; LAPGAN has none
     mismatch_weight: float = Field(0.0, ge=0)  # of real images with another's caption, which are then to be refused too; LAPGAN has none
+    fine_every: int = Field(1, ge=1)  # updates of the coarse level for one of the fine level, which costs far more and needs fewer
     ema_decay: float = Field(0.0, ge=0, lt=1)  # of the generators' weights that draw; 0 is none
     precision: Precision = "fp32"
     log_every: int = Field(10, ge=1)  # steps
@@ -285,6 +287,12 @@ class SharpenerRecipe(GANRecipe):
 
     kind: Literal["sharpener"]
     model: SharpenerConfig = SharpenerConfig()
+
+    @model_validator(mode="after")
+    def _is_fine(self) -> SharpenerRecipe:
+        if self.train.fine_every > 1 or self.train.coarse_penalty:
+            raise ValueError("train.fine_every and train.coarse_penalty are for a LAPGAN; a sharpener has no coarse level")
+        return self
 
 
 class DAMSMRecipe(DrawingRecipe):

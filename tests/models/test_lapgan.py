@@ -18,6 +18,7 @@ from cap2im.models.lapgan import (
     discriminator_loss,
     enlarged,
     generator_loss,
+    gradient_penalty,
     level_of,
     shrunk,
 )
@@ -140,3 +141,22 @@ def test_losses_in_closed_form():
     fooled = torch.zeros(4, requires_grad=True)
     generator_loss(fooled - 30).backward()
     assert float(fooled.grad.sum()) == pytest.approx(-1), "the gradient does not vanish where the discriminator is sure"
+
+
+def test_the_gradient_penalty_of_a_linear_discriminator_is_the_square_of_its_weights():
+    weights = torch.tensor([1.0, -2.0, 3.0, 0.5], requires_grad=True)
+    images = torch.rand(5, 1, 2, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    penalty = gradient_penalty(images.flatten(1) @ weights, images)
+    assert penalty.item() == pytest.approx(14.25)
+    penalty.backward()
+    torch.testing.assert_close(weights.grad, 2 * weights.detach())  # it teaches
+
+
+def test_normalised_sentences_stand_out_as_much_as_the_noise():
+    tokens, mask, _ = captions()
+    plain, normalised = (make(conditioning="mean", normalised=whether).coarse for whether in (False, True))
+    sentences, same = normalised.hear(tokens, mask), plain.hear(tokens, mask)
+    torch.testing.assert_close(sentences.mean(1), torch.zeros(5).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(sentences.std(1, correction=0), torch.ones(5).double(), rtol=0, atol=0.01)
+    for one, other in zip(sentences, same, strict=True):
+        assert torch.corrcoef(torch.stack([one, other]).detach())[0, 1].item() == pytest.approx(1)

@@ -39,12 +39,15 @@ CHANGES = (
     "train.validate_every=5",
     "train.checkpoint_every=3",
 )
+# what the golden losses were made with: the recipe for MNIST has other settings now, and both levels move at every update by default
+SETTINGS = ("model.normalised=false", "train.learning_rate=3e-4", "train.dropout=0.3", "train.coarse_noise=0.3", "train.coarse_penalty=0.0")
+SETTINGS = (*SETTINGS, "train.mismatch_weight=0.5", "train.ema_decay=0.99", "train.fine_every=1")
 COARSE = ("model.noise=6", "model.generator_units=10", "train.discriminator_units=8")
 CAPTION = "the digit three is at the top of the digit one"
 
 
 def changes_of(kind: str, *more: str) -> list[str]:
-    return [*CHANGES, *(COARSE if kind == "lapgan" else ()), *more]
+    return [*CHANGES, *((*COARSE, *SETTINGS) if kind == "lapgan" else ()), *more]
 
 
 def recipe(kind: str, *more: str):
@@ -70,6 +73,43 @@ def test_each_update_moves_one_side_alone_and_both_levels_of_it(tmp_path, monkey
     train(recipe("lapgan", f"train.optimizer={optimizer}", "train.momentum=0.7", "train.epochs=1"), tmp_path, device="cpu")
     assert updates[0::2] == [{"discriminators.levels.coarse", "discriminators.levels.fine"}] * 5
     assert updates[1::2] == [{"generators.model.coarse", "generators.model.fine"}] * 5
+
+
+def test_the_fine_level_moves_at_every_third_update_alone(tmp_path, monkeypatch):
+    moved, update = [], GANTrainee.update
+
+    def watched(trainee, networks, loss, accelerator):
+        before = {name: value.clone() for name, value in trainee.model.state_dict().items()}
+        update(trainee, networks, loss, accelerator)
+        changed = [name for name, value in trainee.model.state_dict().items() if not torch.equal(value, before[name])]
+        moved.append({level for level in ("coarse", "fine") if any(f".{level}." in name for name in changed)})
+
+    monkeypatch.setattr(GANTrainee, "update", watched)
+    train(recipe("lapgan", "train.fine_every=3"), tmp_path, device="cpu")
+    assert moved[0::2] == moved[1::2] == [{"coarse", "fine"} if step % 3 == 0 else {"coarse"} for step in range(1, 11)]
+    assert [line["step"] for line in stats(tmp_path, "train/fine_generator")] == [3, 6, 9]
+    assert len(stats(tmp_path, "train/coarse_generator")) == 10
+    for setting in ("train.fine_every=3", "train.coarse_penalty=0.1"):
+        with pytest.raises(ValueError, match=r"fine_every and train.coarse_penalty are for a LAPGAN; a sharpener has no coarse level"):
+            recipe("sharpener", setting)
+
+
+def test_the_penalty_flattens_the_coarse_discriminator_alone(tmp_path):
+    def steepness(penalty):
+        run = tmp_path / str(penalty)
+        train(recipe("lapgan", f"train.coarse_penalty={penalty}", "train.learning_rate=0.01", "train.epochs=8"), run, device="cpu")
+        state, wanted = load_checkpoint(checkpoints(run)[-1]), recipe("lapgan")
+        trainee = GANTrainee(wanted, Vocabulary(words=("a",)), {}, "")
+        trainee.model.load_state_dict({k.removeprefix("model."): v for k, v in state.tensors.items() if k.startswith("model.")})
+        discriminators = trainee.model.discriminators.eval()
+        images = torch.rand(8, 1, 60, 60, generator=torch.Generator().manual_seed(0))
+        pairs = {name: [training.level_of(images, name).requires_grad_()] for name in ("coarse", "fine")}
+        verdicts = discriminators(pairs, torch.zeros(8, 3, dtype=torch.long), torch.ones(8, 3, dtype=torch.bool))
+        return {name: float(training.gradient_penalty(logits, pairs[name][0]).detach()) for name, (logits,) in verdicts.items()}
+
+    free, held = steepness(0.0), steepness(100.0)
+    assert held["coarse"] < 0.1 * free["coarse"]
+    assert held["fine"] == free["fine"]
 
 
 def test_discriminators_learn_to_tell_bright_from_dark():
@@ -161,6 +201,7 @@ def test_a_broken_loss_stops_before_the_update(tmp_path, monkeypatch):
 def test_two_processes_have_the_losses_of_one(tmp_path):
     # dropout, the discriminators' noise and neighbours' captions are each process's own
     wanted = changes_of("lapgan", "train.dropout=0.0", "train.coarse_noise=0.0", "train.mismatch_weight=0.0")
+    wanted += ["train.coarse_penalty=0.5", "train.fine_every=2"]  # some updates leave the fine level out
     train(load_recipe("lapgan-mnist", wanted), tmp_path / "one", device="cpu")
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
     launch += ["--dynamo_backend", "no", "--main_process_port", "0", "-m", "cap2im", "train", "lapgan-mnist", "--device", "cpu"]

@@ -67,6 +67,8 @@ class HearingConfig(BaseModel):
     sentence_features: int = Field(4800, ge=1)  # S of "sentence"; combine-skip's has 4,800
     vocabulary_size: int = Field(22, ge=1)  # of "mean"
     language_units: int = Field(128, ge=1)  # of one direction, of "mean"
+    # whether each caption's "mean" is brought to mean 0 and deviation 1: as it is, captions differ by a twentieth of the noise's deviation
+    normalised: bool = False
 
     @property
     def reads_words(self) -> bool:
@@ -84,6 +86,7 @@ class Listener(nn.Module):
 
     def __init__(self, config: HearingConfig) -> None:
         super().__init__()
+        self.normalised = config.normalised
         if config.reads_words:
             self.language = BidirectionalLanguageModel(config.vocabulary_size, config.language_units)
 
@@ -93,7 +96,7 @@ class Listener(nn.Module):
             assert vectors is not None
             return vectors
         sentence: Tensor = self.language(tokens, mask).sentence
-        return sentence
+        return F.layer_norm(sentence, sentence.shape[1:]) if self.normalised else sentence
 
 
 class SharpenerConfig(HearingConfig):
@@ -281,3 +284,12 @@ def discriminator_loss(real: Tensor, drawn: Tensor, mismatched: Tensor | None = 
 def generator_loss(drawn: Tensor) -> Tensor:
     """-log D(drawn), the mean over a batch: it does not saturate, where log(1 - D(drawn)) would."""
     return F.softplus(-drawn).mean()
+
+
+def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
+    """R1 (Mescheder et al., arXiv:1801.04406, equation 9) without its factor: how steeply logits [B] change with real images [B, C, A, A].
+
+    The squared norm of the gradient, the mean over a batch.
+    """
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return gradient.float().square().flatten(1).sum(dim=1).mean()

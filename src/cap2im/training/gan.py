@@ -3,6 +3,7 @@
 Source: LAPGAN (Denton et al., arXiv:1506.05751), sections 2.2 to 3; alignDRAW (arXiv:1511.02793), sections 3.4, 4.1.3 and appendix B.
 
 The levels learn side by side and neither from the other: the fine generator completes real images that were blurred, as a sharpener does.
+So they need not have equally many updates (`fine_every`).
 One optimizer moves all networks: it keeps its state weight by weight and leaves alone what has no gradient.
 """
 
@@ -32,6 +33,7 @@ from cap2im.models.lapgan import (
     blurred,
     discriminator_loss,
     generator_loss,
+    gradient_penalty,
     level_of,
 )
 from cap2im.models.precision import autocast
@@ -42,6 +44,7 @@ from cap2im.training.trainee import DrawingTrainee, resume_state
 
 VALIDATION_BATCH = 100
 SHOWN_IMAGES = 10  # that a sharpener shows
+PENALTY_EVERY = 4  # updates; the penalty weighs as many times more then (Karras et al., arXiv:1912.04958, appendix B)
 
 
 def learning_rate(train: GANTraining, epoch: int) -> float:
@@ -76,16 +79,19 @@ class Generators(nn.Module):
         """The upper level."""
         return self.model.fine if isinstance(self.model, LAPGAN) else self.model
 
-    def forward(self, images: Tensor, tokens: Tensor, mask: Tensor, noise: Tensor, vectors: Tensor | None = None) -> dict[str, Tensor]:
-        """Pictures by level, of images [B, C, A, A], captions as `hear` takes them, and noise [B, *noise_shape]."""
+    def forward(
+        self, images: Tensor, tokens: Tensor, mask: Tensor, noise: Tensor, vectors: Tensor | None = None, fine: bool = True
+    ) -> dict[str, Tensor]:
+        """Pictures by level, of images [B, C, A, A], captions as `hear` takes them, noise [B, *noise_shape]; `fine`: of that level too."""
         drawn = {}
         if isinstance(self.model, LAPGAN):
             coarse_noise, plane = self.model.split(noise)
             drawn["coarse"] = self.model.coarse(self.model.coarse.hear(tokens, mask, vectors), coarse_noise)
         else:
             plane = noise.unsqueeze(1)
-        rough = blurred(images)
-        drawn["fine"] = rough + self.fine(rough, self.fine.hear(tokens, mask, vectors), plane)
+        if fine:
+            rough = blurred(images)
+            drawn["fine"] = rough + self.fine(rough, self.fine.hear(tokens, mask, vectors), plane)
         return drawn
 
 
@@ -103,12 +109,14 @@ class Discriminators(nn.Module):
     def forward(
         self, candidates: Mapping[str, list[Tensor]], tokens: Tensor, mask: Tensor, vectors: Tensor | None = None, mismatched: bool = False
     ) -> dict[str, tuple[Tensor, ...]]:
-        """Logits [B] by level, of each of its candidates: lists of pictures [B, C, ., .] of the same captions.
+        """Logits [B] by level, of the candidates of some levels: lists of pictures [B, C, ., .] of the same captions.
 
         `mismatched` adds the logits of the first candidate with the caption of its neighbour in the batch.
         """
         logits = {}
         for name, level in self.levels.items():
+            if name not in candidates:
+                continue
             assert isinstance(level, Listener)
             sentence = level.hear(tokens, mask, vectors)  # [B, S]
             given, sentences = list(candidates[name]), [sentence] * len(candidates[name])
@@ -142,7 +150,7 @@ class GANTrainee(DrawingTrainee):
         torch.manual_seed(recipe.train.seed)
         model, settings = Adversaries(recipe), recipe.train
         kind = torch.optim.SGD if settings.optimizer == "sgd" else torch.optim.Adam
-        optimizer = kind(model.parameters(), lr=settings.learning_rate)
+        optimizer = kind(model.parameters(), lr=settings.learning_rate, fused=True)
         super().__init__(recipe, model, optimizer, command, settings.ema_decay, vocabulary, about_data)
 
     @property
@@ -207,7 +215,7 @@ def train(
     """
     prepare_processor()
     settings = recipe.train
-    accelerator = make_accelerator(device, settings.batch_size)
+    accelerator = make_accelerator(device, settings.batch_size, skips=settings.fine_every > 1)
     with accelerator.main_process_first():  # what is prepared once for all lies in a cache then
         material = training_material(recipe, data, stream=stream, processes=accelerator.num_processes)
     recipe, batches, validation = cast(GANRecipe, material.recipe), material.batches, material.validation
@@ -229,12 +237,18 @@ def train(
             schedule(trainee.optimizer, settings, step // batches.steps_per_epoch)
             batch = ahead.next().to(accelerator.device)
             captions = (batch.tokens, batch.mask, batch.vectors)
+            fine = (step + 1) % settings.fine_every == 0
+            penalty = settings.coarse_penalty * PENALTY_EVERY if step % PENALTY_EVERY == 0 else 0.0
             with autocast(accelerator.device, settings.precision):
-                drawn = generators(batch.images, batch.tokens, batch.mask, batch.noise, batch.vectors)
+                drawn = generators(batch.images, batch.tokens, batch.mask, batch.noise, batch.vectors, fine)
                 pairs = {name: [level_of(batch.images, name), picture.detach()] for name, picture in drawn.items()}
+                if penalty:
+                    pairs["coarse"][0].requires_grad_()
                 verdicts = discriminators(pairs, *captions, mismatched=settings.mismatch_weight > 0)
             refusals = {name: discriminator_loss(*logits, mismatch_weight=settings.mismatch_weight) for name, logits in verdicts.items()}
             loss = torch.stack(list(refusals.values())).sum()
+            if penalty:
+                loss = loss + penalty / 2 * gradient_penalty(verdicts["coarse"][0], pairs["coarse"][0])
             stop_if_not_finite("the discriminators' loss", float(accelerator.reduce(loss.detach(), "mean")), step)
             trainee.update(model.discriminators, loss, accelerator)
 

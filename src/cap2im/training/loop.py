@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, cast
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from filelock import FileLock, Timeout
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
@@ -55,17 +55,19 @@ def machine() -> str:
     return f"{threads} thread{'s' * (threads != 1)} of {name}"
 
 
-def make_accelerator(device: Literal["auto", "cpu"], batch_size: int) -> Accelerator:
+def make_accelerator(device: Literal["auto", "cpu"], batch_size: int, *, skips: bool = False) -> Accelerator:
     """The engine: one process, or those of `accelerate launch`, which share every batch.
 
     "auto" is the accelerator where there is one. Where there is none, Accelerate has to be told to use the CPU: several processes would
     otherwise each believe that they are alone. Mixed precision stays off here, for the loops autocast by themselves.
+    `skips` tells that some updates leave out a part of a network, for whose gradients the processes would otherwise wait.
 
     Raises:
         ValueError: a batch does not divide among the processes.
     """
     there = torch.accelerator.is_available()
-    accelerator = Accelerator(cpu=device == "cpu" or not there, mixed_precision="no")
+    sharing = DistributedDataParallelKwargs(find_unused_parameters=skips)
+    accelerator = Accelerator(cpu=device == "cpu" or not there, mixed_precision="no", kwargs_handlers=[sharing])
     if batch_size % accelerator.num_processes:
         raise ValueError(f"train.batch_size {batch_size} does not divide among {accelerator.num_processes} processes")
     return accelerator
