@@ -18,6 +18,8 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
+import torch
+
 from cap2im.drawing import Drawing
 from cap2im.pipeline import Glimpses, Pipeline
 
@@ -158,6 +160,7 @@ def work(connection: Connection, device: str, models: Sequence[str], sharpen: st
     """What the process does, until the server closes the connection."""
     if not hasattr(signal, "pthread_sigmask"):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_flush_denormal(True)  # as training does: products of numbers that are almost zero take many times as long
     with connection, suppress(EOFError, OSError):
         try:
             pipelines = [Pipeline.load(model, device=device, sharpen=sharpen) for model in models]
