@@ -1,13 +1,13 @@
 """How many pictures a second `cap2im serve` answers, as a share of what the same model draws when it is called in Python.
 
-    pip install -c constraints.txt ".[serve]" locust
+    pip install -c constraints.txt ".[serve]"    # and wrk, as Debian and Homebrew have it
     python -m benchmarks.serve [--clients 32] [--requests 10000] [--rounds 5] [--seconds 10] [--threads 1] [OPTION OF cap2im serve]...
 
-A real server process on loopback is driven by locust. Its clients each ask for one picture, of a random caption and seed, and for the next
-one as soon as they have it. The direct figure is of batches of as many random captions and seeds in this process, with the same encoding:
-base64 of PNG. Rounds of the two alternate, so that what else the machine does falls on both, and the seconds that the processor spent on
-each process stand beside: a busy machine falsifies them less. Those of the load tool are without its start. Then the clients go on until
-the server has answered `--requests`, and its memory is compared.
+A real server process on loopback is driven by wrk, whose clients cost next to nothing of the processors that they share with the server.
+They each ask for one picture, of a random caption and seed, and for the next one as soon as they have it. The direct figure is of batches
+of as many random captions and seeds in this process, with the same encoding: base64 of PNG. Rounds of the two alternate, so that what else
+the machine does falls on both, and the seconds that the processor spent on each process stand beside: a busy machine falsifies them less.
+Then the clients go on until the server has answered `--requests`, and its memory is compared.
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import psutil
 import torch
 
@@ -38,7 +37,7 @@ from cap2im.data.mnist_captions import LAYOUTS, HeldOut
 from cap2im.pipeline import Pipeline
 from cap2im.randomness import generator
 
-CLIENTS = Path(__file__).with_name("serve_clients.py")
+CLIENTS = Path(__file__).with_name("serve_clients.lua")
 STARTS_WITHIN = 120  # seconds
 MEBIBYTE = 2**20
 
@@ -52,14 +51,16 @@ class Rate:
         a_second: pictures a second.
         processor: seconds of the processor for each picture.
         tool: the same, that the load tool spent.
-        times: how many requests took so many milliseconds, which locust rounds.
+        p50: milliseconds within which half of the requests were answered.
+        p99: the same of all but a hundredth.
     """
 
     pictures: int
     a_second: float
     processor: float
     tool: float = 0
-    times: dict[int, int] = field(default_factory=dict)
+    p50: float = 0
+    p99: float = 0
 
 
 @contextmanager
@@ -112,36 +113,21 @@ def direct(pipeline: Pipeline, captions: list[str], batch: int, seconds: float) 
     return Rate(done, done / (time.perf_counter() - start), (time.process_time() - before) / done)
 
 
-def locust(*arguments: str, environment: dict[str, str]) -> tuple[subprocess.CompletedProcess[str], float]:
-    """Runs it, and tells which seconds of the processor it took."""
-    before = children_spent()
-    done = subprocess.run(["locust", "-f", str(CLIENTS), *arguments], capture_output=True, text=True, env=environment, check=False)
-    return done, children_spent() - before
-
-
-def served(server: psutil.Process, url: str, clients: int, seconds: float, environment: dict[str, str]) -> Rate:
+def served(server: psutil.Process, url: str, clients: int, seconds: float, captions: Path) -> Rate:
     """Lets clients ask for so long.
 
     Raises:
-        RuntimeError: a request failed.
+        RuntimeError: a request failed, or none was answered.
     """
-    _, start = locust("--list", environment=environment)
-    before, many = spent(server), str(clients)
-    asking = ("--headless", "-u", many, "-r", many, "-t", f"{seconds:.0f}s", "--host", url, "--json", "--skip-log")
-    done, tool = locust(*asking, environment=environment)
+    before, tool = spent(server), children_spent()
+    asking = ["wrk", "-t1", f"-c{clients}", f"-d{seconds:.0f}s", "--timeout", "60s", "-s", str(CLIENTS), url, "--", str(captions)]
+    done = subprocess.run(asking, capture_output=True, text=True, check=False)
     after = spent(server)
-    if done.returncode != 0:
-        raise RuntimeError(f"locust: {done.stdout[-1000:]} {done.stderr[-1000:]}")
-    (told,) = json.loads(done.stdout)
-    count, lasted = told["num_requests"], told["last_request_timestamp"] - told["start_time"]
-    times = {int(milliseconds): number for milliseconds, number in told["response_times"].items()}
-    return Rate(count, count / lasted, (after - before) / count, (tool - start) / count, times)
-
-
-def percentile(rates: list[Rate], share: float) -> int:
-    """Milliseconds within which that share of all requests was answered."""
-    every = np.array(sorted(pair for rate in rates for pair in rate.times.items()))  # [N, 2] milliseconds, requests
-    return int(np.quantile(every[:, 0], share, method="inverted_cdf", weights=every[:, 1]))
+    told = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"failed": 1}
+    if told["failed"] or not told["pictures"]:
+        raise RuntimeError(f"wrk: {done.stdout[-1000:]} {done.stderr[-1000:]}")
+    count = told["pictures"]
+    return Rate(count, count / told["seconds"], (after - before) / count, (children_spent() - tool) / count, told["p50"], told["p99"])
 
 
 def main() -> None:
@@ -158,13 +144,13 @@ def main() -> None:
     pipeline = Pipeline.load(arguments.model)
     captions = [LAYOUTS[each.layout].caption(each.digits) for each in HeldOut.from_seed(0).configurations()]
     with tempfile.TemporaryDirectory() as folder:
-        listed = Path(folder) / "captions.json"
-        listed.write_text(json.dumps(captions))
-        environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads), "CAP2IM_CAPTIONS": str(listed)}
+        listed = Path(folder) / "captions.txt"
+        listed.write_text("\n".join(captions))
+        environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads)}
         with serving(arguments.model, options, environment) as (server, url):
-            ask = (server, url, arguments.clients, arguments.seconds, environment)
+            ask = (server, url, arguments.clients, arguments.seconds, listed)
             direct(pipeline, captions, arguments.clients, 2)
-            warm = served(server, url, arguments.clients, 2, environment)
+            warm = served(server, url, arguments.clients, 2, listed)
             total = warm.pictures
             rounds, held = [], {}
             for _ in range(arguments.rounds):
@@ -185,7 +171,7 @@ def main() -> None:
     rate = statistics.median(each.a_second for each in theirs)
     print(f"| called in Python, batches of {arguments.clients} | {rate:.0f} | {1000 * processor[0]:.2f} | | |")
     rate = statistics.median(each.a_second for each in ours)
-    late = f"{percentile(ours, 0.5)} | {percentile(ours, 0.99)}"
+    late = " | ".join(f"{statistics.median(times):.0f}" for times in ([each.p50 for each in ours], [each.p99 for each in ours]))
     print(f"| served to {arguments.clients} clients | {rate:.0f} | {1000 * processor[1]:.2f} | {late} |")
     print(f"| the load tool | | {1000 * statistics.median(each.tool for each in ours):.2f} | | |\n")
     print(f"Served, of called in Python: {statistics.median(shares):.0%} ({', '.join(f'{share:.0%}' for share in shares)}).")
