@@ -13,16 +13,18 @@ import resource, sys, torch
 from cap2im.training.loop import keep_memory
 if sys.argv[1] == "kept":
     keep_memory()
-for _ in range(2):
+fetched = []
+for _ in range(6):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(2**26).add_(1)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    fetched.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(fetched[1:]))
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="for glibc alone")
 @pytest.mark.parametrize("way", ["kept", "given back"])
 def test_large_tensors_are_not_fetched_from_the_system_again(way):
-    """256 MiB a second time: no page of it is fetched where memory is kept, and all are else."""
+    """256 MiB a few times, the first times aside, when small things may come to lie in its place."""
     pages = int(subprocess.run([sys.executable, "-c", FETCHED, way], check=True, stdout=subprocess.PIPE).stdout)
     assert pages < 20 if way == "kept" else pages > 100
