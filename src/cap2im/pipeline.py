@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from cap2im.checkpoint import CONFIG, SENTENCE_ENCODER, WEIGHTS, checkpoints, read_config, read_weights
 from cap2im.data.vocabulary import Tokens, Unknown, Vocabulary, pad
@@ -31,7 +30,6 @@ from cap2im.sentences import SentenceEncoder, load_sentence_encoder
 BUNDLED = Path(__file__).parent / "pretrained"
 PICTURES_AT_ONCE = 100  # bounds memory; a canvas sequence of 60 x 60 x 32 is half a megabyte
 PIXELS_AT_ONCE = 8 * 256 * 256  # of large pictures, of which a network may hold a hundred maps
-M = TypeVar("M", bound=nn.Module)
 
 
 def bundled_models() -> list[str]:
@@ -275,13 +273,6 @@ class Pipeline:
             raise ValueError(f"the sharpener does not fit: {told}")
         return replace(self, name=f"{self.name}+{sharpening.name}", sharpening=sharpening)
 
-    def outline(self) -> Pipeline:
-        """The same without weights: it reads captions, tells its sizes, cannot draw, and is light enough to be sent to a process."""
-        sharpening = self.sharpening
-        if sharpening is not None:
-            sharpening = replace(sharpening, model=_weightless(sharpening.model), encoder=None)
-        return replace(self, model=_weightless(self.model), encoder=None, sharpening=sharpening)
-
     @property
     def device(self) -> torch.device:
         return self.model.device
@@ -410,11 +401,6 @@ class Pipeline:
             drawn = self.picture(*self._inputs(captions[rows], tokens[rows], seeds[rows]))
             pictures.append((drawn if self.sharpening is None else self.sharpening.sharpen(drawn, captions[rows], unknown)).cpu())
         return torch.cat(pictures)
-
-
-def _weightless(model: M) -> M:
-    weights = (*model.parameters(), *model.buffers())
-    return copy.deepcopy(model, {id(each): each.to("meta") for each in weights})
 
 
 def pictures_at_once(side: int) -> int:

@@ -13,12 +13,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import pytest
 import uvicorn
@@ -152,25 +148,9 @@ def tiny(tmp_path_factory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("serve") / "tiny")
 
 
-class InThread(threading.Thread):
-    """What the process of a device does, in a thread of this one: it starts at once, and a test can reach into it."""
-
-    def __init__(self, target: Callable[..., None], args: tuple[Connection, ...], daemon: bool) -> None:
-        own = Connection(os.dup(args[0].fileno()))  # the server closes its copy of this end
-        super().__init__(target=target, args=(own, *args[1:]), daemon=daemon)
-
-    def kill(self) -> None:
-        """It ends when the server closes the other end."""
-
-
 @contextmanager
 def served(settings: ServeSettings) -> Iterator[Client]:
     """A server in a thread of this process."""
-    with mock.patch("cap2im.serve.device.SPAWN", SimpleNamespace(Pipe=Pipe, Process=InThread)):
-        yield from _served(settings)
-
-
-def _served(settings: ServeSettings) -> Iterator[Client]:
     listening = socket.create_server(("127.0.0.1", 0))
     app = create_app(settings)
     server = uvicorn.Server(configuration(app, settings))

@@ -77,43 +77,6 @@ def test_a_worker_that_is_killed_takes_its_own_requests_with_it_and_comes_back()
         assert client.count("cap2im_queued") == 0, "what the killed worker held is not counted for ever"
 
 
-def drawing_process(server: subprocess.Popen[str]) -> psutil.Process:
-    """The process that draws for a server of one worker and one device."""
-    (found,) = (each for each in psutil.Process(server.pid).children() if "spawn_main" in " ".join(each.cmdline()))
-    return found
-
-
-def test_a_process_that_draws_and_is_killed_fails_what_it_drew_and_comes_back():
-    with process() as (server, client), ThreadPoolExecutor(2) as pool:
-        first = drawing_process(server)
-        long = pool.submit(client.draw, CAPTIONS[:16], samples=8)
-        watched = pool.submit(lambda: list(client.events(CAPTIONS[:16], samples=8)))
-        wait_until(lambda: client.count("cap2im_queued") == 256)
-        wait_until(lambda: client.count("cap2im_batch_pictures_count") > 0)  # it is drawing the rest
-        first.kill()
-        sentence = "the process that draws ended while aligndraw-mnist drew; another one is started"
-        assert (long.result(60).status, long.result().json) == (500, {"detail": sentence})
-        assert watched.result(60)[-1][0] in ("error", "end")
-        assert client.get("/healthz").status == 200
-        assert client.draw().status == 200, "the next one waits for the new process"
-        second = drawing_process(server)
-        assert second.pid != first.pid
-        second.kill()
-        wait_until(lambda: second.status() == psutil.STATUS_ZOMBIE)
-        assert client.draw().status == 200, "one that is killed while it draws nothing fails nobody"
-        assert client.count("cap2im_queued") == 0
-        last = drawing_process(server)
-    assert not last.is_running(), "it does not outlive its server"
-    assert server.returncode == 0
-
-
-def test_a_process_that_draws_ends_with_a_server_that_is_killed():
-    with process() as (server, _):
-        drawing = drawing_process(server)
-        server.kill()
-        drawing.wait(20)
-
-
 def test_signals_to_the_whole_group_let_it_finish_what_it_accepted():
     """As a service manager sends them, and a terminal at Ctrl-C."""
     with process("--batch", "16", before=["setsid"]) as (server, client), ThreadPoolExecutor(1) as pool:

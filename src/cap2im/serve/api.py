@@ -8,7 +8,6 @@ import json
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import ExitStack, aclosing, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar, cast
 
@@ -165,11 +164,6 @@ class Wanted(BaseModel):
     format: Literal["png", "gif", "html"] = Field("png", description="gif moves; html adds a page for each caption.")
     enlarge: bool = Field(False, description=f"Enlarge small pictures to at most {LARGE} pixels a side, in squares; not for gif.")
 
-    @property
-    def side(self) -> int:
-        """To which pictures are enlarged, at most."""
-        return LARGE if self.enlarge else 0
-
 
 class ToRead(BaseModel):
     """What to read."""
@@ -214,7 +208,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 class ShortWay(APIRoute):
-    """Right requests in JSON go straight to the endpoint, which saves a fifth of what HTTP costs.
+    """Right requests in JSON go straight to the endpoint, without FastAPI's machinery for dependencies.
 
     FastAPI's own way tells what is wrong with all others, and asks for the API key.
     """
@@ -288,29 +282,16 @@ async def accept(
         raise HTTPException(422, str(error)) from None
 
 
-async def drawn(
-    request: Request,
-    asked: Asked,
-    shown: Callable[[list[list[Any]], Files], T],
-    made: Callable[[Drawing], Any] | None = None,
-    *,
-    quick: bool = False,
-) -> T:
+async def drawn(request: Request, asked: Asked, shown: Callable[[list[list[Drawing]], Files], T], *, quick: bool = False) -> T:
     """What is shown of the drawings of each caption, whose files are kept; a client that leaves frees its places.
 
-    The places are held until the end: a store that is slow shall fill the queue, and not the memory.
-
-    Args:
-        request: the client's.
-        asked: what it wants drawn.
-        shown: of the drawings of each caption.
-        made: of each drawing, where it is drawn; None shows the drawing itself.
-        quick: whether another thread would take longer to be asked than to show.
+    The places are held until the end: a store that is slow shall fill the queue, and not the memory. To show may be so quick that
+    another thread would take longer to be asked.
     """
     engine, files = engine_of(request), Files(request.app.state.store)
     with held_places(engine, asked)[0]:
         try:
-            drawings = await unless_gone(request.receive, engine.draw(asked, made), engine.settings.timeout_s)
+            drawings = await unless_gone(request.receive, engine.draw(asked), engine.settings.timeout_s)
         except BrokenError as error:
             raise HTTPException(500, str(error)) from None
         except ClientLeftError:
@@ -353,24 +334,7 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T], timeout_s:
 # Answers
 
 
-@dataclass(frozen=True)
-class Finished:
-    """All that most clients ask of a drawing: it comes from the process that draws, which has less to send so."""
-
-    seed: int
-    width: int
-    height: int
-    png: bytes
-
-
-def finished(drawing: Drawing, *, side: int = 0) -> Finished:
-    """The finished picture alone, enlarged to up to so many pixels a side."""
-    height, width = drawing.canvases.shape[1:3]
-    scale = max(1, side // max(height, width))
-    return Finished(drawing.seed, width * scale, height * scale, drawing.png(scale))
-
-
-def answer(model: str, asked_words: Sequence[Tokens], wanted: Wanted, results: Sequence[Sequence[Any]], files: Files) -> bytes:
+def answer(model: str, asked_words: Sequence[Tokens], wanted: Wanted, results: Sequence[Sequence[Drawing]], files: Files) -> bytes:
     """The JSON document of `POST /v1/draw`; takes from a tenth of a millisecond to seconds."""
     document = {
         "model": model,
@@ -387,14 +351,11 @@ def answer(model: str, asked_words: Sequence[Tokens], wanted: Wanted, results: S
     return to_json(document)  # in a third of the time that json takes
 
 
-def _drawn_picture(drawing: Any, wanted: Wanted, files: Files) -> dict[str, Any]:
-    if wanted.format == "gif":
-        height, width = drawing.canvases.shape[1:3]
-        image = files.add(gif([drawing]), "gif")
-    else:
-        picture = drawing if isinstance(drawing, Finished) else finished(drawing, side=wanted.side)
-        height, width = picture.height, picture.width
-        image = files.add(picture.png, "png")
+def _drawn_picture(drawing: Drawing, wanted: Wanted, files: Files) -> dict[str, Any]:
+    moves = wanted.format == "gif"
+    height, width = drawing.canvases.shape[1:3]
+    scale = max(1, LARGE // max(height, width)) if wanted.enlarge and not moves else 1
+    image = files.add(gif([drawing]), "gif") if moves else files.add(drawing.png(scale), "png")
     steps = None
     if wanted.steps:
         sheet, columns = canvases_png(drawing)
@@ -405,7 +366,7 @@ def _drawn_picture(drawing: Any, wanted: Wanted, files: Files) -> dict[str, Any]
             "attention": rounded_attention(drawing.attention),
             "boxes": rounded_boxes(drawing.boxes),
         }
-    return {"seed": drawing.seed, "width": width, "height": height, "image": image, "steps": steps}
+    return {"seed": drawing.seed, "width": width * scale, "height": height * scale, "image": image, "steps": steps}
 
 
 class Events(StreamingResponse):
@@ -500,10 +461,8 @@ def router(settings: ServeSettings) -> APIRouter:
     async def draw(request: Request, wanted: draw_request) -> Response:
         """Draws captions."""
         asked = await accept_body(request, wanted)
-        plain, pixels = wanted.format == "png" and not wanted.steps, asked.pictures * asked.drawer.pipeline.model.config.side**2
-        shown = partial(answer, asked.drawer.pipeline.name, asked.tokens, wanted)
-        made = partial(finished, side=wanted.side) if plain else None
-        content = await drawn(request, asked, shown, made, quick=plain and pixels <= QUICK_PIXELS)
+        quick = wanted.format == "png" and not wanted.steps and asked.pictures * asked.drawer.pipeline.model.config.side**2 <= QUICK_PIXELS
+        content = await drawn(request, asked, partial(answer, asked.drawer.pipeline.name, asked.tokens, wanted), quick=quick)
         return Response(content, media_type="application/json")
 
     streaming = drawing | {200: {"description": "The events.", "content": {Events.media_type: {"itemSchema": EVENT_SCHEMA}}}}

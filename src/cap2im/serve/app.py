@@ -191,8 +191,10 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: ServeSettings, metrics: Metrics) -> None:
         self.app, self.settings, self.metrics = app, settings, metrics
         self.private = settings.private
-        self.headers = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
-        self.docs_headers = [(b"content-security-policy", SWAGGER.encode()), *self.headers[:-1]]
+        self.headers, self.docs_headers = (
+            [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+            for headers in (HEADERS, HEADERS | {"Content-Security-Policy": SWAGGER})
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

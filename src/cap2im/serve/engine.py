@@ -1,6 +1,6 @@
 """The models of a server, and how requests share them: pictures of all clients are drawn in common batches, on bounded places.
 
-`batched` makes the batches. A process for each device draws them, so that models on one device take turns.
+`batched` makes the batches. One thread for each device draws, so that models on one device take turns.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import logging
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from batched.aio import AsyncBatchProcessor
 from batched.aio.batch_generator import AsyncBatchGenerator, AsyncBatchItem
 from numpy.typing import NDArray
@@ -24,7 +26,6 @@ from cap2im.data.mnist_captions import LAYOUTS
 from cap2im.data.vocabulary import Tokens, Unknown
 from cap2im.drawing import Drawing
 from cap2im.pipeline import Glimpses, Pipeline, find_device
-from cap2im.serve.device import Batch, Device, EndedError, Watch
 from cap2im.serve.metrics import Metrics
 from cap2im.serve.settings import ServeSettings
 
@@ -89,12 +90,11 @@ class Picture:
 
     caption: str
     seed: int
-    made: Callable[[Drawing], Any] | None = None  # in place of the drawing; see `Batch`
     number: int = 0
     watch: Callable[[int, Glimpses, Sequence[int], Sequence[int]], None] | None = None
 
 
-class Waiting(AsyncBatchGenerator[Picture, Any]):
+class Waiting(AsyncBatchGenerator[Picture, Drawing]):
     """`batched`'s queue, which looks for items every few milliseconds all day long, sleeping while there are none.
 
     After a batch it also waits, for a part of the time that the batch took, for the clients that were answered together to come back one
@@ -104,15 +104,15 @@ class Waiting(AsyncBatchGenerator[Picture, Any]):
     def __init__(self, *, batch_size: int, timeout_ms: float) -> None:
         super().__init__(batch_size, timeout_ms=LOOK_MS)
         self._size, self._wait = batch_size, timeout_ms / 1000
-        self._open: list[AsyncBatchItem[Picture, Any]] = []
+        self._open: list[AsyncBatchItem[Picture, Drawing]] = []
         self._some = asyncio.Event()
 
-    async def extend(self, items: list[AsyncBatchItem[Picture, Any]]) -> None:
+    async def extend(self, items: list[AsyncBatchItem[Picture, Drawing]]) -> None:
         self._open += items
         self._some.set()
         await super().extend(items)
 
-    async def optimal_batches(self) -> AsyncGenerator[list[AsyncBatchItem[Picture, Any]], None]:
+    async def optimal_batches(self) -> AsyncGenerator[list[AsyncBatchItem[Picture, Drawing]], None]:
         batches, clock = super().optimal_batches(), asyncio.get_running_loop().time
         hoped, until = 0, 0.0
         while True:
@@ -136,31 +136,24 @@ class Waiting(AsyncBatchGenerator[Picture, Any]):
 
 
 class Drawer:
-    """A model on a device, which draws pictures of several clients together.
+    """A model on a device, which draws pictures of several clients together."""
 
-    Attributes:
-        pipeline: its outline, which cannot draw.
-    """
-
-    def __init__(self, pipeline: Pipeline, device: Device, settings: ServeSettings, metrics: Metrics) -> None:
-        self.pipeline, self._device, self._metrics = pipeline, device, metrics
+    def __init__(self, pipeline: Pipeline, thread: ThreadPoolExecutor, settings: ServeSettings, metrics: Metrics) -> None:
+        self.pipeline, self._thread, self._metrics = pipeline, thread, metrics
         self.taken = 0  # pictures that wait or are drawn
         self.speed: float | None = None  # pictures a second, of late
         batch = min(settings.batch, pipeline.at_once)
-        self._batches = AsyncBatchProcessor[Picture, Any](self._together, batch_size=batch, timeout_ms=settings.wait_ms)
+        self._batches = AsyncBatchProcessor[Picture, Drawing](self._together, batch_size=batch, timeout_ms=settings.wait_ms)
         self._batches.batch_queue = Waiting(batch_size=batch, timeout_ms=settings.wait_ms)
 
-    async def draw(self, pictures: list[Picture]) -> list[Any]:
-        """Draws them in whatever batches, and answers what is made of each; cancelled, it draws no more of them."""
+    async def draw(self, pictures: list[Picture]) -> list[Drawing]:
+        """Draws them in whatever batches; cancelled, it draws no more of them."""
         return await self._batches(pictures)
 
-    async def _together(self, pictures: list[Picture]) -> list[Any]:
+    async def _together(self, pictures: list[Picture]) -> list[Drawing]:
         name, start = self.pipeline.name, time.perf_counter()
         try:
-            drawings = await self._device.draw(*self._batch(pictures))
-        except EndedError:
-            _log.error("the process that draws ended while %s drew %d pictures", name, len(pictures))
-            raise BrokenError(f"the process that draws ended while {name} drew; another one is started") from None
+            drawings = await asyncio.get_running_loop().run_in_executor(self._thread, self._draw, pictures)
         except Exception:
             _log.exception("%s failed to draw %d pictures", name, len(pictures))
             raise BrokenError(f"{name} failed to draw") from None
@@ -172,18 +165,25 @@ class Drawer:
         self._metrics.drawing.labels(name).observe(seconds)
         return drawings
 
-    def _batch(self, pictures: list[Picture]) -> tuple[Batch, Watch]:
-        watched = [row for row, picture in enumerate(pictures) if picture.watch is not None]
+    def _draw(self, pictures: list[Picture]) -> list[Drawing]:
         watchers: dict[Any, list[int]] = {}
-        for place, row in enumerate(watched):
-            watchers.setdefault(pictures[row].watch, []).append(place)
+        for row, picture in enumerate(pictures):
+            if picture.watch is not None:
+                watchers.setdefault(picture.watch, []).append(row)
+        counted = iter(range(self.pipeline.glimpses))
 
-        def watch(t: int, glimpses: Glimpses) -> None:
-            for told, places in watchers.items():
-                told(t, glimpses, places, [pictures[watched[place]].number for place in places])
+        def watch(glimpses: Glimpses) -> None:
+            t = next(counted)
+            for told, rows in watchers.items():
+                told(t, glimpses, rows, [pictures[row].number for row in rows])
 
-        captions, seeds, made = zip(*((picture.caption, picture.seed, picture.made) for picture in pictures), strict=True)
-        return Batch(self.pipeline.name, captions, seeds, made, watched), watch
+        # Captions are checked when they are accepted: those with words to refuse never come here, so that one choice serves all.
+        return self.pipeline.drawings(
+            [picture.caption for picture in pictures],
+            [picture.seed for picture in pictures],
+            unknown="skip",
+            watch=watch if watchers else None,
+        )
 
 
 class Places:
@@ -221,7 +221,7 @@ class Engine:
     def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
         self.settings, self.metrics = settings, metrics
         self.models: dict[str, list[Drawer]] = {}
-        self._devices: list[Device] = []
+        self._threads: list[ThreadPoolExecutor] = []
         self.taken = self.unread = 0
         self.nearest = lru_cache(maxsize=4096)(self._nearest)
 
@@ -232,15 +232,18 @@ class Engine:
             ValueError: a model, sharpener or device that does not exist or fit, or two models of one name.
         """
         models: dict[str, list[Drawer]] = {}
-        # all of them at once; the names are checked here, where a wrong one is told without waiting for a process
-        self._devices = [Device(str(find_device(name)), self.settings.models, self.settings.sharpen) for name in self.settings.devices]
-        for device in self._devices:
+        for device in self.settings.devices:
+            # numbers that are almost zero, of which narrow filters have many, take many times as long; each thread is told apart
+            flushing: dict[str, Any] = {"initializer": torch.set_flush_denormal, "initargs": (True,)}
+            thread = ThreadPoolExecutor(1, thread_name_prefix=f"draws on {find_device(device)}", **flushing)
+            self._threads.append(thread)
             names = set()
-            for pipeline in device.load():
+            for model in self.settings.models:
+                pipeline = Pipeline.load(model, device=device, sharpen=self.settings.sharpen)
                 if pipeline.name in names:
                     raise ValueError(f"two models are called {pipeline.name}; requests could not tell them apart")
                 names.add(pipeline.name)
-                models.setdefault(pipeline.name, []).append(Drawer(pipeline, device, self.settings, self.metrics))
+                models.setdefault(pipeline.name, []).append(Drawer(pipeline, thread, self.settings, self.metrics))
         self.models = models
 
     @property
@@ -300,14 +303,13 @@ class Engine:
         drawer.taken += count
         self.metrics.queued.set(self.taken)
 
-    async def draw(self, asked: Asked, made: Callable[[Drawing], Any] | None = None) -> list[list[Any]]:
-        """The drawings of each caption, or what is made of them where they are drawn; the caller holds their places.
+    async def draw(self, asked: Asked) -> list[list[Drawing]]:
+        """The drawings of each caption; the caller holds their places.
 
         Raises:
             BrokenError: the model failed.
         """
-        pictures = [Picture(caption, asked.seed + k, made) for caption in asked.captions for k in range(asked.samples)]
-        drawings = await asked.drawer.draw(pictures)
+        drawings = await asked.drawer.draw([Picture(caption, asked.seed + k) for caption in asked.captions for k in range(asked.samples)])
         return [drawings[start : start + asked.samples] for start in range(0, len(drawings), asked.samples)]
 
     async def watch(self, asked: Asked, places: Places) -> AsyncGenerator[Seen | tuple[int, list[Drawing]], None]:
@@ -327,7 +329,7 @@ class Engine:
 
         async def finished(result: int, caption: str) -> None:
             first = result * asked.samples
-            pictures = [Picture(caption, asked.seed + k, None, first + k, told) for k in range(asked.samples)]
+            pictures = [Picture(caption, asked.seed + k, first + k, told) for k in range(asked.samples)]
             try:
                 news.put_nowait((result, await asked.drawer.draw(pictures)))
                 places.drawn(asked.samples)
@@ -398,8 +400,8 @@ class Engine:
 
     def close(self) -> None:
         """Draws nothing more."""
-        for device in self._devices:
-            device.close()
+        for thread in self._threads:
+            thread.shutdown(wait=False, cancel_futures=True)
 
 
 def examples(pipeline: Pipeline) -> list[str]:
