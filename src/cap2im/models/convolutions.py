@@ -88,7 +88,7 @@ class _Convolve(torch.autograd.Function):
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         maps, kernel = context.saved_tensors
         of_maps = _in_strips(gradient, kernel.flip(2, 3).transpose(0, 1), None) if context.needs_input_grad[0] else None
-        return of_maps, *_of_kernel_and_bias(context, maps, gradient, gradient, stride=1)
+        return of_maps, *_of_kernel_and_bias(context, kernel.shape, maps, gradient, gradient, stride=1)
 
 
 class _Enlarge(torch.autograd.Function):
@@ -102,13 +102,15 @@ class _Enlarge(torch.autograd.Function):
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         maps, kernel = context.saved_tensors
         of_maps = F.conv2d(gradient, kernel, stride=2, padding=1) if context.needs_input_grad[0] else None
-        return of_maps, *_of_kernel_and_bias(context, gradient, maps, gradient, stride=2)
+        return of_maps, *_of_kernel_and_bias(context, kernel.shape, gradient, maps, gradient, stride=2)
 
 
-def _of_kernel_and_bias(context: Any, read: Tensor, written: Tensor, gradient: Tensor, stride: int) -> tuple[Tensor | None, ...]:
-    """Gradients of a kernel that slides over `read` for each place of `written`, and of the bias."""
-    (_, kernel), (_, of_kernel, of_bias) = context.saved_tensors, context.needs_input_grad
+def _of_kernel_and_bias(
+    context: Any, shape: torch.Size, read: Tensor, written: Tensor, gradient: Tensor, stride: int
+) -> tuple[Tensor | None, ...]:
+    """Gradients of a kernel of this shape that slides over `read` for each place of `written`, and of the bias."""
+    _, of_kernel, of_bias = context.needs_input_grad  # the tensors saved may be asked for once alone: they may be recomputed
     return (
-        conv2d_weight(read.contiguous(), kernel.shape, written.contiguous(), stride=stride, padding=1) if of_kernel else None,
+        conv2d_weight(read.contiguous(), shape, written.contiguous(), stride=stride, padding=1) if of_kernel else None,
         gradient.sum(dim=(0, 2, 3)) if of_bias else None,
     )
