@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import http.client
 import json
 import os
@@ -163,6 +164,7 @@ def served(settings: ServeSettings) -> Iterator[Client]:
     finally:
         server.should_exit = True
         thread.join()
+        gc.unfreeze()  # of this process
 
 
 @pytest.fixture

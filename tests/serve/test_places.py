@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import io
 import json
 import socket
@@ -234,3 +235,36 @@ def test_a_full_batch_waits_for_nobody():
         return loop.time() - start
 
     assert asyncio.run(seconds_between()) < 0.1
+
+
+def test_clients_that_came_back_are_drawn_at_once():
+    """Everybody who was answered is there again: nobody else is waited for, and a lone picture is no sign of a crowd."""
+
+    async def seconds_to_the_next(crowd: int) -> float:
+        loop = asyncio.get_running_loop()
+        queue = Waiting(batch_size=16, timeout_ms=400)
+
+        async def come() -> None:
+            await queue.extend([AsyncBatchItem(Picture(CAPTION, seed), loop.create_future()) for seed in range(crowd)])
+
+        await come()
+        batches = queue.optimal_batches()
+        first = await anext(batches)
+        await asyncio.sleep(0.4)  # drawn
+        for item in first:
+            item.set_result(None)
+        following = loop.create_task(anext(batches))
+        await asyncio.sleep(0.02)
+        await come()
+        start = loop.time()
+        assert len(await following) == crowd
+        return loop.time() - start
+
+    assert asyncio.run(seconds_to_the_next(3)) < 0.1
+    assert asyncio.run(seconds_to_the_next(1)) > 0.3
+
+
+def test_what_was_loaded_is_not_looked_through_for_garbage(serve):
+    gc.unfreeze()
+    serve()
+    assert gc.get_freeze_count() > 100_000  # torch alone has more

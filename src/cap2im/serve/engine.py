@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -32,7 +33,7 @@ from cap2im.serve.settings import ServeSettings
 RECENT = 0.2  # share of the last batch in the measured speed
 LONGEST_WAIT = 60  # seconds; of Retry-After
 SLOW_READERS = 10  # seconds; of Retry-After where streams wait for their clients
-LOOK_MS = 1.0  # between two looks for company
+LOOK_MS = 1.0  # between two looks into the queue
 PATIENCE = 0.25  # of the last batch's time, for its clients to come back
 TOLD_STRANGERS = 8  # unknown words of a caption that get their nearest known ones: to look for them takes up to 0.1 s a word
 EXAMPLE_DIGITS = ((2, 8), (5, 1), (3, 1), (7, 4), (7,), (6,), (9,), (1,))  # one caption of each layout
@@ -97,8 +98,8 @@ class Picture:
 class Waiting(AsyncBatchGenerator[Picture, Drawing]):
     """`batched`'s queue, which looks for items every few milliseconds all day long, sleeping while there are none.
 
-    After a batch it also waits, for a part of the time that the batch took, for the clients that were answered together to come back one
-    after the other: else they and those who waited meanwhile would be drawn in two half-empty batches in turns.
+    After a batch it waits, for a part of the time that the batch took, for the clients that were answered together to come back one
+    after the other, and no longer than that: else they and those who waited meanwhile would be drawn in two half-empty batches in turns.
     """
 
     def __init__(self, *, batch_size: int, timeout_ms: float) -> None:
@@ -116,18 +117,25 @@ class Waiting(AsyncBatchGenerator[Picture, Drawing]):
         batches, clock = super().optimal_batches(), asyncio.get_running_loop().time
         hoped, until = 0, 0.0
         while True:
-            while not self._waiting():
-                self._some.clear()
-                await self._some.wait()
-            if self._waiting() < self._size:
-                await asyncio.sleep(self._wait)
-            while self._waiting() < hoped and clock() < until:
-                await asyncio.sleep(LOOK_MS / 1000)
+            await self._company(1)
+            left = until - clock()
+            if hoped > 1 and left > 0:
+                await self._company(hoped, max(left, self._wait))
+            else:
+                await self._company(self._size, self._wait)
             if not self._waiting():
                 continue  # all clients left meanwhile
             batch, start = await anext(batches), clock()
             yield batch
             hoped, until = min(self._size, self._waiting() + len(batch)), clock() + PATIENCE * (clock() - start)
+
+    async def _company(self, items: int, seconds: float | None = None) -> None:
+        """Waits until there are so many items, or for so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._waiting() < items:
+                    self._some.clear()
+                    await self._some.wait()
 
     def _waiting(self) -> int:
         """Items that are neither drawn nor given up; the queue's own length leaves out those of batches that it has already cut."""
@@ -244,6 +252,9 @@ class Engine:
                     raise ValueError(f"two models are called {pipeline.name}; requests could not tell them apart")
                 names.add(pipeline.name)
                 models.setdefault(pipeline.name, []).append(Drawer(pipeline, thread, self.settings, self.metrics))
+        # What is there now stays: to look through it for garbage, every few seconds, stopped the server for a quarter of a second.
+        gc.collect()
+        gc.freeze()
         self.models = models
 
     @property
