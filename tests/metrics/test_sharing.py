@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +20,7 @@ from cap2im.training.bound import BoundTrainee
 from cap2im.training.material import training_material
 from tests.inception import quick_look
 from tests.prepared import COLOURS, prepared_dataset
+from tests.processes import in_two_processes
 from tests.tiny import tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -91,13 +90,9 @@ def test_two_processes_measure_what_one_does(tmp_path, monkeypatch):
     words, digits, data, vgg = models(tmp_path)
     script, out = tmp_path / "measure.py", tmp_path / "two.json"
     script.write_text(MEASURE)
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    launch += ["--dynamo_backend", "no", "--main_process_port", "0", str(script)]
     arguments = [*map(str, (words, digits, data, vgg)), json.dumps(HOW), str(out)]
     python_path, cache = f"{ROOT / 'src'}{os.pathsep}{ROOT}", str(tmp_path / "cache")
-    environment = {**os.environ, "PYTHONPATH": python_path, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": cache}
-    done = subprocess.run([sys.executable, *launch, *arguments], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes(str(script), *arguments, PYTHONPATH=python_path, HF_DATASETS_CACHE=cache)
     count, (of_words, of_digits) = json.loads(out.read_text())
     assert count == 2
     shutil.rmtree(data / "image-statistics")  # that of two processes is not used again

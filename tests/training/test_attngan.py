@@ -30,6 +30,7 @@ from cap2im.pipeline import Pipeline
 from cap2im.training.attngan import AttnGANTrainee, initialise, real_pictures, train
 from cap2im.training.loop import make_accelerator
 from tests.prepared import prepared_dataset
+from tests.processes import in_two_processes
 
 CHANGES = (
     "data.source=digits",
@@ -355,12 +356,8 @@ def test_bf16_follows_fp32(tmp_path):
 @pytest.mark.parametrize("validation", [6, 1])
 def test_two_processes_train_one_model(tmp_path, validation):
     more = changes(tmp_path, "train.epochs=1", f"data.validation_samples={validation}")
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    launch += ["--dynamo_backend", "no", "--main_process_port", "0", "-m", "cap2im", "train", "attngan-mnist", "--device", "cpu"]
-    launch += ["--run", str(tmp_path / "two"), *(part for change in more for part in ("--set", change))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *launch], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    sets = [part for change in more for part in ("--set", change)]
+    in_two_processes("-m", "cap2im", "train", "attngan-mnist", "--run", str(tmp_path / "two"), "--device", "cpu", *sets)
     train(load_recipe("attngan-mnist", more), tmp_path / "one", device="cpu")
     one, two = (stats(tmp_path / name, "validation/told_apart_64", "validation/matched") for name in ("one", "two"))
     assert [line["step"] for line in one] == [line["step"] for line in two] == [5]

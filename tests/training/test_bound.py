@@ -21,6 +21,7 @@ from cap2im.pipeline import Pipeline
 from cap2im.training.bound import kl_weight, learning_rate, train
 from cap2im.training.loop import RunLog, make_accelerator
 from cap2im.training.material import training_material
+from tests.processes import in_two_processes
 from tests.tiny import CHANGES, tiny_recipe
 from tests.training.golden import golden_losses, logged_losses
 
@@ -40,10 +41,6 @@ def command(run: Path, *more: str) -> list[str]:
     return ["-m", "cap2im", "train", "aligndraw-digits", "--run", str(run), "--device", "cpu", *changes, *more]
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, optimizer):
     changes = (f"train.optimizer={optimizer}", "model.language_dropout=0.2")  # dropout draws from the global generator
@@ -52,7 +49,9 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, optimizer
     train(tiny_recipe(*changes), whole, device="cpu")
 
     log = (tmp_path / "log").open("w")
-    process = subprocess.Popen([sys.executable, *command(broken, *more)], env=environment(), stderr=log, stdout=log)
+    process = subprocess.Popen(
+        [sys.executable, *command(broken, *more)], env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=log, stdout=log
+    )
     deadline = time.monotonic() + 120
     while not (checkpoints(broken) and len((broken / "stats.jsonl").read_text().splitlines()) > 3):
         assert process.poll() is None, (tmp_path / "log").read_text()
@@ -64,7 +63,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, optimizer
     killed_at = load_checkpoint(checkpoints(broken)[-1]).step
     assert 0 < killed_at < 10
 
-    subprocess.run([sys.executable, *command(broken, *more, "--resume")], env=environment(), check=True, capture_output=True)
+    train(tiny_recipe(*changes), broken, device="cpu", resume=True)
     ours, theirs = (load_checkpoint(checkpoints(run)[-1]) for run in (whole, broken))
     assert ours.step == theirs.step == 10
     assert ours.tensors.keys() == theirs.tensors.keys()
@@ -77,12 +76,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, optimizer
 
 def test_two_processes_have_the_losses_of_one(tmp_path):
     train(tiny_recipe(), tmp_path / "one", device="cpu")
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    launch += ["--dynamo_backend", "no", "--main_process_port", "0"]
-    done = subprocess.run(
-        [sys.executable, *launch, *command(tmp_path / "two")], env=environment(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes(*command(tmp_path / "two"))
     for name in ("train/loss", "train/kl", "validation/bound"):
         one, two = stats(tmp_path / "one", name), stats(tmp_path / "two", name)
         assert len(one) == len(two) > 0

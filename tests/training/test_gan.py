@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -21,6 +18,7 @@ from cap2im.pipeline import Pipeline, Sharpening
 from cap2im.training.gan import GANTrainee, learning_rate, momentum, train
 from cap2im.training.loop import make_accelerator
 from tests.prepared import prepared_dataset
+from tests.processes import in_two_processes
 from tests.tiny import tiny_encoder
 from tests.training.golden import golden_losses, logged_losses
 
@@ -203,12 +201,8 @@ def test_two_processes_have_the_losses_of_one(tmp_path):
     wanted = changes_of("lapgan", "train.dropout=0.0", "train.coarse_noise=0.0", "train.mismatch_weight=0.0")
     wanted += ["train.coarse_penalty=0.5", "train.fine_every=2"]  # some updates leave the fine level out
     train(load_recipe("lapgan-mnist", wanted), tmp_path / "one", device="cpu")
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    launch += ["--dynamo_backend", "no", "--main_process_port", "0", "-m", "cap2im", "train", "lapgan-mnist", "--device", "cpu"]
-    launch += ["--run", str(tmp_path / "two"), *(part for change in wanted for part in ("--set", change))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *launch], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    sets = [part for change in wanted for part in ("--set", change)]
+    in_two_processes("-m", "cap2im", "train", "lapgan-mnist", "--run", str(tmp_path / "two"), "--device", "cpu", *sets)
     for name in ("train/coarse_generator", "train/fine_discriminator", "validation/sharpened_error"):
         one, two = stats(tmp_path / "one", name), stats(tmp_path / "two", name)
         assert len(one) == len(two) > 0

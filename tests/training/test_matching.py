@@ -6,8 +6,6 @@ import json
 import math
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +23,7 @@ from cap2im.training.card import matching_card
 from cap2im.training.loop import joined, make_accelerator
 from cap2im.training.matching import equally_long, learning_rate, train
 from tests.prepared import prepared_dataset
+from tests.processes import in_two_processes
 
 CHANGES = (
     "model.width=4",
@@ -145,12 +144,8 @@ def test_two_processes_choose_among_the_whole_batch(tmp_path):
     """First losses differ by the batch statistics of the small image encoder alone; among half of the batch they would be 0.7 lower."""
     more = (*CHANGES, *DIGITS, "train.epochs=1", "model.text.dropout=0.0")
     train(recipe("damsm-mnist", *more), tmp_path / "one", device="cpu")
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    launch += ["--dynamo_backend", "no", "--main_process_port", "0", "-m", "cap2im", "train", "damsm-mnist", "--device", "cpu"]
-    launch += ["--run", str(tmp_path / "two"), *(part for change in more for part in ("--set", change))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *launch], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    sets = [part for change in more for part in ("--set", change)]
+    in_two_processes("-m", "cap2im", "train", "damsm-mnist", "--run", str(tmp_path / "two"), "--device", "cpu", *sets)
     for name in ("words_of_image", "image_of_words", "sentence_of_image", "image_of_sentence"):
         one, two = (stats(tmp_path / run, f"train/{name}")[0] for run in ("one", "two"))
         assert two == pytest.approx(one, abs=0.3)

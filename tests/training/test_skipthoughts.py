@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ from cap2im.checkpoint import checkpoints, load_checkpoint, read_config
 from cap2im.config import SkipThoughtsRecipe, load_recipe
 from cap2im.sentences import load_sentence_encoder
 from cap2im.training.skipthoughts import learning_rate, train
+from tests.processes import in_two_processes
 from tests.training.test_bound import stats
 
 CHANGES = (
@@ -95,14 +93,9 @@ def test_resume_refuses_other_sentences(tmp_path, data):
 
 def test_two_processes_have_the_losses_of_one(tmp_path, data):
     train(tiny_recipe("train.epochs=1"), tmp_path / "one", data=data, device="cpu")
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    launch += ["--dynamo_backend", "no", "--main_process_port", "0", "-m", "cap2im", "train", "skipthoughts-small", "--device", "cpu"]
-    launch += ["--data", str(data), "--run", str(tmp_path / "two")]
-    launch += [part for change in (*CHANGES, "train.epochs=1") for part in ("--set", change)]
-    done = subprocess.run(
-        [sys.executable, *launch], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    sets = [part for change in (*CHANGES, "train.epochs=1") for part in ("--set", change)]
+    two = ("--data", str(data), "--run", str(tmp_path / "two"), "--device", "cpu")
+    in_two_processes("-m", "cap2im", "train", "skipthoughts-small", *two, *sets)
     for name in ("train/loss", "train/perplexity_bi", "validation/perplexity_uni"):
         one, two = stats(tmp_path / "one", name), stats(tmp_path / "two", name)
         assert len(one) == len(two) > 0
