@@ -41,27 +41,30 @@ def command(run: Path, *more: str) -> list[str]:
     return ["-m", "cap2im", "train", "aligndraw-digits", "--run", str(run), "--device", "cpu", *changes, *more]
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
-def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, optimizer):
-    changes = (f"train.optimizer={optimizer}", "model.language_dropout=0.2")  # dropout draws from the global generator
+@pytest.mark.parametrize(("optimizer", "end"), [("adam", signal.SIGKILL), ("rmsprop", signal.SIGTERM)])
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, optimizer, end):
+    changes = [f"train.optimizer={optimizer}", "model.language_dropout=0.2"]  # dropout draws from the global generator
+    if asked := end == signal.SIGTERM:
+        changes.append("train.checkpoint_every=1000")  # there is one where it was stopped, all the same
     more = [part for change in changes for part in ("--set", change)]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(tiny_recipe(*changes), whole, device="cpu")
 
     log = (tmp_path / "log").open("w")
-    process = subprocess.Popen(
-        [sys.executable, *command(broken, *more)], env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=log, stdout=log
-    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, *command(broken, *more)], env=environment, stderr=log, stdout=log)
     deadline = time.monotonic() + 120
-    while not (checkpoints(broken) and len((broken / "stats.jsonl").read_text().splitlines()) > 3):
+    stats_of_broken = broken / "stats.jsonl"
+    while not ((asked or checkpoints(broken)) and stats_of_broken.exists() and len(stats_of_broken.read_text().splitlines()) > 3):
         assert process.poll() is None, (tmp_path / "log").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (broken / "model").exists(), "it was killed before its end"
-    killed_at = load_checkpoint(checkpoints(broken)[-1]).step
-    assert 0 < killed_at < 10
+    process.send_signal(end)
+    assert process.wait() == (130 if asked else -end)
+    assert ("interrupted; --resume goes on" in (tmp_path / "log").read_text()) == asked
+    assert not (broken / "model").exists(), "it was stopped before its end"
+    stopped_at = load_checkpoint(checkpoints(broken)[-1]).step
+    assert 0 < stopped_at < 10
 
     train(tiny_recipe(*changes), broken, device="cpu", resume=True)
     ours, theirs = (load_checkpoint(checkpoints(run)[-1]) for run in (whole, broken))

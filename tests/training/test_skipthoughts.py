@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from cap2im.checkpoint import checkpoints, load_checkpoint, read_config
 from cap2im.config import SkipThoughtsRecipe, load_recipe
 from cap2im.sentences import load_sentence_encoder
-from cap2im.training.skipthoughts import learning_rate, train
+from cap2im.training.skipthoughts import train
 from tests.processes import in_two_processes
 from tests.training.test_bound import stats
 
@@ -64,19 +65,15 @@ def assert_same_run(one: Path, two: Path) -> None:
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, data, monkeypatch):
     train(tiny_recipe(), tmp_path / "whole", data=data, device="cpu")
 
-    class KilledError(Exception):
-        pass
-
-    def rate(settings, step):
-        if step == 6:  # two steps after a checkpoint, which are done again
-            raise KilledError
-        return learning_rate(settings, step)
+    def stop(what, value, step):
+        if (what, step) == ("loss", 6):
+            signal.raise_signal(signal.SIGTERM)  # the step is done, and kept
 
     with monkeypatch.context() as patch:
-        patch.setattr("cap2im.training.skipthoughts.learning_rate", rate)
-        with pytest.raises(KilledError):
+        patch.setattr("cap2im.training.skipthoughts.stop_if_not_finite", stop)
+        with pytest.raises(KeyboardInterrupt):
             train(tiny_recipe(), tmp_path / "broken", data=data, device="cpu")
-    assert [path.name for path in checkpoints(tmp_path / "broken")] == ["step-00000004"]
+    assert [path.name for path in checkpoints(tmp_path / "broken")] == ["step-00000004", "step-00000007"]
     torch.manual_seed(99)
     train(tiny_recipe(), tmp_path / "broken", data=data, device="cpu", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "broken")

@@ -297,8 +297,10 @@ def train(
                 log.scalars(step, scores)
                 log.picture(step, "drawings", drawn_now(trainee, material.shown))
                 log.say(f"step {step}: validation {in_words(scores)}")
-            if step % settings.checkpoint_every == 0 or step == total:
+            if (stop := log.stopping) or step % settings.checkpoint_every == 0 or step == total:
                 trainee.save(run, accelerator)
+            if stop:
+                raise KeyboardInterrupt
     result = run / "model"
     trainee.round()
     figures: dict[str, Any] = validate(trainee, validation, damsm, accelerator)

@@ -229,8 +229,10 @@ def train(
                 log.picture(step, "drawings", shown_drawings(drawing_model, material.shown))
                 model.train()
                 log.say(f"step {step}: validation bound {scores['validation/bound']:.2f} nats, KL {scores['validation/kl']:.2f}")
-            if step % settings.checkpoint_every == 0 or step == total:
+            if (stop := log.stopping) or step % settings.checkpoint_every == 0 or step == total:
                 trainee.save(run, accelerator)
+            if stop:
+                raise KeyboardInterrupt
     result = run / "model"
     trainee.round()
     figures: dict[str, Any] = validate(drawing_model.eval(), validation, accelerator)

@@ -202,8 +202,10 @@ def train(
                 right_ones = count_right(model, validation, accelerator)
                 log.scalars(step, {"validation/accuracy": right_ones / len(validation)})
                 log.say(f"step {step}: {right_ones / len(validation):.2%} of {len(validation):,} validation images right")
-            if step % settings.checkpoint_every == 0 or step == total:
+            if (stop := log.stopping) or step % settings.checkpoint_every == 0 or step == total:
                 trainee.save(run, accelerator)
+            if stop:
+                raise KeyboardInterrupt
     result = run / "model"
     figures: dict[str, Any] = {**trainee.origin, "accuracy": accuracies(model, dataset, validation, accelerator)}
     if accelerator.is_main_process:

@@ -279,8 +279,10 @@ def train(
                 else:
                     log.picture(step, "sharpened", shown_sharpening(trainee.published, validation[:SHOWN_IMAGES]))
                 log.say(f"step {step}: validation {in_words(scores)}")
-            if step % settings.checkpoint_every == 0 or step == total:
+            if (stop := log.stopping) or step % settings.checkpoint_every == 0 or step == total:
                 trainee.save(run, accelerator)
+            if stop:
+                raise KeyboardInterrupt
     result = run / "model"
     trainee.round()
     figures = validate(trainee, validation, accelerator)

@@ -7,6 +7,8 @@ import json
 import math
 import os
 import platform
+import signal
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -109,12 +111,18 @@ def progress_bar() -> Progress:
 class RunLog:
     """What a training tells while it runs: `stats.jsonl`, TensorBoard, pictures and the bar, by the main process alone; a context manager.
 
+    It also hears who wants the training to end: Ctrl-C, or SIGTERM of a machine that is taken away. The loop then ends its step and
+    writes a checkpoint; a second one ends it at once. Several processes would stop at different steps, and are left to their launcher.
+
     Args:
         run: the run's folder; the recipe is written into it.
         recipe: what is trained.
         step: the step that training starts at; what an interrupted run logged after it is dropped, for it will be logged again.
         total: steps of the whole training.
         accelerator: knows whether this process is the main one.
+
+    Attributes:
+        stopping: whether the training is to end.
 
     Raises:
         ValueError: another training writes into the folder.
@@ -129,6 +137,9 @@ class RunLog:
         accelerator: Accelerator,
     ) -> None:
         self.run, self.active = run, accelerator.is_main_process
+        self.stopping = False
+        self._hears = accelerator.num_processes == 1 and threading.current_thread() is threading.main_thread()
+        self._heard_before: dict[int, Any] = {}
         self._precision, self._device = recipe.train.precision, accelerator.device
         self._progress = progress_bar()
         self._progress.disable = not self.active
@@ -155,9 +166,23 @@ class RunLog:
         self._progress.start()
         if usable(self._precision, self._device) != self._precision:
             self.say(WITHOUT_BF16)
+        if self._hears:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as it is for what a shell put into the background
+                    self._heard_before[number] = signal.signal(number, self._stop)
         return self
 
+    def _stop(self, *_: object) -> None:
+        self.stopping = True
+        self._hear_no_more()
+        self._progress.update(self._task, description="stopping after this step")
+
+    def _hear_no_more(self) -> None:
+        while self._heard_before:
+            signal.signal(*self._heard_before.popitem())
+
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        self._hear_no_more()
         self._progress.stop()
         if not self.active:
             return
@@ -232,6 +257,12 @@ class _Steps(Dataset[Batch | Exception]):
             return error
 
 
+def _leave_stopping_to_parent(_: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the training still needs the batches of the step that it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 class BatchesAhead:
     """The batches of steps in their order, made by other processes while the network computes.
 
@@ -245,7 +276,14 @@ class BatchesAhead:
     def __init__(self, batches: Batches, rows: slice, steps: range, workers: int) -> None:
         # a generator of its own: the loader would take its seed from the global one, and a resumed run would differ
         workers = min(workers, available_workers())
-        loader = DataLoader(_Steps(batches, rows), None, sampler=steps, num_workers=workers, generator=torch.Generator())
+        loader = DataLoader(
+            _Steps(batches, rows),
+            None,
+            sampler=steps,
+            num_workers=workers,
+            generator=torch.Generator(),
+            worker_init_fn=_leave_stopping_to_parent,
+        )
         self._batches = iter(loader)
         self._waited, self._asked = 0.0, time.perf_counter()
 

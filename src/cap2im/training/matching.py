@@ -154,8 +154,10 @@ def train(
                 model.train()
                 log.scalars(step, scores)
                 log.say(f"step {step}: validation loss {scores['validation/loss']:.3f}, R-precision {scores['validation/r_precision']:.1%}")
-            if step % settings.checkpoint_every == 0 or step == total:
+            if (stop := log.stopping) or step % settings.checkpoint_every == 0 or step == total:
                 trainee.save(run, accelerator)
+            if stop:
+                raise KeyboardInterrupt
     result = run / "model"
     trainee.round()
     if accelerator.is_main_process:

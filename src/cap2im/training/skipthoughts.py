@@ -145,8 +145,10 @@ def train(
                 scores = validate(model, validation, accelerator)
                 log.scalars(step, scores)
                 log.say(f"step {step}: validation {in_words(scores)}")
-            if step % settings.checkpoint_every == 0 or step == total:
+            if (stop := log.stopping) or step % settings.checkpoint_every == 0 or step == total:
                 trainee.save(run, accelerator)
+            if stop:
+                raise KeyboardInterrupt
     result = run / "model"
     figures: dict[str, Any] = validate(model, validation, accelerator) | trainee.origin
     if accelerator.is_main_process:
