@@ -142,12 +142,13 @@ class GANTraining(Section):
     highest_momentum: float = Field(0.8, ge=0, lt=1)
     discriminator_units: int = Field(600, ge=1)  # of the coarse discriminator's two hidden layers
     discriminator_features: int = Field(128, ge=1)  # maps of the fine discriminator's two convolutions
-    dropout: float = Field(0.5, ge=0, lt=1)  # in the discriminators
+    dropout: float = Field(0.5, ge=0, lt=1)  # in the fine discriminator
+    coarse_dropout: float = Field(0.5, ge=0, lt=1)  # in the coarse discriminator
     coarse_noise: float = Field(0.0, ge=0)  # deviation of the noise on all small images that the coarse discriminator sees; LAPGAN has none
     coarse_penalty: float = Field(0.0, ge=0)  # R1's gamma, of the coarse discriminator; see `gradient_penalty`; LAPGAN has none
     mismatch_weight: float = Field(0.0, ge=0)  # of real images with another's caption, which are then to be refused too; LAPGAN has none
     fine_every: int = Field(1, ge=1)  # updates of the coarse level for one of the fine level, which costs far more and needs fewer
-    ema_decay: float = Field(0.0, ge=0, lt=1)  # of the generators' weights that draw; 0 is none
+    ema_decay: float = Field(0.0, ge=0, lt=1)  # of the generators' weights that draw, at each update of the fine level; 0 is none
     precision: Precision = "fp32"
     log_every: int = Field(10, ge=1)  # steps
     validate_every: int = Field(500, ge=1)  # steps

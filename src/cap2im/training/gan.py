@@ -102,7 +102,7 @@ class Discriminators(nn.Module):
         super().__init__()
         levels: dict[str, nn.Module] = {"fine": FineDiscriminator(config, train.discriminator_features, train.dropout)}
         if isinstance(config, LAPGANConfig):
-            levels["coarse"] = CoarseDiscriminator(config, train.discriminator_units, train.dropout)
+            levels["coarse"] = CoarseDiscriminator(config, train.discriminator_units, train.coarse_dropout)
         self.levels = nn.ModuleDict(levels)
         self.coarse_noise = train.coarse_noise
 
@@ -260,7 +260,7 @@ def train(
             loss = torch.stack(list(deceptions.values())).sum()
             stop_if_not_finite("the generators' loss", float(accelerator.reduce(loss.detach(), "mean")), step)
             trainee.update(model.generators, loss, accelerator)
-            if trainee.average is not None:
+            if trainee.average is not None and fine:  # in between, the average would forget all but the fine level's last weights
                 trainee.average.update_parameters(trainee.learned)
             trainee.step = step = step + 1
             losses = {f"train/{name}_discriminator": value.detach() for name, value in refusals.items()}
