@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 
 import numpy as np
 import pytest
@@ -15,7 +16,17 @@ from cap2im.data.mnist_captions import ALIASES, LAYOUTS, WORDS, CanvasMaker, Hel
 from cap2im.data.prepared import PreparedDataset
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.drawing import Drawing
-from cap2im.figures import Panel, Subjects, attended_words, image_of, nearest_training_images, pictures, subjects, write_figures
+from cap2im.figures import (
+    Panel,
+    Subjects,
+    attended_words,
+    comparison_picture,
+    image_of,
+    nearest_training_images,
+    pictures,
+    subjects,
+    write_figures,
+)
 from cap2im.models.lapgan import Sharpener, SharpenerConfig
 from cap2im.pipeline import Pipeline, Sharpening
 from cap2im.randomness import generator
@@ -50,6 +61,14 @@ def test_a_model_that_nothing_was_hidden_from_has_no_novel_scenes_and_no_figure_
     assert subjects(open_model).novel == ()
     few = Subjects((), (("the digit one is at the top left of the image",),), ())
     assert [path.name[:8] for path in write_figures(open_model, tmp_path / "out", few)] == ["figure-3"]
+
+
+def test_models_of_own_captions_are_compared_on_several_of_them(pipeline):
+    shown = [f"the digit {digit} is at the top left of the image ." for digit in ("one", "two", "three")]
+    own = dataclasses.replace(pipeline, config=pipeline.config | {"data": {"source": "captions", "shown": shown}})
+    figure = comparison_picture([own, own], seed=0)
+    assert [place.get_title() for place in figure.axes[:3]] == [textwrap.fill(caption.removesuffix(" ."), 26) for caption in shown]
+    assert len(figure.axes) == 6
 
 
 def test_own_captions_are_flips_and_have_to_be_known(pipeline):

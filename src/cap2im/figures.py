@@ -265,8 +265,8 @@ def comparison_picture(pipelines: Sequence[Pipeline], seed: int) -> Figure:
     """
     _needs_matplotlib()
     wanted = subjects(pipelines[0])
-    captions = [*(group[0] for group in wanted.flips), *wanted.novel][:COMPARED]
-    known = [caption for caption in captions if all(_knows(pipeline, caption) for pipeline in pipelines)]
+    captions = [*(group[0] for group in wanted.flips), *wanted.novel, *(caption for group in wanted.flips for caption in group[1:])]
+    known = [caption for caption in captions if all(_knows(pipeline, caption) for pipeline in pipelines)][:COMPARED]
     if not known:
         raise ValueError(f"{', '.join(pipeline.name for pipeline in pipelines)}: know no captions in common")
     return pictures([pipeline.draw(known, seed=seed) for pipeline in pipelines], [pipeline.name for pipeline in pipelines])

@@ -203,7 +203,7 @@ def measurements(evaluation: Mapping[str, Any]) -> Iterator[Measurement]:
             shown = f"{100 * rate['rate']:.1f} ({100 * rate['low']:.1f}-{100 * rate['high']:.1f})"
             yield Measurement(f"{name}, %", 100 * rate["rate"], shown, found["protocol"])
         rank = found["median_rank"]
-        shown = f"{rank['rank']:g} ({rank['low']:g}-{rank['high']:g})"
+        shown = f"{rank['rank']:.1f} ({rank['low']:.1f}-{rank['high']:.1f})"
         yield Measurement("median rank", rank["rank"], shown, found["protocol"], higher_is_better=False)
     if found := evaluation.get("similarity"):
         for name, key in (("SSI", "ssim"), ("PSNR, dB", "psnr")):
