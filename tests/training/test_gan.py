@@ -233,6 +233,24 @@ def test_two_processes_have_the_losses_of_one(tmp_path):
             assert b[name] == pytest.approx(a[name], rel=2e-4, abs=1e-5)
 
 
+def test_stopped_before_the_fine_level_moved_and_resumed_draws_with_the_same_weights(tmp_path, monkeypatch):
+    """The average begins with the first weights that moved, not with those that nothing had learned."""
+
+    def stop(what, value, step):
+        if step == 1 and what == "the generators' loss":
+            signal.raise_signal(signal.SIGTERM)
+
+    wanted = recipe("lapgan", "train.ema_decay=0.5", "train.fine_every=5")
+    train(wanted, tmp_path / "whole", device="cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "stop_if_not_finite", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(wanted, tmp_path / "broken", device="cpu")
+    train(wanted, tmp_path / "broken", device="cpu", resume=True)
+    whole, broken = ((tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "broken"))
+    assert whole == broken
+
+
 def test_from_the_command_line_to_sharpened_drawings(run, tmp_path):
     for kind in ("lapgan", "sharpener"):
         sets = [part for change in changes_of(kind) for part in ("--set", change)]

@@ -123,7 +123,9 @@ class Trainee(ABC):
             with _naming_an_older_one(checkpoint):
                 weights = read_weights(checkpoint, read_config(checkpoint))
             self.average.module.load_state_dict(weights)
-            self.average.n_averaged.fill_(state.step)
+            self.average.n_averaged.fill_(
+                state.numbers.get("averaged", state.step)
+            )  # before it was written, all averages moved at each step
         restore_optimizer(self.optimizer, state.tensors, state.numbers)
         restore_random_states(state.tensors, accelerator)
         self.step, self._seconds_before, self.origin = state.step, state.numbers["seconds"], state.numbers["origin"]
@@ -142,6 +144,8 @@ class Trainee(ABC):
         tensors |= {f"model.{name}": value for name, value in self.model.state_dict().items()} | random_states(accelerator)
         if accelerator.is_main_process:
             numbers |= {"seconds": self.seconds, "origin": self.origin}
+            if self.average is not None:
+                numbers["averaged"] = int(self.average.n_averaged)
             state = TrainingState(self.step, self.recipe.model_dump(), tensors, numbers)
             save_checkpoint(run, state, self.published.state_dict(), self.config())
         accelerator.wait_for_everyone()
