@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cap2im.checksums import file_sha256
 from cap2im.data.preparing import FORMAT
 from cap2im.data.vocabulary import Vocabulary
+from cap2im.files import file_sha256
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (120, 120, 120)}
 SHAPES = ("a {} square .", "there is a {} square in the middle .", "{} .", "one sees that here a {} square was drawn .")

@@ -37,7 +37,7 @@ FORBIDDEN = {
     "tables": ("training", "convert", "config", "checkpoint", "pipeline", "drawing", "serve", "cli"),
     "sentences": ("training", "metrics", "convert", "config", "pipeline", "drawing", "serve", "cli"),
     "randomness": ("models", "data", "training", "metrics", "serve", "cli"),
-    "checksums": ("models", "data", "training", "metrics", "convert", "config", "checkpoint", "pipeline", "drawing", "serve", "cli"),
+    "files": ("models", "data", "training", "metrics", "convert", "config", "checkpoint", "pipeline", "drawing", "serve", "cli"),
     "serve": ("training", "metrics", "convert", "figures", "generation", "cli"),
 }
 

@@ -8,7 +8,6 @@ renamed, so that it is either whole or absent.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -27,16 +26,12 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 import cap2im
-from cap2im.checksums import file_sha256
+from cap2im.files import file_sha256, sha256
 
 FORMAT = 1
 CONFIG, WEIGHTS, TRAINING_STATE, TRAINING_TENSORS = "config.json", "model.safetensors", "training.json", "training.safetensors"
 SENTENCE_ENCODER = "sentence-encoder"  # a folder inside of a model's, for the models that need one
 KEPT_CHECKPOINTS = 2
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _own_sha256(document: Mapping[str, Any]) -> str:

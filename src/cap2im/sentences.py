@@ -18,10 +18,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from cap2im.checkpoint import CONFIG, WEIGHTS, checkpoints, map_weights, read_config, sha256
-from cap2im.checksums import file_sha256
+from cap2im.checkpoint import CONFIG, WEIGHTS, checkpoints, map_weights, read_config
 from cap2im.data.captions import SentenceEncoder
 from cap2im.data.vocabulary import Vocabulary, pad
+from cap2im.files import file_sha256, sha256
 from cap2im.hub import ENCODER_FILES, download, is_repository
 from cap2im.models.skipthoughts import SkipThoughts, SkipThoughtsConfig
 

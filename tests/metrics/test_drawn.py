@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from cap2im.checkpoint import write_model
-from cap2im.checksums import file_sha256
 from cap2im.data.captions import CaptionedImages
 from cap2im.data.mnist_captions import HeldOut
 from cap2im.data.prepared import PreparedDataset
 from cap2im.data.vocabulary import Vocabulary
+from cap2im.files import file_sha256
 from cap2im.metrics import perceptual
 from cap2im.metrics.comparison import compare
 from cap2im.metrics.drawn import Captions, Matcher, draw

@@ -21,12 +21,12 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from cap2im.checkpoint import whole_folder, write_model
-from cap2im.checksums import file_sha256
 from cap2im.convert.card import card
 from cap2im.convert.pickles import read_pickle
 from cap2im.convert.theano import Tensors, check_axes, check_shapes, fill
 from cap2im.data.published import read_attngan_captions
 from cap2im.data.vocabulary import Vocabulary
+from cap2im.files import file_sha256
 from cap2im.models.attngan import SEED_SIDE, AttnGAN, AttnGANConfig, Generator
 from cap2im.models.damsm import DAMSM, DAMSMConfig, InceptionEncoder
 from cap2im.models.discriminators import WIDEST, Discriminator

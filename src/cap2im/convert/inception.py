@@ -15,9 +15,9 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from cap2im.checksums import file_sha256
 from cap2im.convert.recognise import read_tensors
 from cap2im.data.digits import cache_folder
+from cap2im.files import file_sha256
 from cap2im.models.inception import Inception, InceptionVariant
 
 

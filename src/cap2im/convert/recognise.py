@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from cap2im.checkpoint import whole_folder, write_model
-from cap2im.checksums import file_sha256
 from cap2im.convert.attngan import CAPTIONS_FILE, convert_attngan, part_of
 from cap2im.convert.card import card
 from cap2im.convert.pickles import read_pickle
@@ -37,6 +36,7 @@ from cap2im.convert.theano import (
 from cap2im.data.mnist_captions import ALIASES
 from cap2im.data.published import words_by_number
 from cap2im.data.vocabulary import UNKNOWN, Vocabulary
+from cap2im.files import file_sha256
 from cap2im.models.aligndraw import DRAW
 from cap2im.models.lapgan import Sharpener
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from cap2im.checksums import file_sha256
 from cap2im.data.captioned import PROBLEMS, SPLIT_FOLDERS, CaptionedImage, PickleReader, Problem, Source, tokens_of, usable_captions
 from cap2im.data.digits import Split
 from cap2im.data.kinds import Kind
@@ -20,6 +19,7 @@ from cap2im.data.prepared import Manifest
 from cap2im.data.preparing import MANIFEST, VOCABULARY
 from cap2im.data.vocabulary import Tokenizer, Vocabulary, split_words
 from cap2im.data.workers import available_workers, batched, parallel, progress_bar
+from cap2im.files import file_sha256
 
 TASK_ROWS = 16
 

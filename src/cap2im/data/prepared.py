@@ -12,10 +12,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from rich.console import Console
 from rich.progress import track
 
-from cap2im.checksums import file_sha256
 from cap2im.data.digits import Split
 from cap2im.data.preparing import FORMAT, MANIFEST, VOCABULARY
 from cap2im.data.vocabulary import Vocabulary
+from cap2im.files import file_sha256
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 WORTH_A_BAR = 10**9  # bytes

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import cap2im
-from cap2im.checksums import file_sha256
 from cap2im.data.captioned import CaptionedImage, LazyRecords, Problem, Source, fingerprint, tokens_of, usable_captions
 from cap2im.data.digits import Split
 from cap2im.data.pictures import JPEG_QUALITY, LARGEST_PNG, Fit, PictureTask, prepare_pictures
 from cap2im.data.vocabulary import Tokenizer, Vocabulary
 from cap2im.data.workers import available_workers, batched, parallel, progress_bar
+from cap2im.files import file_sha256
 
 FORMAT = "cap2im captioned images 1"
 MANIFEST, VOCABULARY, PROBLEMS_FILE, CARD = "manifest.json", "vocabulary.json", "problems.txt", "README.md"

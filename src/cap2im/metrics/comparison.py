@@ -16,9 +16,9 @@ import torch
 
 import cap2im
 from cap2im.checkpoint import WEIGHTS, read_config
-from cap2im.checksums import file_sha256
 from cap2im.convert.inception import find_inception
 from cap2im.data.prepared import MANIFEST, PreparedDataset
+from cap2im.files import file_sha256
 from cap2im.metrics.evaluation import evaluate, ranks_images, shortlist_sha256
 from cap2im.pipeline import Pipeline, find_model
 

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cap2im.checkpoint import sha256
 from cap2im.convert.inception import load_inception
 from cap2im.data.captions import CaptionedImages, NumberedCaptions
 from cap2im.data.digits import Split
 from cap2im.data.prepared import PreparedDataset
 from cap2im.data.vocabulary import Vocabulary, pad
+from cap2im.files import sha256
 from cap2im.metrics import matching, perceptual
 from cap2im.metrics.likelihood import Sharpen
 from cap2im.metrics.matching import OTHERS, fewest_wrong, load_damsm, r_precision, require_sight

@@ -14,8 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 import cap2im
-from cap2im.checkpoint import WEIGHTS, read_config, sha256
-from cap2im.checksums import file_sha256
+from cap2im.checkpoint import WEIGHTS, read_config
 from cap2im.config import DigitsData
 from cap2im.data.batch import Batch
 from cap2im.data.canvas_batches import caption_tokens, load_digits
@@ -25,6 +24,7 @@ from cap2im.data.mnist_captions import CanvasMaker, HeldOut
 from cap2im.data.prepared import SPLITS, PreparedDataset
 from cap2im.data.shards import ShardBatches
 from cap2im.data.vocabulary import pad
+from cap2im.files import file_sha256, sha256
 from cap2im.metrics import likelihood, matching, retrieval, similarity
 from cap2im.metrics.caption_accuracy import caption_accuracy, load_reader
 from cap2im.metrics.drawn import Captions, Eye, Judges, Matcher, measure_drawings

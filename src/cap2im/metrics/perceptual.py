@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cap2im.checkpoint import sha256
+from cap2im.files import sha256
 from cap2im.metrics.sharing import Sharing
 from cap2im.models.inception import Inception, resized
 from cap2im.randomness import generator

@@ -1,0 +1,114 @@
+"""Reading what people bring and writing what is whole or absent."""
+
+from __future__ import annotations
+
+import codecs
+import os
+
+import pytest
+from pydantic import BaseModel
+
+from cap2im import files
+
+
+class Point(BaseModel):
+    x: int
+    y: int = 0
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"a red bus\n",
+        codecs.BOM_UTF8 + b"a red bus\n",
+        codecs.BOM_UTF16_LE + "a red bus\n".encode("utf-16-le"),
+        codecs.BOM_UTF16_BE + "a red bus\n".encode("utf-16-be"),
+        codecs.BOM_UTF32_LE + "a red bus\n".encode("utf-32-le"),
+        codecs.BOM_UTF32_BE + "a red bus\n".encode("utf-32-be"),
+    ],
+)
+def test_text_is_decoded_by_its_mark(data):
+    assert files.decode_text(data, "captions.txt") == "a red bus\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"one\ncaf\xe9\n", "captions.txt: line 2 is not UTF-8 (byte 0xe9); save the file as UTF-8"),
+        ("one\r\ntwo\r\ncaf\xe9".encode("latin-1"), "captions.txt: line 3 is not UTF-8 (byte 0xe9); save the file as UTF-8"),
+        ("one\ntwo".encode("utf-16-le"), "captions.txt: line 1 holds a NUL byte"),
+        (codecs.BOM_UTF16_LE + b"a", "captions.txt: has the byte order mark of UTF-16-LE and is damaged"),
+    ],
+)
+def test_other_encodings_are_refused_with_the_line(data, message):
+    with pytest.raises(ValueError, match=r"captions\.txt") as error:
+        files.decode_text(data, "captions.txt")
+    assert str(error.value).startswith(message)
+
+
+def test_lines_end_at_line_feeds_only():
+    assert files.split_lines("a\u2028b\nc\r\nd\re\x0cf\n") == ["a\u2028b", "c", "d", "e\x0cf"]
+    assert files.split_lines("") == []
+    assert files.split_lines("a") == ["a"]
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name, reason in [
+        ("pipe", "is a FIFO"),
+        (".", "is a folder"),
+        ("absent", "no such file"),
+        ("loop", "Too many levels"),
+        ("a\0b", "null"),
+    ]:
+        with pytest.raises(ValueError, match=reason):
+            files.read_text(tmp_path / name)
+    with pytest.raises(ValueError, match="is a device"):
+        files.read_text(files.Path(os.devnull))
+
+
+def test_a_large_file_is_refused_before_it_is_read(tmp_path):
+    with open(tmp_path / "large.json", "wb") as file:
+        file.truncate(files.LARGEST_DOCUMENT + 1)
+    with pytest.raises(ValueError, match="at most"):
+        files.read_json(tmp_path / "large.json", Point)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ('{"x": "a"}', "p.json: x: Input should be a valid integer, unable to parse string as an integer, got 'a'"),
+        ("[1]", "p.json: Input should be an object"),
+        ("[" * 100_000, "p.json: Invalid JSON"),
+        ('{"x": ' + "9" * 10_000 + "}", "p.json: Invalid JSON: number out of range"),
+        (b"\xff\xfe\x00", "p.json: has the byte order mark"),
+    ],
+)
+def test_hostile_json_is_one_line(data, message):
+    with pytest.raises(ValueError, match=r"p\.json") as error:
+        files.parse_json(data, Point, "p.json")
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300
+
+
+def test_json_may_have_a_mark():
+    assert files.parse_json(codecs.BOM_UTF8 + b'{"x": 3}', Point, "p.json") == Point(x=3)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    target = tmp_path / "result.json"
+    files.write_atomically(target, "old")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="cannot write") as error:
+        files.write_atomically(target, "new")
+    assert error.value.filename == str(target)
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_written_file_has_the_mode_of_any_new_file(tmp_path):
+    files.write_atomically(tmp_path / "a", b"1")
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
