@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import math
 import time
@@ -252,9 +251,6 @@ class Engine:
                     raise ValueError(f"two models are called {pipeline.name}; requests could not tell them apart")
                 names.add(pipeline.name)
                 models.setdefault(pipeline.name, []).append(Drawer(pipeline, thread, self.settings, self.metrics))
-        # What is there now stays: to look through it for garbage, every few seconds, stopped the server for a quarter of a second.
-        gc.collect()
-        gc.freeze()
         self.models = models
 
     @property
