@@ -181,7 +181,7 @@ def configuration(app: Any, settings: ServeSettings, **more: Any) -> uvicorn.Con
         ws="none",
         root_path=settings.root_path,
         proxy_headers=False,
-        log_level="warning",
+        log_level="error",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_s)),
