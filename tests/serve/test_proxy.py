@@ -89,3 +89,26 @@ def test_large_and_ambiguous_requests_are_refused(proxy):
     with socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as both:
         both.sendall(b"POST /v1/draw HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
         assert both.recv(1000).startswith(b"HTTP/1.1 400")
+
+
+def test_page_and_documentation_work_below_a_prefix(proxy, browser):
+    root = f"http://127.0.0.1:{proxy.port}/draw/"
+    asked: list[str] = []
+    failed: list[str] = []
+    tab = browser.new_page()
+    try:
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.on("requestfailed", lambda request: failed.append(request.url))
+        tab.on("response", lambda response: failed.append(response.url) if response.status >= 400 else None)
+        tab.goto(root)
+        tab.wait_for_selector("#model-choice option", state="attached")
+        tab.fill("#caption", CAPTION)
+        tab.press("#caption", "Enter")
+        tab.wait_for_selector("#status:has-text('Drawn in')")
+        tab.goto(f"{root}docs")
+        tab.wait_for_selector(".opblock")
+    finally:
+        tab.close()
+    assert failed == []
+    assert [url for url in asked if not url.startswith((root, "data:", "blob:"))] == []
+    assert any(url.endswith("/draw/v1/draw/stream") for url in asked)
