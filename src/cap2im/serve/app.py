@@ -64,6 +64,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
         version=cap2im.__version__,
         lifespan=lifespan,
         redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # FastAPI would read the environment at every request
         redirect_slashes=False,  # the redirect would repeat the request's Host, and name http behind a proxy that speaks https
     )
     app.state.settings, app.state.engine, app.state.metrics, app.state.store = settings, engine, metrics, pictures
