@@ -683,6 +683,7 @@ def serve(
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes, each with all models.")] = 1,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes any that is free.")] = 8000,
+    root_path: Annotated[str, typer.Option(help="Path prefix that a reverse proxy removes, such as /draw.")] = "",
     queue: Annotated[int, typer.Option(min=1, help="Pictures that may wait or be drawn in a process; more are refused.")] = 256,
     batch: Annotated[int, typer.Option(min=1, help="Pictures that are drawn together, at most.")] = 64,
     store: Annotated[str | None, typer.Option(help="Folder or URL (s3://, gs://, abfs://) for pictures, to answer links to them.")] = None,
@@ -694,7 +695,7 @@ def serve(
         typer.Option(
             "--set",
             help="KEY=VALUE of another limit; may be repeated: captions, samples, characters, body_bytes, wait_ms, timeout_s, "
-            "body_timeout_s, shutdown_s, store_public, store_link_s, store_timeout_s.",
+            "body_timeout_s, shutdown_s, store_public, store_link_s, store_timeout_s; allowed_hosts, cors_origins: lists with commas.",
         ),
     ] = None,
 ) -> None:
@@ -715,6 +716,7 @@ def serve(
         "workers": workers,
         "host": host,
         "port": port,
+        "root_path": root_path,
         "queue": queue,
         "batch": batch,
         "store": store,
@@ -723,7 +725,7 @@ def serve(
     for change in changes or []:
         key, equals, value = change.partition("=")
         if not equals or key in values:
-            raise ValueError(f"--set {change}: expected KEY=VALUE of a limit that has no option of its own")
+            raise ValueError(f"--set {change}: expected KEY=VALUE of a setting that has no option of its own")
         values[key] = value
     settings = ServeSettings.of(values)
     for each in settings.devices:

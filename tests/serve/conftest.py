@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import http.client
 import json
 import os
@@ -22,7 +21,7 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from cap2im.pipeline import Pipeline
-from cap2im.serve.app import configuration, create_app
+from cap2im.serve.app import configuration, create_app, listen
 from cap2im.serve.settings import ServeSettings
 from tests.tiny import tiny_model
 
@@ -152,19 +151,17 @@ def tiny(tmp_path_factory) -> Path:
 @contextmanager
 def served(settings: ServeSettings) -> Iterator[Client]:
     """A server in a thread of this process."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    app = create_app(settings)
-    server = uvicorn.Server(configuration(app, settings))
+    listening = listen(settings.model_copy(update={"host": "127.0.0.1", "port": 0}))
+    server = uvicorn.Server(configuration(create_app(settings), settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     client = Client(listening.getsockname()[1])
     try:
-        wait_until(lambda: app.state.engine.ready)
+        wait_until(lambda: server.started)
         yield client
     finally:
         server.should_exit = True
         thread.join()
-        gc.unfreeze()  # of this process
 
 
 @pytest.fixture
@@ -178,7 +175,6 @@ def serve(tiny) -> Iterator[Callable[..., Client]]:
 def bundled() -> Iterator[TestClient]:
     """Asks an application of the bundled model, without a network."""
     with TestClient(create_app(ServeSettings()), "http://localhost") as client:
-        wait_until(lambda: client.get("/readyz").status_code == 200)
         yield client
 
 

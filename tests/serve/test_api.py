@@ -134,24 +134,6 @@ def test_unknown_models(serve):
         assert (answer.status, answer.detail) == (404, "there is no model 'other' here; there is tiny")
 
 
-@pytest.mark.parametrize(
-    "more", [{}, {"samples": 2.0, "steps": True}, {"seed": 2**53 - 1}, {"samples": "2"}, {"seed": 1.5}, {"surprise": 1}]
-)
-def test_both_ways_to_a_route_answer_alike(serve, more):
-    """The short one, and FastAPI's own, which reads other spellings of the content's type."""
-    client = serve()
-    short = client.draw(**more)
-    long = client.ask("POST", "/v1/draw", {"captions": [CAPTION], **more}, Content_Type="application/json; charset=utf-8")
-    assert (short.status, short.json) == (long.status, long.json)
-
-
-def test_a_right_request_takes_the_short_way(serve, monkeypatch):
-    client = serve()
-    monkeypatch.setattr("fastapi.routing.solve_dependencies", lambda **_: 1 / 0)  # of the long one
-    assert client.draw().status == 200
-    assert client.draw(surprise=1).status == 500
-
-
 def test_broken_json_and_other_types_are_refused(serve):
     client = serve()
     broken = client.ask("POST", "/v1/draw", b'{"captions": [the]}')

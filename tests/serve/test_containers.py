@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = ("Dockerfile", "Dockerfile.gpu")
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))
+NGINX = (DEPLOY / "nginx.conf").read_text("utf-8")
 PROMETHEUS = yaml.safe_load((DEPLOY / "prometheus.yml").read_text("utf-8"))
 
 
@@ -120,10 +121,36 @@ def test_compose_runs_the_image_with_a_command_that_cap2im_knows():
     folder = parameters["store"]
     assert any(volume.split(":")[1] == folder for volume in service["volumes"])
     assert any(folder in rest for rest in arguments(dockerfile.name, "RUN")), "a new volume takes the owner of the image's folder"
-    (published,) = service["ports"]
-    assert published == f"127.0.0.1:{parameters['port']}:{parameters['port']}"
+    assert "ports" not in service, "clients come through the proxy"
+    assert f"server cap2im:{parameters['port']};" in NGINX
     grace = int(service["stop_grace_period"].removesuffix("s"))
     assert grace > ServeSettings.model_fields["shutdown_s"].default
+
+
+def test_compose_publishes_the_proxy_on_this_machine_only():
+    service = COMPOSE["services"]["proxy"]
+    (published,) = service["ports"]
+    (listens,) = re.findall(r"listen (\d+);", NGINX)
+    assert published == f"127.0.0.1:{ServeSettings.model_fields['port'].default}:{listens}"
+    assert (DEPLOY / service["volumes"][0].split(":")[0]).is_file()
+
+
+def test_the_proxy_has_the_limits_of_the_settings():
+    fields = ServeSettings.model_fields
+    (body,) = re.findall(r"client_max_body_size (\d+)k;", NGINX)
+    assert int(body) * 1024 == fields["body_bytes"].default
+    (seconds,) = re.findall(r"proxy_read_timeout (\d+)s;", NGINX)
+    assert int(seconds) > fields["timeout_s"].default
+
+
+def test_images_are_pinned_by_digest():
+    pinned = [service["image"] for service in COMPOSE["services"].values() if "image" in service]
+    for name in DOCKERFILES:
+        assert {rest.split()[0] for rest in arguments(name, "FROM")} == {"$BASE"}
+        pinned += [rest.removeprefix("BASE=") for rest in arguments(name, "ARG") if rest.startswith("BASE=")]
+    assert len(pinned) == 4
+    for image in pinned:
+        assert re.fullmatch(r"[a-z/]+:[\w.-]+@sha256:[0-9a-f]{64}", image), image
 
 
 def test_prometheus_reads_the_metrics_of_that_service():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import gc
 import io
 import json
 import socket
@@ -16,7 +15,7 @@ import pytest
 from PIL import Image
 
 from cap2im.pipeline import Pipeline
-from cap2im.serve.engine import AsyncBatchItem, BusyError, Engine, Picture, Waiting
+from cap2im.serve.engine import BatchQueue, BusyError, Engine, Picture
 from cap2im.serve.metrics import Metrics
 from cap2im.serve.settings import ServeSettings
 from tests.serve.conftest import CAPTION, together, wait_until
@@ -169,15 +168,12 @@ def test_two_devices_draw_side_by_side(serve, gate, monkeypatch):
 
 
 def test_an_idle_queue_sets_no_alarm():
-    """`batched`'s own looks for items a thousand times a second, and takes 6 % of a core for it."""
-
     async def alarms() -> int:
-        loop, queue = asyncio.get_running_loop(), Waiting(batch_size=2, timeout_ms=5)
-        waiting = loop.create_task(anext(queue.optimal_batches()))
+        loop, queue = asyncio.get_running_loop(), BatchQueue(draw_at_once, size=2, wait_ms=5)
+        await queue.draw([Picture(CAPTION, 0)])
         with mock.patch.object(loop, "call_at", wraps=loop.call_at) as call_at:
             for _ in range(100):
                 await asyncio.sleep(0)
-        waiting.cancel()
         return call_at.call_count
 
     assert asyncio.run(alarms()) == 0
@@ -218,53 +214,80 @@ def test_what_a_slow_client_leaves_unread_holds_up_streams_alone(tiny):
     assert (engine.taken, engine.unread) == (0, 0)
 
 
+async def draw_at_once(pictures: list[Picture]) -> list[int]:
+    """The seeds, in place of drawings."""
+    return [picture.seed for picture in pictures]
+
+
+def batches_of(*crowds: int, size: int, wait_ms: float, seconds: float) -> list[list[int]]:
+    """The seeds of each batch when crowds of clients come, each when the one before was answered, and a batch takes so long."""
+    batches = []
+
+    async def draw(pictures: list[Picture]) -> list[int]:
+        batches.append([picture.seed for picture in pictures])
+        await asyncio.sleep(seconds)
+        return batches[-1]
+
+    async def come() -> None:
+        queue = BatchQueue(draw, size=size, wait_ms=wait_ms)
+        for crowd in crowds:
+            late = [asyncio.create_task(after(queue, seed)) for seed in range(crowd)]
+            await asyncio.gather(*late)
+
+    async def after(queue: BatchQueue, seed: int) -> None:
+        await asyncio.sleep(0.01 * seed)
+        assert await queue.draw([Picture(CAPTION, seed)]) == [seed]
+
+    asyncio.run(asyncio.wait_for(come(), 30))
+    return batches
+
+
 def test_a_full_batch_waits_for_nobody():
-    """Clients of the batch before it are waited for only where there is room for them."""
+    """A queue that waited would wait for ten minutes."""
 
-    async def seconds_between() -> float:
-        loop = asyncio.get_running_loop()
-        queue = Waiting(batch_size=2, timeout_ms=5)
-        await queue.extend([AsyncBatchItem(Picture(CAPTION, seed), loop.create_future()) for seed in range(4)])
-        batches = queue.optimal_batches()
-        first = await anext(batches)
-        await asyncio.sleep(0.8)  # a batch that takes long is one that clients are waited for longest
-        for item in first:
-            item.set_result(None)
-        start = loop.time()
-        assert [item.content.seed for item in await anext(batches)] == [2, 3]
-        return loop.time() - start
+    async def draw() -> list[int]:
+        return await BatchQueue(draw_at_once, size=2, wait_ms=600_000).draw([Picture(CAPTION, seed) for seed in range(4)])
 
-    assert asyncio.run(seconds_between()) < 0.1
+    assert asyncio.run(asyncio.wait_for(draw(), 30)) == [0, 1, 2, 3]
+
+
+def test_clients_that_were_answered_together_are_drawn_together():
+    """They come back one after the other: later than `wait_ms` after the first of them."""
+    first, *others = batches_of(4, 4, size=16, wait_ms=100, seconds=0.4)
+    assert first == [0, 1, 2, 3]
+    assert others == [[0, 1, 2, 3]]
 
 
 def test_clients_that_came_back_are_drawn_at_once():
-    """Everybody who was answered is there again: nobody else is waited for, and a lone picture is no sign of a crowd."""
-
-    async def seconds_to_the_next(crowd: int) -> float:
-        loop = asyncio.get_running_loop()
-        queue = Waiting(batch_size=16, timeout_ms=400)
-
-        async def come() -> None:
-            await queue.extend([AsyncBatchItem(Picture(CAPTION, seed), loop.create_future()) for seed in range(crowd)])
-
-        await come()
-        batches = queue.optimal_batches()
-        first = await anext(batches)
-        await asyncio.sleep(0.4)  # drawn
-        for item in first:
-            item.set_result(None)
-        following = loop.create_task(anext(batches))
-        await asyncio.sleep(0.02)
-        await come()
-        start = loop.time()
-        assert len(await following) == crowd
-        return loop.time() - start
-
-    assert asyncio.run(seconds_to_the_next(3)) < 0.1
-    assert asyncio.run(seconds_to_the_next(1)) > 0.3
+    """Nobody else is waited for: a queue that waited would wait for ten minutes."""
+    queue_waits = batches_of(2, 2, 2, size=2, wait_ms=600_000, seconds=0.01)
+    assert queue_waits == [[0, 1]] * 3
 
 
-def test_what_was_loaded_is_not_looked_through_for_garbage(serve):
-    gc.unfreeze()
-    serve()
-    assert gc.get_freeze_count() > 100_000  # torch alone has more
+def test_pictures_that_were_given_up_are_not_drawn():
+    async def leave() -> list[int]:
+        queue = BatchQueue(draw_at_once, size=4, wait_ms=50)
+        left = asyncio.create_task(queue.draw([Picture(CAPTION, 0), Picture(CAPTION, 1)]))
+        await asyncio.sleep(0)
+        left.cancel()
+        return await queue.draw([Picture(CAPTION, 2)])
+
+    assert asyncio.run(asyncio.wait_for(leave(), 30)) == [2]
+
+
+def test_a_failed_batch_fails_its_own_pictures():
+    calls = []
+
+    async def draw(pictures: list[Picture]) -> list[int]:
+        calls.append(len(pictures))
+        if len(calls) == 1:
+            raise RuntimeError("broken")
+        return [picture.seed for picture in pictures]
+
+    async def ask() -> list[int]:
+        queue = BatchQueue(draw, size=2, wait_ms=1)
+        with pytest.raises(RuntimeError, match="broken"):
+            await queue.draw([Picture(CAPTION, seed) for seed in range(4)])
+        return await queue.draw([Picture(CAPTION, 7)])
+
+    assert asyncio.run(asyncio.wait_for(ask(), 30)) == [7]

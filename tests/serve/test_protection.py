@@ -38,16 +38,44 @@ def test_other_sites_cannot_have_a_browser_draw(serve, gate, kind):
     assert not gate.batches
 
 
-def test_names_of_other_sites_do_not_lead_to_a_server_for_this_machine(serve):
-    """A site may have its own name resolve to 127.0.0.1 once its page is shown, which could then read what the server answers."""
+ELSEWHERE = (
+    "evil.example",
+    "evil.example:8000",
+    "localhost.evil.example",
+    "127.0.0.1.evil.example",
+    "127.1",
+    "0x7f000001",
+    "evil-localhost",
+)
+MALFORMED = ("", "[", "]", ":8000", ".", "localhost/evil.com", "localhost@evil", "evil@localhost", "localhost:evil", "localhost:8000:1",
+             "localhost#evil", "localhost?evil",
+             "localhost evil", "[localhost]", "[::1", "::1", "[::1]evil", "[127.0.0.1]", "[fe80::1%25lo]")  # fmt: skip
+LOCAL = ("localhost", "LOCALHOST:8000", "localhost.", "localhost:", "127.0.0.1:1", "[::1]:8000", "[::1]", "192.168.0.7")
+
+
+def test_only_local_names_lead_to_a_local_server(serve):
+    """A web site can let its own name resolve to 127.0.0.1, and its page could then read what the server answers."""
     client = serve()
-    for host in ("evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "127.1", "", "["):
-        answer = client.get("/v1/models", Host=host)
-        assert (answer.status, answer.headers["x-frame-options"]) == (421, "DENY"), host
-        assert answer.detail == "this server answers this machine alone: ask it as localhost, or by an IP address"
-    for host in ("localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000", "[::1]", "192.168.0.7"):
-        assert client.get("/v1/models", Host=host).status == 200, host
-    assert serve(host="0.0.0.0").get("/v1/models", Host="draw.example.org").status == 200
+    for hosts, status in ((ELSEWHERE, 421), (MALFORMED, 400), (LOCAL, 200)):
+        for host in hosts:
+            answer = client.get("/v1/models", Host=host)
+            assert (answer.status, answer.headers["x-frame-options"]) == (status, "DENY"), host
+    assert client.get("/v1/models", Host=ELSEWHERE[0]).detail == (
+        "this server answers to localhost, IP addresses and the names in its setting allowed_hosts"
+    )
+
+
+def test_allowed_hosts_are_the_names_a_server_answers_to(serve):
+    for host in ("127.0.0.1", "0.0.0.0"):
+        client = serve(host=host, allowed_hosts="draw.example.org, box.local")
+        assert [client.get("/healthz", Host=name).status for name in ("draw.example.org:80", "Box.Local.", "localhost")] == [200] * 3
+        assert [client.get("/healthz", Host=name).status for name in ("example.org", "a.draw.example.org")] == [421] * 2
+
+
+def test_a_public_server_answers_to_any_name(serve):
+    client = serve(host="0.0.0.0")
+    assert client.get("/v1/models", Host="draw.example.org").status == 200
+    assert client.get("/v1/models", Host="draw.example.org/x").status == 400
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/v1/models", "/nothing", "/docs", "/openapi.json"])

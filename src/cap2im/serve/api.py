@@ -9,17 +9,17 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import ExitStack, aclosing, suppress
 from functools import partial
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
+from fastapi.security.utils import get_authorization_scheme_param
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from pydantic_core import to_json
-from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from cap2im.data.vocabulary import Tokens, Unknown
@@ -192,7 +192,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         413: "The request's body is too large.",
         422: "The request is wrong: a limit, an unknown word, an unknown key.",
         500: "The model failed.",
-        503: "The queue is full, the models are still loading, or the store is out of reach; Retry-After says when to try again.",
+        503: "The queue is full, or the store is out of reach; Retry-After says when to try again.",
         504: "The drawing took too long.",
         507: "The store is full.",
     }.items()
@@ -207,49 +207,38 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 # What routes share, here and in other modules
 
 
-class ShortWay(APIRoute):
-    """Right requests in JSON go straight to the endpoint, without FastAPI's machinery for dependencies.
-
-    FastAPI's own way tells what is wrong with all others, and asks for the API key.
-    """
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        long_way, endpoint = super().get_route_handler(), self.endpoint
-        if self.body_field is None or self.dependencies:
-            return long_way
-        model = cast(type[BaseModel], self.body_field.field_info.annotation)
-
-        async def handler(request: Request) -> Response:
-            wanted = None
-            if request.headers.get("content-type") == "application/json":
-                with suppress(ValidationError, ClientDisconnect):
-                    wanted = model.model_validate_json(await request.body())
-            return await (long_way(request) if wanted is None else endpoint(request, wanted))
-
-        return handler
-
-
 def engine_of(request: Request) -> Engine:
-    """The engine, once its models are loaded."""
+    """Return the engine."""
     engine: Engine = request.app.state.engine
-    if not engine.ready:
-        raise HTTPException(503, "the models are still loading", {"Retry-After": "5"})
     return engine
 
 
-def key_needed(settings: ServeSettings) -> list[Any]:
-    """What a route that draws depends on: the API key, where there is one."""
+def key_needed(settings: ServeSettings) -> dict[str, Any]:
+    """Return the arguments of an `APIRouter` whose routes need the API key; none if the server has no key.
+
+    The routes check the key before they read the body, which FastAPI reads before it calls dependencies. The dependency is in the schema.
+    """
     if settings.api_key is None:
-        return []
-    wanted = settings.api_key.get_secret_value().encode()
+        return {}
+    expected = settings.api_key.get_secret_value().encode()
+
+    class KeyedRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handler = super().get_route_handler()
+
+            async def checked(request: Request) -> Response:
+                scheme, key = get_authorization_scheme_param(request.headers.get("authorization"))
+                if scheme.lower() != "bearer" or not key:
+                    text = "this server wants an API key (Authorization: Bearer KEY)"
+                    raise HTTPException(401, text, {"WWW-Authenticate": "Bearer"})
+                if not secrets.compare_digest(key.encode(), expected):
+                    raise HTTPException(401, "the API key is wrong", {"WWW-Authenticate": "Bearer"})
+                return await handler(request)
+
+            return checked
+
     bearer = HTTPBearer(auto_error=False, description="The API key.")
-
-    async def may_draw(key: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
-        if key is None or not secrets.compare_digest(key.credentials.encode(), wanted):
-            text = "this server wants an API key (Authorization: Bearer KEY)" if key is None else "the API key is wrong"
-            raise HTTPException(401, text, {"WWW-Authenticate": "Bearer"})
-
-    return [Depends(may_draw)]
+    return {"route_class": KeyedRoute, "dependencies": [Depends(bearer)]}
 
 
 def known_model(engine: Engine, name: str | None) -> str:
@@ -442,22 +431,20 @@ async def events(engine: Engine, asked: Asked, places: Places) -> AsyncIterator[
 # Routes
 
 
-def router(settings: ServeSettings) -> APIRouter:
-    """The routes under `/v1`, whose schema says the limits."""
+def drawing_router(settings: ServeSettings) -> APIRouter:
+    """Return the routes under `/v1` that draw; their schema states the limits."""
     caption = Annotated[str, Field(min_length=1, max_length=settings.characters)]
     captions = Annotated[list[caption], Field(min_length=1, max_length=settings.captions, description="What to draw.")]
     samples = Annotated[int, Field(ge=1, le=settings.samples, description="Pictures of each caption."), WHOLE]
     draw_request: Any = create_model("DrawRequest", __base__=Wanted, captions=(captions, ...), samples=(samples, 1))
-    read_request: Any = create_model("ReadRequest", __base__=ToRead, caption=(caption, ...))
-    routes = APIRouter(prefix="/v1", route_class=ShortWay)
-    limits = Limits(captions=settings.captions, samples=settings.samples, characters=settings.characters, pictures=settings.pictures)
+    routes = APIRouter(prefix="/v1", **key_needed(settings))
 
     async def accept_body(request: Request, wanted: Wanted) -> Asked:
         return await accept(request, wanted.captions, samples=wanted.samples, seed=wanted.seed, model=wanted.model, unknown=wanted.unknown)
 
     drawing = problems(400, 401, 404, 408, 413, 422, 500, 503, 504)
 
-    @routes.post("/draw", response_model=Drawn, responses={**drawing, **problems(507)}, dependencies=key_needed(settings))
+    @routes.post("/draw", response_model=Drawn, responses={**drawing, **problems(507)})
     async def draw(request: Request, wanted: draw_request) -> Response:
         """Draws captions."""
         asked = await accept_body(request, wanted)
@@ -467,7 +454,7 @@ def router(settings: ServeSettings) -> APIRouter:
 
     streaming = drawing | {200: {"description": "The events.", "content": {Events.media_type: {"itemSchema": EVENT_SCHEMA}}}}
 
-    @routes.post("/draw/stream", response_class=StreamingResponse, responses=streaming, dependencies=key_needed(settings))
+    @routes.post("/draw/stream", response_class=StreamingResponse, responses=streaming)
     async def stream(request: Request, wanted: draw_request) -> Response:
         """Draws captions and tells every glimpse as it is drawn, as server-sent events.
 
@@ -480,20 +467,30 @@ def router(settings: ServeSettings) -> APIRouter:
         held, places = held_places(engine, asked, watched=True)
         return Events(events(engine, asked, places), held)
 
-    @routes.post("/read", response_model=Read, responses=problems(400, 404, 408, 413, 422, 503))
+    return routes
+
+
+def model_router(settings: ServeSettings) -> APIRouter:
+    """Return the routes under `/v1` about the models, which need no API key."""
+    caption = Annotated[str, Field(min_length=1, max_length=settings.characters)]
+    read_request: Any = create_model("ReadRequest", __base__=ToRead, caption=(caption, ...))
+    routes = APIRouter(prefix="/v1")
+    limits = Limits(captions=settings.captions, samples=settings.samples, characters=settings.characters, pictures=settings.pictures)
+
+    @routes.post("/read", response_model=Read, responses=problems(400, 404, 408, 413, 422))
     async def read(request: Request, wanted: read_request) -> Response:
         """Says how a model reads a caption, and which of its words it does not know."""
         engine = engine_of(request)
         words, strangers = await to_thread.run_sync(engine.read, known_model(engine, wanted.model), wanted.caption)
         return JSONResponse({"words": words, "unknown": [{"word": word, "nearest": nearest} for word, nearest in strangers]})
 
-    @routes.get("/models", response_model=Models, responses=problems(503))
+    @routes.get("/models", response_model=Models)
     async def models(request: Request) -> Response:
         """The models that draw here, and what a request may ask for."""
         engine = engine_of(request)
         return JSONResponse({"models": engine.described, "default": engine.default, "limits": limits.model_dump()})
 
-    @routes.get("/models/{name}/words", response_model=Words, responses=problems(404, 422, 503))
+    @routes.get("/models/{name}/words", response_model=Words, responses=problems(404, 422))
     async def words(request: Request, name: str) -> Response:
         """The words that a caption may say to a model, other spellings included."""
         engine = engine_of(request)

@@ -1,16 +1,15 @@
 """The models of a server, and how requests share them: pictures of all clients are drawn in common batches, on bounded places.
 
-`batched` makes the batches. One thread for each device draws, so that models on one device take turns.
+One thread for each device draws, so that models on one device take turns.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,8 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from batched.aio import AsyncBatchProcessor
-from batched.aio.batch_generator import AsyncBatchGenerator, AsyncBatchItem
 from numpy.typing import NDArray
 
 from cap2im.data.mnist_captions import LAYOUTS
@@ -33,7 +30,6 @@ from cap2im.serve.settings import ServeSettings
 RECENT = 0.2  # share of the last batch in the measured speed
 LONGEST_WAIT = 60  # seconds; of Retry-After
 SLOW_READERS = 10  # seconds; of Retry-After where streams wait for their clients
-LOOK_MS = 1.0  # between two looks into the queue
 PATIENCE = 0.25  # of the last batch's time, for its clients to come back
 TOLD_STRANGERS = 8  # unknown words of a caption that get their nearest known ones: to look for them takes up to 0.1 s a word
 EXAMPLE_DIGITS = ((2, 8), (5, 1), (3, 1), (7, 4), (7,), (6,), (9,), (1,))  # one caption of each layout
@@ -95,52 +91,75 @@ class Picture:
     watch: Callable[[int, Glimpses, Sequence[int], Sequence[int]], None] | None = None
 
 
-class Waiting(AsyncBatchGenerator[Picture, Drawing]):
-    """`batched`'s queue, which looks for items every few milliseconds all day long, sleeping while there are none.
+class BatchQueue:
+    """Collect pictures of several requests into batches, and draw one batch at a time.
 
-    After a batch it waits, for a part of the time that the batch took, for the clients that were answered together to come back one
-    after the other, and no longer than that: else they and those who waited meanwhile would be drawn in two half-empty batches in turns.
+    A first picture waits `wait_ms` for others. After a batch the queue waits up to `PATIENCE` of the batch's time until as many pictures
+    are there as were drawn or waiting: clients that were answered together come back one after the other, and would otherwise be drawn in
+    two half-empty batches in turns.
+
+    Args:
+        draw: draws a batch.
+        size: pictures of a batch, at most.
+        wait_ms: milliseconds.
     """
 
-    def __init__(self, *, batch_size: int, timeout_ms: float) -> None:
-        super().__init__(batch_size, timeout_ms=LOOK_MS)
-        self._size, self._wait = batch_size, timeout_ms / 1000
-        self._open: list[AsyncBatchItem[Picture, Drawing]] = []
-        self._some = asyncio.Event()
+    def __init__(self, draw: Callable[[list[Picture]], Awaitable[list[Drawing]]], *, size: int, wait_ms: float) -> None:
+        self._draw, self._size, self._wait_s = draw, size, wait_ms / 1000
+        self._pictures: list[tuple[Picture, asyncio.Future[Drawing]]] = []
+        self._arrived = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
 
-    async def extend(self, items: list[AsyncBatchItem[Picture, Drawing]]) -> None:
-        self._open += items
-        self._some.set()
-        await super().extend(items)
+    async def draw(self, pictures: Sequence[Picture]) -> list[Drawing]:
+        """Return the drawings of pictures; cancelled, those that are not being drawn yet are dropped."""
+        loop = asyncio.get_running_loop()
+        if self._task is None:
+            self._task = loop.create_task(self._run())
+        futures: list[asyncio.Future[Drawing]] = [loop.create_future() for _ in pictures]
+        self._pictures += zip(pictures, futures, strict=True)
+        self._arrived.set()
+        try:
+            return list(await asyncio.gather(*futures))
+        finally:
+            for future in futures:
+                future.cancel()
 
-    async def optimal_batches(self) -> AsyncGenerator[list[AsyncBatchItem[Picture, Drawing]], None]:
-        batches, clock = super().optimal_batches(), asyncio.get_running_loop().time
-        hoped, until = 0, 0.0
+    async def _run(self) -> None:
+        clock = asyncio.get_running_loop().time
+        expected, until = 0, 0.0
         while True:
-            await self._company(1)
+            await self._wait_for(1)
             left = until - clock()
-            if hoped > 1 and left > 0:
-                await self._company(hoped, max(left, self._wait))
+            if expected > 1 and left > 0:
+                await self._wait_for(expected, max(left, self._wait_s))
             else:
-                await self._company(self._size, self._wait)
-            if not self._waiting():
+                await self._wait_for(self._size, self._wait_s)
+            if self._waiting() == 0:
                 continue  # all clients left meanwhile
-            batch, start = await anext(batches), clock()
-            yield batch
-            hoped, until = min(self._size, self._waiting() + len(batch)), clock() + PATIENCE * (clock() - start)
+            batch, self._pictures = self._pictures[: self._size], self._pictures[self._size :]
+            start = clock()
+            try:
+                for (_, future), drawing in zip(batch, await self._draw([picture for picture, _ in batch]), strict=True):
+                    if not future.done():
+                        future.set_result(drawing)
+            except Exception as error:
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+            expected, until = min(self._size, self._waiting() + len(batch)), clock() + PATIENCE * (clock() - start)
 
-    async def _company(self, items: int, seconds: float | None = None) -> None:
-        """Waits until there are so many items, or for so long."""
+    async def _wait_for(self, pictures: int, seconds: float | None = None) -> None:
+        """Wait until so many pictures are there, or for so long."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._waiting() < items:
-                    self._some.clear()
-                    await self._some.wait()
+                while self._waiting() < pictures:
+                    self._arrived.clear()
+                    await self._arrived.wait()
 
     def _waiting(self) -> int:
-        """Items that are neither drawn nor given up; the queue's own length leaves out those of batches that it has already cut."""
-        self._open = [item for item in self._open if not item.done()]
-        return len(self._open)
+        """Drop pictures that were given up, and return how many are left."""
+        self._pictures = [each for each in self._pictures if not each[1].done()]
+        return len(self._pictures)
 
 
 class Drawer:
@@ -151,12 +170,7 @@ class Drawer:
         self.taken = 0  # pictures that wait or are drawn
         self.speed: float | None = None  # pictures a second, of late
         batch = min(settings.batch, pipeline.at_once)
-        self._batches = AsyncBatchProcessor[Picture, Drawing](self._together, batch_size=batch, timeout_ms=settings.wait_ms)
-        self._batches.batch_queue = Waiting(batch_size=batch, timeout_ms=settings.wait_ms)
-
-    async def draw(self, pictures: list[Picture]) -> list[Drawing]:
-        """Draws them in whatever batches; cancelled, it draws no more of them."""
-        return await self._batches(pictures)
+        self.draw = BatchQueue(self._together, size=batch, wait_ms=settings.wait_ms).draw
 
     async def _together(self, pictures: list[Picture]) -> list[Drawing]:
         name, start = self.pipeline.name, time.perf_counter()
@@ -252,9 +266,6 @@ class Engine:
                     raise ValueError(f"two models are called {pipeline.name}; requests could not tell them apart")
                 names.add(pipeline.name)
                 models.setdefault(pipeline.name, []).append(Drawer(pipeline, thread, self.settings, self.metrics))
-        # What is there now stays: to look through it for garbage, every few seconds, stopped the server for a quarter of a second.
-        gc.collect()
-        gc.freeze()
         self.models = models
 
     @property

@@ -128,7 +128,7 @@ def router(settings: ServeSettings) -> APIRouter:
     """The released routes."""
     caption = Annotated[str, Field(min_length=1, max_length=settings.characters)]
     bird_request: Any = create_model("BirdRequest", __base__=Wanted, caption=(caption, ...))
-    routes = APIRouter(prefix="/api/v1.0", dependencies=key_needed(settings))
+    routes = APIRouter(prefix="/api/v1.0", **key_needed(settings))
     answers: dict[str, Any] = {"status_code": 201, "responses": problems(400, 401, 404, 408, 413, 422, 500, 503, 504, 507)}
 
     async def answer(

@@ -1,4 +1,4 @@
-"""What `cap2im serve` can be told, and how its processes hear of it."""
+"""The settings of `cap2im serve`, and how they reach its worker processes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,22 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 VARIABLE = "CAP2IM_SERVE"  # the settings as JSON, for worker processes
 KEY_VARIABLE = "CAP2IM_API_KEY"
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+HostName = Annotated[str, Field(pattern=r"^[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?$")]
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?)$")]
+
+
+def _split(value: Any) -> Any:
+    """Split what the command line gives for a list."""
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+Split = BeforeValidator(_split)
 
 
 class ServeSettings(BaseModel):
@@ -27,6 +37,10 @@ class ServeSettings(BaseModel):
         workers: processes; each has all models on all devices.
         host: the address that is listened on.
         port: of it; 0 takes any that is free.
+        root_path: path prefix that a reverse proxy removes before it passes a request on, such as /draw; empty without one.
+        allowed_hosts: names, in lower case and without a port, that the `Host` header may have besides localhost and IP addresses. Empty:
+            no other name on a loopback address, any name elsewhere.
+        cors_origins: origins whose pages may call the API from a browser, such as https://example.org; `*` is every origin.
         queue: pictures that may wait or be drawn at a time, in each process; a request that does not fit gets 503.
         batch: pictures that are drawn together, at most; fewer where they are so large that memory would be short.
         wait_ms: milliseconds for which a first picture waits for company; right after a batch it may wait a quarter of the batch's time.
@@ -34,7 +48,8 @@ class ServeSettings(BaseModel):
         samples: of a caption, at most.
         characters: of a caption, at most.
         body_bytes: of a request's body, at most; more gets 413.
-        timeout_s: seconds until an accepted request that is not answered gets 504; also until a client that does not read loses its answer.
+        timeout_s: seconds until an accepted request that is not answered gets 504, and until the connection of a client that stops
+            reading its answer is closed.
         body_timeout_s: seconds within which a request's body has to arrive; a slower one gets 408.
         shutdown_s: seconds that a stopping server has to finish what it accepted.
         store: URL of a folder or bucket for pictures, which are answered as links; None answers them inline.
@@ -53,6 +68,9 @@ class ServeSettings(BaseModel):
     workers: int = Field(1, ge=1, le=256)
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65_535)
+    root_path: str = Field("", pattern=r"^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*$")
+    allowed_hosts: Annotated[tuple[HostName, ...], Split] = ()
+    cors_origins: Annotated[tuple[Origin, ...], Split] = ()
     queue: int = Field(256, ge=1)
     batch: int = Field(64, ge=1)
     wait_ms: float = Field(5, ge=0, le=1000)

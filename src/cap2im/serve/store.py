@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 import re
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -76,7 +77,7 @@ class Store:
     _limit: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(AT_ONCE))
 
     @classmethod
-    def open(cls, url: str, *, public: str | None = None, link_s: int = 86_400, timeout_s: float = 20) -> Store:
+    def open(cls, url: str, *, public: str | None = None, root_path: str = "", link_s: int = 86_400, timeout_s: float = 20) -> Store:
         """The store at a URL, to which something was written.
 
         Args:
@@ -84,6 +85,7 @@ class Store:
                 come from the environment, as their libraries read it.
             public: the address under which others read the files, for a bucket that all may read or a network of caches. Without one
                 the server itself answers the files of a local store, and links into a bucket are signed.
+            root_path: path prefix of the server, which links to its own files begin with.
             link_s: seconds for which a signed link holds; S3 and Google Cloud allow a week.
             timeout_s: seconds to write or read one file.
 
@@ -96,7 +98,7 @@ class Store:
             raise ValueError(f"store {url!r}: {_one_line(error)}") from None
         served = isinstance(files, LocalFileSystem | MemoryFileSystem)
         if public is None and served:
-            public = FILES
+            public = root_path + FILES
         store = cls(files, root.rstrip("/"), public if public is None else public.rstrip("/"), link_s, timeout_s)
         try:
             if served:
@@ -144,7 +146,7 @@ class Store:
             except FileNotFoundError:
                 return None
             except OSError as error:
-                if error.errno != errno.ELOOP:
+                if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):  # a link, a folder, a FIFO or socket
                     raise
                 return None
 
@@ -179,8 +181,11 @@ class Store:
     def _content(self, path: str) -> bytes:
         if not isinstance(self.files, LocalFileSystem):
             return self.files.cat_file(path)
-        # who can write into the folder must not thereby show all that the server can read
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NOFOLLOW", 0))) as file:
+        # who can write into the folder must not thereby show all that the server can read, nor hold its threads with a FIFO
+        careful = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | careful)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
             return file.read()
 
     def _link(self, name: str) -> str:

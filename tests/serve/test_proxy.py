@@ -1,0 +1,113 @@
+"""deploy/nginx.conf in front of a real server: requests pass, streams are not held back, slow and endless heads are cut off."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cap2im.serve.settings import ServeSettings
+from tests.serve.conftest import CAPTION, Client, served, wait_until
+
+CONFIG = (Path(__file__).resolve().parents[2] / "deploy" / "nginx.conf").read_text("utf-8")
+PREFIX = "location /draw/ { proxy_pass http://cap2im/; proxy_set_header Host $host; }"
+
+
+@pytest.fixture(scope="module")
+def proxy(tiny, tmp_path_factory) -> Iterator[Client]:
+    """A client of nginx with the deployed configuration; its paths, ports and waiting times alone are others, and a prefix is added."""
+    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("nginx is not installed")
+    folder = tmp_path_factory.mktemp("nginx")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with served(ServeSettings.of({"models": (str(tiny),), "shutdown_s": 5, "root_path": "/draw", "timeout_s": 5})) as client:
+        text = CONFIG.replace("/tmp/", f"{folder}/").replace("cap2im:8000", f"127.0.0.1:{client.port}")
+        text = text.replace("listen 8080;", f"listen 127.0.0.1:{port}; {PREFIX}")
+        text = text.replace("client_header_timeout 10s", "client_header_timeout 1s")
+        (folder / "nginx.conf").write_text(text)
+        start = [program, "-e", "stderr", "-p", str(folder), "-c", "nginx.conf"]
+        checked = subprocess.run([*start, "-t"], capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, checked.stderr
+        running = subprocess.Popen([*start, "-g", "daemon off;"], stderr=subprocess.DEVNULL)
+        try:
+            wait_until(lambda: reachable(port))
+            yield Client(port)
+        finally:
+            running.terminate()
+            running.wait()
+
+
+def reachable(port: int) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_requests_and_streams_pass(proxy):
+    assert proxy.draw(seed=3).status == 200
+    assert [name for name, _ in proxy.events()][-1] == "end"
+    assert proxy.get("/healthz").status == 200
+
+
+def test_metrics_stay_inside(proxy):
+    assert proxy.get("/metrics").status == 404
+
+
+def test_paths_below_a_prefix(proxy):
+    assert proxy.get("/draw/v1/models").json["default"] == "tiny"
+    assert proxy.ask("POST", "/draw/v1/draw", {"captions": [CAPTION]}).status == 200
+    docs = proxy.get("/draw/docs").body.decode()
+    assert proxy.get("/draw/openapi.json").json["servers"] == [{"url": "/draw"}]
+    files = re.findall(r'(?:src|href)="(/[^"]+)"', docs)
+    assert files
+    assert "'/draw/openapi.json'" in docs
+    for path in files:
+        assert path.startswith("/draw/")
+        assert proxy.get(path).status == 200
+
+
+def test_slow_and_endless_heads_are_cut_off(proxy):
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as slow:
+        slow.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
+        with pytest.raises(ConnectionResetError):
+            slow.recv(1000)
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as endless:
+        endless.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 40_000)
+        assert endless.recv(1000).startswith(b"HTTP/1.1 400")
+
+
+def test_large_and_ambiguous_requests_are_refused(proxy):
+    assert proxy.ask("POST", "/v1/draw", b" " * 70_000).status == 413
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as both:
+        both.sendall(b"POST /v1/draw HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+        assert both.recv(1000).startswith(b"HTTP/1.1 400")
+
+
+def test_page_and_documentation_work_below_a_prefix(proxy, browser):
+    root = f"http://127.0.0.1:{proxy.port}/draw/"
+    asked: list[str] = []
+    failed: list[str] = []
+    tab = browser.new_page()
+    try:
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.on("response", lambda response: failed.append(response.url) if response.status >= 400 else None)
+        tab.goto(root)
+        tab.wait_for_selector("#model-choice option", state="attached")
+        tab.fill("#caption", CAPTION)
+        tab.press("#caption", "Enter")
+        tab.wait_for_selector("#status:has-text('Drawn in')")
+        tab.goto(f"{root}docs")
+        tab.wait_for_selector(".opblock")
+    finally:
+        tab.close()
+    assert failed == []
+    assert [url for url in asked if not url.startswith((root, "data:", "blob:"))] == []
+    assert any(url.endswith("/draw/v1/draw/stream") for url in asked)
