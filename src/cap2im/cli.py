@@ -695,7 +695,8 @@ def serve(
         typer.Option(
             "--set",
             help="KEY=VALUE of another limit; may be repeated: captions, samples, characters, body_bytes, wait_ms, timeout_s, "
-            "body_timeout_s, shutdown_s, store_public, store_link_s, store_timeout_s; allowed_hosts, cors_origins: lists with commas.",
+            "send_timeout_s, body_timeout_s, shutdown_s, store_public, store_link_s, store_timeout_s; "
+            "allowed_hosts, cors_origins: lists with commas.",
         ),
     ] = None,
 ) -> None:

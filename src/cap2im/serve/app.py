@@ -241,7 +241,7 @@ def _close_on_signal(listening: socket.socket, number: int) -> None:
 def listen(settings: ServeSettings) -> socket.socket:
     """Return the listening socket.
 
-    On Linux the kernel ends each of its connections whose client accepts no byte of its answer for `timeout_s`, and frees what was
+    On Linux the kernel ends each of its connections whose client accepts no byte of its answer for `stall_s`, and frees what was
     to be sent; uvicorn alone would keep it for ever.
 
     Raises:
@@ -254,5 +254,5 @@ def listen(settings: ServeSettings) -> socket.socket:
         reason = str(error.strerror or error).split(" (while")[0]  # Python repeats the address
         raise ValueError(f"cannot listen on {address(settings)}: {reason}") from None
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(1000 * settings.timeout_s)))
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(1000 * settings.stall_s)))
     return listening

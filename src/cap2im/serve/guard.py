@@ -119,7 +119,7 @@ class Guard:
         async def in_time(message: Message) -> None:
             nonlocal status
             try:
-                async with asyncio.timeout(settings.timeout_s):
+                async with asyncio.timeout(settings.stall_s):
                     await send(message)
             except TimeoutError:
                 status = GONE

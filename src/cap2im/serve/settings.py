@@ -48,8 +48,8 @@ class ServeSettings(BaseModel):
         samples: of a caption, at most.
         characters: of a caption, at most.
         body_bytes: of a request's body, at most; more gets 413.
-        timeout_s: seconds until an accepted request that is not answered gets 504, and until the connection of a client that stops
-            reading its answer is closed.
+        timeout_s: seconds until an accepted request that is not answered gets 504.
+        send_timeout_s: seconds until the connection of a client that stops reading its answer is closed; `timeout_s` if that is less.
         body_timeout_s: seconds within which a request's body has to arrive; a slower one gets 408.
         shutdown_s: seconds that a stopping server has to finish what it accepted.
         store: URL of a folder or bucket for pictures, which are answered as links; None answers them inline.
@@ -79,6 +79,7 @@ class ServeSettings(BaseModel):
     characters: int = Field(1000, ge=1)
     body_bytes: int = Field(64 * 1024, ge=1)
     timeout_s: Seconds = 60
+    send_timeout_s: Seconds = 10
     body_timeout_s: Seconds = 10
     shutdown_s: Seconds = 30
     store: str | None = Field(None, min_length=1)
@@ -117,6 +118,11 @@ class ServeSettings(BaseModel):
     def pictures(self) -> int:
         """Of a request, at most."""
         return min(self.captions * self.samples, self.queue)
+
+    @property
+    def stall_s(self) -> float:
+        """Seconds without progress after which a client that should read its answer counts as gone."""
+        return min(self.send_timeout_s, self.timeout_s)
 
     @property
     def private(self) -> bool:
