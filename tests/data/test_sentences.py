@@ -106,7 +106,7 @@ def test_a_prepared_dataset_without_images_for_validation(tmp_path):
     ("content", "message"),
     [
         (b"", "empty"),
-        (b"fine\ncaf\xe9\n", "line 2: not UTF-8 text"),
+        (b"fine\ncaf\xe9\n", "line 2 is not UTF-8"),
         (b"a.jpg#0\tfine .\na.jpg one\n", "line 2: expected IMAGE#N<TAB>caption, got 'a.jpg one'"),
         (None, "no such file or folder"),
     ],
