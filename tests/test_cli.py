@@ -53,6 +53,36 @@ def test_draw_json_from_file_and_standard_input(run, tmp_path, model):
     assert [" in bf16" in page for page in pages] == [False, True]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("place", ["captions.txt", "-"])
+def test_draw_reads_text_with_a_byte_order_mark(run, tmp_path, model, place, encoding):
+    content = f"{CAPTION}\r\n".encode(encoding)
+    (tmp_path / "captions.txt").write_bytes(content)
+    code, out, _ = run("draw", "--file", place, "--model", model, "--json", "-n", "1", stdin=content)
+    assert (code, [entry["caption"] for entry in json.loads(out)]) == (0, [CAPTION])
+
+
+@pytest.mark.parametrize("place", ["captions.txt", "-"])
+@pytest.mark.parametrize(("command", "option"), [("draw", "--file"), ("figures", "--captions")])
+def test_captions_in_other_encodings_are_refused(run, tmp_path, command, option, place):
+    content = CAPTION.encode() + b"\ncaf\xe9\n"
+    (tmp_path / "captions.txt").write_bytes(content)
+    code, _, err = run(command, option, place, stdin=content)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "line 2 is not UTF-8" in err
+
+
+def test_words_without_quotes_are_one_caption(run, model):
+    code, out, err = run("draw", *CAPTION.split(), "--model", model, "--json", "-n", "1")
+    assert (code, [entry["caption"] for entry in json.loads(out)]) == (0, [CAPTION])
+    assert err.startswith("one caption: ")
+
+
+def test_draw_leaves_out_unknown_punctuation(run, model):
+    code, out, _ = run("draw", f"\ufeff\u201c{CAPTION}\u201d !? (\u2014)", "--model", model, "--json", "-n", "1")
+    assert (code, json.loads(out)[0]["words"]) == (0, [*CAPTION.split(), "."])
+
+
 def test_drawing_again_leaves_no_stale_samples_and_one_folder_for_the_same_words(run, tmp_path, model):
     run("draw", CAPTION, "--model", model, "-n", "12")
     code, out, _ = run("draw", CAPTION, CAPTION.upper(), "--model", model, "-n", "2", "--json")

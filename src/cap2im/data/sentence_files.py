@@ -46,7 +46,7 @@ _BARS = re.compile(r"([^|]*[^|\s])\s*\|\s*\d+\s*(?:\||\s)\s*(.*)", re.DOTALL)  #
 _PICTURE = re.compile(r"[\"']?[^\s\"',;|]+\.(?:jpe?g|png|gif|webp|bmp|tiff?)\b", re.IGNORECASE)
 _ID_FIRST = re.compile(r"[\"']?[\w./:\\-]*\d[\w./:\\-]*[\"']?\s*[,;](?=\D|\d*[,;])")
 _TIGHT_SEPARATOR = re.compile(r"[A-Za-z.!?)\"'][,;](?=[A-Za-z(\"'])|[\"'][,;]|[,;]\"|[^\d],\d+$")
-_JSON = re.compile(r"\{\s*(?:\".*)?\},?|\[\s*(?:[\[{\"\d-].*)?\],?|\"[^\"]*\"\s*:.*|[{}\[\]],?", re.DOTALL)
+_JSON = re.compile(r"\{\s*\"|\[\s*[\[{\"\d-]|\"[^\"]*\"\s*:|[{}\[\]]+,?$")
 _TAGS = "html|head|body|title|meta|div|p|span|br|table|tr|t[dh]|ul|ol|li|a|h[1-6]"
 _MARKUP = re.compile(rf"<(?:!doctype|!--|\?xml|/?(?:{_TAGS})\b)|</(?!s>)\w+>", re.IGNORECASE)  # language models mark sentences with <s>
 
@@ -56,7 +56,7 @@ _LOOKS: dict[str, Callable[[str], object]] = {
     "table": lambda line: (
         "\t" in line or "|" in line or _PICTURE.match(line) or _ID_FIRST.match(line[:200]) or _TIGHT_SEPARATOR.search(line[:SEEN])
     ),
-    "JSON": _JSON.fullmatch,
+    "JSON": lambda line: _JSON.match(line[:SEEN]),
     "HTML or XML": lambda line: _MARKUP.search(line[:SEEN]),
 }
 
