@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from cap2im.data.captioned import CaptionedImage, usable_captions
+from cap2im.data.pictures import ImageBytes
 from cap2im.data.tokenizer import is_unspaced, normalise
 from cap2im.data.vocabulary import Vocabulary, pad, split_words
 from tests.limits import GIB, run_limited
@@ -182,6 +184,12 @@ def test_one_word_however_it_is_typed(typed, tokens):
 def test_words_of_other_scripts_stay_whole(caption, words):
     assert split_words(caption) == [*words, "."]
     assert Vocabulary.build([caption]).split(caption) == [*words, "."]
+
+
+def test_captions_without_spaces_are_reported():
+    record = CaptionedImage("one", ImageBytes("one.png", b""), ("วงกลมสีแดงบนพื้นสีขาว", "วงกลม สีแดง"))
+    captions, problems = usable_captions(record)
+    assert (len(captions), [problem.kind for problem in problems]) == (2, ["words not separated"])
 
 
 def test_captions_without_spaces_are_noticed():
