@@ -25,9 +25,9 @@ def run(monkeypatch, capsys, tmp_path):
     """Runs `cap2im ARGUMENTS` in an empty folder; answers exit status, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
 
-    def call(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
+    def call(*arguments: str, stdin: str | bytes = "") -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["cap2im", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode() if isinstance(stdin, str) else stdin)))
         with pytest.raises(SystemExit) as stop:
             cli.main()
         captured = capsys.readouterr()

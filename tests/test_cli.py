@@ -53,6 +53,36 @@ def test_draw_json_from_file_and_standard_input(run, tmp_path, model):
     assert [" in bf16" in page for page in pages] == [False, True]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("place", ["captions.txt", "-"])
+def test_draw_reads_text_with_a_byte_order_mark(run, tmp_path, model, place, encoding):
+    content = f"{CAPTION}\r\n".encode(encoding)
+    (tmp_path / "captions.txt").write_bytes(content)
+    code, out, _ = run("draw", "--file", place, "--model", model, "--json", "-n", "1", stdin=content)
+    assert (code, [entry["caption"] for entry in json.loads(out)]) == (0, [CAPTION])
+
+
+@pytest.mark.parametrize("place", ["captions.txt", "-"])
+@pytest.mark.parametrize(("command", "option"), [("draw", "--file"), ("figures", "--captions")])
+def test_captions_in_other_encodings_are_refused(run, tmp_path, command, option, place):
+    content = CAPTION.encode() + b"\ncaf\xe9\n"
+    (tmp_path / "captions.txt").write_bytes(content)
+    code, _, err = run(command, option, place, stdin=content)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "line 2 is not UTF-8" in err
+
+
+def test_words_without_quotes_are_one_caption(run, model):
+    code, out, err = run("draw", *CAPTION.split(), "--model", model, "--json", "-n", "1")
+    assert (code, [entry["caption"] for entry in json.loads(out)]) == (0, [CAPTION])
+    assert err.startswith("one caption: ")
+
+
+def test_draw_leaves_out_unknown_punctuation(run, model):
+    code, out, _ = run("draw", f"\ufeff\u201c{CAPTION}\u201d !? (\u2014)", "--model", model, "--json", "-n", "1")
+    assert (code, json.loads(out)[0]["words"]) == (0, [*CAPTION.split(), "."])
+
+
 def test_drawing_again_leaves_no_stale_samples_and_one_folder_for_the_same_words(run, tmp_path, model):
     run("draw", CAPTION, "--model", model, "-n", "12")
     code, out, _ = run("draw", CAPTION, CAPTION.upper(), "--model", model, "-n", "2", "--json")
@@ -82,9 +112,9 @@ BAD = [
     (["draw", CAPTION, "--samples", "many"], "Invalid value for '--samples'"),
     (["draw", CAPTION, "--unknown", "guess"], "'guess' is not one of"),
     (["draw", CAPTION, "--colour"], "No such option"),
-    (["draw", "--file", "nowhere.txt"], "nowhere.txt: No such file or directory"),
+    (["draw", "--file", "nowhere.txt"], "nowhere.txt: no such file"),
     (["draw", "--file", "empty.txt"], "empty.txt: no captions in it"),
-    (["draw", "--file", "latin.txt"], "latin.txt: not UTF-8 text"),
+    (["draw", "--file", "latin.txt"], "latin.txt: line 1 is not UTF-8"),
     (["draw", CAPTION, "--out", "empty.txt"], "empty.txt: is a file"),
     (["train", "aligndraw-digits", "--data", "."], "--data .: aligndraw-digits takes its digits from scikit-learn"),
     (["train", "aligndraw-digits", "--from", "aligndraw-mnist", "--set", "data.held_out_seed=5", "--resume"], "give one of them"),
@@ -112,7 +142,7 @@ BAD = [
     (["train", "skipthoughts"], "skipthoughts learns from sentences: give a text, a token file or a prepared dataset with --data"),
     (["train", "skipthoughts-small", "--data", "nowhere"], "nowhere: no such file or folder"),
     (["train", "skipthoughts-small", "--data", "empty.txt"], "empty.txt: empty"),
-    (["train", "skipthoughts-small", "--data", "latin.txt"], "latin.txt, line 1: not UTF-8 text"),
+    (["train", "skipthoughts-small", "--data", "latin.txt"], "latin.txt: line 1 is not UTF-8"),
     (
         ["train", "skipthoughts-small", "--data", "latin.txt", "--compile"],
         "skipthoughts-small: a recipe of kind 'skipthoughts' has no --compile",
@@ -352,7 +382,7 @@ def test_figures(run, tmp_path, monkeypatch):
     assert run("figures", "one", "--captions", "flips.txt")[0] == 0
     assert [len(group) for group in asked[0].flips] == [1, 1], "a line of blanks is an empty one"
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
-    assert run("figures", "one", "--captions", "latin.txt")[2].startswith("cap2im: latin.txt: not UTF-8 text")
+    assert run("figures", "one", "--captions", "latin.txt")[2].startswith("cap2im: latin.txt: line 1 is not UTF-8")
     (tmp_path / "empty.txt").write_text("\n\n")
     code, _, err = run("figures", "one", "--captions", "empty.txt")
     assert (code, err) == (2, "cap2im: empty.txt: no captions in it\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from rich.table import Table
 
 import cap2im
 from cap2im.data.kinds import Kind
+from cap2im.files import LARGEST_DOCUMENT, decode_text, read_text, split_lines
 from cap2im.tables import print_check, print_evaluation
 
 app = typer.Typer(
@@ -97,21 +99,34 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Show the vers
 
 
 def _read_text(file: Path) -> str:
-    """A file's text, or that of standard input (`-`)."""
-    try:
-        return sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    """Return the text of a file, or of standard input (`-`), in UTF-8 or with the byte order mark of another Unicode encoding."""
+    if str(file) != "-":
+        return read_text(file)
+    data = sys.stdin.buffer.read(LARGEST_DOCUMENT + 1)
+    if len(data) > LARGEST_DOCUMENT:
+        raise ValueError(f"standard input: at most {LARGEST_DOCUMENT:,} bytes are read")
+    return decode_text(data, "standard input")
+
+
+def _captions_in(file: Path) -> list[list[str]]:
+    """Return the captions of a file or of standard input (`-`), one a line, in groups that empty lines separate."""
+    lines = [line.strip() for line in split_lines(_read_text(file))]
+    groups = [list(group) for filled, group in itertools.groupby(lines, key=bool) if filled]
+    if not groups:
+        raise ValueError(f"{file}: no captions in it")
+    return groups
 
 
 def _read_captions(captions: list[str], file: Path | None) -> list[str]:
-    """Captions from the arguments, from a file or from standard input (`-`), one a line; empty lines do not count there."""
+    """Return the captions of the arguments and of a file or standard input (`-`).
+
+    Several arguments that are single words are one caption: its quotes were forgotten.
+    """
+    if len(captions) > 1 and not any(re.search(r"\s", caption.strip()) for caption in captions):
+        captions = [" ".join(captions)]
+        print(f"one caption: {captions[0]!r}; to draw several, put each in quotes or in a line of --file", file=sys.stderr)
     if file is not None:
-        text = _read_text(file)
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        if not lines:
-            raise ValueError(f"{file}: no captions in it")
-        captions = [*captions, *lines]
+        captions = [*captions, *(caption for group in _captions_in(file) for caption in group)]
     if not captions:
         raise ValueError('no caption given; try: cap2im draw "the digit three is at the top of the digit one"')
     return captions
@@ -469,7 +484,7 @@ def figures(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into.")] = Path("figures"),
     captions: Annotated[
         Path | None,
-        typer.Option("--captions", exists=True, dir_okay=False, help="Captions to flip, one a line; an empty line parts groups."),
+        typer.Option("--captions", help="Captions to flip, one a line; empty lines separate groups. - is standard input."),
     ] = None,
     data: DataOption = None,
     sharpen: SharpenOption = None,
@@ -480,12 +495,7 @@ def figures(
     from cap2im.figures import nearest_training_images, subjects, write_figures
     from cap2im.pipeline import Pipeline
 
-    groups = []
-    if captions is not None:
-        blocks = re.split(r"\n\s*\n", _read_text(captions))
-        groups = [[line.strip() for line in block.splitlines() if line.strip()] for block in blocks]
-        if not (groups := [group for group in groups if group]):
-            raise ValueError(f"{captions}: no captions in it")
+    groups = [] if captions is None else _captions_in(captions)
     pipeline = Pipeline.load(model, device=device, sharpen=sharpen)
     wanted = subjects(pipeline, groups)
     if wanted.unknown:

@@ -31,6 +31,7 @@ from pydantic import (
 )
 
 from cap2im.data.vocabulary import LONGEST_CAPTION
+from cap2im.files import read_text
 from cap2im.models.aligndraw import DRAWConfig
 from cap2im.models.attngan import AttnGANConfig
 from cap2im.models.damsm import DAMSMConfig
@@ -439,7 +440,7 @@ def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
     if name in recipe_names():
         text, where = resources.files("cap2im.recipes").joinpath(f"{name}.toml").read_text("utf-8"), name
     elif Path(name).is_file():
-        text, where = Path(name).read_text("utf-8"), name
+        text, where = read_text(Path(name)), name
     else:
         raise ValueError(
             f"unknown recipe {name!r}{_did_you_mean(name, recipe_names())}; recipes: {', '.join(recipe_names())}; or a TOML file"

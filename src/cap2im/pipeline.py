@@ -329,11 +329,11 @@ class Pipeline:
         return [drawing for rows in parts for drawing in self._draw(captions[rows], tokens[rows], seeds[rows], unknown, rows.start, watch)]
 
     def strangers(self, caption: str) -> list[str]:
-        """Words of a caption that the model, or the sharpener of its pictures, does not know."""
+        """Return the words of a caption that the model, or the sharpener of its pictures, does not know; see `Vocabulary.unknown_words`."""
         vocabularies = [self.vocabulary] if self.model.config.reads_words else []
         if self.sharpening is not None and self.sharpening.vocabulary is not None:
             vocabularies.append(self.sharpening.vocabulary)
-        return list(dict.fromkeys(word for each in vocabularies for word in each.split(caption) if word not in each.numbers))
+        return list(dict.fromkeys(word for each in vocabularies for word in each.unknown_words(caption)))
 
     def tokens(self, captions: Sequence[str], unknown: Unknown = "error") -> list[Tokens]:
         """Captions as words and numbers; a model that does not read words by number takes any word.

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from cap2im.checkpoint import CONFIG, WEIGHTS, checkpoints, map_weights, read_config
 from cap2im.data.captions import SentenceEncoder
+from cap2im.data.tokenizer import normalise
 from cap2im.data.vocabulary import Vocabulary, pad
 from cap2im.files import file_sha256, sha256
 from cap2im.hub import ENCODER_FILES, download, is_repository
@@ -102,7 +103,9 @@ class SentenceTransformersEncoder(SentenceEncoder):
         _refuse_empty(captions)
         if not captions:
             return torch.empty(0, self.features)
-        vectors = self._model.encode(list(captions), batch_size=SENTENCES_AT_ONCE, convert_to_tensor=True, show_progress_bar=False)
+        vectors = self._model.encode(
+            [normalise(c, lower=False) for c in captions], batch_size=SENTENCES_AT_ONCE, convert_to_tensor=True, show_progress_bar=False
+        )
         return vectors.float().clone()
 
 
@@ -135,7 +138,9 @@ class CLIPEncoder(SentenceEncoder):
         vectors = torch.empty(len(captions), self.features)
         for start in range(0, len(captions), SENTENCES_AT_ONCE):
             rows = slice(start, start + SENTENCES_AT_ONCE)
-            words = self._tokenizer(list(captions[rows]), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+            words = self._tokenizer(
+                [normalise(c, lower=False) for c in captions[rows]], padding=True, truncation=True, max_length=longest, return_tensors="pt"
+            )
             vectors[rows] = self._model(input_ids=words["input_ids"], attention_mask=words["attention_mask"]).text_embeds
         return vectors.clone()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -106,7 +107,7 @@ def test_a_prepared_dataset_without_images_for_validation(tmp_path):
     ("content", "message"),
     [
         (b"", "empty"),
-        (b"fine\ncaf\xe9\n", "line 2: not UTF-8 text"),
+        (b"fine\ncaf\xe9\n", "line 2 is not UTF-8"),
         (b"a.jpg#0\tfine .\na.jpg one\n", "line 2: expected IMAGE#N<TAB>caption, got 'a.jpg one'"),
         (None, "no such file or folder"),
     ],
@@ -185,3 +186,82 @@ def test_validation_triples_are_fixed(many):
     one, two = spread_triples(many, 100, 32), spread_triples(many, 100, 32)
     assert sum(len(batch) for batch in one) == 100
     assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(one, two, strict=True))
+
+
+CAPTIONS = [("one.jpg", "a dog, wet"), ("one.jpg", 'a "big" dog'), ("two.jpg", "a cat"), ("two.jpg", "the cat sits")]
+
+
+def _csv(separator: str) -> str:
+    quoted = [(image, '"' + caption.replace('"', '""') + '"') for image, caption in CAPTIONS]
+    return "".join(f"{image}{separator}{caption}\n" for image, caption in [("image", "caption"), *quoted])
+
+
+FLICKR30K = "image_name| comment_number| comment\n" + "".join(f"{i}| {n}| {c}\n" for n, (i, c) in enumerate(CAPTIONS))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"{i}#{n}\t{c}\n" for n, (i, c) in enumerate(CAPTIONS)),
+        "".join(f"{i}#{n}{' ' if n < 2 else chr(9)}{c}\n" for n, (i, c) in enumerate(CAPTIONS)),
+        _csv(","),
+        _csv(";"),
+        "file_name\ttext\tsplit\n" + "".join(f"{i}\t{c}\t\n" for i, c in CAPTIONS),
+        FLICKR30K,
+        FLICKR30K.replace("| 3| the", "| 3   the"),
+        FLICKR30K.replace("\n", "\r\n"),
+        FLICKR30K.replace("\n", "\r"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_captions_are_grouped_by_image(tmp_path, text, encoding):
+    path = tmp_path / "captions.txt"
+    path.write_bytes(text.encode(encoding))
+    found = SentenceSource.open(path, 1e-9)
+    assert not found.ordered
+    assert list(found.groups("train")) == [["a dog, wet", 'a "big" dog'], ["a cat", "the cat sits"]]
+
+
+PROSE = "It was late, and the dog slept.\nHe said: \u201cyes, of course\u201d.\nIn 1,999 cases [sic] it ran.\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (PROSE.encode() + b"".join(b"1%d.jpg,a dog runs\n" % n for n in range(9)), "lines look like a table"),
+        (b"".join(b"%d,a dog runs,0\n" % n for n in range(9)), "lines look like a table"),
+        (b"a dog runs\tpositive\n" * 9, "lines look like a table"),
+        (b"sentence,label\n" + b"a dog runs,positive\n" * 9, "lines look like a table"),
+        (b'[{"caption": "a dog"},\n{"caption": "a cat"}]\n', "is JSON"),
+        (b'{\n  "images": [\n    {\n      "caption": "a dog"\n    }\n  ]\n}\n', "is JSON"),
+        (b'{"file_name": "a.png", "text": "a dog"}\n' * 9, "is JSON"),
+        (b"<!DOCTYPE html>\n<html>\n<p>a dog runs</p>\n", "is HTML or XML"),
+        (b"<captions>\n<caption>a dog</caption>\n</captions>\n", "is HTML or XML"),
+        (b"PAR1\x15\x04\x15", "is a Parquet file"),
+        (b"PK\x03\x04\x14\0", "is a ZIP archive"),
+        (b"a dog\n\0\0\n", "line 2 holds a NUL byte"),
+        ("a dog\n".encode("utf-16-le"), "line 1 holds a NUL byte"),
+        ("a dog\n".encode("utf-16") + b"x", "is damaged"),
+        (b"image,caption\na.jpg,a dog, wet\n", "line 2: 3 columns, and the first line has 2"),
+    ],
+)
+def test_what_is_no_text_is_refused(tmp_path, content, message):
+    path = tmp_path / "sentences.txt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        list(SentenceSource.open(path, 0.1).groups("train"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_prose_stays_a_text(tmp_path, end):
+    text = PROSE.replace("\n", end) + end + f"a\u2028b <unk> <s> here </s>{end}[Music]{end}"
+    (tmp_path / "text").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    read = list(SentenceSource.open(tmp_path / "text", 1e-9).groups("train"))
+    assert read == [PROSE.splitlines(), ["a\u2028b <unk> <s> here </s>", "[Music]"]]
+
+
+def test_a_fifo_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="is a FIFO"):
+        SentenceSource.open(tmp_path / "pipe", 0.1)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from cap2im.data.captioned import CaptionedImage, usable_captions
+from cap2im.data.pictures import ImageBytes
+from cap2im.data.tokenizer import is_unspaced, normalise
 from cap2im.data.vocabulary import Vocabulary, pad, split_words
+from tests.limits import GIB, run_limited
 
 VOCABULARY = Vocabulary(words=("a", "digit", "3", "top", "."), aliases={"three": "3"})
 
@@ -140,3 +146,128 @@ def test_no_caption_can_say_what_stands_for_no_word(word):
     assert set(vocabulary.numbered(f"a {word}")) == {4, 3, 5}
     with pytest.raises(ValueError, match="unknown word"):
         vocabulary.encode([f"a {word}"])
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "the child\u2019s t-shirt , caf\u00e9",
+        "the child's t\u2011shirt , cafe\u0301",
+        "\ufeffthe child\u02bcs t\u2010shirt\u00a0, ca\u200bf\u00e9",
+        "the chi\u00adld's t-shirt\u3000, caf\ufe0f\u00e9\u2060",
+        "THE child's \uff54-shirt \uff0c CAF\u00c9",
+        "the\u2028child's\tt-shirt , cafe\u034f\u0301",
+        "the \x07child's t-shirt , caf\u00e9\x7f",
+    ],
+)
+@pytest.mark.parametrize("tokens", ["released", "attngan"])
+def test_one_word_however_it_is_typed(typed, tokens):
+    assert split_words(typed, tokens) == split_words("the child's t-shirt , caf\u00e9", tokens)
+    vocabulary = Vocabulary.build(["the child's t-shirt , caf\u00e9"], tokens=tokens)
+    assert vocabulary.unknown_words(typed) == []
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("सफ़ेद ज़मीन", ["सफ\u093cेद", "ज\u093cमीन"]),
+        ("वह, लाल।", ["वह", ",", "लाल", "।"]),
+        ("الحمراءُ", ["الحمراءُ"]),
+        ("一个红圆。", ["一", "个", "红", "圆", "。"]),
+        ("赤いボール", ["赤", "い", "ボール"]),
+        ("빨간 원", ["빨간", "원"]),
+        ("วง\u200bกลม", ["วง", "กลม"]),
+        ("col·lecció", ["col·lecció"]),
+        ("3\ufe0f\u20e3 👩\u200d👧", ["3", "👩", "👧"]),
+    ],
+)
+def test_words_of_other_scripts_stay_whole(caption, words):
+    assert split_words(caption) == [*words, "."]
+    assert Vocabulary.build([caption]).split(caption) == [*words, "."]
+
+
+def test_captions_without_spaces_are_reported():
+    record = CaptionedImage("one", ImageBytes("one.png", b""), ("วงกลมสีแดงบนพื้นสีขาว", "วงกลม สีแดง"))
+    captions, problems = usable_captions(record)
+    assert (len(captions), [problem.kind for problem in problems]) == (2, ["words not separated"])
+
+
+def test_captions_without_spaces_are_noticed():
+    assert is_unspaced("วงกลมสีแดงบนพื้นสีขาว")
+    assert not is_unspaced("วงกลม สีแดง บน พื้น สีขาว")
+    assert not is_unspaced("a red circle on a white ground 红色的圆在白色的地上红色的圆在白色的地上")
+
+
+@pytest.mark.parametrize(
+    ("words", "caption", "split"),
+    [
+        (("the", "child\u2019s", "."), "the child's", ["the", "child\u2019s", "."]),
+        (("cafe", "\u0301", "."), "caf\u00e9", ["cafe", "\u0301", "."]),
+        (("सफ", "\u093c", "\u0947", "द", "."), "सफ़ेद", ["सफ", "\u093c", "\u0947", "द", "."]),
+        (("红色的圆", "."), "红色的圆.", ["红色的圆", "."]),
+        (("l\u2019e\u0301te\u0301", "."), "l'\u00e9t\u00e9", ["l\u2019e\u0301te\u0301", "."]),
+    ],
+)
+def test_older_vocabularies_find_their_words(words, caption, split):
+    assert Vocabulary(words=words).split(caption) == split
+    assert Vocabulary(words=words).encode([caption])[0].words == tuple(split)
+
+
+@pytest.mark.parametrize("sign", [*".!?,\"'():;&*$+<>/", "…", "\u2013", "\u2014", "\u201c", "«", "。", "°", "€", "!!!", "?!"])
+def test_unknown_punctuation_is_no_unknown_word(sign):
+    assert VOCABULARY.encode([f"a digit {sign}"])[0].words == ("a", "digit", ".")
+    assert VOCABULARY.unknown_words(f"a {sign} digit") == []
+    assert "!" in Vocabulary(words=("a", "!", ".")).encode(["a !"])[0].words, "known punctuation stays"
+
+
+@pytest.mark.parametrize("sign", ["🐕", "\ufffd", "\ue000"])
+def test_pictographs_and_broken_characters_are_unknown_words(sign):
+    with pytest.raises(ValueError, match="unknown word"):
+        VOCABULARY.encode([f"a digit {sign}"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("dgo", "dog"), ("teh", "the"), ("hte", "the"), ("digti", "digit"), ("elefant", "elephant"), ("aon", "on")]
+)
+def test_swapped_letters_find_their_word(typed, meant):
+    vocabulary = Vocabulary(words=("do", "go", "dig", "the", "then", "on", "an", "digit", "elephant", "dog", "UNK", "<end>"), unknown="UNK")
+    assert vocabulary.nearest(typed)[0] == meant
+
+
+def test_no_suggestions_for_signs_and_endless_words():
+    vocabulary = Vocabulary(words=("<end>", "UNK", "end"), unknown="UNK")
+    assert vocabulary.nearest("<end") == ["end"]
+    assert vocabulary.nearest("e" * 10**6) == []
+
+
+HOSTILE = {
+    "hyphens": "a-" * 50_000,
+    "apostrophes": "'" * 100_000,
+    "marks": "a" + "\u0301\u0316" * 50_000,
+    "hidden marks": "a" + "\u0301\u200b\u0316" * 30_000,
+    "ideographs": "赤" * 100_000,
+    "endings": "an't" * 25_000,
+    "unspaced": "ก\u200b" * 50_000,
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_text_takes_linear_time(kind, tmp_path):
+    code = f"""
+from tests.data.test_vocabulary import HOSTILE, VOCABULARY
+from cap2im.data.vocabulary import split_words
+for tokens in ("released", "attngan", "treebank"):
+    split_words(HOSTILE[{kind!r}], tokens)
+try:
+    VOCABULARY.encode([HOSTILE[{kind!r}]])
+except ValueError as error:
+    print(len(str(error)))
+"""
+    end = run_limited(cwd=Path(__file__).parents[2], cpu=20, code=code)  # importing torch takes some seconds of it
+    assert end.status == 0, end.err
+    assert int(end.out) < 1000
+    assert end.peak < 2 * GIB
+
+
+def test_normalised_text_keeps_its_case_if_asked():
+    assert normalise("Caf\u00e9 O\u2019Brien", lower=False) == "Caf\u00e9 O'Brien"

@@ -270,6 +270,17 @@ def test_unknown_words_are_marked_and_mended_with_one_click(open_page: Any) -> N
     assert tab.get_attribute("#caption", "aria-invalid") == "false"
 
 
+def test_unknown_words_are_marked_as_they_were_typed(open_page: Any) -> None:
+    tab = open_page()
+    tab.fill("#caption", "the cafe\u0301 of ca\u200bf\u00e9 \u2018dig\u00adt\u2019 at 赤")
+    wait_until(tab, lambda: tab.locator(".strangers p").count() == 3)
+    assert tab.locator(".mirror .stranger").all_text_contents() == ["cafe\u0301", "ca\u200bf\u00e9", "dig\u00adt", "赤"]
+    tab.click(".strangers button:text-is('digit')")
+    tab.click(".strangers p:has-text('café') button:text-is('Leave it out')")
+    wait_until(tab, lambda: tab.locator(".strangers p").count() == 1)
+    assert tab.input_value("#caption") == "the of \u2018digit\u2019 at 赤"
+
+
 def test_a_word_that_is_being_typed_is_not_yet_unknown(open_page: Any) -> None:
     tab = open_page()
     with tab.expect_response("**/v1/read"):

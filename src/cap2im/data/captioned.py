@@ -11,6 +11,7 @@ from typing import Any, overload
 
 from cap2im.data.digits import Split
 from cap2im.data.pictures import EXTENSIONS, Box, ImageReference
+from cap2im.data.tokenizer import is_unspaced
 from cap2im.data.vocabulary import LONGEST_CAPTION, Tokenizer, Vocabulary, split_words
 
 PickleReader = Callable[[Path], Any]  # reads a pickle without executing what it holds
@@ -38,6 +39,7 @@ PROBLEMS = {
     "empty caption": False,
     "caption without words": True,
     "over-long caption": True,
+    "words not separated": False,
     "wrong encoding": True,
     "split not used": True,
     "duplicate across splits": False,
@@ -199,6 +201,9 @@ def usable_captions(record: CaptionedImage, most: int | None = None, tokens: Tok
             problems.append(Problem("over-long caption", record.image.name, f"{len(words)} words, at most {LONGEST_CAPTION}: {tidy[:50]}…"))
         else:
             captions.append(tidy)
+            if is_unspaced(tidy):
+                detail = f"text without spaces between words counts as one word; separate words by spaces: {tidy[:50]}"
+                problems.append(Problem("words not separated", record.image.name, detail))
     if not captions:
         problems.append(Problem("image without captions", record.image.name))
     return captions[:most], problems

@@ -9,7 +9,6 @@ Shapes: B batch, L words, W words of all sentences, S sentences, G groups, M tri
 from __future__ import annotations
 
 import hashlib
-import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from cap2im.data.prepared import PreparedDataset
+from cap2im.data.sentence_files import has_words, read_lines, recognise, table_captions, token_captions
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.randomness import generator
 
@@ -37,24 +37,25 @@ class SentenceSource:
     """Where sentences lie.
 
     Attributes:
-        path: a text, one sentence a line, whose paragraphs are parted by lines without words; a token file as Flickr8k's,
-            `IMAGE#N<TAB>caption`; or a folder that `cap2im prepare` made.
+        path: a text, one sentence a line, whose paragraphs are separated by lines without words; a token file as Flickr8k's,
+            `IMAGE#N<TAB>caption`; a table of images and captions, as Kaggle's CSV of Flickr8k or Flickr30k's results.csv; or a folder that
+            `cap2im prepare` made.
         kind: which of these it is.
         validation_share: of the sentences, which training does not see: the last ones, where a folder holds none for validation.
         shards: of a folder, where the captions of its parts lie.
     """
 
     path: Path
-    kind: Literal["text", "tokens", "prepared"]
+    kind: Literal["text", "tokens", "table", "prepared"]
     validation_share: float
     shards: Mapping[Part, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: Path, validation_share: float) -> SentenceSource:
-        """Recognises what a path holds.
+        """Recognise what a path holds, by the whole content of a file.
 
         Raises:
-            ValueError: there is nothing, or no sentences are in it.
+            ValueError: no such file or folder, no sentences in it, or neither plain sentences nor captions with the names of their images.
         """
         if path.is_dir():
             dataset = PreparedDataset.open(path)
@@ -62,12 +63,9 @@ class SentenceSource:
             with suppress(ValueError):  # it has no images for validation
                 shards["validation"] = [dataset.url(shard) for shard in dataset.shards("validation")]
             return cls(path, "prepared", validation_share, shards)
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file or folder; sentences come from a text, a token file or a prepared dataset")
-        first = next((line for _, line in _lines(path) if line), None)
-        if first is None:
-            raise ValueError(f"{path}: empty")
-        return cls(path, "tokens" if "\t" in first and _TOKEN_LINE.fullmatch(first) else "text", validation_share)
+        if not path.exists():
+            raise ValueError(f"{path}: no such file or folder; sentences come from a text, a token file, a table or a prepared dataset")
+        return cls(path, recognise(path), validation_share)
 
     @property
     def ordered(self) -> bool:
@@ -78,7 +76,7 @@ class SentenceSource:
         """Paragraphs, or the captions of an image; sentences without words are left out.
 
         Raises:
-            ValueError: a line of a token file is not as it should be, the text is not UTF-8, or a Parquet file cannot be read.
+            ValueError: a line of a token file or table is not as it should be, the encoding is wrong, or a Parquet file cannot be read.
         """
         if "validation" in self.shards:
             yield from _captions(self.shards[part])
@@ -96,26 +94,14 @@ class SentenceSource:
     def _all(self) -> Iterator[list[str]]:
         if self.kind == "prepared":
             return _captions(self.shards["train"])
-        return _paragraphs(self.path) if self.kind == "text" else _token_groups(self.path)
-
-
-_TOKEN_LINE = re.compile(r"([^\t]*\S)#\d+(?:\t(.*))?")  # a caption may be empty
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text, stripped, with their numbers from 1."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{path}, line {number}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        return {"text": _paragraphs, "tokens": _token_groups, "table": _table_groups}[self.kind](self.path)
 
 
 def _paragraphs(path: Path) -> Iterator[list[str]]:
     paragraph: list[str] = []
-    for _, line in _lines(path):
-        if _has_words(line):
+    for _, raw in read_lines(path):
+        line = raw.strip()
+        if has_words(line):
             paragraph.append(line)
         elif paragraph:
             yield paragraph
@@ -125,14 +111,19 @@ def _paragraphs(path: Path) -> Iterator[list[str]]:
 
 
 def _token_groups(path: Path) -> Iterator[list[str]]:
+    return _by_image(token_captions(path))
+
+
+def _table_groups(path: Path) -> Iterator[list[str]]:
+    return _by_image(table_captions(path))
+
+
+def _by_image(captions: Iterable[tuple[str, str]]) -> Iterator[list[str]]:
+    """The captions of each image, of pairs of an image's name and a caption; those without words are left out."""
     images: dict[str, list[str]] = {}
-    for number, line in _lines(path):
-        if not line:
-            continue
-        if (match := _TOKEN_LINE.fullmatch(line)) is None:
-            raise ValueError(f"{path}, line {number}: expected IMAGE#N<TAB>caption, got {line[:60]!r}")
-        if _has_words(match[2] or ""):
-            images.setdefault(match[1], []).append(match[2].strip())
+    for image, caption in captions:
+        if has_words(caption):
+            images.setdefault(image, []).append(caption.strip())
     yield from images.values()
 
 
@@ -145,13 +136,9 @@ def _captions(shards: Iterable[str]) -> Iterator[list[str]]:
             with fsspec.open(shard, "rb") as file:
                 for batch in ParquetFile(file).iter_batches(columns=["captions"]):
                     for captions in batch.column(0).to_pylist():
-                        yield [caption.strip() for caption in captions or [] if _has_words(caption)]
+                        yield [caption.strip() for caption in captions or [] if has_words(caption)]
         except (ArrowException, IndexError, OSError) as error:
             raise ValueError(f"{shard}: no column of captions can be read from it: {' '.join(str(error).split())[:200]}") from None
-
-
-def _has_words(sentence: str) -> bool:
-    return re.search(r"\w", sentence) is not None
 
 
 def sentence_vocabulary(sentences: Iterable[str], size: int) -> Vocabulary:

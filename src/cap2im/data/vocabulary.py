@@ -1,8 +1,8 @@
-"""Words and numbers: tokenising captions, and the vocabulary that travels inside of every checkpoint."""
+"""The vocabulary that travels inside of every checkpoint: captions to word numbers."""
 
 from __future__ import annotations
 
-import difflib
+import heapq
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,14 +14,19 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
+from cap2im.data.tokenizer import Tokenizer, is_punctuation, normalise, split_known, split_words, with_full_stop
+
+__all__ = ["LONGEST_CAPTION", "Tokenizer", "Tokens", "Unknown", "Vocabulary", "pad", "split_words"]
+
 LONGEST_CAPTION = 200  # words; COCO's longest caption has 57
+
+LONGEST_COMPARED = 50  # letters of an unknown word that is compared with known ones; the time to compare grows with it
 
 TOLD_PROBLEMS = 5  # of many captions
 
 UNKNOWN = "UNK"  # as in the authors' dictionary; captions are lower-cased, so that none holds it
 END = "<end>"  # number 0 of AttnGAN's vocabularies: padding
 
-Tokenizer = Literal["released", "attngan", "treebank"]
 Unknown = Literal["error", "skip", "mark"]
 
 
@@ -34,27 +39,6 @@ class Tokens:
 
 
 _MARK = re.compile(r"<[^<>]+>")  # <eos>, <end>, <no word 7>: no text says them
-_WORDS = re.compile(r"\w+(?:['\u2019-]\w+)*|[^\w\s]")
-_ENDING = r"'(?:s|re|ve|ll|d|m)\b"
-_TREEBANK = re.compile(rf"\w+(?=n't\b)|n't\b|{_ENDING}|\w+(?:(?!{_ENDING})['\u2019-]\w+)*|``|''|\.\.\.|--|[^\w\s]", re.IGNORECASE)
-
-
-def split_words(caption: str, tokens: Tokenizer = "released") -> list[str]:
-    """Words of a caption, lower-cased but for "treebank".
-
-    "released", alignDRAW's: punctuation is a word of its own, and a caption ends with a full stop. "attngan", AttnGAN's: nothing but
-    runs of ASCII letters, digits and underscores. "treebank", of the released skip-thoughts: as written, with punctuation and the endings
-    's, 're, 've, 'll, 'd, 'm and n't as words of their own.
-    """
-    if tokens == "treebank":
-        return _TREEBANK.findall(caption)
-    if tokens == "attngan":
-        return [word for run in re.findall(r"\w+", caption.lower()) if (word := run.encode("ascii", "ignore").decode())]
-    return _with_full_stop(_WORDS.findall(caption.lower()))
-
-
-def _with_full_stop(words: list[str]) -> list[str]:
-    return words if not words or words[-1] == "." else [*words, "."]
 
 
 class Vocabulary(BaseModel):
@@ -69,11 +53,12 @@ class Vocabulary(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Vocabulary:
-        if len(set(self.words)) != len(self.words):
+        known = set(self.words)
+        if len(known) != len(self.words):
             raise ValueError("a word is listed twice")
-        if strays := [a for a, word in self.aliases.items() if word not in self.words]:
+        if strays := [a for a, word in self.aliases.items() if word not in known]:
             raise ValueError(f"aliases of words that are not listed: {', '.join(strays)}")
-        if self.unknown is not None and self.unknown not in self.words:
+        if self.unknown is not None and self.unknown not in known:
             raise ValueError(f"the word for unknown words, {self.unknown!r}, is not listed")
         return self
 
@@ -116,14 +101,39 @@ class Vocabulary(BaseModel):
         return known | {alias: known[word] for alias, word in self.aliases.items()}
 
     def split(self, caption: str) -> list[str]:
-        """The words of a caption; where a known word stands between spaces, it stays whole, as in captions that were split elsewhere.
+        """Return the words of a caption in the spelling of this vocabulary.
 
-        The words that stand for an end or for unknown words are not known here: no caption can say them.
+        A known word between spaces stays whole, as in captions that were split elsewhere. The words that stand for an end or for unknown
+        words are not known here: no caption can say them.
         """
         if self.tokens != "released":
-            return split_words(caption, self.tokens)
-        pieces = caption.lower().split()
-        return _with_full_stop([w for piece in pieces for w in ([piece] if piece in self._sayable else _WORDS.findall(piece))])
+            words = split_words(caption, self.tokens)
+        else:
+            known = self._written
+            words = []
+            for piece in normalise(caption).split():
+                words += [piece] if piece in known else split_known(piece, known)
+            words = with_full_stop(words)
+        return [self._spellings.get(word, word) for word in words] if self._spellings else words
+
+    @cached_property
+    def _spellings(self) -> dict[str, str]:
+        """Normalised word -> the word as an earlier version of this package listed it: decomposed, with a typographic apostrophe, ..."""
+        spellings: dict[str, str] = {}
+        for word in self.numbers:
+            if not word.isascii() and self.sayable(word):
+                normalised = normalise(word, lower=self.tokens != "treebank")
+                if normalised not in self.numbers:
+                    spellings.setdefault(normalised, word)
+        return spellings
+
+    @cached_property
+    def _written(self) -> frozenset[str]:
+        return self._sayable | self._spellings.keys()
+
+    def unknown_words(self, caption: str) -> list[str]:
+        """Return the words of a caption that are not listed, each once; unknown punctuation is no unknown word."""
+        return [word for word in dict.fromkeys(self.split(caption)) if word not in self.numbers and not is_punctuation(word)]
 
     def sayable(self, piece: str) -> bool:
         """Whether a caption can say this known word: those that stand for an end or for unknown words it cannot."""
@@ -141,8 +151,24 @@ class Vocabulary(BaseModel):
         return [number for number in found if number is not None]
 
     def nearest(self, word: str, count: int = 3) -> list[str]:
-        """Known words that are spelled most like a word."""
-        return difflib.get_close_matches(word, [*self.words, *self.aliases], n=count, cutoff=0.5)
+        """Return the known words that are spelled most like a word, most similar first, then most frequent first.
+
+        Similar words need few insertions, deletions, substitutions and swaps of neighbouring letters, at most one for two letters. Of
+        equally similar words, those of the same letters come first. Nothing is similar to a word of over 50 letters.
+        """
+        if len(word) > LONGEST_COMPARED:
+            return []
+        from rapidfuzz import process  # not needed as long as all words are known
+        from rapidfuzz.distance import OSA
+
+        similar = process.extract(word, self._choices, scorer=OSA.normalized_similarity, score_cutoff=0.5, limit=None)
+        letters = sorted(word)
+        best = heapq.nsmallest(count, similar, key=lambda found: (-found[1], sorted(found[0]) != letters, found[2]))
+        return [known for known, _, _ in best]
+
+    @cached_property
+    def _choices(self) -> list[str]:
+        return [word for word in self.numbers if self.sayable(word)]
 
     def encode(self, captions: Iterable[str], unknown: Unknown = "error") -> list[Tokens]:
         """Captions as words and numbers.
@@ -161,7 +187,7 @@ class Vocabulary(BaseModel):
         for caption in captions:
             shown = caption if len(caption) <= 60 else f"{caption[:57]}..."
             words = self.split(caption)
-            strangers = [w for w in dict.fromkeys(words) if w not in numbers]
+            unlisted = [w for w in dict.fromkeys(words) if w not in numbers and not is_punctuation(w)] if unknown == "error" else []
             known = tuple(w for w in words if w in numbers)
             if unknown == "mark" and self.unknown is not None:
                 known = tuple(w if w in numbers else self.unknown for w in words)
@@ -169,11 +195,11 @@ class Vocabulary(BaseModel):
                 problems.append("a caption is empty" if not caption.strip() else f"caption {shown!r} has no words")
             elif len(words) > LONGEST_CAPTION:
                 problems.append(f"caption {shown!r} has {len(words)} words; at most {LONGEST_CAPTION} are allowed")
-            elif strangers and unknown == "error":
-                # to look for near words takes long in a large vocabulary, and nobody reads about all of them
-                told = strangers[:TOLD_PROBLEMS] if len(problems) < TOLD_PROBLEMS else []
-                more = [f"and {len(strangers) - len(told)} unknown words more"] if len(strangers) > len(told) else []
-                problems.append(f"caption {shown!r}: {'; '.join([*(self._stranger(w) for w in told), *more])}")
+            elif unlisted:
+                # nobody reads about all of them
+                described = unlisted[:TOLD_PROBLEMS] if len(problems) < TOLD_PROBLEMS else []
+                more = [f"and {len(unlisted) - len(described)} unknown words more"] if len(unlisted) > len(described) else []
+                problems.append(f"caption {shown!r}: {'; '.join([*(self._describe_unknown(w) for w in described), *more])}")
             elif not any(re.match(r"\w", w) for w in known):
                 problems.append(f"caption {shown!r} has no word that the model knows")
             else:
@@ -183,11 +209,12 @@ class Vocabulary(BaseModel):
             raise ValueError("; ".join(problems[:TOLD_PROBLEMS] + more))
         return result
 
-    def _stranger(self, word: str) -> str:
+    def _describe_unknown(self, word: str) -> str:
         near = self.nearest(word)
         some = [known for known in self.words if re.match(r"\w", known)][:5]
         hint = f"nearest known: {', '.join(near)}" if near else f"the model knows {len(self.words)} words, e.g. {', '.join(some)}"
-        return f"unknown word {word!r} ({hint})"
+        shown = word if len(word) <= 60 else f"{word[:59]}…"
+        return f"unknown word {shown!r} ({hint})"
 
 
 def pad(captions: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

@@ -265,7 +265,8 @@ async def accept(
     name = known_model(engine, model)
     try:
         if any(engine.pipeline(name).strangers(caption) for caption in captions):  # whose nearest known words take a while to find
-            return await to_thread.run_sync(engine.accept, name, captions, samples, seed, unknown)
+            work = engine.run_reader(engine.accept, name, captions, samples, seed, unknown)
+            return await within_time(request, engine, work)
         return engine.accept(name, captions, samples, seed, unknown)
     except ValueError as error:
         raise HTTPException(422, str(error)) from None
@@ -298,6 +299,16 @@ def held_places(engine: Engine, asked: Asked, *, watched: bool = False) -> tuple
     except BusyError as busy:
         raise HTTPException(503, str(busy), {"Retry-After": str(busy.seconds)}) from None
     return stack, places
+
+
+async def within_time(request: Request, engine: Engine, work: Coroutine[Any, Any, T]) -> T:
+    """Await the reading of captions: 503 if too many wait, 504 after the time limit."""
+    try:
+        return await unless_gone(request.receive, work, engine.settings.timeout_s)
+    except BusyError as busy:
+        raise HTTPException(503, str(busy), {"Retry-After": str(busy.seconds)}) from None
+    except ClientLeftError:
+        raise HTTPException(GONE, "the client left") from None
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
@@ -477,11 +488,12 @@ def model_router(settings: ServeSettings) -> APIRouter:
     routes = APIRouter(prefix="/v1")
     limits = Limits(captions=settings.captions, samples=settings.samples, characters=settings.characters, pictures=settings.pictures)
 
-    @routes.post("/read", response_model=Read, responses=problems(400, 404, 408, 413, 422))
+    @routes.post("/read", response_model=Read, responses=problems(400, 404, 408, 413, 422, 503, 504))
     async def read(request: Request, wanted: read_request) -> Response:
         """Says how a model reads a caption, and which of its words it does not know."""
         engine = engine_of(request)
-        words, strangers = await to_thread.run_sync(engine.read, known_model(engine, wanted.model), wanted.caption)
+        work = engine.run_reader(engine.read, known_model(engine, wanted.model), wanted.caption)
+        words, strangers = await within_time(request, engine, work)
         return JSONResponse({"words": words, "unknown": [{"word": word, "nearest": nearest} for word, nearest in strangers]})
 
     @routes.get("/models", response_model=Models)

@@ -13,11 +13,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from anyio import CapacityLimiter, to_thread
 from numpy.typing import NDArray
 
 from cap2im.data.mnist_captions import LAYOUTS
@@ -31,9 +32,10 @@ RECENT = 0.2  # share of the last batch in the measured speed
 LONGEST_WAIT = 60  # seconds; of Retry-After
 SLOW_READERS = 10  # seconds; of Retry-After where streams wait for their clients
 PATIENCE = 0.25  # of the last batch's time, for its clients to come back
-TOLD_STRANGERS = 8  # unknown words of a caption that get their nearest known ones: to look for them takes up to 0.1 s a word
+TOLD_STRANGERS = 8  # unknown words of a caption that get their nearest known ones: a few milliseconds a word
 EXAMPLE_DIGITS = ((2, 8), (5, 1), (3, 1), (7, 4), (7,), (6,), (9,), (1,))  # one caption of each layout
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class BusyError(Exception):
@@ -245,7 +247,7 @@ class Engine:
         self.models: dict[str, list[Drawer]] = {}
         self._threads: list[ThreadPoolExecutor] = []
         self.taken = self.unread = 0
-        self.nearest = lru_cache(maxsize=4096)(self._nearest)
+        self.readers = CapacityLimiter(1)  # threads that look for nearest words, and leave the others to the event loop
 
     def load(self) -> None:
         """Loads the models; takes seconds.
@@ -395,11 +397,20 @@ class Engine:
     def read(self, model: str, caption: str) -> tuple[list[str], list[tuple[str, list[str]]]]:
         """A caption's words, and those that the model does not know with the nearest ones that it knows."""
         strangers = self.pipeline(model).strangers(caption)
-        near = [(word, self.nearest(model, word) if n < TOLD_STRANGERS else []) for n, word in enumerate(strangers)]
-        return self.pipeline(model).vocabulary.split(caption), near
+        vocabulary = self.pipeline(model).vocabulary
+        near = [(word, vocabulary.nearest(word) if n < TOLD_STRANGERS else []) for n, word in enumerate(strangers)]
+        return vocabulary.split(caption), near
 
-    def _nearest(self, model: str, word: str) -> list[str]:
-        return self.pipeline(model).vocabulary.nearest(word)
+    async def run_reader(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Run work on captions in a thread, one at a time; as many may wait as pictures in the queue.
+
+        Raises:
+            BusyError: too many wait already.
+        """
+        if self.readers.statistics().tasks_waiting >= self.settings.queue:
+            self.metrics.refused.inc()
+            raise BusyError("too many captions wait to be read", 1)
+        return await to_thread.run_sync(work, *arguments, limiter=self.readers)
 
     @cached_property
     def described(self) -> list[dict[str, Any]]:

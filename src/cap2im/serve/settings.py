@@ -141,7 +141,7 @@ def read_key(file: Path | None) -> str | None:
         OSError: the file cannot be read.
     """
     place = KEY_VARIABLE if file is None else str(file)
-    key = os.environ.get(KEY_VARIABLE) if file is None else file.read_text("utf-8", "replace").strip()
+    key = os.environ.get(KEY_VARIABLE) if file is None else file.read_text("utf-8-sig", "replace").strip()
     if key is not None and not re.fullmatch(r"[!-~]+", key):
         raise ValueError(f"{place}: expected an API key of visible ASCII characters without spaces")
     return key

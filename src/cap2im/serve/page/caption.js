@@ -3,9 +3,29 @@
 const make = (tag, text = "", className = "") => Object.assign(document.createElement(tag), { textContent: text, className });
 const pause = 180; // milliseconds without a key until the caption is read
 const shown = 6; // suggestions
-const beginning = /[\p{L}\p{N}][\p{L}\p{N}'’-]*$/u; // of a word, before the caret
+const beginning = /[\p{L}\p{N}][\p{L}\p{N}\p{M}'’-]*$/u; // of a word, before the caret
 const escaped = (word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
-const occurrences = (word) => new RegExp(`(?<![\\p{L}\\p{N}])${escaped(word)}(?![\\p{L}\\p{N}])`, "giu");
+
+/* The form in which the server compares words. */
+const normalised = (text) => text.normalize("NFC").replace(/[\p{Cf}\p{Me}\p{Variation_Selector}]/gu, "").normalize("NFC")
+  .replace(/[\uff01-\uff5e\ufb00-\ufb06]/g, (letter) => letter.normalize("NFKC"))
+  .replace(/[‘’‚‛ʻʼ′´]/g, "'").replace(/[“”„‟«»″]/g, '"').replace(/[‐‑−﹣]/g, "-").toLowerCase();
+
+/* Where a normalised word stands in a text as it was typed: [{from, to}]. Chinese and Japanese words stand beside others. */
+function occurrences(text, word) {
+  const starts = []; // of each unit of the normalised text, in the text
+  let plain = "";
+  for (const { 0: cluster, index } of text.matchAll(/\P{M}?[\p{M}\p{Cf}]*/gu)) {
+    const unit = normalised(cluster);
+    starts.push(...Array(unit.length).fill(index));
+    plain += unit;
+  }
+  starts.push(text.length);
+  const apart = !/^[\p{sc=Han}\p{sc=Hiragana}]/u.test(word);
+  const [before, after] = apart ? ["(?<![\\p{L}\\p{N}\\p{M}])", "(?![\\p{L}\\p{N}\\p{M}])"] : ["", ""];
+  return [...plain.matchAll(new RegExp(`${before}${escaped(word)}${after}`, "giu"))]
+    .map((found) => ({ from: starts[found.index], to: starts[found.index + found[0].length] }));
+}
 
 /* read(caption, signal): answers {words, unknown: [{word, nearest}]}, or throws; vocabulary(): known words, most usual first;
    examples(): captions, offered while the box is empty. */
@@ -104,11 +124,11 @@ export class CaptionBox {
   #mark() {
     const { value, selectionStart } = this.input;
     const begun = this.#begun(), start = selectionStart - begun.length;
-    const unfinished = begun !== "" && this.#vocabulary().some((word) => word.toLowerCase().startsWith(begun.toLowerCase()));
-    const spans = this.#strangers.flatMap(({ word }) => [...value.matchAll(occurrences(word))])
-      .map((found) => ({ from: found.index, to: found.index + found[0].length, name: found.index === start ? "stranger begun" : "stranger" }))
+    const unfinished = begun !== "" && this.#vocabulary().some((word) => word.toLowerCase().startsWith(normalised(begun)));
+    const spans = this.#strangers.flatMap(({ word }) => occurrences(value, word).map((found) => ({ ...found, word })))
+      .map((found) => ({ ...found, name: found.from === start ? "stranger begun" : "stranger" }))
       .filter(({ from }) => !(unfinished && from === start));
-    const strange = new Set(spans.map(({ from, to }) => value.slice(from, to).toLowerCase()));
+    const strange = new Set(spans.map(({ word }) => word));
     if (begun !== "" && !spans.some(({ from }) => from === start)) spans.push({ from: start, to: selectionStart, name: "begun" });
     spans.sort((a, b) => a.from - b.from);
     const pieces = [];
@@ -118,7 +138,7 @@ export class CaptionBox {
       from = span.to;
     }
     this.mirror.replaceChildren(...pieces, `${value.slice(from)}\u200b`);
-    const told = this.#strangers.filter(({ word }) => strange.has(word.toLowerCase()));
+    const told = this.#strangers.filter(({ word }) => strange.has(word));
     if (this.told.dataset.words === JSON.stringify(told)) return; // so that nobody's click meets another button
     this.told.dataset.words = JSON.stringify(told);
     this.told.replaceChildren(...told.map((stranger) => this.#stranger(stranger)));
@@ -139,7 +159,8 @@ export class CaptionBox {
   }
 
   #replace(word, replacement) {
-    const changed = this.input.value.replace(occurrences(word), () => replacement);
+    let changed = this.input.value;
+    for (const { from, to } of occurrences(changed, word).reverse()) changed = changed.slice(0, from) + replacement + changed.slice(to);
     this.input.value = replacement === "" ? changed.replace(/ {2,}/g, " ").trim() : changed;
     this.input.focus();
     this.check();
@@ -148,7 +169,7 @@ export class CaptionBox {
   // Suggestions
 
   #suggest() {
-    const begun = this.#begun().toLowerCase();
+    const begun = normalised(this.#begun());
     this.#whole = this.input.value === "" && document.activeElement === this.input;
     if (this.#whole) this.#items = this.#examples();
     else if (begun === "") this.#items = [];
@@ -216,7 +237,7 @@ export class CaptionBox {
   #key(event) {
     if (event.isComposing) return;
     const count = this.#items.length, marked = this.#active >= 0;
-    const known = () => this.#vocabulary().includes(this.#begun().toLowerCase());
+    const known = () => this.#vocabulary().includes(normalised(this.#begun()));
     if (event.key === "ArrowDown" && count) this.#activate((this.#active + 1) % count);
     else if (event.key === "ArrowUp" && count) this.#activate(marked ? this.#active - 1 : count - 1);
     else if (event.key === "ArrowDown" && this.input.value === "") this.#suggest();
