@@ -413,7 +413,7 @@ def _models_to_compare(names: list[str], runs: Path, data: str | None, train_mis
     Raises:
         ValueError: a model is missing, or two are of one name; all problems are told at once.
     """
-    from cap2im.checkpoint import checkpoints
+    from cap2im.checkpoint import checkpoints, existing_folder
     from cap2im.config import AttnGANRecipe, load_recipe, recipe_names
     from cap2im.models.kinds import DRAWING_KINDS
     from cap2im.pipeline import find_model
@@ -430,7 +430,7 @@ def _models_to_compare(names: list[str], runs: Path, data: str | None, train_mis
             problems.append(f"two models are called {label!r}")
             continue
         try:
-            found[label] = str(find_model(str(run) if (run / "model").is_dir() else name))
+            found[label] = str(find_model(str(run) if existing_folder(run / "model").is_dir() else name))
         except ValueError as error:
             if name not in recipe_names():
                 problems.append(str(error))
@@ -451,7 +451,7 @@ def _models_to_compare(names: list[str], runs: Path, data: str | None, train_mis
         if isinstance(recipe := load_recipe(name, []), AttnGANRecipe):  # which learns from a matching model
             judge = Path(recipe.train.damsm).name
             changes = [f"train.damsm={runs / judge}"]
-            if not (runs / judge / "model").is_dir():
+            if not existing_folder(runs / judge / "model").is_dir():
                 trained(judge)
         found[name] = str(trained(name, *changes))
     return {label: found[label] for label in map(label_of, names)}

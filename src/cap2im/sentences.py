@@ -18,7 +18,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from cap2im.checkpoint import CONFIG, WEIGHTS, checkpoints, map_weights, read_config
+from cap2im.checkpoint import CONFIG, WEIGHTS, checkpoints, existing_folder, map_weights, read_config
 from cap2im.data.captions import SentenceEncoder
 from cap2im.data.vocabulary import Vocabulary, pad
 from cap2im.files import file_sha256, sha256
@@ -142,9 +142,9 @@ class CLIPEncoder(SentenceEncoder):
 
 def find_encoder(name: str) -> Path:
     """The folder of a sentence encoder, inside of a run where it is one's; names and errors are those of `load_sentence_encoder`."""
-    path = Path(name)
+    path = existing_folder(Path(name))
     if path.is_dir():
-        found = [folder for folder in (path, path / "model") if (folder / CONFIG).is_file() or (folder / MODULES).is_file()]
+        found = [folder for folder in (path, existing_folder(path / "model")) if (folder / CONFIG).is_file() or (folder / MODULES).is_file()]
         return found[0] if found else next(reversed(checkpoints(path)), path)
     if is_repository(name):
         return download(name, ENCODER_FILES, ["onnx/*", "openvino/*"])
