@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import itertools
 import json
 import os
 import re
@@ -19,6 +21,7 @@ from rich.table import Table
 
 import cap2im
 from cap2im.data.kinds import Kind
+from cap2im.files import atomic_path, dump_json, shortened, write_atomically
 from cap2im.tables import print_check, print_evaluation
 
 app = typer.Typer(
@@ -56,7 +59,11 @@ DataOption = Annotated[
 
 def main() -> None:
     """Runs the command line; the entry point of `cap2im`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a locale without UTF-8 cannot print every caption
     try:
+        _refuse_empty_values(sys.argv[1:])
         code = app(standalone_mode=False)
     except USAGE_ERROR as error:
         message, code = getattr(error, "format_message", error.__str__)(), 2
@@ -83,6 +90,14 @@ def main() -> None:
     sys.exit(status)
 
 
+def _refuse_empty_values(arguments: list[str]) -> None:
+    """Raise ValueError where an option has an empty value, as `--out "$OUT"` gives if OUT is not set: it would be the folder we are in."""
+    for option, value in itertools.pairwise([*arguments, "-"]):
+        name, equals, own = option.partition("=")
+        if option.startswith("-") and (value == "" or (equals and name.startswith("--") and own == "")):
+            raise ValueError(f"{name}: its value is empty")
+
+
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
@@ -104,8 +119,21 @@ def _read_text(file: Path) -> str:
         raise ValueError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
+def _decoded(argument: str) -> str:
+    """Return an argument of the command line as the UTF-8 that it is, whatever the locale says.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
+    try:
+        return argument.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        raise ValueError(f"caption {shortened(repr(argument))}: not UTF-8") from None
+
+
 def _read_captions(captions: list[str], file: Path | None) -> list[str]:
     """Captions from the arguments, from a file or from standard input (`-`), one a line; empty lines do not count there."""
+    captions = [_decoded(caption) for caption in captions]
     if file is not None:
         text = _read_text(file)
         lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -297,10 +325,11 @@ def evaluate(
     from cap2im.metrics.sharing import Sharing
     from cap2im.pipeline import Pipeline
 
-    if out is not None and (out.is_dir() or not os.access(out.parent, os.W_OK)):
-        raise ValueError(f"{out}: cannot write this file")
+    if out is not None:
+        _check_writable(out)
     pipeline = Pipeline.load(model, device=device, sharpen=sharpen, precision=precision)
     target = out if out is not None else Path(f"evaluation-{pipeline.name}.json")
+    _check_writable(target)
     sharing = Sharing.launched()
     result = measure(
         pipeline,
@@ -322,8 +351,18 @@ def evaluate(
     )
     if sharing.is_first:
         print_evaluation(result, sharpen)
-        target.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+        write_atomically(target, dump_json(result) + "\n")
         print(f"written to {target}")
+
+
+def _check_writable(file: Path) -> None:
+    """Raise ValueError before hours of measuring if a result cannot be written."""
+    if file.is_dir():
+        raise ValueError(f"{file}: is a folder, and a file is needed")
+    if not file.parent.is_dir():
+        raise ValueError(f"{file}: there is no folder {file.parent}")
+    if not os.access(file.parent, os.W_OK):
+        raise ValueError(f"{file}: cannot write into {file.parent}")
 
 
 PRESETS = {
@@ -397,10 +436,11 @@ def compare(
         pipelines.append(dataclasses.replace(pipeline if sharpening is None else pipeline.sharpened(sharpening), name=name))
     picture = comparison_picture(pipelines, seed)  # what cannot be drawn is told before hours of measuring
     out.mkdir(parents=True, exist_ok=True)
-    picture.savefig(out / "comparison.png", dpi=144)
+    with atomic_path(out / "comparison.png") as draft:
+        picture.savefig(draft, dpi=144, format="png")
     table = table_of([evaluated(pipeline, out / "evaluations" / f"{pipeline.name}.json", data=data, **asked) for pipeline in pipelines])
-    (out / "comparison.md").write_text(table.markdown(), "utf-8")
-    (out / "comparison.json").write_text(json.dumps(table.to_dict(), indent=1) + "\n", "utf-8")
+    write_atomically(out / "comparison.md", table.markdown())
+    write_atomically(out / "comparison.json", dump_json(table.to_dict()) + "\n")
     print(table.markdown())
     print(f"written to {out}: comparison.md, comparison.json, comparison.png, evaluations/")
 
@@ -522,6 +562,7 @@ def generate(
     """Draw all captions of a dataset, a file each; several processes share the work."""
     _needs_datasets()
     from cap2im.data.prepared import PreparedDataset
+    from cap2im.files import JSONObject, read_json
     from cap2im.generation import generate as generate_pictures
     from cap2im.metrics.sharing import Sharing
     from cap2im.pipeline import Pipeline
@@ -530,7 +571,7 @@ def generate(
     how: dict[str, Any] = {"split": split, "per_caption": per_caption, "sample": sample, "real": real, "seed": seed, "resume": resume}
     pairs = generate_pictures(pipeline, PreparedDataset.open(data), out, sharing=sharing, **how)
     if sharing.is_first:
-        told = json.loads((out / "manifest.json").read_text("utf-8"))
+        told = read_json(out / "manifest.json", JSONObject).root
         if told["captions_left_out"]:
             print(f"left out: {told['captions_left_out']:,} captions, for {pipeline.name} knows none of their words", file=sys.stderr)
         print(f"{len(pairs):,} pictures of {told['images']:,} images: written to {out}")
