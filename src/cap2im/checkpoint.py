@@ -301,7 +301,7 @@ def save_checkpoint(run: Path, state: TrainingState, weights: Mapping[str, Tenso
             _write_json(folder / TRAINING_STATE, document, {TRAINING_TENSORS: sha256(data)})
     except OSError as error:
         kept = [path.name for path in checkpoints(run) if path != target][-1:]
-        advice = f"; {kept[0]} is kept: when that is mended, --resume goes on from there" if kept else "; there is no older checkpoint"
+        advice = f"; {kept[0]} is kept: when that is mended, --resume goes on from there" if kept else "; there is no checkpoint yet to --resume from"
         raise OSError(error.errno, f"{error.strerror}{advice}", error.filename) from None
     for old in checkpoints(run)[:-KEPT_CHECKPOINTS]:
         retired = old.with_name(f".{old.name}")

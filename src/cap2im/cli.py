@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import itertools
 import json
@@ -34,6 +35,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 console = Console(stderr=True, highlight=False)
+
+RESUMING = {
+    "train": "; --resume goes on from the last checkpoint, if there was one yet",
+    "prepare": "; --resume goes on from the last whole shard",
+    "generate": "; --resume draws what is missing",
+}
+FAILING_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 # typer carries its own copy of click's exceptions, or click's, by its version; they share a base class
 USAGE_ERROR: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -69,17 +77,14 @@ def main() -> None:
         message, code = getattr(error, "format_message", error.__str__)(), 2
     except (ValueError, OSError) as error:
         message, code = _one_line(error), 2
+        if getattr(error, "errno", None) in FAILING_DISK and "--resume" not in message:
+            message += RESUMING.get("".join(sys.argv[1:2]), "")
     except (KeyboardInterrupt, typer.Abort):
         message, code = "", 130
     else:
         message = ""
     if code == 130:
-        hints = {
-            "train": "; --resume goes on from the last checkpoint, if there was one yet",
-            "prepare": "; --resume goes on from the last whole shard",
-            "generate": "; --resume draws what is missing",
-        }
-        message = "interrupted" + hints.get("".join(sys.argv[1:2]), "")
+        message = "interrupted" + RESUMING.get("".join(sys.argv[1:2]), "")
     if message:
         print(f"cap2im: {message}", file=sys.stderr)
     status = code if isinstance(code, int) else 0

@@ -144,7 +144,9 @@ def find_encoder(name: str) -> Path:
     """The folder of a sentence encoder, inside of a run where it is one's; names and errors are those of `load_sentence_encoder`."""
     path = existing_folder(Path(name))
     if path.is_dir():
-        found = [folder for folder in (path, existing_folder(path / "model")) if (folder / CONFIG).is_file() or (folder / MODULES).is_file()]
+        found = [
+            folder for folder in (path, existing_folder(path / "model")) if (folder / CONFIG).is_file() or (folder / MODULES).is_file()
+        ]
         return found[0] if found else next(reversed(checkpoints(path)), path)
     if is_repository(name):
         return download(name, ENCODER_FILES, ["onnx/*", "openvino/*"])
