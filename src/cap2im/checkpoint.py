@@ -119,7 +119,7 @@ def _locked_folder(folder: Path, target: Path) -> Iterator[None]:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        if not lock(descriptor, wait=False):
+        if not lock(descriptor):
             raise ValueError(f"{target}: another process is writing this folder")
         yield
     finally:
@@ -301,8 +301,12 @@ def save_checkpoint(run: Path, state: TrainingState, weights: Mapping[str, Tenso
             _write_json(folder / TRAINING_STATE, document, {TRAINING_TENSORS: sha256(data)})
     except OSError as error:
         kept = [path.name for path in checkpoints(run) if path != target][-1:]
-        advice = f"; {kept[0]} is kept: when that is mended, --resume goes on from there" if kept else "; there is no checkpoint yet to --resume from"
-        raise OSError(error.errno, f"{error.strerror}{advice}", error.filename) from None
+        advice = (
+            f"; {kept[0]} is kept: when that is mended, --resume goes on from there"
+            if kept
+            else "; there is no checkpoint yet to --resume from"
+        )
+        raise OSError(error.errno, f"{error.strerror}; {advice}", error.filename) from None
     for old in checkpoints(run)[:-KEPT_CHECKPOINTS]:
         retired = old.with_name(f".{old.name}")
         os.replace(old, retired)  # out of sight at once: a kill amid the deletion must not leave half a checkpoint

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -207,16 +208,11 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def lock(descriptor: int, *, wait: bool) -> bool:
-    """Lock an open file or folder until it is closed, and return whether that worked; always True where there are no locks.
-
-    Args:
-        descriptor: of the file or folder.
-        wait: for a process that has locked it.
-    """
+def lock(descriptor: int) -> bool:
+    """Lock an open file or folder until it is closed, and return False if another process has; True where there are no locks."""
     if fcntl is not None:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         except OSError:  # some network file systems have no locks
@@ -245,45 +241,47 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, and move it there when the block ends well.
 
     The file is flushed to the disk first. After an error or a kill `path` is what it was before. The temporary file of a process that
-    was killed is overwritten when `path` is written again; processes that write one file at one time do so one after the other.
+    was killed is overwritten when `path` is written again. If processes write one file at one time, the last one wins.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; the error names `path`.
     """
-    digest = sha256(os.fsencode(path.name))[:8]
-    draft = path.with_name(f".{path.name.encode('ascii', 'replace').decode()[:40].replace('?', '_')}.{digest}.draft")
-    with naming(path, draft):
-        descriptor = _locked_file(draft)
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", path.name)[:40]
+    usual = path.with_name(f".{name}.{sha256(os.fsencode(path.name))[:8]}.draft")
+    with naming(path, usual):
+        draft, descriptor = _create(usual)
         try:
-            try:
+            with naming(path, draft):
                 yield draft
                 flush(draft)
                 os.replace(draft, path)
-            except BaseException:
-                with suppress(OSError):
-                    draft.unlink()
-                raise
+        except BaseException:
+            with suppress(OSError):
+                draft.unlink()
+            raise
         finally:
             if descriptor is not None:
                 os.close(descriptor)
 
 
-def _locked_file(path: Path) -> int | None:
-    """Create an empty file, or empty the one of a process that was killed, and return the descriptor of its lock if there are locks."""
-    while True:
+def _create(usual: Path) -> tuple[Path, int | None]:
+    """Create an empty file, and return its path and the descriptor of its lock if there are locks.
+
+    Args:
+        usual: the path, whose file is emptied if it was left by a process that was killed. Another is chosen while a process writes it.
+    """
+    for path in (usual, usual.with_name(f"{usual.stem}.{secrets.token_hex(4)}.draft")):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        lock(descriptor, wait=True)
-        try:
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                os.ftruncate(descriptor, 0)
-                break
-        except FileNotFoundError:  # while this process waited, the other one finished
-            pass
+        if lock(descriptor):
+            with suppress(FileNotFoundError):  # the other process ended, and moved its file away
+                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                    os.ftruncate(descriptor, 0)
+                    break
         os.close(descriptor)
     if fcntl is None:
         os.close(descriptor)  # Windows moves no open files
-        return None
-    return descriptor
+        return path, None
+    return path, descriptor
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:

@@ -45,6 +45,7 @@ from cap2im.files import (
     read_json,
     read_text,
     safe_file_name,
+    shortened,
     split_lines,
     write_atomically,
 )
@@ -251,7 +252,7 @@ def _begin(out: Path, manifest: dict[str, Any], resume: bool) -> None:
             raise ValueError(f"{error}; draw into another folder") from None
         now = parse_json(dump_json(manifest), JSONObject, MANIFEST).root
         if changed := [key for key in now if key != "version" and before.get(key) != now[key]]:
-            told = "; ".join(f"{key}: {before.get(key)!r} -> {now[key]!r}" for key in changed)
+            told = "; ".join(f"{key}: {shortened(repr(before.get(key)), 200)} -> {shortened(repr(now[key]), 200)}" for key in changed)
             raise ValueError(f"{out}: was begun otherwise: {told}; draw into another folder")
     for name in (GENERATED, REAL):
         (out / name).mkdir(parents=True, exist_ok=True)
@@ -263,7 +264,7 @@ def _holds_files(out: Path) -> bool:
 
     def is_empty(path: Path) -> bool:
         folder = path.name in (GENERATED, REAL) and path.is_dir() and not any(path.iterdir())
-        return folder or re.fullmatch(rf"\.{re.escape(MANIFEST)}\.[0-9a-f]+\.draft", path.name) is not None
+        return folder or re.fullmatch(rf"\.{re.escape(MANIFEST)}\.[0-9a-f.]+\.draft", path.name) is not None
 
     return out.is_dir() and not all(is_empty(path) for path in out.iterdir())
 

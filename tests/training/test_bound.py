@@ -207,7 +207,10 @@ def test_a_folder_that_another_training_writes_into_is_refused(tmp_path):
 
 
 def test_a_full_disk_is_told_with_the_name_of_the_log(tmp_path, monkeypatch):
-    with RunLog(tmp_path, tiny_recipe(), 0, 1, make_accelerator("cpu", 1)) as log, open("/dev/full", "a", buffering=1) as full:
+    with (
+        RunLog(tmp_path, tiny_recipe(), 0, 1, make_accelerator("cpu", 1)) as log,
+        open("/dev/full", "a", encoding="utf-8", buffering=1) as full,
+    ):
         monkeypatch.setattr(log, "_file", full)
         with pytest.raises(OSError, match="No space left") as error:
             log.scalars(1, {"train/loss": 1.0})
