@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -278,3 +279,21 @@ def test_another_structure_of_the_training_state_is_refused(tmp_path, changes, m
 def test_a_lone_surrogate_of_the_command_line_is_stored_as_text(tmp_path):
     folder = save_checkpoint(tmp_path, state(1), WEIGHT, {"kind": "draw", "command": "cap2im train --data caf\udce9"})
     assert read_config(folder)["command"] == "cap2im train --data caf\\udce9"
+
+
+def test_a_file_is_not_replaced_by_a_folder(tmp_path):
+    (tmp_path / "model").write_text("mine")
+    with pytest.raises(ValueError, match=r"model: is a file, and a folder is needed$"), whole_folder(tmp_path / "model"):
+        pass
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("special", ["FIFO", "folder"])
+def test_what_is_no_file_is_not_read_for_weights(tmp_path, special):
+    write_model(tmp_path, WEIGHT, {"kind": "draw"})
+    config = read_config(tmp_path)
+    (tmp_path / WEIGHTS).unlink()
+    os.mkfifo(tmp_path / WEIGHTS) if special == "FIFO" else (tmp_path / WEIGHTS).mkdir()
+    for read in (read_weights, map_weights):
+        with pytest.raises(ValueError, match=f"{WEIGHTS}: is a {special}, and a file is needed"):
+            read(tmp_path, config)

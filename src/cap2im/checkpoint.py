@@ -71,11 +71,13 @@ def whole_folder(target: Path) -> Iterator[Path]:
     """Yield a new folder to write into, which takes the place of `target` when the block ends well and leaves no trace when it does not.
 
     Raises:
-        ValueError: another process writes this folder.
+        ValueError: another process writes this folder, or `target` is a file.
         OSError: the disk is full, or the folder cannot be written.
     """
     shown, target = target, target.resolve()  # a link stays a link
     draft, retired = (target.with_name(f".{target.name}.{state}") for state in ("draft", "retired"))
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"{shown}: is a file, and a folder is needed")
     target.parent.mkdir(parents=True, exist_ok=True)
     draft.mkdir(exist_ok=True)  # one that is there was left by a process that was killed
     with _locked_folder(draft, shown):
@@ -301,12 +303,8 @@ def save_checkpoint(run: Path, state: TrainingState, weights: Mapping[str, Tenso
             _write_json(folder / TRAINING_STATE, document, {TRAINING_TENSORS: sha256(data)})
     except OSError as error:
         kept = [path.name for path in checkpoints(run) if path != target][-1:]
-        advice = (
-            f"; {kept[0]} is kept: when that is mended, --resume goes on from there"
-            if kept
-            else "; there is no checkpoint yet to --resume from"
-        )
-        raise OSError(error.errno, f"{error.strerror}; {advice}", error.filename) from None
+        advice = f"{kept[0]} is kept: when that is mended, --resume goes on from there" if kept else "no checkpoint to --resume from yet"
+        raise OSError(error.errno, f"{error.strerror or error}; {advice}", error.filename) from None
     for old in checkpoints(run)[:-KEPT_CHECKPOINTS]:
         retired = old.with_name(f".{old.name}")
         os.replace(old, retired)  # out of sight at once: a kill amid the deletion must not leave half a checkpoint

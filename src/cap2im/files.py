@@ -198,10 +198,9 @@ def safe_file_name(text: str) -> str:
 
 def flush(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
-    is_folder = path.is_dir()
-    if is_folder and os.name == "nt":  # Windows opens no folders
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
         return
-    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)  # Windows flushes only what it may write to
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows flushes only what it may write to
     try:
         os.fsync(descriptor)
     finally:
