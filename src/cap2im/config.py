@@ -44,7 +44,7 @@ from cap2im.models.vgg import VGGConfig
 
 LARGEST_RECIPE = 2**15  # bytes; ours have 3,000 at most, and tomllib takes quadratic time for dotted keys
 MOST_NESTED = 32  # tables and lists
-MOST_PROBLEMS = 20  # in one message
+MOST_PROBLEMS = 10  # in one message
 TOO_DEEP = f"tables and lists are nested more than {MOST_NESTED} deep"
 
 

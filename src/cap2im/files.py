@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -292,3 +292,20 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     content = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
     with atomic_path(path) as draft:
         draft.write_bytes(content)
+
+
+def is_unbegun(folder: Path, first: str, subfolders: Collection[str]) -> bool:
+    """Return whether a folder is empty, or holds only what a process left that was killed before its first file was whole.
+
+    Args:
+        folder: that exists.
+        first: name of the first file, whose temporary file may be there; see `atomic_path`.
+        subfolders: names of folders that may be there, empty.
+    """
+
+    def is_left(path: Path) -> bool:
+        if path.name in subfolders:
+            return path.is_dir() and not any(path.iterdir())
+        return re.fullmatch(rf"\.{re.escape(first)}\.([0-9a-f.]+\.)?draft", path.name) is not None
+
+    return all(is_left(path) for path in folder.iterdir())

@@ -40,6 +40,7 @@ from cap2im.files import (
     JSONObject,
     atomic_path,
     dump_json,
+    is_unbegun,
     naming,
     parse_json,
     read_json,
@@ -242,7 +243,7 @@ def _begin(out: Path, manifest: dict[str, Any], resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file, and a folder is needed")
     begun = (out / MANIFEST).is_file()
-    if _holds_files(out) and not (resume and begun):
+    if out.is_dir() and not is_unbegun(out, MANIFEST, (GENERATED, REAL)) and not (resume and begun):
         hint = "--resume draws what is missing of the pictures begun there" if begun else "choose another"
         raise ValueError(f"{out}: this folder is not empty; {hint}")
     if begun:
@@ -257,16 +258,6 @@ def _begin(out: Path, manifest: dict[str, Any], resume: bool) -> None:
     for name in (GENERATED, REAL):
         (out / name).mkdir(parents=True, exist_ok=True)
     write_atomically(out / MANIFEST, dump_json(manifest) + "\n")
-
-
-def _holds_files(out: Path) -> bool:
-    """Return whether a folder holds more than the empty folders and the temporary file of a run that wrote nothing yet."""
-
-    def is_empty(path: Path) -> bool:
-        folder = path.name in (GENERATED, REAL) and path.is_dir() and not any(path.iterdir())
-        return folder or re.fullmatch(rf"\.{re.escape(MANIFEST)}\.[0-9a-f.]+\.draft", path.name) is not None
-
-    return out.is_dir() and not all(is_empty(path) for path in out.iterdir())
 
 
 def _write_pairs(out: Path, pairs: Sequence[Pair]) -> None:
