@@ -67,7 +67,10 @@ class Rate:
 def serving(model: str, options: list[str], environment: dict[str, str]) -> Iterator[tuple[psutil.Process, str]]:
     """A server that is ready: its process and its address."""
     command = [sys.executable, "-m", "cap2im", "serve", "--model", model, "--port", "0", *options]
-    with tempfile.TemporaryFile("w+") as said, subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment) as process:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as said,
+        subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment) as process,
+    ):
         try:
             end = time.monotonic() + STARTS_WITHIN
             while not (found := re.search(r"http://127\.0\.0\.1:\d+", (said.seek(0), said.read())[1])):

@@ -48,7 +48,7 @@ def run_limited(*arguments: str, cwd: Path, address_space: int = 8 * GIB, cpu: i
 
     start = [sys.executable, "-c", code] if code is not None else [sys.executable, "-m", "cap2im"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as out, tempfile.TemporaryFile("w+", encoding="utf-8") as err:
         child = subprocess.Popen(
             [*start, *arguments], cwd=cwd, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, preexec_fn=limit
         )

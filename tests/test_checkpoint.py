@@ -5,15 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from cap2im import checkpoint
 from cap2im.checkpoint import (
     CONFIG,
     KEPT_CHECKPOINTS,
@@ -22,6 +21,7 @@ from cap2im.checkpoint import (
     WEIGHTS,
     TrainingState,
     checkpoints,
+    existing_folder,
     load_checkpoint,
     map_weights,
     read_config,
@@ -31,6 +31,8 @@ from cap2im.checkpoint import (
     write_large_model,
     write_model,
 )
+from cap2im.pipeline import find_model
+from tests.kills import kills, run_child
 
 WEIGHT = {"w": torch.arange(6.0).view(2, 3), "i": torch.tensor([1, 2])}
 
@@ -92,8 +94,10 @@ def test_damaged_tensors_are_told_by_file(tmp_path, name, damage):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "damaged"),
-        ("[]", "format 'list'"),
+        ("{", "Invalid JSON"),
+        ("[" * 100_000, "Invalid JSON: recursion limit exceeded"),
+        ('{"format": [[[[1]]]]}', "format [[[[1]]]], this version"),
+        ("[]", "Input should be an object"),
         ('{"format": 99}', "format 99, this version of cap2im reads format 1"),
         ('{"format": 1}', "no SHA-256"),
     ],
@@ -101,7 +105,7 @@ def test_damaged_tensors_are_told_by_file(tmp_path, name, damage):
 def test_damaged_json_is_told_by_file(tmp_path, content, message):
     folder = save_checkpoint(tmp_path, state(1), WEIGHT, {"kind": "draw"})
     (folder / TRAINING_STATE).write_text(content)
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
         load_checkpoint(folder)
     assert TRAINING_STATE in str(error.value)
 
@@ -142,9 +146,10 @@ def test_full_disk_keeps_the_old_checkpoint_and_leaves_no_rubbish(tmp_path, monk
         return write(path, data)
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match=r"training.safetensors.*No space left") as error:
+    with pytest.raises(OSError, match=r"No space left.*step-00000001 is kept: when that is mended, --resume goes on") as error:
         save_checkpoint(tmp_path, state(2), WEIGHT, {"kind": "draw"})
     assert error.value.errno == errno.ENOSPC
+    assert error.value.filename == str(tmp_path / "checkpoints" / "step-00000002" / TRAINING_TENSORS)
     assert list((tmp_path / "checkpoints").iterdir()) == [first]
     assert load_checkpoint(first).step == 1
 
@@ -161,33 +166,134 @@ def test_whole_folder_replaces_what_was_there(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
-SAVER = """
-import sys, torch
-from pathlib import Path
-from cap2im.checkpoint import TrainingState, save_checkpoint
-for step in range(1, 100000):
-    tensors = {"model.w": torch.full((200_000,), float(step))}
-    save_checkpoint(Path(sys.argv[1]), TrainingState(step, {}, tensors, {}), {"w": tensors["model.w"]}, {"kind": "draw"})
-    print(step, flush=True)
-"""
+def test_a_folder_is_replaced_without_a_moment_that_lacks_it(tmp_path):
+    """A process is killed ahead of every operation on files; the finished model is then the old one or the new one."""
+    target = tmp_path / "model"
+
+    def write(value: float) -> None:
+        with whole_folder(target) as folder:
+            write_model(folder, {"w": torch.full((3,), value)}, {"kind": "draw"}, card=f"{value}")
+            (folder / "sentence-encoder").mkdir()
+            (folder / "sentence-encoder" / "a").write_text("a")
+
+    write(1.0)
+    for kill_at in kills(run_child(lambda: write(1.0))):
+        run_child(lambda: write(2.0), kill_at)
+        assert target.is_dir()
+        assert read_weights(target, read_config(target))["w"].tolist() in ([1.0] * 3, [2.0] * 3)
+        assert sorted(path.name for path in target.iterdir()) == ["README.md", CONFIG, WEIGHTS, "sentence-encoder"]
+        write(1.0)
+        assert list(tmp_path.iterdir()) == [target], f"killed at {kill_at}: the next write removes what was left"
 
 
-def test_kill_at_any_moment_leaves_a_complete_checkpoint(tmp_path):
-    """A process that does nothing but save is killed at odd moments; what it leaves is read back in full."""
-    for attempt, delay in enumerate((0.0, 0.003, 0.007, 0.013)):
-        run = tmp_path / str(attempt)
-        process = subprocess.Popen([sys.executable, "-c", SAVER, str(run)], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        for _ in range(3):
-            process.stdout.readline()
-        time.sleep(delay)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        found = checkpoints(run)
-        assert found
-        for folder in found:
-            step = load_checkpoint(folder).step
-            assert json.loads((folder / CONFIG).read_text())["kind"] == "draw"
-            assert read_weights(folder, read_config(folder))["w"][0] == step
-        save_checkpoint(run, state(10**6), WEIGHT, {"kind": "draw"})
-        assert not list((run / "checkpoints").glob(".*")), "the next save clears what the killed one left"
+def test_a_folder_without_exchange_is_found_after_a_kill(tmp_path, monkeypatch):
+    target = tmp_path / "model"
+    monkeypatch.setattr(checkpoint, "_exchange", lambda *_: False)
+
+    def write(value: float) -> None:
+        with whole_folder(target) as folder:
+            write_model(folder, {"w": torch.full((3,), value)}, {"kind": "draw"})
+
+    write(1.0)
+    was_retired = 0
+    for kill_at in range(1, run_child(lambda: write(1.0)) + 1):
+        run_child(lambda: write(2.0), kill_at)
+        was_retired += not target.exists()
+        for read in (read_weights, map_weights):
+            assert read(target, read_config(target))["w"].tolist() in ([1.0] * 3, [2.0] * 3)
+        assert find_model(str(target)) == existing_folder(target)
+        assert find_model(str(tmp_path)) == existing_folder(target)
+        write(1.0)
+        assert list(tmp_path.iterdir()) == [target]
+    assert was_retired == 1
+
+
+def test_two_writers_of_a_folder_do_not_mix(tmp_path):
+    with whole_folder(tmp_path / "model") as folder:
+        (folder / "a").write_text("mine")
+        with pytest.raises(ValueError, match=r"model: another process is writing this folder$"), whole_folder(tmp_path / "model"):
+            pass
+    assert (tmp_path / "model" / "a").read_text() == "mine"
+
+
+def test_a_link_to_a_model_stays_a_link(tmp_path):
+    (tmp_path / "large disk").mkdir()
+    (tmp_path / "model").symlink_to(tmp_path / "large disk")
+    with whole_folder(tmp_path / "model") as folder:
+        (folder / "a").write_text("new")
+    assert (tmp_path / "model").is_symlink()
+    assert (tmp_path / "large disk" / "a").read_text() == "new"
+
+
+def test_a_kill_at_any_operation_leaves_whole_checkpoints(tmp_path):
+    """Saving step 3 removes step 1; whatever the kill, the newest checkpoint is whole and the run goes on to equal bytes."""
+    begun, killed, whole = tmp_path / "begun", tmp_path / "killed", tmp_path / "whole"
+
+    def save(run: Path, *steps: int) -> None:
+        for step in steps:
+            save_checkpoint(run, state(step), WEIGHT, {"kind": "draw"})
+
+    def files(run: Path) -> dict[str, bytes]:
+        return {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+
+    save(begun, 1, 2)
+    shutil.copytree(begun, whole)
+    for kill_at in kills(run_child(lambda: save(whole, 3))):
+        shutil.copytree(begun, killed)
+        run_child(lambda: save(killed, 3), kill_at)
+        steps = []
+        for folder in checkpoints(killed):
+            steps.append(load_checkpoint(folder).step)
+            assert torch.equal(read_weights(folder, read_config(folder))["w"], WEIGHT["w"])
+        assert steps in ([1, 2], [1, 2, 3], [2, 3])
+        save(killed, 3)
+        assert files(killed) == files(whole), f"killed at {kill_at}"
+        shutil.rmtree(killed)
+
+
+def test_only_folders_of_steps_are_checkpoints(tmp_path):
+    for step in (99_999_999, 100_000_000):
+        save_checkpoint(tmp_path, state(step), WEIGHT, {"kind": "draw"})
+    shutil.copytree(checkpoints(tmp_path)[0], tmp_path / "checkpoints" / "step-99999999.bak")
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-99999999", "step-100000000"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"step": -1}, "step: Input should be greater than or equal to 0, got -1"),
+        ({"step": "one"}, "step: Input should be a valid integer"),
+        ({"recipe": [1]}, "recipe: Input should be a valid dictionary"),
+        ({"numbers": None}, "numbers: Input should be a valid dictionary, got None"),
+    ],
+)
+def test_another_structure_of_the_training_state_is_refused(tmp_path, changes, message):
+    folder = save_checkpoint(tmp_path, state(1), WEIGHT, {"kind": "draw"})
+    document = json.loads((folder / TRAINING_STATE).read_text()) | changes
+    document["sha256"][TRAINING_STATE] = checkpoint._own_sha256(document)
+    (folder / TRAINING_STATE).write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=rf"training\.json: {re.escape(message)}"):
+        load_checkpoint(folder)
+
+
+def test_a_lone_surrogate_of_the_command_line_is_stored_as_text(tmp_path):
+    folder = save_checkpoint(tmp_path, state(1), WEIGHT, {"kind": "draw", "command": "cap2im train --data caf\udce9"})
+    assert read_config(folder)["command"] == "cap2im train --data caf\\udce9"
+
+
+def test_a_file_is_not_replaced_by_a_folder(tmp_path):
+    (tmp_path / "model").write_text("mine")
+    with pytest.raises(ValueError, match=r"model: is a file, and a folder is needed$"), whole_folder(tmp_path / "model"):
+        pass
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("special", ["FIFO", "folder"])
+def test_what_is_no_file_is_not_read_for_weights(tmp_path, special):
+    write_model(tmp_path, WEIGHT, {"kind": "draw"})
+    config = read_config(tmp_path)
+    (tmp_path / WEIGHTS).unlink()
+    os.mkfifo(tmp_path / WEIGHTS) if special == "FIFO" else (tmp_path / WEIGHTS).mkdir()
+    for read in (read_weights, map_weights):
+        with pytest.raises(ValueError, match=f"{WEIGHTS}: is a {special}, and a file is needed"):
+            read(tmp_path, config)

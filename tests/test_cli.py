@@ -124,7 +124,7 @@ BAD = [
     ),
     (["train", "aligndraw-mnist", "--set", "model.side=32"], "model.side is 32, 60 is needed"),
     (["train", "aligndraw-mnist", "--set", "train.learning_rate=inf"], "finite number"),
-    (["evaluate", "aligndraw-mnist", "--out", "."], ".: cannot write this file"),
+    (["evaluate", "aligndraw-mnist", "--out", "."], ".: is a folder, and a file is needed"),
     (["draw", CAPTION, "--out", "/proc/nowhere"], "/proc/nowhere: "),
     (["paint"], "No such command 'paint'"),
     (["train", "aligndraw"], "unknown recipe 'aligndraw' (did you mean "),
@@ -150,7 +150,7 @@ BAD = [
     (["train", "skipthoughts-small", "--set", "model.uni=0", "--set", "model.bi=0"], "nothing is left to encode with"),
     (["evaluate", "nothing"], "unknown model 'nothing'"),
     (["evaluate", "aligndraw-mnist", "--data", "nowhere"], "nowhere: no such folder"),
-    (["evaluate", "aligndraw-mnist", "--out", "no/such/file.json"], "no/such/file.json: cannot write this file"),
+    (["evaluate", "aligndraw-mnist", "--out", "no/such/file.json"], "no/such/file.json: there is no folder no/such"),
 ]
 
 

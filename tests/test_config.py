@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+from importlib import resources
 
 import pytest
 
@@ -213,3 +215,39 @@ def test_differences():
     old, new = load_recipe("aligndraw-mnist"), load_recipe("aligndraw-mnist", ["train.batch_size=64", "model.blank=0.0"])
     assert differences(old, old) == []
     assert sorted(differences(old, new)) == ["model.blank: -10.0 -> 0.0", "train.batch_size: 50 -> 64"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"a = " + b"[" * 10_000, "tables and lists are nested more than 32 deep"),
+        (b"a." * 10_000 + b"b = 1", "tables and lists are nested more than 32 deep"),
+        (b"a = " + b"9" * 5_000, "not valid TOML: Exceeds the limit"),
+        (b"#" * 100_000, "100,000 bytes; at most 32,768 are read"),
+        (b'a = "caf\xe9"', "line 1 is not UTF-8"),
+        (b"\xff\xfea", "has the byte order mark of UTF-16-LE and is damaged"),
+        (b"a = 1\0", "line 1 holds a NUL byte"),
+        (b'kind = "draw"\n' + b"\n".join(b"a%d = 1" % number for number in range(1_000)), "and 991 problems more"),
+        (b'kind = [["draw"]]', "kind: got"),
+    ],
+    ids=["list", "dotted key", "integer", "size", "Latin-1", "UTF-16", "NUL", "problems", "kind"],
+)
+def test_hostile_recipes_are_one_short_line(tmp_path, text, message):
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(text)
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        load_recipe(str(path))
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 8_000
+
+
+def test_a_recipe_with_a_byte_order_mark_is_read(tmp_path):
+    text = resources.files("cap2im.recipes").joinpath("aligndraw-digits.toml").read_bytes()
+    (tmp_path / "recipe.toml").write_bytes(b"\xef\xbb\xbf" + text)
+    assert load_recipe(str(tmp_path / "recipe.toml")) == load_recipe("aligndraw-digits")
+
+
+@pytest.mark.parametrize("change", ["a." * 5_000 + "b=1", f"train.seed={'[' * 5_000}"])
+def test_values_of_set_may_not_be_nested_deeply(change):
+    with pytest.raises(ValueError, match=r"^--set .*…: tables and lists are nested more than 32 deep$"):
+        load_recipe("aligndraw-digits", [change])

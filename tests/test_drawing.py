@@ -416,7 +416,7 @@ def test_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path, monkeyp
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match=r"No space left on device: .*blob\.png'") as caught:
+    with pytest.raises(OSError, match=r"No space left on device\): .*blob\.png'") as caught:
         growing_blob(seed=8).save(path)
     assert caught.value.filename == str(path)
     assert path.read_bytes() == before

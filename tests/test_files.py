@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import os
+import re
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
 from cap2im import files
+from tests.kills import run_child
 
 
 class Point(BaseModel):
@@ -112,3 +116,79 @@ def test_a_written_file_has_the_mode_of_any_new_file(tmp_path):
     files.write_atomically(tmp_path / "a", b"1")
     (tmp_path / "b").touch()
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_what_a_killed_process_left_is_overwritten(tmp_path):
+    run_child(lambda: files.write_atomically(tmp_path / "a", b"a much longer content"), kill_at=4)
+    left = [path for path in tmp_path.iterdir() if path.name.endswith(".draft")]
+    assert len(left) == 1
+    files.write_atomically(tmp_path / "a", b"short")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"short"}
+
+
+@pytest.mark.parametrize("old", [None, b"old"])
+def test_a_kill_at_any_operation_leaves_the_old_file_or_the_new(tmp_path, old):
+    path = tmp_path / "a"
+    counted = tmp_path / "counted"
+    for kill_at in range(1, run_child(lambda: files.write_atomically(counted, b"new")) + 1):
+        path.unlink(missing_ok=True)
+        if old is not None:
+            path.write_bytes(old)
+        run_child(lambda: files.write_atomically(path, b"new"), kill_at)
+        assert (path.read_bytes() if path.exists() else None) in (old, b"new")
+
+
+def test_two_writers_of_a_file_do_not_mix(tmp_path):
+    with files.atomic_path(tmp_path / "a") as first:
+        first.write_bytes(b"first")
+        with files.atomic_path(tmp_path / "a") as second:
+            assert second != first
+            second.write_bytes(b"second")
+        assert (tmp_path / "a").read_bytes() == b"second"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"first"}
+
+
+def test_a_link_in_the_place_of_the_draft_is_not_written_through(tmp_path):
+    (tmp_path / "secret").write_text("secret")
+    with files.atomic_path(tmp_path / "a") as draft:
+        name = draft.name
+    (tmp_path / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(OSError, match="cannot write") as error:
+        files.write_atomically(tmp_path / "a", b"new")
+    assert error.value.filename == str(tmp_path / "a")
+    assert (tmp_path / "secret").read_text() == "secret"
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "é" * 127, "%s {} [x] *", " ", "-a", "con"])
+def test_names_of_every_length_and_kind_are_written(tmp_path, name):
+    files.write_atomically(tmp_path / name, b"1")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_name_that_is_too_long_is_told_by_its_own(tmp_path):
+    with pytest.raises(OSError, match="File name too long") as error:
+        files.write_atomically(tmp_path / ("a" * 256), b"1")
+    assert error.value.filename == str(tmp_path / ("a" * 256))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
+@pytest.mark.parametrize("operation", ["open", "fsync", "replace"])
+def test_every_failure_of_a_disk_names_the_file(tmp_path, monkeypatch, number, operation):
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "a").write_bytes(b"old")
+    monkeypatch.setattr(os, operation, fail)
+    with pytest.raises(OSError, match=re.escape(f"cannot write ({os.strerror(number)})")) as error:
+        files.write_atomically(tmp_path / "a", b"new")
+    monkeypatch.undo()
+    assert (error.value.errno, error.value.filename) == (number, str(tmp_path / "a"))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"old"}
+
+
+def test_json_with_lone_surrogates_is_read_back():
+    assert files.parse_json(files.dump_json({"a": "\ud800\u2028é"}), files.JSONObject, "a").root == {"a": "\\ud800\u2028é"}
+
+
+def test_the_package_has_types():
+    assert (Path(files.__file__).parent / "py.typed").is_file()

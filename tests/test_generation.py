@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -20,11 +22,13 @@ from cap2im.config import parse_recipe
 from cap2im.data.captions import CaptionedImages
 from cap2im.data.prepared import PreparedDataset
 from cap2im.data.vocabulary import Vocabulary
+from cap2im.files import safe_file_name
 from cap2im.generation import Pair, all_pairs, choose, generate, read_pairs, sample_pairs
 from cap2im.metrics.sharing import Sharing
 from cap2im.pipeline import Pipeline
 from cap2im.training.bound import BoundTrainee
 from cap2im.training.material import training_material
+from tests.kills import kills, run_child
 from tests.prepared import prepared_dataset
 from tests.stages import staged_pipeline
 
@@ -128,7 +132,7 @@ def test_another_run_is_not_gone_on_with(pipeline, dataset, tmp_path):
     with pytest.raises(ValueError, match=r"this folder is not empty; choose another$"):
         generate(pipeline, dataset, tmp_path / "other", resume=True)
     (tmp_path / "out" / "manifest.json").write_text("{")
-    with pytest.raises(ValueError, match=r"manifest\.json: damaged \(.*\); draw into another folder$"):
+    with pytest.raises(ValueError, match=r"manifest\.json: Invalid JSON.*; draw into another folder$"):
         generate(pipeline, dataset, tmp_path / "out", resume=True)
 
 
@@ -197,6 +201,53 @@ def test_a_sample_of_what_was_drawn_is_what_a_sample_draws(pipeline, dataset, tm
         assert (taken / "real" / pair.file).read_bytes() == (tmp_path / "whole" / "real" / f"{pair.image}.png").read_bytes()
 
 
+def line_of(**changes: object) -> str:
+    return json.dumps({"file": "a-c1-s1.png", "image": "a", "number": 1, "sample": 1, "seed": 0, "caption": "red \u2028 bus"} | changes)
+
+
+def test_a_line_separator_in_a_caption_ends_no_pair(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text(f"{line_of()}\n".replace("\\u2028", "\u2028"), encoding="utf-8")
+    assert [pair.caption for pair in read_pairs(tmp_path)] == ["red \u2028 bus"]
+
+
+def test_a_kill_at_any_operation_is_resumed_to_equal_bytes(pipeline, dataset, tmp_path):
+    def draw(out: Path, resume: bool = False) -> None:
+        generate(pipeline, dataset, out, sample=2, real=True, resume=resume)
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for kill_at in kills(run_child(lambda: draw(whole))):
+        run_child(lambda: draw(killed), kill_at)
+        draw(killed, resume=True)
+        assert files(killed) == files(whole), f"killed at {kill_at}"
+        shutil.rmtree(killed)
+
+
+def test_a_kill_at_any_operation_leaves_no_half_sample(pipeline, dataset, tmp_path):
+    generate(pipeline, dataset, tmp_path / "pictures", real=True)
+    whole, taken = tmp_path / "whole", tmp_path / "taken"
+    for kill_at in kills(run_child(lambda: sample_pairs(tmp_path / "pictures", 2, whole))):
+        run_child(lambda: sample_pairs(tmp_path / "pictures", 2, taken), kill_at)
+        if not taken.exists():
+            sample_pairs(tmp_path / "pictures", 2, taken)
+        assert files(taken) == files(whole), f"killed at {kill_at}"
+        shutil.rmtree(taken)
+
+
+@pytest.mark.parametrize(
+    ("id", "name"),
+    [
+        ("a/b:c", "a-b-c"),
+        ("con.1", "_con.1"),
+        ("\0\ud800", "--"),
+        ("e" * 180, "e" * 180),
+        ("é" * 300, "é" * 85 + "-" + hashlib.sha256(("é" * 300).encode()).hexdigest()[:8]),
+    ],
+    ids=["separators", "reserved", "NUL and surrogate", "longest", "too long"],
+)
+def test_images_have_names_that_every_system_allows(id, name):
+    assert safe_file_name(id) == name
+
+
 def test_what_a_sample_lacks_is_told(pipeline, dataset, tmp_path):
     pairs = generate(pipeline, dataset, tmp_path / "out")
     with pytest.raises(ValueError, match=r"real: 6 of 6 files of the sample are missing, e\.g\. validation-0\.png; .* with --real"):
@@ -208,9 +259,17 @@ def test_what_a_sample_lacks_is_told(pipeline, dataset, tmp_path):
         sample_pairs(tmp_path / "out", 6, tmp_path / "taken")
     with pytest.raises(ValueError, match=r"this folder is not empty; choose another"):
         sample_pairs(tmp_path / "out", 6, tmp_path / "out")
-    (tmp_path / "out" / "pairs.jsonl").write_text('{"file": 1}\n')
-    with pytest.raises(ValueError, match=r"pairs\.jsonl: damaged"):
-        sample_pairs(tmp_path / "out", 6, tmp_path / "taken")
+    for line, message in (
+        ('{"file": 1}', r"file: Input should be a valid string, got 1; image: Field required"),
+        ("[" * 10_000, "Invalid JSON: recursion limit"),
+        (line_of(file="../../etc/passwd"), "file: must be a file name without folders"),
+        (line_of(image=".."), "image: must be a file name without folders"),
+        (line_of(seed=-1), "seed: Input should be greater than or equal to 0"),
+        (line_of(more=1), "more: Extra inputs are not permitted"),
+    ):
+        (tmp_path / "out" / "pairs.jsonl").write_text(f"{line_of()}\n{line}\n")
+        with pytest.raises(ValueError, match=rf"pairs\.jsonl: line 2: {message}"):
+            sample_pairs(tmp_path / "out", 6, tmp_path / "taken")
     with pytest.raises(ValueError, match=r"has no pairs\.jsonl; cap2im generate MODEL --data DIR --real --out DIR makes it"):
         sample_pairs(tmp_path, 6, tmp_path / "taken")
 

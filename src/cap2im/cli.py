@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import io
 import itertools
 import json
 import os
@@ -20,7 +22,7 @@ from rich.table import Table
 
 import cap2im
 from cap2im.data.kinds import Kind
-from cap2im.files import LARGEST_DOCUMENT, decode_text, read_text, split_lines
+from cap2im.files import LARGEST_DOCUMENT, atomic_path, decode_text, dump_json, read_text, shortened, split_lines, write_atomically
 from cap2im.tables import print_check, print_evaluation
 
 app = typer.Typer(
@@ -33,6 +35,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 console = Console(stderr=True, highlight=False)
+
+RESUMING = {
+    "train": "; --resume goes on from the last checkpoint, if there was one yet",
+    "prepare": "; --resume goes on from the last whole shard",
+    "generate": "; --resume draws what is missing",
+}
+FAILING_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 # typer carries its own copy of click's exceptions, or click's, by its version; they share a base class
 USAGE_ERROR: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -58,23 +67,24 @@ DataOption = Annotated[
 
 def main() -> None:
     """Runs the command line; the entry point of `cap2im`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a locale without UTF-8 cannot print every caption
     try:
+        _refuse_empty_values(sys.argv[1:])
         code = app(standalone_mode=False)
     except USAGE_ERROR as error:
         message, code = getattr(error, "format_message", error.__str__)(), 2
     except (ValueError, OSError) as error:
         message, code = _one_line(error), 2
+        if getattr(error, "errno", None) in FAILING_DISK and "--resume" not in message:
+            message += RESUMING.get("".join(sys.argv[1:2]), "")
     except (KeyboardInterrupt, typer.Abort):
         message, code = "", 130
     else:
         message = ""
     if code == 130:
-        hints = {
-            "train": "; --resume goes on from the last checkpoint, if there was one yet",
-            "prepare": "; --resume goes on from the last whole shard",
-            "generate": "; --resume draws what is missing",
-        }
-        message = "interrupted" + hints.get("".join(sys.argv[1:2]), "")
+        message = "interrupted" + RESUMING.get("".join(sys.argv[1:2]), "")
     if message:
         print(f"cap2im: {message}", file=sys.stderr)
     status = code if isinstance(code, int) else 0
@@ -83,6 +93,14 @@ def main() -> None:
         sys.stderr.flush()
         os._exit(status)  # one of several processes: torch's threads can abort while the interpreter is torn down
     sys.exit(status)
+
+
+def _refuse_empty_values(arguments: list[str]) -> None:
+    """Raise ValueError where an option has an empty value, as `--out "$OUT"` gives if OUT is not set: it would be the folder we are in."""
+    for option, value in itertools.pairwise([*arguments, "-"]):
+        name, equals, own = option.partition("=")
+        if option.startswith("-") and (value == "" or (equals and name.startswith("--") and own == "")):
+            raise ValueError(f"{name}: its value is empty")
 
 
 def _one_line(error: Exception) -> str:
@@ -117,11 +135,24 @@ def _captions_in(file: Path) -> list[list[str]]:
     return groups
 
 
+def _decoded(argument: str) -> str:
+    """Return an argument of the command line as the UTF-8 that it is, whatever the locale says.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
+    try:
+        return argument.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        raise ValueError(f"caption {shortened(repr(argument))}: not UTF-8") from None
+
+
 def _read_captions(captions: list[str], file: Path | None) -> list[str]:
     """Return the captions of the arguments and of a file or standard input (`-`).
 
     Several arguments that are single words are one caption: its quotes were forgotten.
     """
+    captions = [_decoded(caption) for caption in captions]
     if len(captions) > 1 and not any(re.search(r"\s", caption.strip()) for caption in captions):
         captions = [" ".join(captions)]
         print(f"one caption: {captions[0]!r}; to draw several, put each in quotes or in a line of --file", file=sys.stderr)
@@ -312,10 +343,11 @@ def evaluate(
     from cap2im.metrics.sharing import Sharing
     from cap2im.pipeline import Pipeline
 
-    if out is not None and (out.is_dir() or not os.access(out.parent, os.W_OK)):
-        raise ValueError(f"{out}: cannot write this file")
+    if out is not None:
+        _check_writable(out)
     pipeline = Pipeline.load(model, device=device, sharpen=sharpen, precision=precision)
     target = out if out is not None else Path(f"evaluation-{pipeline.name}.json")
+    _check_writable(target)
     sharing = Sharing.launched()
     result = measure(
         pipeline,
@@ -337,8 +369,18 @@ def evaluate(
     )
     if sharing.is_first:
         print_evaluation(result, sharpen)
-        target.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+        write_atomically(target, dump_json(result) + "\n")
         print(f"written to {target}")
+
+
+def _check_writable(file: Path) -> None:
+    """Raise ValueError before hours of measuring if a result cannot be written."""
+    if file.is_dir():
+        raise ValueError(f"{file}: is a folder, and a file is needed")
+    if not file.parent.is_dir():
+        raise ValueError(f"{file}: there is no folder {file.parent}")
+    if not os.access(file.parent, os.W_OK):
+        raise ValueError(f"{file}: cannot write into {file.parent}")
 
 
 PRESETS = {
@@ -412,10 +454,11 @@ def compare(
         pipelines.append(dataclasses.replace(pipeline if sharpening is None else pipeline.sharpened(sharpening), name=name))
     picture = comparison_picture(pipelines, seed)  # what cannot be drawn is told before hours of measuring
     out.mkdir(parents=True, exist_ok=True)
-    picture.savefig(out / "comparison.png", dpi=144)
+    with atomic_path(out / "comparison.png") as draft:
+        picture.savefig(draft, dpi=144, format="png")
     table = table_of([evaluated(pipeline, out / "evaluations" / f"{pipeline.name}.json", data=data, **asked) for pipeline in pipelines])
-    (out / "comparison.md").write_text(table.markdown(), "utf-8")
-    (out / "comparison.json").write_text(json.dumps(table.to_dict(), indent=1) + "\n", "utf-8")
+    write_atomically(out / "comparison.md", table.markdown())
+    write_atomically(out / "comparison.json", dump_json(table.to_dict()) + "\n")
     print(table.markdown())
     print(f"written to {out}: comparison.md, comparison.json, comparison.png, evaluations/")
 
@@ -428,7 +471,7 @@ def _models_to_compare(names: list[str], runs: Path, data: str | None, train_mis
     Raises:
         ValueError: a model is missing, or two are of one name; all problems are told at once.
     """
-    from cap2im.checkpoint import checkpoints
+    from cap2im.checkpoint import checkpoints, existing_folder
     from cap2im.config import AttnGANRecipe, load_recipe, recipe_names
     from cap2im.models.kinds import DRAWING_KINDS
     from cap2im.pipeline import find_model
@@ -445,7 +488,7 @@ def _models_to_compare(names: list[str], runs: Path, data: str | None, train_mis
             problems.append(f"two models are called {label!r}")
             continue
         try:
-            found[label] = str(find_model(str(run) if (run / "model").is_dir() else name))
+            found[label] = str(find_model(str(run) if existing_folder(run / "model").is_dir() else name))
         except ValueError as error:
             if name not in recipe_names():
                 problems.append(str(error))
@@ -466,7 +509,7 @@ def _models_to_compare(names: list[str], runs: Path, data: str | None, train_mis
         if isinstance(recipe := load_recipe(name, []), AttnGANRecipe):  # which learns from a matching model
             judge = Path(recipe.train.damsm).name
             changes = [f"train.damsm={runs / judge}"]
-            if not (runs / judge / "model").is_dir():
+            if not existing_folder(runs / judge / "model").is_dir():
                 trained(judge)
         found[name] = str(trained(name, *changes))
     return {label: found[label] for label in map(label_of, names)}
@@ -532,6 +575,7 @@ def generate(
     """Draw all captions of a dataset, a file each; several processes share the work."""
     _needs_datasets()
     from cap2im.data.prepared import PreparedDataset
+    from cap2im.files import JSONObject, read_json
     from cap2im.generation import generate as generate_pictures
     from cap2im.metrics.sharing import Sharing
     from cap2im.pipeline import Pipeline
@@ -540,7 +584,7 @@ def generate(
     how: dict[str, Any] = {"split": split, "per_caption": per_caption, "sample": sample, "real": real, "seed": seed, "resume": resume}
     pairs = generate_pictures(pipeline, PreparedDataset.open(data), out, sharing=sharing, **how)
     if sharing.is_first:
-        told = json.loads((out / "manifest.json").read_text("utf-8"))
+        told = read_json(out / "manifest.json", JSONObject).root
         if told["captions_left_out"]:
             print(f"left out: {told['captions_left_out']:,} captions, for {pipeline.name} knows none of their words", file=sys.stderr)
         print(f"{len(pairs):,} pictures of {told['images']:,} images: written to {out}")

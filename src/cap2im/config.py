@@ -31,7 +31,7 @@ from pydantic import (
 )
 
 from cap2im.data.vocabulary import LONGEST_CAPTION
-from cap2im.files import read_text
+from cap2im.files import decode_text, read_bytes, shortened
 from cap2im.models.aligndraw import DRAWConfig
 from cap2im.models.attngan import AttnGANConfig
 from cap2im.models.damsm import DAMSMConfig
@@ -41,6 +41,11 @@ from cap2im.models.reader import ReaderConfig
 from cap2im.models.skipthoughts import SkipThoughtsConfig
 from cap2im.models.vae import VAEConfig
 from cap2im.models.vgg import VGGConfig
+
+LARGEST_RECIPE = 2**15  # bytes; ours have 3,000 at most, and tomllib takes quadratic time for dotted keys
+MOST_NESTED = 32  # tables and lists
+MOST_PROBLEMS = 10  # in one message
+TOO_DEEP = f"tables and lists are nested more than {MOST_NESTED} deep"
 
 
 class Section(BaseModel):
@@ -432,36 +437,68 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
-    """The recipe of a name or of a TOML file, with `a.b=c` changes applied.
+    """Return the recipe of a name or of a TOML file, with `a.b=c` changes applied.
 
     Raises:
-        ValueError: there is no such recipe, or it has unknown keys or values out of range; all problems in one message.
+        ValueError: there is no such recipe, it is damaged, or it has unknown keys or values out of range; the problems in one message.
     """
     if name in recipe_names():
         text, where = resources.files("cap2im.recipes").joinpath(f"{name}.toml").read_text("utf-8"), name
-    elif Path(name).is_file():
-        text, where = read_text(Path(name)), name
+    elif Path(name).exists() and not Path(name).is_dir():
+        text, where = decode_text(read_bytes(Path(name), LARGEST_RECIPE), name), name
     else:
         raise ValueError(
-            f"unknown recipe {name!r}{_did_you_mean(name, recipe_names())}; recipes: {', '.join(recipe_names())}; or a TOML file"
+            f"unknown recipe {shortened(repr(name))}{_did_you_mean(name, recipe_names())}; "
+            f"recipes: {', '.join(recipe_names())}; or a TOML file"
         )
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{where}: not valid TOML: {error}") from None
+    table = _parse_toml(text, where)
     for change in changes:
         _apply(table, change)
     return parse_recipe(table, where)
 
 
+def _parse_toml(text: str, where: str) -> dict[str, Any]:
+    """Return the table of a TOML document.
+
+    Raises:
+        ValueError: it is damaged or nested too deeply; the message begins with `where`.
+    """
+    try:
+        table = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError(f"{where}: {TOO_DEEP}") from None
+    except ValueError as error:  # also of an integer of too many digits
+        raise ValueError(f"{where}: not valid TOML: {shortened(str(error), 200)}") from None
+    _refuse_nesting(table, where)
+    return table
+
+
+def _refuse_nesting(value: Any, where: str) -> None:
+    """Raise ValueError where tables and lists are nested so deeply that no recipe needs it, and recursion would fail."""
+    level = [value]
+    for _ in range(MOST_NESTED):
+        level = [each for outer in level for each in (outer.values() if isinstance(outer, dict) else outer)]
+        level = [each for each in level if isinstance(each, dict | list)]
+        if not level:
+            return
+    raise ValueError(f"{where}: {TOO_DEEP}")
+
+
 def parse_recipe(table: Mapping[str, Any], where: str) -> Recipe:
-    """The recipe of a table; problems are told with `where`."""
+    """Return the recipe of a table.
+
+    Raises:
+        ValueError: unknown keys or values out of range; the message names `where` and the first problems.
+    """
+    _refuse_nesting(table, where)
     errors, strict = _errors(table), _errors(table, strict=True)
     if any(_confuses(e) for e in strict):
         places = [e["loc"] for e in errors]
         errors = [e for e in strict if _confuses(e) or e["loc"] in places]
     if errors:
-        problems = [_problem(e, _RECIPES.get(str(table.get("kind")))) for e in errors]
+        problems = [_problem(e, _RECIPES.get(str(table.get("kind")))) for e in errors[:MOST_PROBLEMS]]
+        if len(errors) > MOST_PROBLEMS:
+            problems.append(f"and {len(errors) - MOST_PROBLEMS:,} problems more")
         raise ValueError(f"recipe {where}: {'; '.join(problems)}")
     return _RECIPE.validate_python(table)
 
@@ -485,16 +522,20 @@ def _confuses(error: Any) -> bool:
 def _apply(table: dict[str, Any], change: str) -> None:
     key, equals, text = change.partition("=")
     if not equals or not key.strip():
-        raise ValueError(f"--set {change!r}: expected KEY=VALUE, e.g. train.batch_size=64")
+        raise ValueError(f"--set {shortened(repr(change))}: expected KEY=VALUE, e.g. train.batch_size=64")
+    if len(keys := key.strip().split(".")) > MOST_NESTED:
+        raise ValueError(f"--set {shortened(repr(change))}: {TOO_DEEP}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except RecursionError:
+        raise ValueError(f"--set {shortened(repr(change))}: {TOO_DEEP}") from None
+    except ValueError:
         value = text.strip()  # a bare word is a string
-    *sections, last = key.strip().split(".")
+    *sections, last = keys
     for section in sections:
         table = table.setdefault(section, {})
         if not isinstance(table, dict):
-            raise ValueError(f"--set {change!r}: {section} is a value, not a section")
+            raise ValueError(f"--set {shortened(repr(change))}: {shortened(section)} is a value, not a section")
     table[last] = value
 
 
@@ -523,7 +564,7 @@ def _did_you_mean(name: str, known: Sequence[str]) -> str:
 
 def _problem(error: Any, recipe: type[BaseModel] | None) -> str:
     if error["type"].startswith("union_tag"):
-        got = f"got {error['input']['kind']!r}" if "kind" in error["input"] else "missing"
+        got = f"got {shortened(repr(error['input']['kind']))}" if "kind" in error["input"] else "missing"
         return f"kind: {got}, allowed: {', '.join(_RECIPES)}"
     location = [str(part) for part in error["loc"]]
     tags = []  # pydantic tells which of the alternatives it took
@@ -544,16 +585,17 @@ def _problem(error: Any, recipe: type[BaseModel] | None) -> str:
             if similar
             else f"; keys there: {', '.join(k for k in known if k.startswith(section)) or ', '.join(known)}"
         )
-        return f"unknown key {key}{near}"
-    got = "" if isinstance(error.get("input"), dict) else f", got {error.get('input')!r}"
+        return f"unknown key {shortened(key, 200)}{near}"
+    got = "" if isinstance(error.get("input"), dict) else f", got {shortened(repr(error.get('input')))}"
     message = error["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}{got}" if key else message
+    return f"{shortened(key, 200)}: {message}{got}" if key else message
 
 
 def differences(old: BaseModel, new: BaseModel) -> list[str]:
-    """`key: old -> new` for every value in which two recipes differ."""
+    """Return `key: old -> new` for every value in which two recipes differ."""
     before, after = dict(_flat(old.model_dump())), dict(_flat(new.model_dump()))
-    return [f"{k}: {before.get(k)!r} -> {after.get(k)!r}" for k in before | after if before.get(k) != after.get(k) and k != "description"]
+    changed = [key for key in before | after if before.get(key) != after.get(key) and key != "description"]
+    return [f"{key}: {shortened(repr(before.get(key)), 200)} -> {shortened(repr(after.get(key)), 200)}" for key in changed]
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

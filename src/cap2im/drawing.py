@@ -15,7 +15,6 @@ import html
 import io
 import json
 import math
-import os
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -27,6 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+
+from cap2im.files import RESERVED_NAMES, write_atomically
 
 Colour = tuple[int, int, int]
 
@@ -47,7 +48,6 @@ FIGURE_SAMPLES = 4  # in the attention figures of `save_all`: more make a tower 
 MAP_TILES = 7  # in a row of the figure of maps
 SHEET_HEIGHT = 8192  # pixels: browsers draw parts of taller images unreliably
 DATA_SLOT = '<script type="application/json" id="drawings">null</script>'
-RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}  # not files on Windows
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -663,16 +663,6 @@ def _data_uri(content: bytes, kind: str) -> str:
 
 
 def _write(path: str | Path, content: bytes) -> Path:
-    """Writes a file whole or not at all; an OSError names the file that was asked for."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        try:
-            partial.write_bytes(content)
-            os.replace(partial, path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
-    except OSError as error:  # a full disk names no file by itself
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    return path
+    """Write a file whole or not at all; see `write_atomically` for errors."""
+    write_atomically(Path(path), content)
+    return Path(path)

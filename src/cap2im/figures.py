@@ -27,6 +27,7 @@ from cap2im.data.captions import CaptionedImages
 from cap2im.data.mnist_captions import CanvasMaker, Configuration, HeldOut
 from cap2im.data.prepared import PreparedDataset
 from cap2im.drawing import Drawing
+from cap2im.files import atomic_path
 from cap2im.metrics.similarity import nearest_images
 from cap2im.pipeline import Pipeline
 from cap2im.randomness import generator
@@ -184,7 +185,8 @@ def write_figures(
     written = []
 
     def save(name: str, figure: Figure) -> None:
-        figure.savefig(folder / f"{name}.png", dpi=144)
+        with atomic_path(folder / f"{name}.png") as draft:
+            figure.savefig(draft, dpi=144, format="png")
         written.append(folder / f"{name}.png")
 
     plain = dataclasses.replace(pipeline, sharpening=None)

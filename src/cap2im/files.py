@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import json
 import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows has other locks
+    fcntl = None  # type: ignore[assignment]
 
 LARGEST_DOCUMENT = 256 * 2**20  # bytes of a text or JSON document that is read into memory
+LONGEST_NAME = 180  # bytes of a file name that is made of other text; most file systems allow 255, and endings follow
+RESERVED_NAMES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))})  # Windows
 
 # longest mark first: that of UTF-32 begins with that of UTF-16
 BYTE_ORDER_MARKS = (
@@ -151,26 +159,128 @@ def parse_json(data: bytes | str, model: type[Model], name: str) -> Model:
         raise ValueError(f"{name}: {describe(error)}") from None
 
 
+def validate(document: Any, model: type[Model], name: str) -> Model:
+    """Validate what was read already; see `parse_json`."""
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise ValueError(f"{name}: {describe(error)}") from None
+
+
 def read_json(path: Path, model: type[Model]) -> Model:
     """Read and validate a JSON file; see `read_bytes` and `parse_json` for errors."""
     return parse_json(read_bytes(path), model, str(path))
+
+
+class JSONObject(RootModel[dict[str, Any]]):
+    """A JSON object whose values are checked by those who use them."""
+
+
+def dump_json(document: Any, indent: int | None = 1) -> str:
+    """Return a document as JSON that `parse_json` reads back; a lone surrogate becomes the text of its escape."""
+    text = json.dumps(document, indent=indent, ensure_ascii=False)
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\\\u{ord(found[0]):04x}", text)
+
+
+def safe_file_name(text: str) -> str:
+    """Return text as the beginning of a file name that every system allows, of at most `LONGEST_NAME` bytes.
+
+    Characters that some system does not allow become `-`. A name that is reserved by Windows gets an underscore in front. A long name is
+    cut, and ends in the first 8 digits of the SHA-256 of the whole.
+    """
+    name = re.sub(r'[/\\:*?"<>|\x00-\x1f\x7f\ud800-\udfff]', "-", text)
+    if name.partition(".")[0].strip().lower() in RESERVED_NAMES:
+        name = f"_{name}"
+    if len(name.encode()) > LONGEST_NAME:
+        name = f"{name.encode()[: LONGEST_NAME - 9].decode(errors='ignore')}-{sha256(text.encode('utf-8', 'surrogatepass'))[:8]}"
+    return name
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows flushes only what it may write to
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def lock(descriptor: int) -> bool:
+    """Lock an open file or folder until it is closed, and return False if another process has; True where there are no locks."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # some network file systems have no locks
+            pass
+    return True
+
+
+@contextmanager
+def naming(path: Path, *hidden: Path) -> Iterator[None]:
+    """Make an OSError of writing name the file: a full disk names none by itself.
+
+    Args:
+        path: that the error is to name, in place of none and of `hidden`.
+        hidden: temporary files that the error is not to name.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, *hidden, *map(str, hidden)):
+            raise
+        raise OSError(error.errno, f"cannot write ({error.strerror or os.strerror(error.errno)})", str(path)) from None
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, and move it there when the block ends well.
 
-    The file is flushed to the disk first. After an error or a kill `path` is what it was before.
+    The file is flushed to the disk first. After an error or a kill `path` is what it was before. The temporary file of a process that
+    was killed is overwritten when `path` is written again. If processes write one file at one time, the last one wins.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; the error names `path`.
     """
-    draft = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.draft")
-    try:
-        draft.touch(exist_ok=False)
-        yield draft
-        with open(draft, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", path.name)[:40]
+    usual = path.with_name(f".{name}.{sha256(os.fsencode(path.name))[:8]}.draft")
+    with naming(path, usual):
+        draft, descriptor = _create(usual)
+        try:
+            with naming(path, draft):
+                yield draft
+                flush(draft)
+                os.replace(draft, path)
+        except BaseException:
+            with suppress(OSError):
+                draft.unlink()
+            raise
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+def _create(usual: Path) -> tuple[Path, int | None]:
+    """Create an empty file, and return its path and the descriptor of its lock if there are locks.
+
+    Args:
+        usual: the path, whose file is emptied if it was left by a process that was killed. Another is chosen while a process writes it.
+    """
+    for path in (usual, usual.with_name(f"{usual.stem}.{secrets.token_hex(4)}.draft")):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        if lock(descriptor):
+            with suppress(FileNotFoundError):  # the other process ended, and moved its file away
+                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                    os.ftruncate(descriptor, 0)
+                    break
+        os.close(descriptor)
+    if fcntl is None:
+        os.close(descriptor)  # Windows moves no open files
+        return path, None
+    return path, descriptor
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -180,8 +290,22 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         OSError: the disk is full or the folder cannot be written; the error names the file.
     """
     content = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
-    try:
-        with atomic_path(path) as draft:
-            draft.write_bytes(content)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write ({error.strerror})", str(path)) from None
+    with atomic_path(path) as draft:
+        draft.write_bytes(content)
+
+
+def is_unbegun(folder: Path, first: str, subfolders: Collection[str]) -> bool:
+    """Return whether a folder is empty, or holds only what a process left that was killed before its first file was whole.
+
+    Args:
+        folder: that exists.
+        first: name of the first file, whose temporary file may be there; see `atomic_path`.
+        subfolders: names of folders that may be there, empty.
+    """
+
+    def is_left(path: Path) -> bool:
+        if path.name in subfolders:
+            return path.is_dir() and not any(path.iterdir())
+        return re.fullmatch(rf"\.{re.escape(first)}\.([0-9a-f.]+\.)?draft", path.name) is not None
+
+    return all(is_left(path) for path in folder.iterdir())

@@ -17,9 +17,7 @@ out; the script cannot be parsed, and its pairs are recognised by the ends of th
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -29,14 +27,29 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, field_validator
 from torch import Tensor
 
 import cap2im
-from cap2im.checkpoint import WEIGHTS
+from cap2im.checkpoint import WEIGHTS, whole_folder
 from cap2im.data.captions import CaptionedImages
 from cap2im.data.digits import Split
 from cap2im.data.prepared import PreparedDataset
 from cap2im.data.workers import progress_bar
+from cap2im.files import (
+    JSONObject,
+    atomic_path,
+    dump_json,
+    is_unbegun,
+    naming,
+    parse_json,
+    read_json,
+    read_text,
+    safe_file_name,
+    shortened,
+    split_lines,
+    write_atomically,
+)
 from cap2im.metrics.sharing import Sharing
 from cap2im.pipeline import Pipeline
 from cap2im.randomness import generator
@@ -67,6 +80,25 @@ class Pair:
     caption: str
 
 
+class _PairLine(BaseModel):
+    """A line of `pairs.jsonl`."""
+
+    model_config = ConfigDict(extra="forbid")
+    file: str
+    image: str
+    number: PositiveInt
+    sample: PositiveInt
+    seed: NonNegativeInt
+    caption: str
+
+    @field_validator("file", "image")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        if re.search(r"[/\\\0]", name) or name in ("", ".", ".."):
+            raise ValueError("must be a file name without folders")
+        return name
+
+
 def all_pairs(pipeline: Pipeline, images: CaptionedImages, per_caption: int, seed: int) -> tuple[list[Pair], int]:
     """The pictures of all captions that the model can read, and how many captions it cannot.
 
@@ -92,8 +124,8 @@ def all_pairs(pipeline: Pipeline, images: CaptionedImages, per_caption: int, see
 
 
 def file_names(images: CaptionedImages) -> list[str]:
-    """What images are called as files, without ending."""
-    return [id.replace("/", "-") for id in images.ids]
+    """Return what images are called as files, without ending."""
+    return [safe_file_name(id) for id in images.ids]
 
 
 def _readable(pipeline: Pipeline, caption: str) -> bool:
@@ -179,7 +211,7 @@ def generate(
     with sharing.first_ahead():
         if sharing.is_first:
             _begin(out, manifest, resume)
-            _write_text(out / PAIRS, "".join(json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in pairs))
+            _write_pairs(out, pairs)
     mine = pairs[sharing.index :: sharing.count]
     missing = [pair for pair in mine if not (out / GENERATED / pair.file).is_file()]
     with progress_bar("pictures") as bar:
@@ -201,59 +233,55 @@ def generate(
 
 
 def _begin(out: Path, manifest: dict[str, Any], resume: bool) -> None:
-    """Makes the folder, or finds the one of a run that was the same.
+    """Make the folder, or check that it is of a run that was the same.
+
+    What a run left that was killed before it wrote its manifest is no obstacle: there are no pictures in it.
 
     Raises:
         ValueError: it holds something else.
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file, and a folder is needed")
-    there = out.is_dir() and any(out.iterdir())
     begun = (out / MANIFEST).is_file()
-    if there and not (resume and begun):
+    if out.is_dir() and not is_unbegun(out, MANIFEST, (GENERATED, REAL)) and not (resume and begun):
         hint = "--resume draws what is missing of the pictures begun there" if begun else "choose another"
         raise ValueError(f"{out}: this folder is not empty; {hint}")
-    if there:
+    if begun:
         try:
-            before = json.loads((out / MANIFEST).read_text("utf-8"))
+            before = read_json(out / MANIFEST, JSONObject).root
         except ValueError as error:
-            raise ValueError(f"{out / MANIFEST}: damaged ({error}); draw into another folder") from None
-        manifest = json.loads(json.dumps(manifest))
-        if changed := [key for key in manifest if key != "version" and before.get(key) != manifest[key]]:
-            told = "; ".join(f"{key}: {before.get(key)!r} -> {manifest[key]!r}" for key in changed)
+            raise ValueError(f"{error}; draw into another folder") from None
+        now = parse_json(dump_json(manifest), JSONObject, MANIFEST).root
+        if changed := [key for key in now if key != "version" and before.get(key) != now[key]]:
+            told = "; ".join(f"{key}: {shortened(repr(before.get(key)), 200)} -> {shortened(repr(now[key]), 200)}" for key in changed)
             raise ValueError(f"{out}: was begun otherwise: {told}; draw into another folder")
     for name in (GENERATED, REAL):
         (out / name).mkdir(parents=True, exist_ok=True)
-    _write_text(out / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(out / MANIFEST, dump_json(manifest) + "\n")
 
 
-def _write_text(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}")
-    draft.write_text(text, "utf-8", errors="backslashreplace")
-    os.replace(draft, path)
+def _write_pairs(out: Path, pairs: Sequence[Pair]) -> None:
+    write_atomically(out / PAIRS, "".join(dump_json(asdict(pair), indent=None) + "\n" for pair in pairs))
 
 
 def _write_picture(path: Path, pixels: Tensor) -> None:
-    """A picture [C, A, A] uint8, whole or not at all."""
-    draft = path.with_name(f".{path.name}")
+    """Write a picture [C, A, A] uint8, whole or not at all."""
     levels = pixels.permute(1, 2, 0).cpu().numpy()
-    Image.fromarray(levels[..., 0] if len(pixels) == 1 else levels).save(draft, "PNG")
-    os.replace(draft, path)
+    with atomic_path(path) as draft:
+        Image.fromarray(levels[..., 0] if len(pixels) == 1 else levels).save(draft, "PNG")
 
 
 def read_pairs(folder: Path) -> list[Pair]:
-    """The pairs of a folder that `generate` made.
+    """Return the pairs of a folder that `generate` made.
 
     Raises:
         ValueError: there are none, or they are damaged.
     """
     path = folder / PAIRS
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"{folder}: has no {PAIRS}; cap2im generate MODEL --data DIR --real --out DIR makes it, with the pictures")
-    try:
-        return [Pair(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: damaged ({error})") from None
+    lines = enumerate(split_lines(read_text(path)), 1)
+    return [Pair(**parse_json(line, _PairLine, f"{path}: line {number}").model_dump()) for number, line in lines]
 
 
 def sample_pairs(folder: Path, count: int, out: Path, *, seed: int = 0) -> list[Pair]:
@@ -276,10 +304,13 @@ def sample_pairs(folder: Path, count: int, out: Path, *, seed: int = 0) -> list[
         if gone:
             hint = "cap2im generate --resume draws what is missing" + (", with --real the real images" if name == REAL else "")
             raise ValueError(f"{folder / name}: {len(gone)} of {len(files)} files of the sample are missing, e.g. {gone[0]}; {hint}")
-    for name in (GENERATED, REAL):
-        (out / name).mkdir(parents=True)
-    for pair in chosen:
-        shutil.copyfile(folder / GENERATED / pair.file, out / GENERATED / pair.file)
-        shutil.copyfile(folder / REAL / f"{pair.image}.png", out / REAL / pair.file)
-    _write_text(out / PAIRS, "".join(json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in chosen))
+    with whole_folder(out) as draft:
+        for name in (GENERATED, REAL):
+            (draft / name).mkdir()
+        for pair in chosen:
+            for source, kind in ((folder / GENERATED / pair.file, GENERATED), (folder / REAL / f"{pair.image}.png", REAL)):
+                content, target = source.read_bytes(), draft / kind / pair.file
+                with naming(target):
+                    target.write_bytes(content)
+        _write_pairs(draft, chosen)
     return chosen

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from cap2im.checkpoint import CONFIG, SENTENCE_ENCODER, WEIGHTS, checkpoints, read_config, read_weights
+from cap2im.checkpoint import CONFIG, SENTENCE_ENCODER, WEIGHTS, checkpoints, existing_folder, read_config, read_weights
 from cap2im.data.vocabulary import Tokens, Unknown, Vocabulary, pad
 from cap2im.drawing import Drawing
 from cap2im.hub import ENCODER_FILES, download, is_repository
@@ -45,12 +45,11 @@ def find_model(name: str) -> Path:
     """
     if name in bundled_models():
         return BUNDLED / name
-    path = Path(name)
+    path = existing_folder(Path(name))
     if path.is_dir():
-        if (path / CONFIG).is_file():
-            return path
-        if (path / "model" / CONFIG).is_file():
-            return path / "model"
+        for folder in (path, existing_folder(path / "model")):
+            if (folder / CONFIG).is_file():
+                return folder
         if found := checkpoints(path):
             return found[-1]
         raise ValueError(f"{path}: neither a model (no {CONFIG}) nor a run (no checkpoint)")

@@ -6,7 +6,6 @@ comes with a model is executed: code in it is refused, and weights are read from
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -15,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 from torch import Tensor
 
-from cap2im.checkpoint import CONFIG, WEIGHTS, checkpoints, map_weights, read_config
+from cap2im.checkpoint import CONFIG, WEIGHTS, checkpoints, existing_folder, map_weights, read_config
 from cap2im.data.captions import SentenceEncoder
 from cap2im.data.tokenizer import normalise
 from cap2im.data.vocabulary import Vocabulary, pad
-from cap2im.files import file_sha256, sha256
+from cap2im.files import JSONObject, file_sha256, read_json, sha256, shortened
 from cap2im.hub import ENCODER_FILES, download, is_repository
 from cap2im.models.skipthoughts import SkipThoughts, SkipThoughtsConfig
 
@@ -79,10 +78,10 @@ class SentenceTransformersEncoder(SentenceEncoder):
         except ImportError:
             raise ValueError(f"{folder}: a model of sentence-transformers {NEEDED}") from None
         for module in _modules(folder):
-            package, _, kind = str(module.get("type")).rpartition(".")
+            package, _, kind = module.type.rpartition(".")
             if not f"{package}.".startswith("sentence_transformers.") or kind not in KNOWN_MODULES:
-                raise ValueError(f"{folder / MODULES}: part {module.get('type')!r} is not allowed; {', '.join(KNOWN_MODULES)} are")
-            _refuse_pickles(folder / module["path"])
+                raise ValueError(f"{folder / MODULES}: part {shortened(repr(module.type))} is not allowed; {', '.join(KNOWN_MODULES)} are")
+            _refuse_pickles(folder / module.path)
         try:
             with _Quiet():
                 self._model = SentenceTransformer(
@@ -147,9 +146,11 @@ class CLIPEncoder(SentenceEncoder):
 
 def find_encoder(name: str) -> Path:
     """The folder of a sentence encoder, inside of a run where it is one's; names and errors are those of `load_sentence_encoder`."""
-    path = Path(name)
+    path = existing_folder(Path(name))
     if path.is_dir():
-        found = [folder for folder in (path, path / "model") if (folder / CONFIG).is_file() or (folder / MODULES).is_file()]
+        found = [
+            folder for folder in (path, existing_folder(path / "model")) if (folder / CONFIG).is_file() or (folder / MODULES).is_file()
+        ]
         return found[0] if found else next(reversed(checkpoints(path)), path)
     if is_repository(name):
         return download(name, ENCODER_FILES, ["onnx/*", "openvino/*"])
@@ -214,23 +215,15 @@ class _Quiet:
             logging.enable_progress_bar()
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: damaged: {error}") from None
-
-
 def _config(folder: Path) -> dict[str, Any]:
-    config = _json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
-    return config if isinstance(config, dict) else {}
+    return read_json(folder / CONFIG, JSONObject).root if (folder / CONFIG).exists() else {}
 
 
 def _files(folder: Path) -> list[Path]:
     """What an encoder consists of, and its card."""
     parts, patterns = [folder], [*ENCODER_FILES, CARD]
     if (folder / MODULES).is_file():
-        parts += [folder / module["path"] for module in _modules(folder)]
+        parts += [folder / module.path for module in _modules(folder)]
     elif "kind" in _config(folder):
         patterns = [CONFIG, WEIGHTS, CARD]
     return [file for part in dict.fromkeys(parts) for pattern in patterns for file in sorted(part.glob(pattern))]
@@ -240,17 +233,30 @@ def _weights_sha256(folder: Path) -> str:
     return sha256("".join(file_sha256(file) for file in _files(folder) if file.suffix == ".safetensors").encode())
 
 
-def _modules(folder: Path) -> list[dict[str, Any]]:
-    """The parts of a model of sentence-transformers, each with its `path` inside of the model's folder.
+class _Module(BaseModel):
+    """A part of a model of sentence-transformers."""
+
+    path: str  # of a folder inside of the model's
+    type: str  # the name of a Python class
+
+
+class _Modules(RootModel[list[_Module]]):
+    """What `modules.json` holds."""
+
+
+def _modules(folder: Path) -> list[_Module]:
+    """Return the parts of a model of sentence-transformers.
 
     Raises:
         ValueError: what lists them is damaged, or a part lies elsewhere.
     """
-    modules = _json(folder / MODULES)
-    if not isinstance(modules, list) or not modules or not all(isinstance(m, dict) and isinstance(m.get("path"), str) for m in modules):
-        raise ValueError(f"{folder / MODULES}: damaged: a list of parts, each with its type and path, is needed")
-    if outside := [m["path"] for m in modules if not (folder / m["path"]).resolve().is_relative_to(folder.resolve())]:
-        raise ValueError(f"{folder / MODULES}: part {outside[0]!r} lies outside of the folder")
+    path = folder / MODULES
+    modules = read_json(path, _Modules).root
+    if not modules:
+        raise ValueError(f"{path}: lists no parts")
+    for module in modules:
+        if "\0" in module.path or not (folder / module.path).resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{path}: part {shortened(repr(module.path))} lies outside of the folder")
     return modules
 
 

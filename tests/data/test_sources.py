@@ -203,7 +203,7 @@ def test_commas_without_quotes_in_csv_are_told(tmp_path):
 @pytest.mark.parametrize("line", ["[" * 200_000, '{"file_name": "a.jpg", "text": ' + "9" * 5000 + "}"])
 def test_json_that_no_parser_takes_is_told(tmp_path, line):
     sources.folder(tmp_path, [{"file_name": "a.jpg", "text": "fine"}])
-    with open(tmp_path / "metadata.jsonl", "a") as file:
+    with open(tmp_path / "metadata.jsonl", "a", encoding="utf-8") as file:
         file.write(line)
     assert found(read("folder", tmp_path)) == {("unusable entry", "metadata.jsonl, line 2")}
 

@@ -17,19 +17,22 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from cap2im.convert.recognise import read_tensors
 from cap2im.data.digits import cache_folder
-from cap2im.files import file_sha256
+from cap2im.files import file_sha256, naming
 from cap2im.models.inception import Inception, InceptionVariant
 
 
 class Published(NamedTuple):
-    """Where weights are to be had, and the SHA-256 of their file, or as much of its beginning as was published."""
+    """The address of weights, and the SHA-256 of their file."""
 
     url: str
     sha256: str
 
 
 PUBLISHED: dict[InceptionVariant, Published] = {
-    "imagenet": Published("https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth", "0cc3c7bd"),
+    "imagenet": Published(
+        "https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth",
+        "0cc3c7bd75056d25e46cba549dc184522069b81e9787eff6df84f397bd52a5ef",
+    ),
     "fid": Published(
         "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
         "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
@@ -37,13 +40,15 @@ PUBLISHED: dict[InceptionVariant, Published] = {
 }
 NOT_OURS = "AuxLogits."  # the second classifier of torchvision's, which is for training it alone
 BYTES_AT_ONCE = 2**20
+LARGEST_DOWNLOAD = 256 * 2**20  # bytes; the weights have 109 and 96 million
 
 
 def fetch(url: str, target: Path, sha256: str) -> None:
-    """Downloads a file of a SHA-256, or of one that begins so; goes on with what an interrupted download left.
+    """Download a file of a known SHA-256; an interrupted download is continued.
 
     Raises:
-        ValueError: it cannot be had, or has another SHA-256; what came of it is then removed.
+        ValueError: it cannot be downloaded, or has another SHA-256 and was removed.
+        OSError: it cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
@@ -59,11 +64,15 @@ def fetch(url: str, target: Path, sha256: str) -> None:
             here = here if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
             promised = response.headers.get("Content-Length")
             task = bar.add_task(target.name, total=None if promised is None else here + int(promised), completed=here)
-            with part.open("ab" if here else "wb") as file:
+            with naming(part), part.open("ab" if here else "wb") as file:
                 while block := response.read(BYTES_AT_ONCE):
                     file.write(block)
                     bar.advance(task, len(block))
+                    if file.tell() > LARGEST_DOWNLOAD:
+                        raise ValueError(f"{url}: more than {LARGEST_DOWNLOAD:,} bytes; {part} is what was downloaded of it")
     except (OSError, http.client.HTTPException) as error:
+        if getattr(error, "filename", None) == str(part):  # of the disk, not of the network
+            raise
         raise ValueError(f"cannot download {url}: {error}; give the file's path, or put it into {target.parent}") from None
     if (problem := _wrong(part, sha256)) is not None:
         part.unlink()
@@ -72,9 +81,9 @@ def fetch(url: str, target: Path, sha256: str) -> None:
 
 
 def _wrong(path: Path, sha256: str) -> str | None:
-    """What is wrong with a file that should have this SHA-256, or one that begins so."""
+    """Return what is wrong with a file that should have this SHA-256."""
     found = file_sha256(path)
-    return None if found.startswith(sha256) else f"SHA-256 {found[: len(sha256)]} where {sha256} is expected"
+    return None if found == sha256 else f"SHA-256 {found} where {sha256} is expected"
 
 
 def find_inception(variant: InceptionVariant, path: str | Path = "") -> Path:

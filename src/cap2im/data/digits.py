@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import http.client
+import io
+import math
 import os
 import sys
-import tempfile
 import urllib.request
 import zlib
 from dataclasses import dataclass
@@ -18,7 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cap2im.files import read_bytes, sha256, write_atomically
+
 DIGIT_SIDE = 28
+LARGEST_IDX = 256 * 2**20  # bytes uncompressed; MNIST's training images are 47 million
 
 # The home of MNIST is gone; these mirrors hold the original files.
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
@@ -50,7 +53,7 @@ class Digits:
 
 
 def parse_idx(data: bytes, name: str, dimensions: int) -> np.ndarray:
-    """The array of an uncompressed IDX file of unsigned bytes.
+    """Return the array of an uncompressed IDX file of unsigned bytes.
 
     Raises:
         ValueError: it is empty, has another magic number, or another length than the header promises; the message begins with `name`.
@@ -66,7 +69,9 @@ def parse_idx(data: bytes, name: str, dimensions: int) -> np.ndarray:
     if len(data) < header:
         raise ValueError(f"{name}: {len(data)} bytes, shorter than its header of {header}")
     shape = tuple(int(n) for n in np.frombuffer(data, ">u4", dimensions, 4))
-    expected = header + int(np.prod(shape))
+    if max(shape) > LARGEST_IDX:
+        raise ValueError(f"{name}: {' x '.join(map(str, shape))} values; at most {LARGEST_IDX:,} are read")
+    expected = header + math.prod(shape)
     if len(data) != expected:
         raise ValueError(f"{name}: {len(data)} bytes uncompressed where its header promises {expected}")
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
@@ -76,9 +81,13 @@ def _decompressed(data: bytes, name: str) -> bytes:
     if data[:2] != b"\x1f\x8b":
         return data
     try:
-        return gzip.decompress(data)
+        with gzip.open(io.BytesIO(data)) as file:
+            content = file.read(LARGEST_IDX + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{name}: truncated or damaged gzip ({error})") from None
+    if len(content) > LARGEST_IDX:
+        raise ValueError(f"{name}: more than {LARGEST_IDX:,} bytes uncompressed")
+    return content
 
 
 def find_idx(folder: Path, stem: str) -> Path:
@@ -99,12 +108,12 @@ def find_idx(folder: Path, stem: str) -> Path:
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """The array of an IDX file, compressed or not.
+    """Return the array of an IDX file, compressed or not.
 
     Raises:
         ValueError: it is damaged or of another type.
     """
-    return parse_idx(_decompressed(path.read_bytes(), str(path)), str(path), dimensions)
+    return parse_idx(_decompressed(read_bytes(path, LARGEST_IDX), str(path)), str(path), dimensions)
 
 
 def cache_folder() -> Path:
@@ -114,13 +123,14 @@ def cache_folder() -> Path:
 
 
 def download_mnist(folder: Path, mirrors: tuple[str, ...] = MIRRORS) -> None:
-    """Fetches what is missing of MNIST's four files into a folder, verified by SHA-256.
+    """Download what is missing of MNIST's four files into a folder, verified by SHA-256.
 
     Raises:
         ValueError: no mirror answered with the right file; the message says what each did.
+        OSError: a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for stem, sha256 in SHA256.items():
+    for stem, expected in SHA256.items():
         target = folder / f"{stem}.gz"
         if target.is_file() or (folder / stem).is_file():
             continue
@@ -130,17 +140,15 @@ def download_mnist(folder: Path, mirrors: tuple[str, ...] = MIRRORS) -> None:
             print(f"downloading {url} to {folder}", file=sys.stderr)
             try:
                 with urllib.request.urlopen(url, timeout=60) as response:
-                    data = response.read()
-                found = hashlib.sha256(_decompressed(data, url)).hexdigest()
+                    data = response.read(LARGEST_IDX + 1)
+                found = sha256(_decompressed(data, url))
             except (OSError, ValueError, http.client.HTTPException) as error:
                 failures.append(f"{url}: {error}")
                 continue
-            if found != sha256:
-                failures.append(f"{url}: SHA-256 {found}, expected {sha256}")
+            if found != expected:
+                failures.append(f"{url}: SHA-256 {found}, expected {expected}")
                 continue
-            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-                file.write(data)
-            os.replace(file.name, target)
+            write_atomically(target, data)
             break
         else:
             raise ValueError(

@@ -25,7 +25,7 @@ from cap2im.data.digits import Split
 from cap2im.data.pictures import JPEG_QUALITY, LARGEST_PNG, Fit, PictureTask, prepare_pictures
 from cap2im.data.vocabulary import Tokenizer, Vocabulary
 from cap2im.data.workers import available_workers, batched, parallel, progress_bar
-from cap2im.files import file_sha256
+from cap2im.files import file_sha256, is_unbegun
 
 FORMAT = "cap2im captioned images 1"
 MANIFEST, VOCABULARY, PROBLEMS_FILE, CARD = "manifest.json", "vocabulary.json", "problems.txt", "README.md"
@@ -180,7 +180,7 @@ def _done_before(out: Path, resume: bool, print_of: str) -> list[Shard]:
     """
     state = next((out / name for name in (PROGRESS, MANIFEST) if (out / name).is_file()), None)
     if not resume or state is None:
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and not is_unbegun(out, PROGRESS, ("data",)):
             interrupted = state is not None and state.name == PROGRESS
             hint = "--resume goes on with the run that was interrupted there" if interrupted else "choose another"
             raise ValueError(f"{out}: this folder is not empty; {hint}")

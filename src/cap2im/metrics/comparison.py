@@ -18,7 +18,7 @@ import cap2im
 from cap2im.checkpoint import WEIGHTS, read_config
 from cap2im.convert.inception import find_inception
 from cap2im.data.prepared import MANIFEST, PreparedDataset
-from cap2im.files import file_sha256
+from cap2im.files import JSONObject, dump_json, file_sha256, read_json, write_atomically
 from cap2im.metrics.evaluation import evaluate, ranks_images, shortlist_sha256
 from cap2im.pipeline import Pipeline, find_model
 
@@ -143,10 +143,11 @@ def compare(evaluations: Sequence[Mapping[str, Any]]) -> Comparison:
 
 
 def evaluated(pipeline: Pipeline, file: Path, **asked: Any) -> dict[str, Any]:
-    """The evaluation of a model, `evaluate(pipeline, **asked)`, kept in a file; an equal one is not measured again.
+    """Return the evaluation of a model, `evaluate(pipeline, **asked)`, kept in a file; an equal one is not measured again.
 
     Raises:
         ValueError: of `evaluate`.
+        OSError: the file cannot be written.
     """
     if not ranks_images(pipeline.model):  # a GAN has its other numbers in the table
         asked |= {"shortlist": None, "candidates": None}
@@ -169,17 +170,18 @@ def evaluated(pipeline: Pipeline, file: Path, **asked: Any) -> dict[str, Any]:
         return kept
     result = {**evaluate(pipeline, **asked), "asked": words}
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    write_atomically(file, dump_json(result) + "\n")
     return result
 
 
 def _kept(file: Path) -> dict[str, Any]:
-    """What a file holds of an earlier evaluation; nothing where it is missing or damaged, for then it is measured again."""
+    """Return what a file holds of an earlier evaluation; nothing if it is missing, damaged, or lacks what the table shows."""
     try:
-        found = json.loads(file.read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
+        found = read_json(file, JSONObject).root
+        compare([found]).markdown()
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError):  # it is measured again
         return {}
-    return found if isinstance(found, dict) else {}
+    return found
 
 
 def measurements(evaluation: Mapping[str, Any]) -> Iterator[Measurement]:

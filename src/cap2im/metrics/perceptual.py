@@ -20,7 +20,8 @@ Shapes: N pictures, F features, K classes, C colours, E width of the common spac
 from __future__ import annotations
 
 import json
-import os
+import sys
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cap2im.files import sha256
+from cap2im.files import LARGEST_DOCUMENT, atomic_path, check_regular_file, sha256
 from cap2im.metrics.sharing import Sharing
 from cap2im.models.inception import Inception, resized
 from cap2im.randomness import generator
@@ -176,19 +177,27 @@ def kept_statistics(folder: Path, about: Mapping[str, Any], measure: Callable[[]
         return there
     found = measure()
     if sharing.is_first:
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / f".{path.name}"
-        np.savez(draft, mu=found.mean.numpy(), sigma=found.covariance.numpy(), count=found.count, about=json.dumps(about))
-        os.replace(draft, path)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with atomic_path(path) as draft, draft.open("wb") as file:
+                np.savez(file, mu=found.mean.numpy(), sigma=found.covariance.numpy(), count=found.count, about=json.dumps(about))
+        except OSError as error:  # what was measured counts all the same
+            print(f"{error.filename or path}: {error.strerror or error}; will be measured again the next time", file=sys.stderr)
     return found
 
 
 def _read_statistics(path: Path) -> Statistics | None:
-    """What a file holds; nothing where it is missing or damaged, for then it is measured again."""
+    """Return what a file holds; None if it is missing or damaged, for then it is measured again."""
     try:
+        check_regular_file(path)
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > LARGEST_DOCUMENT:
+                return None
         with np.load(path, allow_pickle=False) as file:
             count, mean, covariance = int(file["count"]), torch.from_numpy(file["mu"]), torch.from_numpy(file["sigma"])
     except Exception:  # zipfile, zlib and NumPy each have their own
+        return None
+    if count < 2 or mean.dtype != torch.float64 or covariance.dtype != torch.float64 or covariance.shape != mean.shape * 2:
         return None
     return Statistics(count, mean, covariance * (count - 1))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import json
 import math
-import os
 import platform
 import signal
 import threading
@@ -19,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, NonNegativeInt
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -27,6 +27,7 @@ from torch.utils.tensorboard import SummaryWriter
 from cap2im.config import ClassifierRecipe, DrawingRecipe, SkipThoughtsRecipe, to_toml
 from cap2im.data.batch import Batch, Batches
 from cap2im.data.workers import available_workers
+from cap2im.files import atomic_path, check_regular_file, naming, parse_json, split_lines, write_atomically
 from cap2im.models.precision import WITHOUT_BF16, usable
 
 
@@ -51,7 +52,7 @@ def machine() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     described = Path("/proc/cpuinfo")
-    lines = described.read_text().splitlines() if described.is_file() else []
+    lines = split_lines(described.read_text("utf-8", "replace")) if described.is_file() else []
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
     threads = torch.get_num_threads()
     return f"{threads} thread{'s' * (threads != 1)} of {name}"
@@ -152,15 +153,24 @@ class RunLog:
             self._lock.acquire()
         except Timeout:
             raise ValueError(f"{run}: another training writes into this folder; give this one another --run") from None
-        path = run / "stats.jsonl"
-        if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _complete(line) and json.loads(line)["step"] <= step]
-            draft = path.with_suffix(".tmp")
-            draft.write_text("".join(f"{line}\n" for line in kept))
-            os.replace(draft, path)
-        (run / "recipe.toml").write_text(to_toml(recipe))
-        self._file = path.open("a", buffering=1)
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
+        self._stats, self._board_folder = run / "stats.jsonl", run / "tensorboard"
+        damaged = _forget_later_steps(self._stats, step) if self._stats.exists() else 0
+        if damaged:
+            self.say(f"{self._stats}: {damaged} damaged line{'s' * (damaged != 1)} left out")
+        write_atomically(run / "recipe.toml", to_toml(recipe))
+        self._excepthook, threading.excepthook = threading.excepthook, self._thread_failed
+        try:
+            with naming(self._board_folder):
+                self._board = SummaryWriter(str(self._board_folder), purge_step=step + 1 if step else None)
+        except BaseException:
+            threading.excepthook = self._excepthook
+            self._lock.release()
+            raise
+
+    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        """Print nothing of an OSError of TensorBoard's own thread, which the next call raises in ours."""
+        if not issubclass(failure.exc_type, OSError):
+            self._excepthook(failure)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -187,12 +197,14 @@ class RunLog:
         if not self.active:
             return
         try:
-            self._file.close()
-        except OSError:  # of a full disk, on which a line could not be written before
+            with naming(self._board_folder):
+                self._board.close()
+        except OSError:  # of a full disk, which the failure tells already
             if failure is None:
                 raise
-        self._board.close()
-        self._lock.release()
+        finally:
+            threading.excepthook = self._excepthook
+            self._lock.release()
 
     def advance(self, note: str) -> None:
         """One more step is done; the note stands beside the bar."""
@@ -207,12 +219,11 @@ class RunLog:
         """Numbers of a step, by their names."""
         if not self.active:
             return
-        try:
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
-        except OSError as error:  # a full disk names no file by itself
-            raise OSError(error.errno, error.strerror, self._file.name) from None
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        with naming(self._stats), self._stats.open("a", encoding="utf-8") as file:  # anew each time: someone may move the log away
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        with naming(self._board_folder):
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
 
     def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
         """A picture [H, W, C] uint8, as PNG and on TensorBoard."""
@@ -222,16 +233,34 @@ class RunLog:
 
         folder = self.run / "samples"
         folder.mkdir(exist_ok=True)
-        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(folder / f"{name}-{step:08d}.png")
-        self._board.add_image(name, pixels, step, dataformats="HWC")
+        with atomic_path(folder / f"{name}-{step:08d}.png") as draft:
+            Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(draft, "PNG")
+        with naming(self._board_folder):
+            self._board.add_image(name, pixels, step, dataformats="HWC")
 
 
-def _complete(line: str) -> bool:
-    """Whether a line of the log was written whole; a killed run may leave half a line."""
-    try:
-        return isinstance(json.loads(line), dict)
-    except json.JSONDecodeError:
-        return False
+class _Logged(BaseModel):
+    """A line of `stats.jsonl`."""
+
+    step: NonNegativeInt
+
+
+def _forget_later_steps(path: Path, step: int) -> int:
+    """Remove what an interrupted run logged after a step, and return how many other lines were damaged and removed.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    damaged = 0
+    check_regular_file(path)
+    with atomic_path(path) as draft, path.open("rb") as before, draft.open("wb") as after:
+        for line in before:
+            try:
+                if parse_json(line, _Logged, str(path)).step <= step:
+                    after.write(line.rstrip(b"\r\n") + b"\n")
+            except ValueError:
+                damaged += line.endswith(b"\n")  # a process that is killed leaves half a line
+    return damaged
 
 
 def stop_if_not_finite(what: str, value: float, step: int) -> None:

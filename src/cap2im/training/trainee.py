@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from pydantic import BaseModel, NonNegativeFloat, NonNegativeInt
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cap2im.checkpoint import (
     SENTENCE_ENCODER,
+    TRAINING_STATE,
     TrainingState,
     checkpoints,
     load_checkpoint,
@@ -28,6 +30,7 @@ from cap2im.checkpoint import (
 )
 from cap2im.config import DrawingRecipe, Section, differences, parse_recipe
 from cap2im.data.vocabulary import Vocabulary
+from cap2im.files import validate
 from cap2im.sentences import copy_encoder
 from cap2im.training.loop import machine, optimizer_tensors, random_states, restore_optimizer, restore_random_states
 
@@ -67,6 +70,15 @@ def _naming_an_older_one(checkpoint: Path) -> Iterator[None]:
         else:
             raise
         raise ValueError(f"{error}; {older.name} beside it is whole: to go on from there, remove {checkpoint}") from None
+
+
+class _Numbers(BaseModel):
+    """The numbers of a checkpoint that all trainings write."""
+
+    seconds: NonNegativeFloat
+    origin: dict[str, Any]
+    groups: list[dict[str, int | float | bool | list[int | float] | None]]  # of the optimizer
+    averaged: NonNegativeInt | None = None
 
 
 class Trainee(ABC):
@@ -116,8 +128,19 @@ class Trainee(ABC):
         """What a folder of this network says of it."""
 
     def restore(self, checkpoint: Path, accelerator: Accelerator) -> None:
-        """Becomes what it was when the checkpoint was saved."""
+        """Restore weights, optimizer, EMA and random state.
+
+        Raises:
+            ValueError: the checkpoint is damaged, or its tensors and numbers do not fit this network.
+        """
         state = load_checkpoint(checkpoint)
+        validate(state.numbers, _Numbers, str(checkpoint / TRAINING_STATE))
+        try:
+            self._restore(checkpoint, state, accelerator)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{checkpoint}: does not fit the recipe's network: {' '.join(str(error).split())[:300]}") from None
+
+    def _restore(self, checkpoint: Path, state: TrainingState, accelerator: Accelerator) -> None:
         self.model.load_state_dict({k.removeprefix("model."): v for k, v in state.tensors.items() if k.startswith("model.")})
         if self.average is not None:
             with _naming_an_older_one(checkpoint):
