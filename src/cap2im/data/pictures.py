@@ -35,7 +35,7 @@ LARGEST_PNG = 64  # side; larger pictures are stored as JPEG
 JPEG_QUALITY = 95
 MOST_PIXELS = 178_956_970  # of a picture, before it is decoded: where Pillow refuses as well
 # decoders that need several times the memory of the pixels
-MOST_PIXELS_OF = {"WEBP": 67_108_864, "AVIF": 40_000_000, "JPEG2000": 40_000_000, "progressive JPEG": 100_000_000}
+MOST_PIXELS_OF = {"WEBP": 60_000_000, "AVIF": 40_000_000, "JPEG2000": 40_000_000, "progressive JPEG": 80_000_000}
 LARGEST_FILE = 512 * 2**20  # bytes of a picture
 LARGEST_PROFILE = 16 * 2**20  # bytes of a colour profile
 LONGEST_SHAPE = 50  # longer side / shorter side of what "shorter" stores
