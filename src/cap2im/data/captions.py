@@ -158,16 +158,12 @@ def sentence_vectors(dataset: PreparedDataset, split: Split, captions: Sequence[
         steps = range(0, len(captions), 100)
         quiet = len(captions) < CAPTIONS_AT_ONCE
         # written, not mapped: a full disk would end a process that writes into a mapped file by SIGBUS
-        with atomic_path(path) as draft, draft.open("wb") as file:
+        with naming(path), atomic_path(path) as draft, draft.open("wb") as file:
             for start in track(steps, f"{encoder.name} reads the {split} captions", console=Console(stderr=True), disable=quiet):
                 vectors = encoder.encode(captions[start : start + 100]).half().numpy()
-                with naming(path):
-                    if start == 0:
-                        header = header_data_from_array_1_0(vectors) | {"shape": (len(captions), encoder.features)}
-                        write_array_header_1_0(file, header)
-                    file.write(vectors.tobytes())
-            with naming(path):
-                file.flush()
+                if start == 0:
+                    write_array_header_1_0(file, header_data_from_array_1_0(vectors) | {"shape": (len(captions), encoder.features)})
+                file.write(vectors.tobytes())
     return np.load(path, mmap_mode="r")
 
 

@@ -161,10 +161,9 @@ def _write_shard(
     schema = _schema()
     extension = options.image_format.lower()
     group: list[dict[str, Any]] = []
-    with atomic_path(path) as draft:
-        with naming(path):
-            writer = pq.ParquetWriter(draft, schema, compression="zstd", use_dictionary=False)
-        with writer:
+    with naming(path), atomic_path(path) as draft:
+        # an open file, because pyarrow takes some paths for URLs
+        with draft.open("wb") as file, pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False) as writer:
             for pictures in compute(prepare_pictures, tasks()):
                 part = waiting.popleft()
                 for record, picture in zip(part, pictures, strict=True):
@@ -177,15 +176,12 @@ def _write_shard(
                         group.append({"id": record.id, "image": image, "captions": captions, "class_id": record.class_id})
                         captions_written += len(captions)
                 if len(group) >= GROUP_ROWS:
-                    with naming(path):
-                        writer.write_table(pa.Table.from_pylist(group, schema))
+                    writer.write_table(pa.Table.from_pylist(group, schema))
                     rows += len(group)
                     group.clear()
                 advance(len(part))
-            with naming(path):
-                writer.write_table(pa.Table.from_pylist(group, schema))
-                rows += len(group)
-                writer.close()
+            writer.write_table(pa.Table.from_pylist(group, schema))
+            rows += len(group)
         _read_back(draft, rows, options)
     return Shard(name, rows, captions_written, file_sha256(path), tuple(problems))
 
@@ -194,24 +190,24 @@ def _read_back(file: Path, rows: int, options: Options) -> None:
     """Open a written shard as training does, and decode its first pictures.
 
     Raises:
-        OSError: it is not what was written; the disk or its memory is at fault.
+        ValueError: it is not what was written; the disk or its memory is at fault.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        shard = pq.ParquetFile(file)
-        if shard.metadata.num_rows != rows:
-            raise OSError(f"{shard.metadata.num_rows} rows")
-        for batch in shard.iter_batches(TASK_ROWS, columns=["image"]):
-            for stored in batch.column("image").to_pylist():
+        with file.open("rb") as opened:
+            shard = pq.ParquetFile(opened)
+            if shard.metadata.num_rows != rows:
+                raise ValueError(f"{shard.metadata.num_rows} rows")
+            batch = next(shard.iter_batches(TASK_ROWS, columns=["image"]), None)
+            for stored in () if batch is None else batch.column("image").to_pylist():
                 with Image.open(io.BytesIO(stored["bytes"])) as image:
                     image.load()
                     if min(image.size) != options.side:
-                        raise OSError(f"a picture of {image.width} x {image.height}")
-            break
-    except (OSError, pa.ArrowException, SyntaxError) as error:
-        raise OSError(f"{file}: what was written cannot be read again ({' '.join(str(error).split())[:200]})") from None
+                        raise ValueError(f"a picture of {image.width} x {image.height}")
+    except (OSError, ValueError, SyntaxError, pa.ArrowException) as error:
+        raise ValueError(f"{file}: what was written cannot be read again ({' '.join(str(error).split())[:200]})") from None
 
 
 def _plan(source: Source, options: Options) -> list[tuple[Split, str, Sequence[CaptionedImage]]]:
@@ -364,8 +360,9 @@ def shard_captions(files: Iterable[Path]) -> Iterator[str]:
     import pyarrow.parquet as pq
 
     for file in files:
-        for batch in pq.ParquetFile(file).iter_batches(1000, columns=["captions"]):
-            yield from batch.column("captions").flatten().to_pylist()
+        with file.open("rb") as opened:
+            for batch in pq.ParquetFile(opened).iter_batches(1000, columns=["captions"]):
+                yield from batch.column("captions").flatten().to_pylist()
 
 
 def _split_of(shard: Shard) -> str:

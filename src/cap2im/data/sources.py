@@ -41,7 +41,7 @@ def read_source(
         raise ValueError(
             f"--caption-column {caption_column}: a source of kind {kind} has no columns of captions; huggingface and folder have"
         )
-    where = Path(path).expanduser()
+    where = Path(os.path.expanduser(path))  # of the text: Path drops the ./ of ./~name
     if kind not in ("huggingface", "webdataset"):
         if not where.exists():
             raise ValueError(f"{path}: no such file or folder")
@@ -92,7 +92,7 @@ def guess_kind(path: str) -> Kind:
     Raises:
         ValueError: nothing that is known lies there.
     """
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     if not folder.exists():
         if path.endswith(".tar"):  # a pattern
             return "webdataset"

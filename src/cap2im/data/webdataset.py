@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import io
+import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -214,7 +215,7 @@ def expand_braces(pattern: str) -> list[str]:
                 raise ValueError(f"{pattern}: more than {MOST_FILES:,} files")
             expanded += [name[: match.start()] + choice + name[match.end() :] for choice in choices]
         names = expanded
-    return names
+    return list(dict.fromkeys(names))
 
 
 def tar_files(path: str) -> list[Path]:
@@ -223,7 +224,7 @@ def tar_files(path: str) -> list[Path]:
     Raises:
         ValueError: nothing is there, or one of the files is missing.
     """
-    where = Path(path).expanduser()
+    where = Path(os.path.expanduser(path))  # of the text: Path drops the ./ of ./~name
     if where.is_dir():
         files = sorted(file for file in where.rglob("*.tar") if not file.name.startswith("."))
         if not files:
@@ -259,7 +260,8 @@ def read_webdataset(path: str) -> Source:
     """
     files = tar_files(path)
     parents = {file.absolute().parent for file in files}
-    root = Path(path).expanduser().absolute() if Path(path).expanduser().is_dir() else _common(parents)
+    where = Path(os.path.expanduser(path))
+    root = where.absolute() if where.is_dir() else _common(parents)
     splits: dict[Split, list[CaptionedImage]] = {"train": [], "validation": [], "test": []}
     problems: list[Problem] = []
     for file in files:
