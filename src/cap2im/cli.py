@@ -625,6 +625,7 @@ def _needs_datasets() -> None:
         "cap2im prepare folder photos/ --out data/photos --side 56 --fit crop --validation 0.1",
         "cap2im prepare pairs photos/ --out data/photos --resume",
         "cap2im prepare huggingface OWNER/NAME --out data/name --caption-column text",
+        "cap2im prepare webdataset 'shards/{0000..0099}.tar' --out data/shards",
     )
 )
 def prepare(

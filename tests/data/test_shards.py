@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 
@@ -134,10 +136,37 @@ def test_images_of_any_shape_are_cropped_as_prepared(folder):
     assert images[:, 0].max() < 0.1
 
 
-def test_an_image_that_cannot_be_decoded_is_named(folder):
+def test_an_image_that_cannot_be_decoded_is_skipped(folder, capfd):
+    image = read_shard(str(folder / "data" / "train-00000-of-00004.parquet"))[0].image
+    members = {"7.png": b"nothing", "7.txt": b"red .", "8.png": image, "8.txt": b"blue ."}
+    tar_dataset(folder, members, 2)
+    made = batches(folder, batch_size=1)
+    assert len({made.at(step).images.sum().item() for step in range(6)}) == 1
+    assert len(made.fixed(5)) == 1
+    assert made.fixed_captions(5) == ["blue ."]
+    assert capfd.readouterr().err.count("skipped a sample: ") == 1
     tar_dataset(folder, {"7.png": b"nothing", "7.txt": b"red ."}, 1)
-    with pytest.raises(ValueError, match=r"train-0\.tar: image 7: cannot be decoded"):
+    with pytest.raises(ValueError, match=r"train-0\.tar: none of its images can be decoded; the first: .*image 7"):
         batches(folder, batch_size=1).at(0)
+
+
+def test_bad_samples_are_skipped_and_counted_once(folder, capfd):
+    image = read_shard(str(folder / "data" / "train-00000-of-00004.parquet"))[0].image
+    good = {f"{n}.{kind}": data for n in range(8) for kind, data in (("png", image), ("txt", b"red ."))}
+    bad = {"90.txt": b"a picture that was not downloaded", "91.png": image, "92.png": image, "92.json": b"{"}
+    noise = {"._1.png": b"a resource fork", "__MACOSX/._2.png": b"another", ".hidden/3.jpg": b"x"}
+    for rows in (8, 9, 11):  # with or without the bad ones
+        tar_dataset(folder, noise | good | bad, rows)
+        made, again = batches(folder), batches(folder)
+        assert made.steps_per_epoch == rows // 4
+        for step in range(5):
+            assert len(made.at(step).images) == 4
+        assert torch.equal(made.at(4).tokens, again.at(4).tokens)
+        assert capfd.readouterr().err.count("skipped 3 of 11 samples; the first: caption without image: image 90") == 2
+    for rows in (7, 12):
+        tar_dataset(folder, noise | good | bad, rows)
+        with pytest.raises(ValueError, match=f"holds 8 images and 3 that cannot be used; the manifest says {rows}"):
+            batches(folder).at(0)
 
 
 def test_captions_without_a_known_word_are_never_used(folder):
@@ -147,7 +176,7 @@ def test_captions_without_a_known_word_are_never_used(folder):
     made = batches(folder, batch_size=1)
     assert all(made.at(step).tokens.tolist() == [[2]] for step in range(5))
     tar_dataset(folder, {"1.png": image, "1.txt": "\u732b".encode()}, 1)
-    with pytest.raises(ValueError, match=r"image 1: has no caption with a known word"):
+    with pytest.raises(ValueError, match=r"none of its samples can be used; the first: caption without words: .*image 1"):
         batches(folder, batch_size=1).at(0)
 
 
@@ -175,15 +204,73 @@ def test_tar_shards_hold_images_beside_their_captions(folder, tmp_path):
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"1.png": b"x"}, r"1 has no \.txt"),
-        ({"1.txt": b"red ."}, r"1 has no \.bmp or \.gif or \.jpeg or \.jpg"),
-        ({"1.png": b"x", "1.txt": b"\n"}, "1 has no captions"),
-        ({"1.png": b"x", "1.json": b"{"}, "missing or damaged shard: Expecting"),
+        ({"1.png": b"x"}, r"image without captions: .*image 1: no \.txt and no \.json"),
+        ({"1.txt": b"red ."}, r"caption without image: .*image 1: its members: \.txt"),
+        ({"1.cls": b"3"}, r"unusable entry: .*image 1: neither picture nor captions; its members: \.cls"),
+        ({"1.heic": b"x", "1.txt": b"red ."}, r"unreadable image: .*image 1: \.heic pictures are not read"),
+        ({"1.png": b"x", "1.txt": b"\n"}, r"image without captions: .*image 1: 1\.txt is empty"),
+        ({"1.png": b"x", "1.txt": b"\xff\xfe\xfd"}, r"image without captions: .*image 1: 1\.txt"),
+        ({"1.png": b"x", "1.json": b"{"}, r"image without captions: .*image 1: 1\.json: EOF while parsing"),
+        ({"1.png": b"x", "1.json": b"[" * 10_000}, r"image without captions: .*image 1: 1\.json: recursion limit"),
+        ({"1.png": b"x", "1.json": b'{"caption": 3}'}, r"image without captions: .*image 1: 1\.json has no text under captions"),
     ],
 )
-def test_incomplete_tar_shards_are_told(tmp_path, members, message):
-    with pytest.raises(ValueError, match=rf"shard\.tar: missing or damaged shard: .*{message}|{message}"):
+def test_incomplete_samples_are_named(tmp_path, members, message):
+    whole = {"0.png": b"x", "0.txt": b"red ."}
+    problems = []
+    assert [image.captions for image in read_shard(tar(tmp_path / "shard.tar", whole | members), problems)] == [("red .",)]
+    assert len(problems) == 1
+    assert re.search(message, str(problems[0]))
+    with pytest.raises(ValueError, match=rf"shard\.tar: none of its 1 samples can be used; the first: {message}"):
         read_shard(tar(tmp_path / "shard.tar", members))
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ({"a.b/1.v2.jpg": b"x", "a.b/1.v2.txt": b"red ."}, {"a.b/1.v2": ("red .",)}),
+        ({"1.l.jpg": b"x", "1.l.txt": b"red .", "1.r.jpg": b"y", "1.r.txt": b"blue ."}, {"1.l": ("red .",), "1.r": ("blue .",)}),
+        ({"1.jpg": b"x", "1.txt": b"red .", "1.seg.png": b"y"}, {"1": ("red .",)}),
+        ({"1.img.jpg": b"x", "1.txt": b"red ."}, {"1": ("red .",)}),
+        ({"../../1.JPG": b"x", "../../1.TXT": b"red ."}, {"../../1": ("red .",)}),
+        ({"1.jpg": b"x", "1.json": b"{", "1.txt": b"red ."}, {"1": ("red .",)}),
+        ({"1.jpg": b"x", "1.json": b'["red .", {"text": "blue ."}, 3]'}, {"1": ("red .", "blue .")}),
+        ({"1.jpg": b"x", "1.json": b'{"captions": [], "caption": "red ."}'}, {"1": ("red .",)}),
+        ({"1.jpg": b"x", "1.txt": b"\xef\xbb\xbfred .\r\nblue ."}, {"1": ("red .", "blue .")}),
+    ],
+)
+def test_members_of_one_key_are_a_sample(tmp_path, members, expected):
+    images = read_shard(path := tar(tmp_path / "shard.tar", members))
+    assert {image.name.removeprefix(f"{path}: image "): image.captions for image in images} == expected
+
+
+def test_links_inside_of_a_tar_are_followed(tmp_path):
+    def link(archive: tarfile.TarFile, name: str, target: str, kind: bytes) -> None:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, target
+        archive.addfile(member)
+
+    tar(path := tmp_path / "shard.tar", {"a/1.png": b"x", "a/1.txt": b"red ."})
+    with tarfile.open(path, "a") as archive:
+        link(archive, "a/2.png", "1.png", tarfile.SYMTYPE)
+        link(archive, "a/2.txt", "a/1.txt", tarfile.LNKTYPE)
+        link(archive, "a/3.png", "../../etc/passwd", tarfile.SYMTYPE)
+        link(archive, "a/3.txt", "/etc/passwd", tarfile.SYMTYPE)
+        link(archive, "a/4.png", "4.png", tarfile.SYMTYPE)
+        link(archive, "a/4.txt", "a/1.txt", tarfile.LNKTYPE)
+    problems = []
+    assert [image.image for image in read_shard(str(path), problems)] == [b"x", b"x"]
+    assert [problem.kind for problem in problems] == ["unreadable image", "unreadable image"]
+
+
+def test_a_compressed_tar_is_read_up_to_a_limit(tmp_path, monkeypatch):
+    tar(tmp_path / "shard.tar", {"1.png": b"x" * 50_000, "1.txt": b"red ."})
+    path = tmp_path / "shard.tar.gz"
+    path.write_bytes(gzip.compress((tmp_path / "shard.tar").read_bytes()))
+    assert [image.captions for image in read_shard(str(path))] == [("red .",)]
+    monkeypatch.setattr("cap2im.data.shards.LARGEST_UNPACKED", 40_000)
+    with pytest.raises(ValueError, match=r"shard\.tar\.gz: .*unpacks to more than 40,000 bytes"):
+        read_shard(str(path))
 
 
 def test_damaged_shards_are_told(folder, tmp_path):

@@ -211,7 +211,7 @@ def test_a_streamed_run_remembers_it_and_is_measured_from_its_shards(dataset, tm
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_is_wrong_with_an_image_is_one_line_from_any_process(dataset, tmp_path, monkeypatch, workers):
-    def broken(_):
+    def broken(*_, **__):
         raise OSError("broken")
 
     monkeypatch.setattr("cap2im.data.captions.Image.open", broken)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from cap2im.data.digits import Split
-from cap2im.data.pictures import EXTENSIONS, Box, ImageReference
+from cap2im.data.pictures import EXTENSIONS, UNREADABLE_EXTENSIONS, Box, ImageReference
 from cap2im.data.tokenizer import is_unspaced
 from cap2im.data.vocabulary import LONGEST_CAPTION, Tokenizer, Vocabulary, split_words
 
@@ -222,8 +222,17 @@ def read_lines(path: Path, problems: list[Problem]) -> list[tuple[int, str]]:
 
 def image_files(folder: Path) -> Iterator[Path]:
     """The image files below a folder, sorted; hidden ones do not count."""
+    yield from _files_with(EXTENSIONS, folder)
+
+
+def unreadable_image_files(folder: Path) -> Iterator[Path]:
+    """Yield the pictures below a folder, sorted, whose format is known and cannot be read, such as .heic; hidden ones do not count."""
+    yield from _files_with(UNREADABLE_EXTENSIONS, folder)
+
+
+def _files_with(extensions: frozenset[str], folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in EXTENSIONS and not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts):
+        if path.suffix.lower() in extensions and not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts):
             yield path
 
 

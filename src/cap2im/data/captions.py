@@ -8,9 +8,8 @@ may be smaller. `equal_lengths` does the former; captions that do not fill a bat
 
 from __future__ import annotations
 
+import glob
 import hashlib
-import io
-import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
+from numpy.lib.format import header_data_from_array_1_0, write_array_header_1_0
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
@@ -26,9 +25,10 @@ from torch import Tensor
 
 from cap2im.data.batch import ALL, Batch, fixed_noise, step_noise
 from cap2im.data.digits import Split
-from cap2im.data.pictures import Fit, fitted
+from cap2im.data.pictures import Fit, ImageBytes, fitted, read_image
 from cap2im.data.prepared import PreparedDataset
 from cap2im.data.vocabulary import Vocabulary, pad
+from cap2im.files import atomic_path
 from cap2im.randomness import generator
 
 CAPTIONS_AT_ONCE = 1_000
@@ -79,7 +79,10 @@ class CaptionedImages:
         import datasets  # an extra, and slow to import
 
         self.name = f"{dataset.folder}, {split}"
-        rows = datasets.load_dataset("parquet", data_files=[str(file) for file in dataset.files(split)], split="train")
+        files = [glob.escape(str(file.absolute())) for file in dataset.files(split)]  # `datasets` takes them as patterns
+        if named := next((file for file in files if "::" in file), None):
+            raise ValueError(f"{named}: `datasets` cannot open a path with '::'; rename the folder, or read it with --stream")
+        rows = datasets.load_dataset("parquet", data_files=files, split="train")
         if len(rows) != (told := sum(shard.rows for shard in dataset.shards(split))):
             raise ValueError(f"{self.name}: holds {len(rows)} images; the manifest says {told}")
         self._rows = rows.cast_column("image", datasets.Image(decode=False))
@@ -127,12 +130,17 @@ def pixels_of(stored: bytes, name: str, colours: int, side: int | None = None, f
     Raises:
         ValueError: it cannot be decoded; the message names it.
     """
+
+    def pixels_of_image(picture: Image.Image) -> np.ndarray:
+        upright = picture if side is None or picture.size == (side, side) else fitted(picture, side, fit)
+        return np.array(upright.convert("RGB" if colours == 3 else "L"))
+
     try:
-        with Image.open(io.BytesIO(stored)) as picture:
-            upright = picture if side is None or picture.size == (side, side) else fitted(picture, side, fit)
-            pixels = np.array(upright.convert("RGB" if colours == 3 else "L"))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(f"{name}: cannot be decoded: {error}") from None
+        pixels = read_image(ImageBytes(name, stored), pixels_of_image)
+    except MemoryError:
+        raise
+    except Exception as error:  # a decoder can fail in any way
+        raise ValueError(f"{name}: cannot be decoded: {' '.join(str(error).split())}") from None
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], colours)).permute(2, 0, 1)
 
 
@@ -146,14 +154,15 @@ def sentence_vectors(dataset: PreparedDataset, split: Split, captions: Sequence[
     path = Path(dataset.folder) / "sentence-vectors" / f"{split}-{key}.npy"
     if not path.is_file():
         path.parent.mkdir(exist_ok=True)
-        draft = path.with_name(f".{path.name}")
-        vectors = open_memmap(draft, "w+", np.float16, (len(captions), encoder.features))
         steps = range(0, len(captions), 100)
         quiet = len(captions) < CAPTIONS_AT_ONCE
-        for start in track(steps, f"{encoder.name} reads the {split} captions", console=Console(stderr=True), disable=quiet):
-            vectors[start : start + 100] = encoder.encode(captions[start : start + 100]).half().numpy()
-        vectors.flush()
-        os.replace(draft, path)
+        # written, not mapped: a full disk would end a process that writes into a mapped file by SIGBUS
+        with atomic_path(path) as draft, draft.open("wb") as file:
+            for start in track(steps, f"{encoder.name} reads the {split} captions", console=Console(stderr=True), disable=quiet):
+                vectors = encoder.encode(captions[start : start + 100]).half().numpy()
+                if start == 0:
+                    write_array_header_1_0(file, header_data_from_array_1_0(vectors) | {"shape": (len(captions), encoder.features)})
+                file.write(vectors.tobytes())
     return np.load(path, mmap_mode="r")
 
 

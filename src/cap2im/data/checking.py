@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +14,11 @@ from cap2im.data.captioned import PROBLEMS, SPLIT_FOLDERS, CaptionedImage, Pickl
 from cap2im.data.digits import Split
 from cap2im.data.kinds import Kind
 from cap2im.data.pictures import Box, Examined, ImageBytes, ImageReference, examine_pictures
-from cap2im.data.prepared import Manifest
+from cap2im.data.prepared import Manifest, PreparedDataset, is_url, parse_manifest
 from cap2im.data.preparing import MANIFEST, VOCABULARY
 from cap2im.data.vocabulary import Tokenizer, Vocabulary, split_words
 from cap2im.data.workers import available_workers, batched, parallel, progress_bar
-from cap2im.files import file_sha256
+from cap2im.files import file_sha256, read_bytes, read_json
 
 TASK_ROWS = 16
 
@@ -143,56 +142,70 @@ def _compare(report: Report, vocabulary: Vocabulary | None) -> None:
             report.unknown[split] = sum(n for word, n in summary.words.items() if word not in known) / total
 
 
-def check_prepared(folder: Path, *, workers: int | None = None) -> Report:
-    """A prepared dataset against its manifest: checksums first, then pictures and captions of the shards that are whole.
+def check_prepared(folder: Path | str, *, workers: int | None = None) -> Report:
+    """Compare a prepared dataset with its manifest: checksums first, then pictures and captions of the shards that are whole.
+
+    Args:
+        folder: a folder, or a URL that fsspec knows, whose checksums are not compared.
+        workers: processes; None takes as many as there are processors.
 
     Raises:
-        ValueError: the manifest is damaged.
+        ValueError: the manifest is damaged, or cannot be read.
     """
-    text = (folder / MANIFEST).read_bytes()
-    try:
-        shards = Manifest.model_validate_json(text).shards
-        words = json.loads(text).get("vocabulary", {}).get("sha256")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{folder / MANIFEST}: damaged ({' '.join(str(error).split())[:300]})") from None
+    problems: list[Problem] = []
+    vocabulary = None
+    if is_url(str(folder)):
+        dataset = PreparedDataset.open(folder)
+        vocabulary, files = dataset.vocabulary, [(shard, dataset.url(shard)) for shard in dataset.manifest.shards]
+    else:
+        folder = Path(folder)
+        manifest = parse_manifest(read_bytes(folder / MANIFEST), str(folder))
+        problems = _damaged_files(folder, manifest)
+        damaged = {problem.file for problem in problems}
+        files = [(shard, str(folder / shard.file)) for shard in manifest.shards if str(folder / shard.file) not in damaged]
+        if str(folder / VOCABULARY) not in damaged:
+            try:
+                vocabulary = read_json(folder / VOCABULARY, Vocabulary)
+            except ValueError as error:
+                reason = str(error).removeprefix(f"{folder / VOCABULARY}: ")
+                problems.append(Problem("damaged file", str(folder / VOCABULARY), " ".join(reason.split())[:200]))
+    whole: dict[Split, list[tuple[str, int]]] = {}
+    for shard, url in files:
+        whole.setdefault(SPLIT_FOLDERS[shard.split], []).append((url, shard.rows))
+    splits = {split: (sum(rows for _, rows in shards), _stored(shards, problems)) for split, shards in whole.items()}
+    return _check("prepared", splits, problems, vocabulary, "released" if vocabulary is None else vocabulary.tokens, workers)
+
+
+def _damaged_files(folder: Path, manifest: Manifest) -> list[Problem]:
+    """Return the files that are missing, altered, or not in the manifest."""
     problems = []
-    for name, sha256 in [*((shard.file, shard.sha256) for shard in shards if "://" not in shard.file), (VOCABULARY, words)]:
+    for name, sha256 in [*((shard.file, shard.sha256) for shard in manifest.shards), (VOCABULARY, manifest.vocabulary.sha256)]:
         path = folder / name
         if not path.is_file():
             problems.append(Problem("damaged file", str(path), "missing"))
         elif sha256 is not None and (found := file_sha256(path)) != sha256:
             problems.append(Problem("damaged file", str(path), f"truncated or altered: SHA-256 {found[:12]}…, expected {sha256[:12]}…"))
-    listed = {shard.file for shard in shards}
+    listed = {shard.file for shard in manifest.shards}
     strays = sorted(file for file in (folder / "data").glob("*.parquet") if f"data/{file.name}" not in listed)
-    problems += [Problem("damaged file", str(file), "not in the manifest, but would be loaded") for file in strays]
-    damaged = {problem.file for problem in problems}
-    whole: dict[Split, list[tuple[str, int]]] = {}
-    for shard in shards:
-        url = shard.file if "://" in shard.file else str(folder / shard.file)
-        if url not in damaged:
-            whole.setdefault(SPLIT_FOLDERS[shard.split], []).append((url, shard.rows))
-    splits = {split: (sum(rows for _, rows in files), _stored(files, problems)) for split, files in whole.items()}
-    vocabulary = None
-    if str(folder / VOCABULARY) not in damaged:
-        try:
-            vocabulary = Vocabulary.model_validate_json((folder / VOCABULARY).read_text("utf-8"))
-        except ValueError as error:
-            problems.append(Problem("damaged file", str(folder / VOCABULARY), " ".join(str(error).split())[:200]))
-    return _check("prepared", splits, problems, vocabulary, "released" if vocabulary is None else vocabulary.tokens, workers)
+    return problems + [Problem("damaged file", str(file), "not in the manifest, but would be loaded") for file in strays]
 
 
 def _stored(shards: Sequence[tuple[str, int]], problems: list[Problem]) -> Iterator[CaptionedImage]:
     """The images of shards, one shard in memory at a time; what is wrong with a shard is added to the problems."""
-    from cap2im.data.shards import read_shard
+    from cap2im.data.shards import check_rows, read_shard
 
     for url, rows in shards:
+        skipped: list[Problem] = []
         try:
-            images = read_shard(url)
+            images = read_shard(url, skipped)
         except ValueError as error:
             problems.append(Problem("damaged file", url, str(error).removeprefix(f"{url}: ")))
             continue
-        if len(images) != rows:
-            problems.append(Problem("damaged file", url, f"holds {len(images)} images; the manifest says {rows}"))
+        problems += skipped
+        try:
+            check_rows(url, rows, len(images), len(skipped))
+        except ValueError as error:
+            problems.append(Problem("damaged file", url, str(error).removeprefix(f"{url}: ")))
         for image in images:
             yield CaptionedImage(image.name, ImageBytes(image.name, image.image), image.captions)
 
@@ -219,11 +232,11 @@ def check(
     """
     from cap2im.data.sources import guess_kind, read_source
 
-    if kind is None and (Path(path) / MANIFEST).is_file():
+    if kind is None and (is_url(path) or (Path(path) / MANIFEST).is_file()):
         asked = {"--tokens": tokens, "--image-column": image_column, "--caption-column": caption_column}
         if strays := [option for option, value in asked.items() if value is not None]:
             raise ValueError(f"{path}: is a prepared dataset, and {', '.join(strays)} means nothing there")
-        return check_prepared(Path(path), workers=workers)
+        return check_prepared(path, workers=workers)
     found = guess_kind(path) if kind is None else kind
     source = read_source(found, path, read_pickle=read_pickle, image_column=image_column, caption_column=caption_column)
     return check_source(source, found, tokens=tokens, workers=workers)

@@ -22,9 +22,10 @@ from cap2im.data.captioned import (
     image_files,
     read_lines,
     split_of,
+    unreadable_image_files,
 )
 from cap2im.data.digits import Split
-from cap2im.data.pictures import EXTENSIONS, ImageBytes, ImageFile
+from cap2im.data.pictures import EXTENSIONS, ImageBytes, ImageFile, unreadable_format
 from cap2im.hub import is_repository
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -268,6 +269,9 @@ def read_pairs(path: Path) -> Source:
             splits[split_of(relative)].append(CaptionedImage(relative.with_suffix("").as_posix(), ImageFile(file), captions))
         else:
             problems.append(Problem("image without captions", str(file), f"there is no {text.name}"))
+    for file in unreadable_image_files(path):
+        problems.append(Problem("unreadable image", str(file), unreadable_format(file.suffix)))
+        used.add(file.with_suffix(".txt"))
     if not any(splits.values()):
         raise ValueError(f"{path}: no image in this folder has a text file of its name beside it (name.jpg + name.txt)")
     strays = [file for file in sorted(path.rglob("*.txt")) if file not in used and not file.name.startswith(".")]

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-Kind = Literal["coco", "birds", "folder", "pairs", "huggingface", "released", "attngan", "cifar"]
+Kind = Literal["coco", "birds", "folder", "pairs", "huggingface", "released", "attngan", "cifar", "webdataset"]
 KINDS: tuple[str, ...] = get_args(Kind)

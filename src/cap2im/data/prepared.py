@@ -2,28 +2,67 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, get_args
+from typing import IO, Annotated, Any, Literal, get_args
+from urllib.parse import quote
 
 import fsspec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.progress import track
 
 from cap2im.data.digits import Split
-from cap2im.data.preparing import FORMAT, MANIFEST, VOCABULARY
+from cap2im.data.preparing import FORMAT, MANIFEST, VOCABULARY, Rows, check_relative
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.files import file_sha256
+from cap2im.files import LARGEST_DOCUMENT, check_regular_file, file_sha256, parse_json, sha256
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 WORTH_A_BAR = 10**9  # bytes
 
 
-def _of_a_split(file: str) -> str:
+def is_url(text: str) -> bool:
+    """Return whether a text is a URL of fsspec (`s3://...`, `zip://...::https://...`); all else is a path, whatever it holds."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+(::[A-Za-z][A-Za-z0-9+.-]+)*://", text) is not None
+
+
+def join_url(folder: str, file: str) -> str:
+    """Return the path or URL of a file below a folder; HTTP's URLs are percent-encoded."""
+    if not is_url(folder):
+        return f"{folder}/{file}"
+    return f"{folder.rstrip('/')}/{quote(file) if folder.startswith(('http://', 'https://')) else file}"
+
+
+@contextmanager
+def open_file(where: str) -> Iterator[IO[bytes]]:
+    """Open a path, which is no pattern, or a URL of fsspec.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is no regular file, or cannot be read from there.
+    """
+    if is_url(where):
+        with fsspec.open(where, "rb", expand=False) as file:
+            yield file
+        return
+    path = Path(where)
+    if path.exists():
+        check_regular_file(path)
+    with path.open("rb") as file:
+        yield file
+
+
+def _shard_name(file: str) -> str:
+    """Return a shard's name: relative to the dataset, or a URL."""
     if PurePosixPath(file).name.split("-")[0] not in SPLITS:
         raise ValueError(f"the name begins with none of {', '.join(SPLITS)}")
+    if not is_url(file):
+        return check_relative(file)
+    if "::" in file:
+        raise ValueError("a chain of URLs is not followed")
     return file
 
 
@@ -32,13 +71,27 @@ class Shard(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    file: Annotated[str, AfterValidator(_of_a_split)]  # relative to the dataset, or a URL
-    rows: int = Field(ge=0)
+    file: Annotated[str, AfterValidator(_shard_name)]  # relative to the dataset, or a URL
+    rows: Rows
     sha256: str | None = None
 
     @property
     def split(self) -> str:
         return PurePosixPath(self.file).name.split("-")[0]
+
+
+class VocabularyEntry(BaseModel):
+    """What the manifest knows of the vocabulary."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sha256: str | None = None
+
+
+def _different(shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
+    if len({shard.file for shard in shards}) < len(shards):
+        raise ValueError("a shard is listed twice")
+    return shards
 
 
 class Manifest(BaseModel):
@@ -47,10 +100,37 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     format: str
-    side: int = Field(ge=1)
+    side: int = Field(ge=1, le=65_535, strict=True)
     fit: Literal["stretch", "crop", "shorter"]
     source: dict[str, Any]
-    shards: tuple[Shard, ...]
+    vocabulary: VocabularyEntry = VocabularyEntry()
+    shards: Annotated[tuple[Shard, ...], AfterValidator(_different)]
+
+
+def parse_manifest(data: bytes, folder: str) -> Manifest:
+    """Validate the manifest of a dataset.
+
+    Args:
+        data: the content of `manifest.json`.
+        folder: path or URL of the dataset. Only the manifest of a URL may name shards by URL, and only that of a `file://` URL local files.
+
+    Raises:
+        ValueError: damaged, of another version, or it names a shard outside of the dataset.
+    """
+    manifest = parse_json(data, Manifest, join_url(folder, MANIFEST))
+    if manifest.format != FORMAT:
+        raise ValueError(f"{folder}: its format is {manifest.format!r}, this version of cap2im reads {FORMAT!r}")
+    if not is_url(folder) and (elsewhere := next((shard.file for shard in manifest.shards if is_url(shard.file)), None)):
+        there = Path(folder).absolute().as_uri()
+        raise ValueError(
+            f"{folder}: its manifest names {elsewhere}; URLs are followed only if the dataset itself is given as a URL: {there}"
+        )
+    local = ("file:", "local:")
+    if not folder.lower().startswith(local) and (
+        here := next((shard.file for shard in manifest.shards if shard.file.lower().startswith(local)), None)
+    ):
+        raise ValueError(f"{folder}: its manifest names {here}, a file of this machine")
+    return manifest
 
 
 @dataclass(frozen=True)
@@ -71,27 +151,23 @@ class PreparedDataset:
 
     @classmethod
     def open(cls, folder: str | Path) -> PreparedDataset:
-        """Reads what a dataset says of itself.
+        """Read the manifest and the vocabulary of a dataset.
 
         Raises:
             ValueError: it is no prepared dataset, or damaged, or of another version.
         """
+        where = str(folder)
         try:
-            text = _read(f"{folder}/{MANIFEST}")
+            data = _read(join_url(where, MANIFEST))
         except FileNotFoundError:
             made = "cap2im prepare KIND PATH --out DIR makes one"
             raise ValueError(f"{folder}: no prepared dataset, for it has no {MANIFEST}; {made}") from None
+        manifest = parse_manifest(data, where)
         try:
-            manifest = Manifest.model_validate_json(text)
-            vocabulary = Vocabulary.model_validate_json(_read(f"{folder}/{VOCABULARY}"))
+            vocabulary = parse_json(_read(join_url(where, VOCABULARY)), Vocabulary, join_url(where, VOCABULARY))
         except FileNotFoundError:
             raise ValueError(f"{folder}: damaged dataset: no {VOCABULARY}") from None
-        except ValidationError as error:
-            told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
-            raise ValueError(f"{folder}: damaged dataset: {told}") from None
-        if manifest.format != FORMAT:
-            raise ValueError(f"{folder}: its format is {manifest.format!r}, this version of cap2im reads {FORMAT!r}")
-        return cls(str(folder), manifest, vocabulary, hashlib.sha256(text).hexdigest())
+        return cls(where, manifest, vocabulary, sha256(data))
 
     def shards(self, split: Split) -> list[Shard]:
         """The shards of a split that hold anything.
@@ -111,8 +187,8 @@ class PreparedDataset:
         return found
 
     def url(self, shard: Shard) -> str:
-        """Where a shard lies."""
-        return shard.file if "://" in shard.file else f"{self.folder}/{shard.file}"
+        """Return the path or URL of a shard."""
+        return shard.file if is_url(shard.file) else join_url(self.folder, shard.file)
 
     def is_here(self, split: Split) -> bool:
         """Whether all of a split are Parquet files of this machine, so that they need not be streamed."""
@@ -127,7 +203,7 @@ class PreparedDataset:
         shards = self.shards(split)
         files = [Path(self.url(shard)) for shard in shards]
         for file in files:
-            if file.suffix == ".parquet" and "://" not in self.folder and not file.is_file():
+            if file.suffix == ".parquet" and not is_url(self.folder) and not file.is_file():
                 raise ValueError(f"{file}: missing; cap2im prepare with --resume makes it again")
             if file.suffix != ".parquet" or not file.is_file():
                 raise ValueError(f"{file}: is no Parquet file of this machine; shards that are tar files or lie elsewhere want --stream")
@@ -156,17 +232,20 @@ class PreparedDataset:
         return {"sha256": self.sha256, "source": self.manifest.source}
 
 
-def _read(url: str) -> bytes:
-    """A whole file.
+def _read(where: str) -> bytes:
+    """Return the content of a document.
 
     Raises:
         FileNotFoundError: it is not there.
-        ValueError: it cannot be read from there.
+        ValueError: it cannot be read from there, or is too large.
     """
     try:
-        with fsspec.open(url, "rb") as file:
-            return bytes(file.read())
+        with open_file(where) as file:
+            data = file.read(LARGEST_DOCUMENT + 1)
     except FileNotFoundError:
         raise
     except (OSError, ImportError, ValueError) as error:
-        raise ValueError(f"{url}: cannot be read: {' '.join(str(error).split())[:200]}") from None
+        raise ValueError(f"{where}: cannot be read: {' '.join(str(error).split())[:200]}") from None
+    if len(data) > LARGEST_DOCUMENT:
+        raise ValueError(f"{where}: more than {LARGEST_DOCUMENT:,} bytes")
+    return bytes(data)

@@ -4,11 +4,12 @@
     OUT/vocabulary.json    OUT/manifest.json    OUT/README.md    OUT/problems.txt (only if there are any)
 
 Shards are written one at a time, a draft first and then renamed; an interrupted run leaves whole shards and goes on from them. The same
-source and options give the same bytes.
+source and options give the same bytes. Each shard is opened again as training opens it.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -16,20 +17,25 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Annotated, Any, Literal
+
+from PIL import Image
+from pydantic import AfterValidator, BaseModel, Field
 
 import cap2im
-from cap2im.data.captioned import CaptionedImage, LazyRecords, Problem, Source, fingerprint, tokens_of, usable_captions
+from cap2im.data.captioned import PROBLEMS, CaptionedImage, LazyRecords, Problem, Source, fingerprint, tokens_of, usable_captions
 from cap2im.data.digits import Split
 from cap2im.data.pictures import JPEG_QUALITY, LARGEST_PNG, Fit, PictureTask, prepare_pictures
 from cap2im.data.vocabulary import Tokenizer, Vocabulary
 from cap2im.data.workers import available_workers, batched, parallel, progress_bar
-from cap2im.files import file_sha256, is_unbegun
+from cap2im.files import atomic_path, file_sha256, is_unbegun, read_json, write_atomically
 
 FORMAT = "cap2im captioned images 1"
 MANIFEST, VOCABULARY, PROBLEMS_FILE, CARD = "manifest.json", "vocabulary.json", "problems.txt", "README.md"
 PROGRESS = "preparing.json"  # only while a run is not done
+ENCODING = 2  # changes when the same picture is stored in other bytes
+MOST_ROWS = 10**9  # of a shard
 TASK_ROWS = 16  # images that a worker is given at once
 GROUP_ROWS = 256  # images that are in memory at once
 
@@ -74,10 +80,38 @@ class Shard:
     problems: tuple[Problem, ...] = ()
 
 
+def check_relative(file: str) -> str:
+    """Return the name of a file below the dataset's folder.
+
+    Raises:
+        ValueError: it is absolute, has a drive letter, or leads out of the folder by `..`.
+    """
+    windows = PureWindowsPath(file)
+    if "\0" in file or PurePosixPath(file).is_absolute() or windows.drive or windows.root or ".." in windows.parts or not windows.parts:
+        raise ValueError("a file below the dataset's folder is needed, without .. and not absolute")
+    return file
+
+
+Rows = Annotated[int, Field(ge=0, le=MOST_ROWS, strict=True)]
+
+
+class _ShardEntry(BaseModel):
+    file: Annotated[str, AfterValidator(check_relative)]
+    rows: Rows
+    captions: Annotated[int, Field(ge=0, strict=True)]
+    sha256: str
+    problems: tuple[tuple[str, str, str], ...] = ()
+
+
+class _Progress(BaseModel):
+    """What an earlier run left in `preparing.json` or `manifest.json`."""
+
+    fingerprint: str
+    shards: tuple[_ShardEntry, ...]
+
+
 def _write_json(path: Path, document: Any) -> None:
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8", errors="backslashreplace")
-    os.replace(draft, path)
+    write_atomically(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
 def _schema() -> Any:
@@ -102,7 +136,6 @@ def _write_shard(
 
     problems: list[Problem] = []
     rows = captions_written = 0
-    draft = path.with_name(f".{path.name}.draft")
     waiting: deque[list[CaptionedImage]] = deque()
 
     def tasks() -> Iterator[PictureTask]:
@@ -113,29 +146,53 @@ def _write_shard(
     schema = _schema()
     extension = options.image_format.lower()
     group: list[dict[str, Any]] = []
-    with pq.ParquetWriter(draft, schema, compression="zstd", use_dictionary=False) as writer:
-        for pictures in compute(prepare_pictures, tasks()):
-            part = waiting.popleft()
-            for record, picture in zip(part, pictures, strict=True):
-                captions, wrong = usable_captions(record, options.captions, tokens)
-                problems += wrong
-                if isinstance(picture, str):
-                    problems.append(Problem("unreadable image", record.image.name, picture))
-                elif captions:
-                    image = {"bytes": picture, "path": f"{record.id.replace('/', '-')}.{extension}"}
-                    group.append({"id": record.id, "image": image, "captions": captions, "class_id": record.class_id})
-                    captions_written += len(captions)
-            if len(group) >= GROUP_ROWS:
-                writer.write_table(pa.Table.from_pylist(group, schema))
-                rows += len(group)
-                group.clear()
-            advance(len(part))
-        writer.write_table(pa.Table.from_pylist(group, schema))
-        rows += len(group)
-    with open(draft, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(draft, path)
+    with atomic_path(path) as draft:
+        # an open file, because pyarrow takes some paths for URLs
+        with draft.open("wb") as file, pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False) as writer:
+            for pictures in compute(prepare_pictures, tasks()):
+                part = waiting.popleft()
+                for record, picture in zip(part, pictures, strict=True):
+                    captions, wrong = usable_captions(record, options.captions, tokens)
+                    problems += wrong
+                    if isinstance(picture, str):
+                        problems.append(Problem("unreadable image", record.image.name, picture))
+                    elif captions:
+                        image = {"bytes": picture, "path": f"{record.id.replace('/', '-')}.{extension}"}
+                        group.append({"id": record.id, "image": image, "captions": captions, "class_id": record.class_id})
+                        captions_written += len(captions)
+                if len(group) >= GROUP_ROWS:
+                    writer.write_table(pa.Table.from_pylist(group, schema))
+                    rows += len(group)
+                    group.clear()
+                advance(len(part))
+            writer.write_table(pa.Table.from_pylist(group, schema))
+            rows += len(group)
+        _read_back(draft, rows, options)
     return Shard(name, rows, captions_written, file_sha256(path), tuple(problems))
+
+
+def _read_back(file: Path, rows: int, options: Options) -> None:
+    """Open a written shard as training does, and decode its first pictures.
+
+    Raises:
+        ValueError: it is not what was written; the disk or its memory is at fault.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with file.open("rb") as opened:
+            shard = pq.ParquetFile(opened)
+            if shard.metadata.num_rows != rows:
+                raise ValueError(f"{shard.metadata.num_rows} rows")
+            batch = next(shard.iter_batches(TASK_ROWS, columns=["image"]), None)
+            for stored in () if batch is None else batch.column("image").to_pylist():
+                with Image.open(io.BytesIO(stored["bytes"])) as image:
+                    image.load()
+                    if min(image.size) != options.side:
+                        raise ValueError(f"a picture of {image.width} x {image.height}")
+    except (OSError, ValueError, SyntaxError, pa.ArrowException) as error:
+        raise ValueError(f"{file}: what was written cannot be read again ({' '.join(str(error).split())[:200]})") from None
 
 
 def _plan(source: Source, options: Options) -> list[tuple[Split, str, Sequence[CaptionedImage]]]:
@@ -186,16 +243,18 @@ def _done_before(out: Path, resume: bool, print_of: str) -> list[Shard]:
             raise ValueError(f"{out}: this folder is not empty; {hint}")
         return []
     try:
-        document = json.loads(state.read_text("utf-8"))
-        before = document["fingerprint"]
-        shards = [
-            Shard(e["file"], e["rows"], e["captions"], e["sha256"], tuple(Problem(*p) for p in e.get("problems", ())))
-            for e in document["shards"]
-        ]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{state}: damaged ({error!r}); prepare into another folder") from None
-    if before != print_of:
-        raise ValueError(f"{out}: began with another source or other options, or files have changed since; prepare into another folder")
+        document = read_json(state, _Progress)
+    except ValueError as error:
+        raise ValueError(f"{' '.join(str(error).split())}; prepare into another folder") from None
+    if document.fingerprint != print_of:
+        raise ValueError(
+            f"{out}: began with another source or other options, files have changed since, or another version of cap2im made it; "
+            "prepare into another folder"
+        )
+    shards = []
+    for entry in document.shards:
+        problems = tuple(Problem(*problem) for problem in entry.problems if problem[0] in PROBLEMS)
+        shards.append(Shard(entry.file, entry.rows, entry.captions, entry.sha256, problems))
     return [shard for shard in shards if (out / shard.file).is_file() and file_sha256(out / shard.file) == shard.sha256]
 
 
@@ -249,12 +308,14 @@ def _vocabulary(captions: Iterable[str], tokens: Tokenizer, options: Options) ->
 def _prepare(source: Source, out: Path, kind: str, path: str, options: Options, workers: int | None, resume: bool) -> dict[str, Any]:
     """Writes what is not there yet; see `prepare`."""
     tokens = tokens_of(source, options.tokens)
-    making = {"kind": kind, "side": options.side, "fit": options.fit, "captions": options.captions, "tokens": tokens}
+    making = {"encoding": ENCODING, "kind": kind, "side": options.side, "fit": options.fit, "captions": options.captions, "tokens": tokens}
     print_of = fingerprint(source, making)
     shards = _done_before(out, resume, print_of)
     plan = _plan(source, options)
     done = {shard.file: shard for shard in shards}
     (out / "data").mkdir(exist_ok=True)
+    for draft in [*out.glob(".*.draft"), *(out / "data").glob(".*.draft")]:  # of a run that was killed
+        draft.unlink()
     _write_progress(out, print_of, shards)
     workers = available_workers() if workers is None else workers
     with parallel(workers) as compute, progress_bar("images") as bar:
@@ -284,8 +345,9 @@ def shard_captions(files: Iterable[Path]) -> Iterator[str]:
     import pyarrow.parquet as pq
 
     for file in files:
-        for batch in pq.ParquetFile(file).iter_batches(1000, columns=["captions"]):
-            yield from batch.column("captions").flatten().to_pylist()
+        with file.open("rb") as opened:
+            for batch in pq.ParquetFile(opened).iter_batches(1000, columns=["captions"]):
+                yield from batch.column("captions").flatten().to_pylist()
 
 
 def _split_of(shard: Shard) -> str:
@@ -310,10 +372,10 @@ def _finish(source: Source, out: Path, kind: str, path: str, options: Options, p
     for shard in shards:
         if _split_of(shard) not in counts:  # none of its pictures can be used
             (out / shard.file).unlink()
-    (out / VOCABULARY).write_text(vocabulary.model_dump_json(indent=1) + "\n", "utf-8")
+    write_atomically(out / VOCABULARY, vocabulary.model_dump_json(indent=1) + "\n")
     (out / PROBLEMS_FILE).unlink(missing_ok=True)
     if problems:
-        (out / PROBLEMS_FILE).write_text("".join(f"{problem}\n" for problem in problems), "utf-8")
+        write_atomically(out / PROBLEMS_FILE, "".join(f"{problem}\n" for problem in problems))
         kinds = Counter(problem.kind for problem in problems)
         print(
             f"problems, listed in {out / PROBLEMS_FILE}: {', '.join(f'{n} x {kind}' for kind, n in kinds.most_common())}", file=sys.stderr
@@ -335,7 +397,7 @@ def _finish(source: Source, out: Path, kind: str, path: str, options: Options, p
         "shards": [_entry(shard) for shard in shards if _split_of(shard) in counts],
         "fingerprint": print_of,
     }
-    (out / CARD).write_text(_card(manifest), "utf-8")
+    write_atomically(out / CARD, _card(manifest))
     _write_json(out / MANIFEST, manifest)
     (out / PROGRESS).unlink(missing_ok=True)
     return manifest

@@ -2,32 +2,35 @@
 
 Each process reads its own shards, one at a time, whole and in a random order, and goes through a shard's images in a random order; what
 comes next depends on the seed, the step and the number of processes, so that a resumed run opens the right shard at once. A shard is
-Parquet, as `cap2im prepare` writes it, or a tar file in the layout of WebDataset: `NAME.jpg` or `NAME.png` beside `NAME.json` with its
-`captions`, or `NAME.txt` with one caption a line.
+Parquet, as `cap2im prepare` writes it, or a tar file in the layout of WebDataset; see `webdataset`. A sample that cannot be used is
+skipped and reported, and another one of its shard takes its place: which one depends on the shard alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
-import json
+import sys
 import tarfile
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Any
 
-import fsspec
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from cap2im.data.batch import ALL, Batch, fixed_noise, step_noise
+from cap2im.data.captioned import Problem
 from cap2im.data.captions import SentenceEncoder, pixels_of
 from cap2im.data.digits import Split
-from cap2im.data.pictures import EXTENSIONS, Fit
-from cap2im.data.prepared import PreparedDataset
+from cap2im.data.pictures import Fit
+from cap2im.data.prepared import PreparedDataset, open_file
 from cap2im.data.vocabulary import pad
+from cap2im.data.webdataset import open_tar, read_member, read_samples
 from cap2im.randomness import generator
+
+LARGEST_UNPACKED = 2**29  # bytes of a compressed tar file
 
 
 @dataclass(frozen=True)
@@ -39,60 +42,84 @@ class CaptionedBytes:
     captions: tuple[str, ...]
 
 
-def read_shard(url: str) -> list[CaptionedBytes]:
-    """All images of a shard, Parquet or tar, from a path or any URL that fsspec knows.
+def read_shard(url: str, problems: list[Problem] | None = None) -> list[CaptionedBytes]:
+    """Return all usable images of a shard, Parquet or tar.
+
+    Args:
+        url: a path, or any URL that fsspec knows.
+        problems: is extended by the samples that cannot be used.
 
     Raises:
-        ValueError: it is missing or damaged, or an image in it has no captions.
+        ValueError: it is missing or damaged, or no sample of it can be used.
     """
+    skipped: list[Problem] = []
     try:
-        with fsspec.open(url, "rb") as file:
+        with open_file(url) as file:
             data = file.read()
-        return _parquet(url, data) if url.endswith(".parquet") else _tar(url, data)
-    except (OSError, KeyError, tarfile.TarError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{url}: missing or damaged shard: {' '.join(str(error).split())[:200]}") from None
+        images = _parquet(url, data, skipped) if url.endswith(".parquet") else _tar(url, data, skipped)
+    except (OSError, ImportError, ValueError, KeyError, tarfile.TarError) as error:
+        reason = " ".join(str(error).split()).removeprefix(f"{url}: ")
+        raise ValueError(f"{url}: missing or damaged shard: {reason[:200]}") from None
+    if skipped and not images:
+        raise ValueError(f"{url}: none of its {len(skipped)} samples can be used; the first: {skipped[0]}")
+    if problems is not None:
+        problems += skipped
+    return images
 
 
-def _parquet(url: str, data: bytes) -> list[CaptionedBytes]:
-    import pyarrow.parquet as pq  # an extra
-    from pyarrow import ArrowInvalid
+def check_rows(url: str, rows: int, images: int, skipped: int) -> None:
+    """Compare the samples of a shard with its manifest, which may count those that cannot be used or not.
+
+    Raises:
+        ValueError: samples are missing, or there are more.
+    """
+    if not images <= rows <= images + skipped:
+        also = f" and {skipped} that cannot be used" if skipped else ""
+        raise ValueError(f"{url}: holds {images} images{also}; the manifest says {rows}")
+
+
+def _parquet(url: str, data: bytes, problems: list[Problem]) -> list[CaptionedBytes]:
+    import pyarrow as pa  # an extra
+    import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(io.BytesIO(data), columns=["id", "image", "captions"])
-    except ArrowInvalid as error:
+        rows = pq.read_table(io.BytesIO(data), columns=["id", "image", "captions"]).to_pylist()
+    except pa.ArrowException as error:
         raise OSError(str(error)) from None
-    rows = zip(*(table.column(name).to_pylist() for name in ("id", "image", "captions")), strict=True)
-    return [CaptionedBytes(f"{url}: image {name}", image["bytes"], tuple(captions)) for name, image, captions in rows]
+    images = []
+    for number, row in enumerate(rows):
+        name, image, captions = f"{url}: image {row.get('id', number)}", row.get("image"), row.get("captions")
+        if not isinstance(image, dict) or not isinstance(image.get("bytes"), bytes):
+            problems.append(Problem("unreadable image", name, "its row holds no picture"))
+        elif not isinstance(captions, list) or not (texts := tuple(c for c in captions if isinstance(c, str) and c.strip())):
+            problems.append(Problem("image without captions", name))
+        else:
+            images.append(CaptionedBytes(name, image["bytes"], texts))
+    return images
 
 
-def _tar(url: str, data: bytes) -> list[CaptionedBytes]:
-    members: dict[str, dict[str, bytes]] = {}
-    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        for member in archive:
-            if member.isfile() and (file := archive.extractfile(member)) is not None:
-                path = PurePosixPath(member.name)
-                members.setdefault(str(path.with_suffix("")), {})[path.suffix.lower()] = file.read()
-    images = {name: _one(name, parts, sorted(EXTENSIONS)) for name, parts in members.items()}
-    return [CaptionedBytes(f"{url}: image {name}", image, _captions(name, members[name])) for name, image in images.items()]
+def _tar(url: str, data: bytes, problems: list[Problem]) -> list[CaptionedBytes]:
+    with open_tar(_uncompressed(data)) as archive:
+        samples = read_samples(archive, url, problems)
+        return [CaptionedBytes(f"{url}: image {each.key}", read_member(archive, each.image), each.captions) for each in samples]
 
 
-def _one(name: str, parts: dict[str, bytes], suffixes: Iterable[str]) -> bytes:
-    found = next((parts[suffix] for suffix in suffixes if suffix in parts), None)
-    if found is None:
-        raise KeyError(f"{name} has no {' or '.join(suffixes)}")
-    return found
+def _uncompressed(data: bytes) -> bytes:
+    """Return the content of a .tar.gz, and a plain tar file as it is.
 
-
-def _captions(name: str, parts: dict[str, bytes]) -> tuple[str, ...]:
-    if ".json" in parts:
-        document: dict[str, Any] = json.loads(parts[".json"])
-        told = document.get("captions", document.get("caption"))
-        captions = [told] if isinstance(told, str) else told
-    else:
-        captions = [line.strip() for line in _one(name, parts, (".txt",)).decode().splitlines() if line.strip()]
-    if not captions:
-        raise KeyError(f"{name} has no captions")
-    return tuple(captions)
+    Raises:
+        ValueError: damaged, or more than `LARGEST_UNPACKED` bytes.
+    """
+    if not data.startswith(b"\x1f\x8b"):
+        return data
+    try:
+        unpacker = zlib.decompressobj(wbits=31)  # gzip
+        content = unpacker.decompress(data, LARGEST_UNPACKED)
+    except zlib.error as error:
+        raise ValueError(f"damaged gzip file ({error})") from None
+    if unpacker.unconsumed_tail:
+        raise ValueError(f"unpacks to more than {LARGEST_UNPACKED:,} bytes; store shards without compression")
+    return content
 
 
 class ShardBatches:
@@ -138,6 +165,7 @@ class ShardBatches:
             told = f"a process may have no more than {least} {split} images, which do not fill its share of {batch_size}"
             raise ValueError(f"{dataset.folder}: {told}; a smaller batch may: --set train.batch_size=16")
         self._open: tuple[int, list[CaptionedBytes]] = (-1, [])
+        self._reported: set[str] = set()  # shards, and images that cannot be decoded
 
     def at(self, step: int, rows: slice = ALL) -> Batch:
         """The share of a process, told by its rows (its number, then every n-th), of the update that follows `step` updates."""
@@ -154,9 +182,10 @@ class ShardBatches:
             images, random = self._images(shard), generator("in shard", self.seed, epoch, shard)
             order = torch.randperm(len(images), generator=random)
             caption = torch.randint(2**31, (len(images),), generator=random)
-            for row in order[positions[which == part] - start].tolist():
-                chosen.append((images[row], int(caption[row])))
-        return self._batch(chosen, step_noise(self.seed, step, self.batch_size, self.noise_shape)[rows])
+            places = (positions[which == part] - start) % len(images)  # more rows than images: some were skipped
+            for row in order[places].tolist():
+                chosen.append((shard, row, int(caption[row])))
+        return self._batch([self._decoded(*each) for each in chosen], step_noise(self.seed, step, self.batch_size, self.noise_shape)[rows])
 
     @property
     def captions(self) -> list[str]:
@@ -165,36 +194,73 @@ class ShardBatches:
 
     def fixed(self, count: int) -> Batch:
         """At most `count` images, the first ones of the shards, with their first captions and the same noise at every call."""
-        chosen = [(image, 0) for image in self._first(count)]
+        chosen = [(image, pixels, 0) for image, pixels in self._first(count)]
         return self._batch(chosen, fixed_noise(len(chosen), self.noise_shape))
 
     def fixed_captions(self, count: int) -> list[str]:
         """The captions of `fixed`."""
-        return [image.captions[0] for image in self._first(count)]
+        return [image.captions[0] for image, _ in self._first(count)]
 
-    def _first(self, count: int) -> list[CaptionedBytes]:
-        chosen: list[CaptionedBytes] = []
+    def _first(self, count: int) -> list[tuple[CaptionedBytes, Tensor]]:
+        """Return the first images that can be decoded, with their pixels."""
+        chosen: list[tuple[CaptionedBytes, Tensor]] = []
         for shard in range(len(self._shards)):
-            if len(chosen) < count:
-                chosen += self._images(shard)[: count - len(chosen)]
+            for image in self._images(shard) if len(chosen) < count else ():
+                if len(chosen) < count and (pixels := self._pixels(image)) is not None:
+                    chosen.append((image, pixels))
         return chosen
 
+    def _decoded(self, shard: int, row: int, caption: int) -> tuple[CaptionedBytes, Tensor, int]:
+        """Return an image with its pixels, or the next one of its shard that can be decoded.
+
+        Raises:
+            ValueError: none of the shard can be decoded.
+        """
+        images = self._images(shard)
+        for each in (*range(row, len(images)), *range(row)):
+            if (pixels := self._pixels(images[each])) is not None:
+                return images[each], pixels, caption
+        raise ValueError(f"{self.dataset.url(self._shards[shard])}: none of its images can be decoded; the first: {images[0].name}")
+
+    def _pixels(self, image: CaptionedBytes) -> Tensor | None:
+        fit: Fit = "stretch" if self.dataset.manifest.fit == "stretch" else "crop"
+        try:
+            return pixels_of(image.image, image.name, self.colours, self.side, fit)
+        except ValueError as error:
+            self._report(image.name, f"skipped a sample: {error}")
+            return None
+
+    def _report(self, what: str, message: str) -> None:
+        """Print a message once; of several loader processes, which read the same shards, the first one prints."""
+        worker = get_worker_info()
+        if what not in self._reported and (worker is None or worker.id == 0):
+            print(f"cap2im: {message}", file=sys.stderr)
+        self._reported.add(what)
+
     def _images(self, shard: int) -> list[CaptionedBytes]:
-        """All of a shard; the last one stays in memory."""
+        """Return all usable images of a shard; the last shard stays in memory.
+
+        Raises:
+            ValueError: the shard is damaged, is not the one of the manifest, or has nothing that can be used.
+        """
         if self._open[0] != shard:
             url, known = self.dataset.url(self._shards[shard]), self.dataset.vocabulary.numbered
-            images = [dataclasses.replace(i, captions=tuple(c for c in i.captions if known(c))) for i in read_shard(url)]
-            if silent := next((image.name for image in images if not image.captions), None):
-                raise ValueError(f"{silent}: has no caption with a known word")
-            if len(images) != self._rows[shard]:
-                raise ValueError(f"{url}: holds {len(images)} images; the manifest says {int(self._rows[shard])}")
+            problems: list[Problem] = []
+            images = [dataclasses.replace(i, captions=tuple(c for c in i.captions if known(c))) for i in read_shard(url, problems)]
+            problems += [Problem("caption without words", image.name, "no known word") for image in images if not image.captions]
+            images = [image for image in images if image.captions]
+            check_rows(url, int(self._rows[shard]), len(images), len(problems))
+            if not images:
+                raise ValueError(f"{url}: none of its samples can be used; the first: {problems[0]}")
+            if problems:
+                first = f"{problems[0].kind}: {problems[0].file.removeprefix(f'{url}: ')}, {problems[0].detail}"
+                self._report(url, f"{url}: skipped {len(problems)} of {len(images) + len(problems)} samples; the first: {first}")
             self._open = (shard, images)
         return self._open[1]
 
-    def _batch(self, chosen: Sequence[tuple[CaptionedBytes, int]], noise: Tensor) -> Batch:
-        captions = [image.captions[number % len(image.captions)] for image, number in chosen]
+    def _batch(self, chosen: Sequence[tuple[CaptionedBytes, Tensor, int]], noise: Tensor) -> Batch:
+        captions = [image.captions[number % len(image.captions)] for image, _, number in chosen]
         tokens, mask = pad([self.dataset.vocabulary.numbered(caption) for caption in captions])
-        fit: Fit = "stretch" if self.dataset.manifest.fit == "stretch" else "crop"
-        pixels = torch.stack([pixels_of(image.image, image.name, self.colours, self.side, fit) for image, _ in chosen])
+        pixels = torch.stack([each for _, each, _ in chosen])
         vectors = None if self.encoder is None else self.encoder.encode(captions)
         return Batch(pixels.float() / 255, tokens, mask, noise, vectors)

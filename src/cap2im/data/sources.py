@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 from cap2im.data import folders, published
-from cap2im.data.captioned import LazyRecords, PickleReader, Problem, Source, hold_out, image_files, is_utf8
+from cap2im.data.captioned import LazyRecords, PickleReader, Problem, Source, hold_out, image_files, is_utf8, unreadable_image_files
 from cap2im.data.kinds import KINDS, Kind
+from cap2im.data.pictures import unreadable_format
+from cap2im.data.webdataset import read_webdataset
 
 
 def read_source(
@@ -39,8 +41,8 @@ def read_source(
         raise ValueError(
             f"--caption-column {caption_column}: a source of kind {kind} has no columns of captions; huggingface and folder have"
         )
-    where = Path(path).expanduser()
-    if kind != "huggingface":
+    where = Path(os.path.expanduser(path))  # of the text: Path drops the ./ of ./~name
+    if kind not in ("huggingface", "webdataset"):
         if not where.exists():
             raise ValueError(f"{path}: no such file or folder")
         if where.is_file() and kind not in ("coco", "released"):
@@ -56,6 +58,8 @@ def read_source(
             source = folders.read_pairs(where)
         case "cifar":
             source = folders.read_cifar(where)
+        case "webdataset":
+            source = read_webdataset(path)
         case "huggingface":
             source = folders.read_huggingface(path, image_column=image_column, caption_column=caption_column)
         case "birds":
@@ -64,6 +68,9 @@ def read_source(
             source = published.read_attngan(where, read_pickle)
         case "released":
             source = published.read_released(where, read_pickle, side)
+    if kind in ("folder", "cifar"):
+        others = unreadable_image_files(where)
+        source.problems += [Problem("unreadable image", str(file), unreadable_format(file.suffix)) for file in others]
     for split, records in source.splits.items():
         if not isinstance(records, LazyRecords):  # those have ids of our own
             source.problems += [Problem("wrong encoding", r.image.name, "its name is not UTF-8") for r in records if not is_utf8(r.id)]
@@ -85,11 +92,13 @@ def guess_kind(path: str) -> Kind:
     Raises:
         ValueError: nothing that is known lies there.
     """
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     if not folder.exists():
+        if path.endswith(".tar"):  # a pattern
+            return "webdataset"
         raise ValueError(f"{path}: no such file or folder")
     if folder.is_file():
-        by_ending: dict[str, Kind] = {".json": "coco", ".parquet": "huggingface", ".h5": "released"}
+        by_ending: dict[str, Kind] = {".json": "coco", ".parquet": "huggingface", ".h5": "released", ".tar": "webdataset"}
         if folder.suffix in by_ending:
             return by_ending[folder.suffix]
     else:
@@ -107,6 +116,8 @@ def guess_kind(path: str) -> Kind:
                 return kind
         if any(file.with_suffix(".txt").is_file() for file in image_files(folder)):
             return "pairs"
+        if any(next(folder.glob(pattern), None) is not None for pattern in ("*.tar", "*/*.tar")):
+            return "webdataset"
         if folders.misspelt_metadata(folder) or any(file.name in folders.METADATA for file in folder.rglob("metadata.*")):
             return "folder"
         if next(folder.glob("train/*/*"), None) is not None:
