@@ -1,0 +1,385 @@
+"""Read tables of pictures and captions: CSV with any separator, JSON lines, a JSON list or object, Parquet.
+
+What a file is follows from its content, not from its name.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cap2im.data.captioned import SPLIT_FOLDERS, Problem, read_lines, visible
+from cap2im.data.digits import Split
+from cap2im.data.listing import PICTURES
+from cap2im.files import check_regular_file, read_text, shortened
+
+IMAGE_COLUMNS = ("file_name", "filename", "image", "image_name", "image_path", "image_file", "file", "path", "img", "picture", "photo")
+CAPTION_COLUMNS = ("text", "caption", "captions", "texts", "sentences", "sentence", "comment", "comments", "description", "descriptions", "prompt")
+SPLIT_COLUMN = "split"
+TEXT_KEYS = ("raw", "caption", "text", "sentence", "value")  # of a caption that is an object
+SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
+LARGEST_TABLE = 2**30  # bytes of a Parquet file's cells in memory
+MOST_ROWS = 5_000_000
+
+Row = tuple[str, Mapping[str, Any]]  # where it stands, and its cells by column
+
+
+@dataclass(frozen=True)
+class AskedColumns:
+    """The columns that the user named; None and () where they are guessed."""
+
+    image: str | None = None
+    captions: tuple[str, ...] = ()
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns hold what; captions of several columns add up."""
+
+    image: str
+    captions: tuple[str, ...]
+    split: str | None
+    unused: tuple[str, ...] = ()  # other columns whose names are those of captions
+
+
+def plain(name: str) -> str:
+    """Return a column's name as it is compared: lower case, with underscores."""
+    return re.sub(r"[\s-]+", "_", name.strip().lower())
+
+
+def has_picture_ending(text: Any) -> bool:
+    """Return whether a cell is a file name with the ending of a picture."""
+    return isinstance(text, str) and len(text) < 1000 and PurePosixPath(text.strip().replace("\\", "/")).suffix.lower() in PICTURES
+
+
+def caption_columns(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the columns that are captions by their names, numbered ones (`caption_0`, `caption_1`) together, and others that might be."""
+    groups: dict[str, list[tuple[int, str]]] = {}
+    for name in names:
+        if (match := re.fullmatch(r"(.*?)_?(\d{1,4})?", plain(name))) and match[1] in CAPTION_COLUMNS:
+            groups.setdefault(match[1], []).append((-1 if match[2] is None else int(match[2]), name))
+    ordered = [tuple(name for _, name in sorted(groups[base])) for base in CAPTION_COLUMNS if base in groups]
+    return (ordered[0], tuple(name for group in ordered[1:] for name in group)) if ordered else ((), ())
+
+
+def choose_columns(names: Sequence[str], asked: AskedColumns, rows: Sequence[Mapping[str, Any]], where: str) -> Columns:
+    """Choose the columns of a table: those that were asked for, else by their names, else by what they hold.
+
+    Args:
+        names: all columns.
+        asked: the user's choice.
+        rows: some rows, to see what the columns hold.
+        where: the table's name, for messages.
+
+    Raises:
+        ValueError: a column is not there, or cannot be guessed; the message lists the columns with what they hold.
+    """
+    for option, column in [("image", asked.image), ("split", asked.split), *(("caption", c) for c in asked.captions)]:
+        if column is not None and column not in names:
+            raise ValueError(f"{where}: no column {column!r} (--{option}-column); its columns: {describe_columns(names, rows)}")
+    image = asked.image
+    if image is None:
+        by_name = {plain(name): name for name in reversed(names)}
+        by_content = [n for n in names if (cells := [r[n] for r in rows if r.get(n)]) and all(has_picture_ending(cell) for cell in cells)]
+        guessed = [by_name[name] for name in IMAGE_COLUMNS if name in by_name]
+        image = next((n for n in guessed if n in by_content), guessed[0] if guessed else by_content[0] if len(by_content) == 1 else None)
+        if image is None:
+            raise ValueError(
+                f"{where}: no column names the pictures ({', '.join(IMAGE_COLUMNS[:3])}, ...); its columns: {describe_columns(names, rows)}; "
+                "--image-column names it"
+            )
+    split = asked.split if asked.split is not None else next((name for name in names if plain(name) == SPLIT_COLUMN), None)
+    captions, unused = asked.captions, ()
+    if not captions:
+        others = [name for name in names if name not in (image, split)]
+        captions, unused = caption_columns(others)
+        texts = [name for name in others if any(isinstance(row.get(name), str) and row[name].strip() for row in rows)]
+        if not captions and len(texts) == 1:
+            captions = (texts[0],)
+        if not captions:
+            raise ValueError(
+                f"{where}: no column of captions ({', '.join(CAPTION_COLUMNS[:3])}, ...); its columns: {describe_columns(names, rows)}; "
+                "--caption-column names it"
+            )
+    return Columns(image, captions, split, unused)
+
+
+def describe_columns(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the columns with what they hold, on one line."""
+    parts = [f"{visible(shortened(name))} ({_content([row.get(name) for row in rows])})" for name in names[:30]]
+    return ", ".join(parts) + (f" and {len(names) - 30} more" if len(names) > 30 else "") if parts else "none"
+
+
+def _content(cells: Sequence[Any]) -> str:
+    value = next((cell for cell in cells if cell not in (None, "", [], {})), None)
+    if value is None:
+        return "empty"
+    if isinstance(value, Mapping):
+        if "bytes" in value:
+            return "pictures"
+        return "object with " + ", ".join(map(str, list(value)[:6]))
+    if isinstance(value, (list, tuple)):
+        return f"list of {_content(value)}"
+    if isinstance(value, bool):
+        return "true or false"
+    return {str: "text", int: "numbers", float: "numbers", bytes: "bytes"}.get(type(value), type(value).__name__)
+
+
+def as_captions(value: Any) -> tuple[str, ...] | None:
+    """Return the captions of a cell, or None if it holds anything else.
+
+    A cell may hold text, a list of texts, an object with the text under `raw`, `caption`, `text`, `sentence` or `value`, or with `tokens`,
+    a list of such objects, a list of lists of texts, or a list written as text. Lists of lists of single words are captions in words.
+    """
+    if value is None or (isinstance(value, float) and value != value):
+        return ()
+    if isinstance(value, str):
+        listed = _written_list(value)
+        return (value,) if listed is None else listed
+    if isinstance(value, Mapping):
+        for key in TEXT_KEYS:
+            if value.get(key) is not None:
+                return as_captions(value[key])
+        return _joined(value.get("tokens"))
+    if isinstance(value, (list, tuple)):
+        inner = [each for each in value if each is not None]
+        if inner and all(isinstance(each, (list, tuple)) and _joined(each) is not None for each in inner):
+            if all(len(each) > 1 and not any(re.search(r"\s", word) for word in each) for each in inner):
+                return tuple(" ".join(each) for each in inner)
+            return tuple(text for each in inner for text in each)
+        if any(isinstance(each, (list, tuple)) for each in inner):
+            return None
+        parts = [(each,) if isinstance(each, str) else as_captions(each) if isinstance(each, Mapping) else None for each in inner]
+        return None if any(part is None for part in parts) else tuple(text for part in parts for text in part or ())
+    return None
+
+
+def _joined(tokens: Any) -> tuple[str, ...] | None:
+    return (" ".join(tokens),) if isinstance(tokens, (list, tuple)) and all(isinstance(token, str) for token in tokens) else None
+
+
+def _written_list(text: str) -> tuple[str, ...] | None:
+    """The texts of a list that was written into a cell, as JSON or as Python writes it."""
+    if len(text) > 100_000 or not re.match(r"\s*\[\s*[\"']", text) or not text.rstrip().endswith("]"):
+        return None
+    for read in (json.loads, ast.literal_eval):
+        try:
+            value = read(text.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(value, list) and all(isinstance(each, str) for each in value):
+            return tuple(value)
+    return None
+
+
+def as_class_id(value: Any) -> int:
+    """Return a class number of at most 63 bits, or -1."""
+    if isinstance(value, str) and re.fullmatch(r"\s*\d{1,18}\s*", value):
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63 else -1
+
+
+def split_named(value: Any) -> Split | None:
+    """Return the split that a cell names; None if it names none."""
+    return ({"restval": "train"} | SPLIT_FOLDERS).get(value.strip().lower()) if isinstance(value, str) else None  # type: ignore[return-value]
+
+
+def read_rows(path: Path, problems: list[Problem]) -> list[Row]:
+    """Return the rows of a table of any format.
+
+    Rows that cannot be used are added to the problems.
+
+    Raises:
+        ValueError: no table, or damaged.
+    """
+    check_regular_file(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    if start == b"PAR1" or path.suffix.lower() == ".parquet":
+        return _parquet_rows(path)
+    if start[:4] == b"PK\x03\x04":
+        raise ValueError(f"{path}: is a spreadsheet or a zip file, and a text file is needed; save it as CSV in UTF-8")
+    if start[:2] == b"\x1f\x8b":
+        raise ValueError(f"{path}: is compressed by gzip; unpack it")
+    lines = read_lines(path, problems)
+    first = next((line.lstrip() for _, line in lines if line.strip()), "")
+    named_json = path.suffix.lower() in (".json", ".jsonl", ".ndjson")
+    if first[:1] in ("{", "[") or (named_json and not _is_header(first)):
+        return list(_json_rows(path, lines, problems))
+    return list(_separated_rows(path, lines, problems))
+
+
+def _parquet_rows(path: Path) -> list[Row]:
+    import pyarrow as pa  # an extra, and slow to import
+    import pyarrow.parquet as pq
+
+    rows: list[Row] = []
+    try:
+        with pq.ParquetFile(path) as file:
+            if file.metadata.num_rows > MOST_ROWS:
+                raise ValueError(f"{path}: {file.metadata.num_rows:,} rows; at most {MOST_ROWS:,} are read")
+            size = 0
+            for batch in file.iter_batches(1000):
+                if (size := size + batch.nbytes) > LARGEST_TABLE:
+                    raise ValueError(f"{path}: more than {LARGEST_TABLE:,} bytes of cells")
+                rows += [(f"{path}, row {number}", row) for number, row in enumerate(batch.to_pylist(), len(rows) + 1)]
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a Parquet file ({' '.join(str(error).split())[:200]})") from None
+    return rows
+
+
+def json_document(path: Path) -> Any:
+    """Return the value of a JSON file.
+
+    Raises:
+        ValueError: no such file, too large, not UTF-8, or not JSON.
+    """
+    text = read_text(path)
+    try:
+        return _json(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+
+
+def _json(text: str) -> Any:
+    """Parse JSON; every failure is a ValueError with a short reason."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg} at line {error.lineno} column {error.colno}") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except ValueError as error:  # numbers with thousands of digits
+        raise ValueError(str(error)[:100]) from None
+
+
+def _json_rows(path: Path, lines: list[tuple[int, str]], problems: list[Problem]) -> Iterator[Row]:
+    full = [(number, line) for number, line in lines if line.strip()]
+    if full and not _is_object_line(full[0][1]):
+        try:
+            document = _json("\n".join(line for _, line in lines))
+        except ValueError as error:
+            if full[0][1].lstrip().startswith("["):
+                raise ValueError(f"{path}: not JSON ({error})") from None
+        else:
+            yield from _document_rows(path, document, problems)
+            return
+    for number, line in full:
+        where = f"{path}, line {number}"
+        try:
+            row = _json(line)
+        except ValueError as error:
+            problems.append(Problem("unusable entry", where, f"not JSON ({error})"))
+            continue
+        if len(full) == 1 and isinstance(row, dict) and row and all(map(has_picture_ending, row)):
+            yield from _document_rows(path, row, problems)
+        elif isinstance(row, dict):
+            yield where, row
+        else:
+            problems.append(Problem("unusable entry", where, "not a JSON object like {'file_name': ..., 'text': ...}"))
+
+
+def _is_object_line(line: str) -> bool:
+    try:
+        return isinstance(_json(line), dict)
+    except ValueError:
+        return False
+
+
+def _document_rows(path: Path, document: Any, problems: list[Problem]) -> Iterator[Row]:
+    """The rows of a JSON document: a list of objects, {picture: caption}, or one object with such a list."""
+    if isinstance(document, dict) and document and all(map(has_picture_ending, document)):
+        for name, value in document.items():
+            yield f"{path}, {name}", {"file_name": name} | (value if isinstance(value, dict) and not as_captions(value) else {"text": value})
+        return
+    if isinstance(document, dict):
+        if "annotations" in document or "images" in document:
+            raise ValueError(f"{path}: holds images and annotations as COCO's or Karpathy's JSON do, and a list of entries is needed")
+        lists = [value for value in document.values() if isinstance(value, list) and any(isinstance(each, dict) for each in value)]
+        if len(lists) != 1:
+            raise ValueError(f"{path}: a JSON object with {', '.join(map(repr, list(document)[:5]))}, and a list of entries is needed")
+        document = lists[0]
+    if not isinstance(document, list):
+        raise ValueError(f"{path}: JSON that is no list of entries like {{'file_name': ..., 'text': ...}}")
+    for number, entry in enumerate(document, 1):
+        if isinstance(entry, dict):
+            yield f"{path}, entry {number}", entry
+        else:
+            problems.append(Problem("unusable entry", f"{path}, entry {number}", "not a JSON object like {'file_name': ..., 'text': ...}"))
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=separator, skipinitialspace=True))]
+    except (csv.Error, StopIteration):
+        return []
+
+
+def _is_header(line: str) -> bool:
+    return any(plain(cell) in IMAGE_COLUMNS for separator in SEPARATORS for cell in _cells(line, separator))
+
+
+def separator_of(line: str) -> str:
+    """Return the separator of a table by its first line: the one that sets columns of known names apart, else the most frequent one."""
+
+    def score(separator: str) -> tuple[int, int]:
+        cells = _cells(line, separator)
+        known = [cell for cell in map(plain, cells) if cell in IMAGE_COLUMNS or caption_columns([cell])[0]]
+        return len(known), len(cells)
+
+    return max(SEPARATORS, key=score)
+
+
+def _separated_rows(path: Path, lines: list[tuple[int, str]], problems: list[Problem]) -> Iterator[Row]:
+    while lines and not lines[0][1].strip():
+        lines = lines[1:]
+    if not lines:
+        return
+    separator = separator_of(lines[0][1])
+    numbers = [number for number, _ in lines]
+    styles = ({"strict": True}, {"quoting": csv.QUOTE_NONE}) if separator in "\t|" else ({"strict": True},)
+    for style in styles:
+        reader = csv.reader((f"{line}\n" for _, line in lines), delimiter=separator, skipinitialspace=True, **style)  # type: ignore[arg-type]
+        rows: list[tuple[int, list[str]]] = []
+        try:
+            for cells in reader:
+                if any(_swallowed(cell, separator) for cell in cells):
+                    raise csv.Error("a cell holds lines of the table")
+                rows.append((numbers[reader.line_num - 1], cells))
+            break
+        except csv.Error as error:
+            if style is styles[-1]:
+                whole = rows[-1][0] if rows else numbers[0] - 1
+                raise ValueError(f"{path}: not CSV after line {whole}: {error}; is a quote not closed?") from None
+    names, body = [cell.strip() for cell in rows[0][1]], rows[1:]
+    if any(map(has_picture_ending, names)):  # no header
+        if len(names) != 2:
+            raise ValueError(f"{path}: its first line names no columns: {shortened(lines[0][1])}")
+        names, body = ["file_name", "text"] if has_picture_ending(names[0]) else ["text", "file_name"], rows
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path}: two columns are called {next(n for n in names if names.count(n) > 1)!r}")
+    for number, cells in body:
+        where = f"{path}, line {number}"
+        if len(cells) > len(names) and any(cell.strip() for cell in cells[len(names) :]):
+            told = f"{len(cells)} cells in {len(names)} columns; text with a {SEPARATORS[separator]} needs quotes"
+            problems.append(Problem("unusable entry", where, told))
+        elif cells and len(cells) < len(names) and any(cell.strip() for cell in cells):
+            told = f"{len(cells)} cells in {len(names)} columns, separated by {SEPARATORS[separator]}"
+            problems.append(Problem("unusable entry", where, told))
+        elif any(cell.strip() for cell in cells):
+            yield where, dict(zip(names, cells, strict=False))
+
+
+def _swallowed(cell: str, separator: str) -> bool:
+    """Whether a cell holds further lines of the table, because a quote was not closed."""
+    return "\n" in cell and any(has_picture_ending(line.split(separator)[0]) and separator in line for line in cell.split("\n")[1:])
