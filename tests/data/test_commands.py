@@ -89,7 +89,7 @@ BAD = [
     (["prepare", "pairs", "photos", "--out", "photos/p0.txt"], "photos/p0.txt: is a file"),
     (["prepare", "pairs", "photos", "--out", "data", "--side", "3"], "Invalid value for '--side'"),
     (["prepare", "pairs", "photos", "--out", "data", "--validation", "1.5"], "Invalid value for '--validation'"),
-    (["prepare", "pairs", "photos/p0.txt", "--out", "data"], "is a file, and pairs wants a folder"),
+    (["prepare", "pairs", "photos/p0.txt", "--out", "data"], "is a file, and pairs needs a folder"),
     (["prepare", "pairs", "photos", "--out", "data", "--minimum-count", "99"], "no word is left"),
     (["prepare", "huggingface", "./gone.parquet", "--out", "data"], "no such file or folder"),
     (["prepare", "huggingface", "./gone", "--out", "data"], "./gone: no such file or folder"),

@@ -235,6 +235,7 @@ def check(
         ValueError: nothing lies there, it is not of that kind, or has no use for an option.
     """
     from cap2im.data.sources import guess_kind, read_source
+    from cap2im.data.table_files import AskedColumns
 
     folder = Path(os.path.expanduser(path))
     captions = (caption_column,) if isinstance(caption_column, str) else tuple(caption_column or ())
@@ -244,7 +245,7 @@ def check(
         if strays := [option for option, value in asked.items() if value is not None]:
             raise ValueError(f"{path}: is a prepared dataset, and {', '.join(strays)} means nothing there")
         return check_prepared(folder, workers=workers)
-    found = guess_kind(path) if kind is None else kind
+    found = guess_kind(path, AskedColumns(image_column, captions, split_column)) if kind is None else kind
     columns: dict[str, Any] = {"image_column": image_column, "caption_column": captions, "split_column": split_column}
     source = read_source(found, path, read_pickle=read_pickle, images=images, **columns)
     if not source.splits.get("train"):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, StrictInt, StrictStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from cap2im.data.captioned import SPLIT_FOLDERS, CaptionedImage, Problem, Source, visible
 from cap2im.data.digits import Split
@@ -21,14 +21,15 @@ from cap2im.files import describe, shortened
 ANNOTATIONS = re.compile(r"captions_(train|val|test)(\d{4})?\.json")
 
 
-def _whole(value: Any) -> Any:
-    """JSON that passed through a table has 1.0 for 1."""
-    if isinstance(value, bool):
-        raise ValueError("an id is a number or text")
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def _id(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():  # JSON that passed through a table has 1.0 for 1
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError("an id is a whole number or text")
+    return value
 
 
-Id = Annotated[StrictInt | StrictStr, BeforeValidator(_whole)]
+Id = Annotated[int | str, BeforeValidator(_id)]
 
 
 class CocoImage(BaseModel):
@@ -69,10 +70,10 @@ def read_coco(path: Path) -> Source:
     if path.is_file():
         files, root = [path], path.parent.parent if path.parent.name == "annotations" else path.parent
     else:
-        there = sorted([*path.glob("annotations/*.json"), *path.glob("*.json")])
-        files, root = [file for file in there if ANNOTATIONS.fullmatch(file.name)], path
+        files, root = [file for file in _json_files(path) if ANNOTATIONS.fullmatch(file.name)], path
         if not files:
-            others = f"; {', '.join(str(file.relative_to(path)) for file in there[:3])} may be given as a file" if there else ""
+            names = ", ".join(str(file.relative_to(path)) for file in other_annotations(path))
+            others = f"; give a file, as training data: {names}" if names else ""
             raise ValueError(f"{path}: no annotations/captions_train2017.json or the like in this folder{others}")
     splits: dict[Split, list[CaptionedImage]] = {}
     problems: list[Problem] = []
@@ -113,7 +114,8 @@ def _entries(entries: Iterable[Any], model: type[BaseModel], file: Path, name: s
         try:
             valid.append(model.model_validate(entry))
         except ValidationError as error:
-            detail = f"{name}[{number}]: {describe(error)}: {shortened(repr(entry)[:200], 100)}"
+            inside = f": {shortened(repr(entry)[:200], 100)}" if isinstance(entry, dict) else ""
+            detail = f"{name}[{number}]: {describe(error)}{inside}"
             problems.append(Problem("unusable entry", str(file), detail))
     return valid
 
@@ -197,6 +199,22 @@ def _records(annotations: _Annotations, index: FileIndex, used: set[str], proble
         captions.setdefault(found, []).extend(annotations.captions[id])
     ids = unique_ids(list(captions))
     return [CaptionedImage(id, ImageFile(index.files[name]), tuple(captions[name])) for id, name in zip(ids, captions, strict=True)]
+
+
+def _json_files(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("annotations/*.json"), *folder.glob("*.json")])
+
+
+def other_annotations(folder: Path) -> list[Path]:
+    """Return COCO's annotations that have other names than COCO's."""
+    found = []
+    for file in _json_files(folder)[:20]:
+        try:
+            if is_coco(json_document(file)):
+                found.append(file)
+        except ValueError:
+            continue
+    return found
 
 
 def is_coco(document: Any) -> bool:

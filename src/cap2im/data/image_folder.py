@@ -84,28 +84,34 @@ def read_folder(path: Path, columns: AskedColumns) -> Source:
     return _source(index, entries, problems, listing, "in no metadata file")
 
 
-def find_table(folder: Path) -> Path:
+def find_table(folder: Path, asked: AskedColumns) -> Path:
     """Return the only table of pictures and captions in a folder.
 
     Raises:
         ValueError: there is none, or there are several.
     """
-    tables = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in TABLES and file.is_file() and looks_like_table(file)]
-    if len(tables) != 1:
-        names = ", ".join(file.name for file in tables) or "none of its files has a column of file names and one of captions"
-        raise ValueError(f"{folder}: {len(tables)} tables of pictures and captions in this folder ({names}); give the file")
-    return tables[0]
+    files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in TABLES and file.is_file()]
+    reasons = {file: no_table(file, asked) for file in files}
+    tables = [file for file in files if reasons[file] is None]
+    if len(tables) == 1:
+        return tables[0]
+    if tables:
+        raise ValueError(f"{folder}: several tables ({', '.join(file.name for file in tables)}); give the file")
+    said = "; ".join(str(reason) for file, reason in reasons.items() if file.suffix.lower() != ".txt")
+    raise ValueError(f"{folder}: no table of pictures and captions in this folder{'; ' if said else ''}{said[:500]}")
 
 
-def looks_like_table(file: Path) -> bool:
-    """Return whether a file is a table with a column that names pictures and one of captions."""
+def no_table(file: Path, asked: AskedColumns) -> str | None:
+    """Return why a file is no table with a column that names pictures and one of captions; None if it is one."""
     try:
         rows = read_rows(file, [])
+        if not rows:
+            return f"{file}: holds no rows"
         names = list(dict.fromkeys(name for _, row in rows[:100] for name in row))
-        columns = choose_columns(names, AskedColumns(), [row for _, row in rows[:100]], str(file))
-    except ValueError:
-        return False
-    return bool(rows) and isinstance(rows[0][1].get(columns.image), str)
+        columns = choose_columns(names, asked, [row for _, row in rows[:100]], str(file))
+    except ValueError as error:
+        return str(error)
+    return None if isinstance(rows[0][1].get(columns.image), str) else f"{file}: no file name in {columns.image!r}"
 
 
 def read_table(path: Path, columns: AskedColumns, images: Path | None = None) -> Source:
@@ -121,7 +127,7 @@ def read_table(path: Path, columns: AskedColumns, images: Path | None = None) ->
     Raises:
         ValueError: no table, no such folder, or columns that cannot be told.
     """
-    table = find_table(path) if path.is_dir() else path
+    table = find_table(path, columns) if path.is_dir() else path
     folder = table.parent if images is None else images
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder (--images)")
@@ -130,6 +136,8 @@ def read_table(path: Path, columns: AskedColumns, images: Path | None = None) ->
     entries: dict[str, _Entry] = {}
     index = FileIndex(folder, listing.files)
     _add_entries(table, index, "", columns, entries, problems)
+    if not entries and (misplaced := [problem for problem in problems if problem.kind == "misplaced metadata file"]):
+        raise ValueError(f"{misplaced[0]}; or name the folder of the pictures with --images")
     return _source(index, entries, problems, listing, f"not in {table.name}")
 
 
@@ -158,6 +166,7 @@ def _add_entries(
     """
     rows = read_rows(file, problems)
     if not rows:
+        problems.append(Problem("unusable entry", str(file), "holds no usable rows"))
         return
     samples = [row for _, row in rows[:100]]
     names = list(dict.fromkeys(name for _, row in rows for name in row))

@@ -33,8 +33,8 @@ class Listing:
 
     Attributes:
         root: the folder.
-        files: sorted; names that begin with `.` or `__` are left out. A broken link is listed, and told when it is read.
-        problems: folders and files that cannot be read, and links that lead to a folder that is read already.
+        files: sorted; names that begin with `.` or `__` are left out.
+        problems: folders, files and links that cannot be read, and links to a folder that is read already.
     """
 
     root: Path
@@ -105,10 +105,11 @@ def list_files(root: Path) -> Listing:
                     is_folder = is_file = False
                 if is_folder:
                     (links if entry.is_symlink() else stack).append(path)
-                elif is_file or entry.is_symlink():
+                elif is_file:
                     listing.files.append(path)
                 else:
-                    listing.problems.append(Problem("unreadable file", str(path), "is not a regular file"))
+                    reason = "is a link that leads to nothing" if entry.is_symlink() else "is not a regular file"
+                    listing.problems.append(Problem("unreadable file", str(path), reason))
     listing.files.sort()
     return listing
 
@@ -183,7 +184,9 @@ class FileIndex:
         if len(elsewhere) == 1:
             hint = f"file_name {name!r} is not relative to this folder: write {self._from(elsewhere[0], folder)!r}"
             return Missing("misplaced metadata file", hint)
-        return Missing("caption without image", f"there is no {self.root / joined}")
+        alike = self._by_stem.get(fold(posixpath.splitext(joined)[0]), [])
+        hint = f"; there is {' and '.join(map(repr, alike[:3]))}" if alike else ""
+        return Missing("caption without image", f"there is no {self.root / joined}{hint}")
 
     def _named(self, name: str) -> list[str]:
         base = fold(name.strip().replace("\\", "/").rstrip("/").rsplit("/", 1)[-1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cap2im.data import class_folders, coco, flickr, huggingface, image_folder, image_pairs, published, table_files
@@ -58,27 +58,11 @@ def read_source(
             raise ValueError(f"{path}: is a file, and {kind} needs a folder")
         if not os.access(where, os.R_OK):
             raise ValueError(f"{path}: cannot be read")
-    match kind:
-        case "coco":
-            source = coco.read_coco(where)
-        case "flickr8k":
-            source = flickr.read_flickr(where)
-        case "folder":
-            source = image_folder.read_folder(where, columns)
-        case "table":
-            source = _read_table(where, columns, images)
-        case "pairs":
-            source = image_pairs.read_pairs(where)
-        case "cifar":
-            source = class_folders.read_cifar(where)
-        case "huggingface":
-            source = huggingface.read_huggingface(path, columns)
-        case "birds":
-            source = published.read_birds(where, read_pickle)
-        case "attngan":
-            source = published.read_attngan(where, read_pickle)
-        case "released":
-            source = published.read_released(where, read_pickle, side)
+    try:
+        source = _read(kind, path, where, read_pickle, side, columns, images)
+    except ValueError as error:
+        hint = _one_folder_deeper(where, (kind,)) if where.is_dir() else ""
+        raise ValueError(f"{error}{hint}") from None
     for split, records in source.splits.items():
         if not isinstance(records, LazyRecords):  # those have ids of our own
             source.problems += [Problem("wrong encoding", r.image.name, "its name is not UTF-8") for r in records if not is_utf8(r.id)]
@@ -87,6 +71,33 @@ def read_source(
     for split, share, start in shares:
         _hold_out(source, path, split, share, start)
     return source
+
+
+def _read(
+    kind: Kind, path: str, where: Path, read_pickle: PickleReader, side: int, columns: AskedColumns, images: str | None
+) -> Source:
+    match kind:
+        case "coco":
+            return coco.read_coco(where)
+        case "flickr8k":
+            return flickr.read_flickr(where)
+        case "folder":
+            return image_folder.read_folder(where, columns)
+        case "table":
+            return _read_table(where, columns, images)
+        case "pairs":
+            return image_pairs.read_pairs(where)
+        case "cifar":
+            return class_folders.read_cifar(where)
+        case "huggingface":
+            return huggingface.read_huggingface(path, columns)
+        case "birds":
+            return published.read_birds(where, read_pickle)
+        case "attngan":
+            return published.read_attngan(where, read_pickle)
+        case "released":
+            return published.read_released(where, read_pickle, side)
+    raise AssertionError(kind)
 
 
 def _hold_out(source: Source, path: str, split: Split, share: float, start: float) -> None:
@@ -101,7 +112,7 @@ def _hold_out(source: Source, path: str, split: Split, share: float, start: floa
 
 
 def _read_table(path: Path, columns: AskedColumns, images: str | None) -> Source:
-    table = image_folder.find_table(path) if path.is_dir() else path
+    table = image_folder.find_table(path, columns) if path.is_dir() else path
     with table.open("rb") as file:
         parquet = file.read(4) == b"PAR1"
     if parquet and images is None and huggingface.holds_pictures(table, columns.image):
@@ -139,8 +150,12 @@ def no_such_path(path: str) -> str:
     return f"{message}; there is {parent / near[0]}" if near else message
 
 
-def guess_kind(path: str) -> Kind:
+def guess_kind(path: str, columns: AskedColumns | None = None) -> Kind:
     """Return the kind of a source by what lies there.
+
+    Args:
+        path: a file or folder.
+        columns: of a table, that the user named.
 
     Raises:
         ValueError: nothing that is known lies there.
@@ -148,18 +163,24 @@ def guess_kind(path: str) -> Kind:
     where = Path(os.path.expanduser(path))
     if not where.exists():
         raise ValueError(no_such_path(path))
-    if kind := _kind_of_file(where) if where.is_file() else _kind_of_folder(where):
+    asked = AskedColumns() if columns is None else columns
+    if kind := _kind_of_file(where, asked) if where.is_file() else _kind_of_folder(where, asked):
         return kind
-    hint = ""
-    if where.is_dir():
-        for folder in sorted(each for each in where.iterdir() if each.is_dir())[:20]:
-            if (kind := _kind_of_folder(folder)) is not None:
-                hint = f"; one folder deeper, {folder} is {kind}"
-                break
+    hint = _one_folder_deeper(where, KINDS) if where.is_dir() else ""
+    if where.is_file() and (reason := image_folder.no_table(where, asked)) is not None:
+        hint = f"; as a table: {reason.removeprefix(f'{where}: ')}"
     raise ValueError(f"{path}: cannot tell what kind of captioned images this is{hint}; name it with --kind: {', '.join(KINDS)}")
 
 
-def _kind_of_file(file: Path) -> Kind | None:
+def _one_folder_deeper(folder: Path, kinds: Sequence[str]) -> str:
+    """Return a hint to a folder below that is of one of some kinds."""
+    for inner in sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith((".", "__", "annotations")))[:20]:
+        if (kind := _kind_of_folder(inner, AskedColumns())) in kinds:
+            return f"; one folder deeper, {inner} is {kind}"
+    return ""
+
+
+def _kind_of_file(file: Path, columns: AskedColumns) -> Kind | None:
     if file.suffix.lower() == ".h5":
         return "released"
     with file.open("rb") as opened:
@@ -173,10 +194,12 @@ def _kind_of_file(file: Path) -> Kind | None:
             return "flickr8k"
     if flickr.is_token_file(file):
         return "flickr8k"
-    return "table" if image_folder.looks_like_table(file) else None
+    if image_folder.no_table(file, columns) is not None:
+        return None
+    return "flickr8k" if file in flickr.caption_files(file.parent) else "table"
 
 
-def _kind_of_folder(folder: Path) -> Kind | None:
+def _kind_of_folder(folder: Path, columns: AskedColumns) -> Kind | None:
     def has(*patterns: str) -> bool:
         return any(next(folder.glob(pattern), None) is not None for pattern in patterns)
 
@@ -192,15 +215,16 @@ def _kind_of_folder(folder: Path) -> Kind | None:
         ("pairs", lambda: image_pairs.has_pairs(listing.files)),
         ("huggingface", lambda: has("*.parquet", "data/*.parquet")),
         ("folder", lambda: any(map(image_folder.is_metadata, listing.files)) or bool(image_folder.misspelt_metadata(listing.files))),
-        ("table", lambda: _has_table(folder)),
+        ("coco", lambda: bool(coco.other_annotations(folder))),
+        ("table", lambda: _has_table(folder, columns)),
         ("cifar", lambda: has("train/*/*")),
     ]
     return next((kind for kind, is_there in signs if is_there()), None)
 
 
-def _has_table(folder: Path) -> bool:
+def _has_table(folder: Path, columns: AskedColumns) -> bool:
     try:
-        image_folder.find_table(folder)
+        image_folder.find_table(folder, columns)
     except ValueError:
         return False
     return True

@@ -300,7 +300,7 @@ def _document_rows(path: Path, document: Any, problems: list[Problem]) -> Iterat
     """The rows of a JSON document: a list of objects, {picture: caption}, or one object with such a list."""
     if isinstance(document, dict) and document and all(map(has_picture_ending, document)):
         for name, value in document.items():
-            yield f"{path}, {name}", {"file_name": name} | (value if isinstance(value, dict) and not as_captions(value) else {"text": value})
+            yield f"{path}, {name}", {"file_name": name} | (value if isinstance(value, dict) else {"text": value})
         return
     if isinstance(document, dict):
         if "annotations" in document or "images" in document:
@@ -326,7 +326,9 @@ def _cells(line: str, separator: str) -> list[str]:
 
 
 def _is_header(line: str) -> bool:
-    return any(plain(cell) in IMAGE_COLUMNS for separator in SEPARATORS for cell in _cells(line, separator))
+    """Whether a line may be the first one of a table with separators."""
+    cells = [cell for separator in SEPARATORS for cell in _cells(line, separator)]
+    return any(plain(cell) in IMAGE_COLUMNS or has_picture_ending(cell) for cell in cells)
 
 
 def separator_of(line: str) -> str:
