@@ -70,8 +70,12 @@ FILE: dict[str, Any] = {"parser": _file, "metavar": "FILE"}
 FOLDER: dict[str, Any] = {"parser": _folder, "metavar": "FOLDER"}
 EXISTING: dict[str, Any] = {"parser": _existing, "metavar": "PATH"}
 
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.", **PLACE)]
-SharpenOption = Annotated[str | None, typer.Option(help="A sharpener for the finished pictures: a folder, run, or OWNER/NAME on the hub.", **PLACE)]
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.", **PLACE)
+]
+SharpenOption = Annotated[
+    str | None, typer.Option(help="A sharpener for the finished pictures: a folder, run, or OWNER/NAME on the hub.", **PLACE)
+]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 PrecisionOption = Annotated[
     Literal["fp32", "bf16"], typer.Option(help="What to draw in; bf16 is faster where the machine has it, and slightly other.")
@@ -161,11 +165,15 @@ def _read_captions(captions: list[str], file: Path | None) -> list[str]:
 )
 def draw(
     captions: Annotated[list[str] | None, typer.Argument(help="What to draw; each caption in quotes.")] = None,
-    file: Annotated[Path | None, typer.Option("--file", "--captions", "-f", help="Captions, one a line; - is standard input.", **PATH)] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "--captions", "-f", help="Captions, one a line; - is standard input.", **PATH)
+    ] = None,
     model: ModelOption = cap2im.DEFAULT_MODEL,
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, max=1000, help="Pictures of each caption.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Picture k comes from seed + k.")] = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into; each caption gets a folder there.", **PATH)] = Path("drawings"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into; each caption gets a folder there.", **PATH)] = Path(
+        "drawings"
+    ),
     sharpen: SharpenOption = None,
     unknown: Annotated[
         Literal["error", "skip"], typer.Option(help="Words that the model does not know: refuse the caption, or leave them out.")
@@ -290,7 +298,9 @@ FIDOption = Annotated[bool, typer.Option("--fid", help="FID and Inception Score 
 InceptionOption = Annotated[
     str | None, typer.Option("--inception", help="File of pytorch-fid's Inception weights. [default: the cache, else downloaded]", **PLACE)
 ]
-DAMSMOption = Annotated[str | None, typer.Option("--damsm", help="R-precision of the drawings, by a matching model: a run or folder.", **PLACE)]
+DAMSMOption = Annotated[
+    str | None, typer.Option("--damsm", help="R-precision of the drawings, by a matching model: a run or folder.", **PLACE)
+]
 NeuralOption = Annotated[
     bool, typer.Option("--neural-distance", help="Its features and FID's in one space, learned on the training split: the fork's score.")
 ]
@@ -307,7 +317,9 @@ NeuralOption = Annotated[
     )
 )
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.", **PLACE)] = cap2im.DEFAULT_MODEL,
+    model: Annotated[
+        str, typer.Argument(help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.", **PLACE)
+    ] = cap2im.DEFAULT_MODEL,
     data: DataOption = None,
     split: SplitOption = "test",
     images: ImagesOption = 1000,
@@ -404,7 +416,9 @@ def compare(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = "fp32",
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the tables, the picture and the evaluations.", **PATH)] = Path("comparison"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the tables, the picture and the evaluations.", **PATH)] = Path(
+        "comparison"
+    ),
 ) -> None:
     """Measure several models and write one table: Markdown, JSON and a picture. Numbers of different protocols get columns of their own."""
     from cap2im.figures import comparison_picture
@@ -500,7 +514,9 @@ def _models_to_compare(names: list[str], runs: Path, data: str | None, train_mis
     )
 )
 def figures(
-    model: Annotated[str, typer.Argument(help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.", **PLACE)] = cap2im.DEFAULT_MODEL,
+    model: Annotated[
+        str, typer.Argument(help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.", **PLACE)
+    ] = cap2im.DEFAULT_MODEL,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into.", **PATH)] = Path("figures"),
     captions: Annotated[
         Path | None,
@@ -549,7 +565,9 @@ def generate(
     sample: Annotated[int | None, typer.Option(min=1, help="Draw a picture of each of so many random images alone, none twice.")] = None,
     real: Annotated[bool, typer.Option("--real", help="Write the real images, too, at the model's side.")] = False,
     seed: PairsSeedOption = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for pictures, pairs.jsonl and manifest.json.", **PATH)] = Path("generated"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for pictures, pairs.jsonl and manifest.json.", **PATH)] = Path(
+        "generated"
+    ),
     resume: Annotated[bool, typer.Option("--resume", help="Draw what is missing of an interrupted run.")] = False,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = "fp32",
@@ -744,7 +762,8 @@ def convert(
 )
 def serve(
     model: Annotated[
-        list[str] | None, typer.Option("--model", "-m", help="Bundled name, folder, run, or OWNER/NAME on the hub; may be repeated.", **PLACE)
+        list[str] | None,
+        typer.Option("--model", "-m", help="Bundled name, folder, run, or OWNER/NAME on the hub; may be repeated.", **PLACE),
     ] = None,
     sharpen: SharpenOption = None,
     device: Annotated[list[str] | None, typer.Option(help="cpu, cuda:0, mps; may be repeated, and all of them draw.")] = None,
@@ -753,7 +772,9 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes any that is free.")] = 8000,
     queue: Annotated[int, typer.Option(min=1, help="Pictures that may wait or be drawn in a process; more are refused.")] = 256,
     batch: Annotated[int, typer.Option(min=1, help="Pictures that are drawn together, at most.")] = 64,
-    store: Annotated[str | None, typer.Option(help="Folder or URL (s3://, gs://, abfs://) for pictures, to answer links to them.", **PLACE)] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Folder or URL (s3://, gs://, abfs://) for pictures, to answer links to them.", **PLACE)
+    ] = None,
     api_key_file: Annotated[
         Path | None, typer.Option(help="File with the key that clients need to draw; or the environment's CAP2IM_API_KEY.", **PATH)
     ] = None,

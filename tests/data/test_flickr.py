@@ -54,7 +54,9 @@ def test_layouts(tmp_path, images, name, content, file, encoding):
 def test_split_lists_decide(tmp_path):
     for number, name in enumerate((*NAMES, "d.jpg")):
         sources.save(tmp_path / "Images" / name, number)
-    sources.write(tmp_path / "Flickr8k_text" / "Flickr8k.token.txt", TOKENS + "d.jpg#0\tin no list\ngone.jpg#0\tx\ngone.jpg#1\ty\nnonsense\n")
+    sources.write(
+        tmp_path / "Flickr8k_text" / "Flickr8k.token.txt", TOKENS + "d.jpg#0\tin no list\ngone.jpg#0\tx\ngone.jpg#1\ty\nnonsense\n"
+    )
     for split, names in LISTS.items():
         sources.write(tmp_path / "Flickr8k_text" / f"Flickr_8k.{split}Images.txt", names)
     source = read(tmp_path)

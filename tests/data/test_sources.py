@@ -339,7 +339,9 @@ def test_utf16_without_a_mark_is_refused_by_name(tmp_path):
     assert found(source) == {("wrong encoding", "p1.txt")}
 
 
-@pytest.mark.parametrize(("picture", "text"), [("a.png", "a.TXT"), ("a.png", "a.caption"), ("IMG.PNG", "img.txt"), ("é.png", "e\u0301.txt")])
+@pytest.mark.parametrize(
+    ("picture", "text"), [("a.png", "a.TXT"), ("a.png", "a.caption"), ("IMG.PNG", "img.txt"), ("é.png", "e\u0301.txt")]
+)
 def test_text_files_of_other_spellings_are_read(tmp_path, picture, text):
     sources.save(tmp_path / picture, 1)
     sources.write(tmp_path / text, "a dog")
@@ -350,7 +352,15 @@ def test_text_files_of_other_spellings_are_read(tmp_path, picture, text):
 
 @pytest.mark.parametrize(
     "line",
-    ["0 0.5 0.5 0.1 0.2", '{"caption": "a dog"}', "['a dog']", "a.jpg,a dog", "1234_ab.jpg#0\ta dog", "image 1.png| 0| a dog", "<?xml version='1.0'?>"],
+    [
+        "0 0.5 0.5 0.1 0.2",
+        '{"caption": "a dog"}',
+        "['a dog']",
+        "a.jpg,a dog",
+        "1234_ab.jpg#0\ta dog",
+        "image 1.png| 0| a dog",
+        "<?xml version='1.0'?>",
+    ],
 )
 def test_data_beside_a_picture_is_no_caption(tmp_path, line):
     sources.save(tmp_path / "a.png", 1)
@@ -406,16 +416,16 @@ def test_names_of_folders_are_no_patterns(tmp_path, monkeypatch, name):
 
 def test_a_missing_path_names_the_one_that_exists(tmp_path):
     sources.pairs(tmp_path / "photos", 1)
-    with pytest.raises(ValueError, match="no such file or folder; there is .*/photos$"):
+    with pytest.raises(ValueError, match=r"no such file or folder; there is .*/photos$"):
         read("pairs", tmp_path / "Photos")
-    with pytest.raises(ValueError, match="no such file or folder; there is .*/photos$"):
+    with pytest.raises(ValueError, match=r"no such file or folder; there is .*/photos$"):
         guess_kind(str(tmp_path / "photo" / "deep"))
 
 
 def test_one_folder_deeper_is_hinted(tmp_path):
     sources.coco(tmp_path / "inner")
     for attempt in (lambda: guess_kind(str(tmp_path)), lambda: read("coco", tmp_path)):
-        with pytest.raises(ValueError, match="one folder deeper, .*/inner is coco"):
+        with pytest.raises(ValueError, match=r"one folder deeper, .*/inner is coco"):
             attempt()
 
 
@@ -434,7 +444,7 @@ def test_a_table_beside_its_pictures(tmp_path):
 
 
 def test_a_table_whose_pictures_are_elsewhere_hints_at_images(tmp_path):
-    with pytest.raises(ValueError, match="write 'photos/p0.jpg'; or name the folder of the pictures with --images"):
+    with pytest.raises(ValueError, match=r"write 'photos/p0.jpg'; or name the folder of the pictures with --images"):
         read("table", table(tmp_path), caption_column="what")
 
 
@@ -495,11 +505,13 @@ def test_two_held_out_shares_do_not_overlap(tmp_path):
     assert ids["validation"] == alone
     assert ids["test"]
     assert sum(map(len, ids.values())) == len(set.union(*ids.values())) == 60
-    with pytest.raises(ValueError, match="at most 0.9 together"):
+    with pytest.raises(ValueError, match=r"at most 0.9 together"):
         read("pairs", tmp_path, validation=0.5, test=0.5)
 
 
-@pytest.mark.parametrize(("kind", "option"), [("pairs", "caption_column"), ("pairs", "split_column"), ("coco", "image_column"), ("flickr8k", "image_column")])
+@pytest.mark.parametrize(
+    ("kind", "option"), [("pairs", "caption_column"), ("pairs", "split_column"), ("coco", "image_column"), ("flickr8k", "image_column")]
+)
 def test_columns_are_refused_where_there_are_none(tmp_path, kind, option):
     with pytest.raises(ValueError, match=f"--{option.replace('_', '-')} x: a source of kind {kind} has no columns"):
         read(kind, tmp_path, **{option: "x"})
@@ -531,7 +543,11 @@ BAD = [
     ("released", {}, "dictionary.pkl: no such file"),
     ("coco", {"captions_train2017.json": b"{"}, "captions_train2017.json: not JSON"),
     ("coco", {"captions_train2017.json": b"[]"}, "captions_train2017.json: not COCO's captions"),
-    ("folder", {"metadata.jsonl": b'{"text": "no name"}'}, r"metadata.jsonl, line 1: no column names the pictures .*; its columns: text \(text\)"),
+    (
+        "folder",
+        {"metadata.jsonl": b'{"text": "no name"}'},
+        r"metadata.jsonl, line 1: no column names the pictures .*; its columns: text \(text\)",
+    ),
     ("table", {}, "no table of pictures and captions in this folder"),
     ("flickr8k", {}, "none of Flickr8k.token.txt, captions.txt, results.csv"),
     ("flickr8k", {"captions.txt": b"image,caption\na.jpg,a dog\n"}, "none of its 1 captions has a picture"),

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from cap2im.data.table_files import AskedColumns, as_captions, as_class_id, caption_columns, choose_columns, read_rows
+from cap2im.data.table_columns import AskedColumns, as_captions, as_class_id, caption_columns, choose_columns
+from cap2im.data.table_files import read_rows
 from tests.data import sources
 
 ROWS = [{"file_name": "a.jpg", "text": "a dog, brown"}, {"file_name": "b.jpg", "text": "a cat"}]

@@ -235,7 +235,7 @@ def check(
         ValueError: nothing lies there, it is not of that kind, or has no use for an option.
     """
     from cap2im.data.sources import guess_kind, read_source
-    from cap2im.data.table_files import AskedColumns
+    from cap2im.data.table_columns import AskedColumns
 
     folder = Path(os.path.expanduser(path))
     captions = (caption_column,) if isinstance(caption_column, str) else tuple(caption_column or ())

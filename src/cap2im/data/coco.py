@@ -96,7 +96,9 @@ def read_coco(path: Path) -> Source:
     for folder, index in indexes.items():
         if folder != root:
             strays = (file for name, file in index.files.items() if name not in used[folder] and is_picture(file))
-            listed_in = " nor ".join(file.name for file in files if len(indexes) == 1 or _folder_name(file) == folder.name) or "the annotations"
+            listed_in = (
+                " nor ".join(file.name for file in files if len(indexes) == 1 or _folder_name(file) == folder.name) or "the annotations"
+            )
             problems += [Problem("image without annotation", str(file), f"not in {listed_in}") for file in strays]
     order: tuple[Split, ...] = ("train", "validation", "test")
     return Source({split: splits[split] for split in order if split in splits}, problems)
@@ -145,7 +147,7 @@ def _read_annotations(file: Path, root: Path, folder_name: str, problems: list[P
         problems.append(Problem("duplicate id", str(file), visible(detail)))
         del names[id]
     captions: dict[int | str, list[str]] = {id: [] for id in names}
-    aliases = {str(id): id for id in names}  # for ids that are text on one side and numbers on the other
+    aliases: dict[str, int | str] = {str(id): id for id in names}  # for ids that are text on one side and numbers on the other
     ambiguous = len(aliases) < len(names)
     converted, strays = 0, Counter[int | str]()
     for annotation in annotations:
@@ -158,8 +160,9 @@ def _read_annotations(file: Path, root: Path, folder_name: str, problems: list[P
         elif id not in shared:
             strays[id] += 1
     if converted:
-        first = next(a.image_id for a in annotations if a.image_id not in names and str(a.image_id) in aliases)
-        detail = f"the types differ: id {aliases[str(first)]!r} in images, image_id {first!r} in annotations; {converted} captions matched by digits"
+        unmatched = next(a.image_id for a in annotations if a.image_id not in names and str(a.image_id) in aliases)
+        types = f"id {aliases[str(unmatched)]!r} in images, image_id {unmatched!r} in annotations"
+        detail = f"the types differ: {types}; {converted} captions matched by digits"
         problems.append(Problem("ids of two types", str(file), detail))
     for id, count in strays.items():
         problems.append(Problem("caption without image", str(file), f"image_id {shortened(repr(id))} is not listed ({count} captions)"))
@@ -221,5 +224,7 @@ def is_coco(document: Any) -> bool:
     """Return whether a JSON document has COCO's images and annotations with captions."""
     if not isinstance(document, dict):
         return False
-    lists = [document.get(key) for key in ("images", "annotations")]
-    return all(isinstance(each, list) for each in lists) and any(isinstance(a, dict) and "caption" in a for a in lists[1][:1000] or [])
+    images, annotations = document.get("images"), document.get("annotations")
+    if not isinstance(images, list) or not isinstance(annotations, list):
+        return False
+    return any(isinstance(each, dict) and "caption" in each for each in annotations[:1000])

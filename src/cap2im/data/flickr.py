@@ -19,10 +19,11 @@ from cap2im.data.captioned import CaptionedImage, Problem, Source, read_lines
 from cap2im.data.digits import Split
 from cap2im.data.listing import FileIndex, Missing, is_picture, list_files, unique_ids, unread_format
 from cap2im.data.pictures import ImageFile
-from cap2im.data.table_files import AskedColumns, as_captions, choose_columns, json_document, read_rows, split_named
+from cap2im.data.table_columns import AskedColumns, as_captions, choose_columns, split_named
+from cap2im.data.table_files import json_document, read_rows
 from cap2im.files import describe, shortened
 
-TOKEN_LINE = re.compile(r"\s*([^\t]*?\.[A-Za-z]{3,4}(?:\.\d+)?)#(\d+)[\t ]+(.*)")
+TOKEN_LINE = re.compile(r"([^\t]*?\.[A-Za-z]{3,4}(?:\.\d+)?)#(\d+)[\t ]+(.*)")
 SPLIT_LIST = re.compile(r"flickr_?(?:8|30)k[._](train|dev|val|test)images\.txt", re.I)
 TEXT_FOLDERS = ("", "Flickr8k_text", "flickr8k_text", "annotations", "text")
 
@@ -54,7 +55,7 @@ def is_karpathy(document: Any) -> bool:
 def is_token_file(path: Path) -> bool:
     """Return whether the first lines of a file are IMAGE.jpg#N and a caption."""
     lines = [line for _, line in read_lines(path, []) if line.strip()][:20]
-    return bool(lines) and sum(TOKEN_LINE.fullmatch(line) is not None for line in lines) * 2 > len(lines)
+    return bool(lines) and sum(TOKEN_LINE.fullmatch(line.strip()) is not None for line in lines) * 2 > len(lines)
 
 
 def caption_files(folder: Path) -> list[Path]:
@@ -136,7 +137,11 @@ def read_flickr(path: Path) -> Source:
     if lists:
         problems += [Problem("picture in no split", str(index.files[name]), "in no split list") for name in usable if name not in splits]
         usable = [name for name in usable if name in splits]
-    problems += [Problem("image without captions", str(each), f"not in {file.name}") for n, each in index.files.items() if is_picture(each) and n not in captions]
+    problems += [
+        Problem("image without captions", str(each), f"not in {file.name}")
+        for n, each in index.files.items()
+        if is_picture(each) and n not in captions
+    ]
     source = Source({}, problems + listing.other_formats(index.files[name] for name in captions))
     order: tuple[Split, ...] = ("train", "validation", "test")
     for split in order:
@@ -155,7 +160,7 @@ def _named_captions(file: Path, problems: list[Problem]) -> Iterator[Named]:
 
 def _tokens(file: Path, problems: list[Problem]) -> Iterator[Named]:
     for number, line in read_lines(file, problems):
-        if match := TOKEN_LINE.fullmatch(line):
+        if match := TOKEN_LINE.fullmatch(line.strip()):
             yield match[1].strip(), (match[3],), None
         elif line.strip():
             problems.append(Problem("unusable entry", f"{file}, line {number}", f"not IMAGE.jpg#N and a caption: {shortened(line)}"))

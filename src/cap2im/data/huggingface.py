@@ -12,7 +12,16 @@ from typing import Any
 from cap2im.data.captioned import SPLIT_FOLDERS, CaptionedImage, LazyRecords, Problem, Source
 from cap2im.data.digits import Split
 from cap2im.data.pictures import ImageBytes, ImageFile
-from cap2im.data.table_files import CAPTION_COLUMNS, SPLIT_COLUMN, TEXT_KEYS, AskedColumns, as_captions, as_class_id, caption_columns, split_named
+from cap2im.data.table_columns import (
+    CAPTION_COLUMNS,
+    SPLIT_COLUMN,
+    TEXT_KEYS,
+    AskedColumns,
+    as_captions,
+    as_class_id,
+    caption_columns,
+    split_named,
+)
 from cap2im.files import shortened
 from cap2im.hub import is_repository
 
@@ -164,7 +173,9 @@ def _caption_columns(features: Mapping[str, Any], asked: tuple[str, ...], where:
         if column not in features:
             raise ValueError(f"{where}: no column {column!r} (--caption-column); its columns: {_describe(features)}")
         if not holds_text(features[column]):
-            raise ValueError(f"{where}: column {column!r} holds no captions but {_content(features[column])}; its columns: {_describe(features)}")
+            raise ValueError(
+                f"{where}: column {column!r} holds no captions but {_content(features[column])}; its columns: {_describe(features)}"
+            )
     if asked:
         return asked
     texts = [name for name, feature in features.items() if holds_text(feature)]

@@ -13,18 +13,17 @@ from cap2im.data.captioned import CaptionedImage, Problem, Source
 from cap2im.data.digits import Split
 from cap2im.data.listing import FileIndex, Listing, Missing, is_picture, list_files, split_of, unread_format
 from cap2im.data.pictures import ImageFile
-from cap2im.data.table_files import (
+from cap2im.data.table_columns import (
     AskedColumns,
     Columns,
-
     as_captions,
     as_class_id,
     caption_columns,
     choose_columns,
     describe_columns,
-    read_rows,
     split_named,
 )
+from cap2im.data.table_files import read_rows
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet", "metadata.json", "metadata.tsv")
 TABLES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt"})
@@ -71,9 +70,9 @@ def read_folder(path: Path, columns: AskedColumns) -> Source:
     files = [file for file in listing.files if is_metadata(file)]
     problems = [*listing.problems, *misspelt_metadata(listing.files), *listing.split_folders()]
     if not files:
-        hint = "; ".join(f"{p.file}: {p.detail}" for p in problems if p.kind == "misspelt metadata file") or "with lines such as " + json.dumps(
-            {"file_name": "cat.jpg", "text": "a cat on a chair"}
-        )
+        hint = "; ".join(
+            f"{p.file}: {p.detail}" for p in problems if p.kind == "misspelt metadata file"
+        ) or "with lines such as " + json.dumps({"file_name": "cat.jpg", "text": "a cat on a chair"})
         raise ValueError(f"{path}: no {', '.join(METADATA[:2])} or {METADATA[2]} in this folder ({hint})")
     if len({file.parent for file in files}) < len(files):
         raise ValueError(f"{path}: two metadata files in one folder ({', '.join(str(file.relative_to(path)) for file in files)}); keep one")
@@ -138,6 +137,9 @@ def read_table(path: Path, columns: AskedColumns, images: Path | None = None) ->
     _add_entries(table, index, "", columns, entries, problems)
     if not entries and (misplaced := [problem for problem in problems if problem.kind == "misplaced metadata file"]):
         raise ValueError(f"{misplaced[0]}; or name the folder of the pictures with --images")
+    if not entries:
+        first = f"; the first problem: {problems[0]}" if problems else ""
+        raise ValueError(f"{table}: none of its rows can be used{first}")
     return _source(index, entries, problems, listing, f"not in {table.name}")
 
 
@@ -229,5 +231,3 @@ def _add_entry(
     elif row.get("class_id") not in (None, "", -1, "-1"):
         problems.append(Problem("unusable entry", where, f"class_id {str(row['class_id'])[:40]!r} is no whole number of at most 63 bits"))
     return None
-
-

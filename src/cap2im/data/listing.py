@@ -16,10 +16,12 @@ from cap2im.data.digits import Split
 from cap2im.data.pictures import EXTENSIONS
 
 # endings of pictures that people have; those that are not in EXTENSIONS are counted and named
-PICTURES = frozenset(
-    ".ai .apng .arw .avif .bmp .cr2 .cr3 .dds .dib .dng .eps .exr .gif .hdr .heic .heif .icns .ico .j2k .jfif .jp2 .jpe .jpeg .jpg .jpx .jxl "
-    ".nef .orf .pbm .pcx .pgm .png .pnm .ppm .psd .raf .raw .rw2 .svg .tga .tif .tiff .webp .xcf".split()
-)
+PICTURES = EXTENSIONS | {
+    *(".ai", ".apng", ".avif", ".bmp", ".dds", ".dib", ".eps", ".exr", ".gif", ".hdr", ".heic", ".heif", ".icns", ".ico", ".j2k", ".jfif"),
+    *(".jp2", ".jpe", ".jpeg", ".jpg", ".jpx", ".jxl", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".svg", ".tga", ".tif"),
+    *(".tiff", ".webp", ".xcf"),
+    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".raw", ".rw2"),  # of cameras
+}
 
 
 def is_picture(path: Path | PurePosixPath) -> bool:
@@ -65,7 +67,9 @@ class Listing:
                 if parts[1] not in names:
                     names.append(parts[1])
         return [
-            Problem("misplaced split folder", str(self.root / outer), f"{' and '.join(names)} in it do not count as splits; give this folder")
+            Problem(
+                "misplaced split folder", str(self.root / outer), f"{' and '.join(names)} in it do not count as splits; give this folder"
+            )
             for outer, names in inside.items()
         ]
 

@@ -12,7 +12,7 @@ from cap2im.data.captioned import LazyRecords, PickleReader, Problem, Source, ho
 from cap2im.data.digits import Split
 from cap2im.data.kinds import KINDS, Kind
 from cap2im.data.listing import list_files
-from cap2im.data.table_files import AskedColumns
+from cap2im.data.table_columns import AskedColumns
 
 FILES: tuple[Kind, ...] = ("coco", "flickr8k", "table", "huggingface", "released")  # kinds that may be one file
 COLUMNS: tuple[Kind, ...] = ("folder", "table", "huggingface")  # kinds that have columns
@@ -73,9 +73,7 @@ def read_source(
     return source
 
 
-def _read(
-    kind: Kind, path: str, where: Path, read_pickle: PickleReader, side: int, columns: AskedColumns, images: str | None
-) -> Source:
+def _read(kind: Kind, path: str, where: Path, read_pickle: PickleReader, side: int, columns: AskedColumns, images: str | None) -> Source:
     match kind:
         case "coco":
             return coco.read_coco(where)
