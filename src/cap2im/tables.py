@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from cap2im.data.captioned import Problem
     from cap2im.data.checking import Report
 
 
@@ -131,8 +132,11 @@ def print_check(path: str, report: Report, most: int | None) -> None:
     from cap2im.data.checking import missing_validation, spread
 
     stdout = Console(highlight=False, emoji=False)
+    by_kind: dict[str, list[Problem]] = {}
+    for problem in report.problems:
+        by_kind.setdefault(problem.kind, []).append(problem)
     for kind, loses in PROBLEMS.items():
-        found = [problem for problem in report.problems if problem.kind == kind]
+        found = by_kind.get(kind, [])
         if found:
             stdout.print(f"{kind}: {len(found):,} ({'data is lost' if loses else 'a warning'})", style="bold", soft_wrap=True)
             for problem in found[:most]:

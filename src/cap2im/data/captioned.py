@@ -61,6 +61,8 @@ PROBLEMS = {
 
 def visible(text: str) -> str:
     """Return text with escapes for invisible characters, line breaks and what cannot be UTF-8."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -16,8 +16,8 @@ from cap2im.data.table_columns import IMAGE_COLUMNS, caption_columns, has_pictur
 from cap2im.files import check_regular_file, read_text, shortened
 
 SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
-LARGEST_TABLE = 2**30  # bytes of a Parquet file's cells in memory
-MOST_ROWS = 5_000_000
+LARGEST_TABLE = 2**28  # bytes of a Parquet file's cells in memory
+MOST_ROWS = 1_000_000
 
 Row = tuple[str, Mapping[str, Any]]  # where it stands, and its cells by column
 
@@ -59,8 +59,10 @@ def _parquet_rows(path: Path) -> list[Row]:
         with pq.ParquetFile(path) as file:
             if file.metadata.num_rows > MOST_ROWS:
                 raise ValueError(f"{path}: {file.metadata.num_rows:,} rows; at most {MOST_ROWS:,} are read")
-            size = 0
-            for batch in file.iter_batches(1000):
+            groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+            chunks = [group.column(number).total_uncompressed_size for group in groups for number in range(group.num_columns)]
+            size, longest = 0, max(chunks, default=0)  # bytes that one cell may have
+            for batch in file.iter_batches(min(1000, max(1, 2**29 // max(1, longest)))):
                 if (size := size + batch.nbytes) > LARGEST_TABLE:
                     raise ValueError(f"{path}: more than {LARGEST_TABLE:,} bytes of cells")
                 rows += [(f"{path}, row {number}", row) for number, row in enumerate(batch.to_pylist(), len(rows) + 1)]
