@@ -148,6 +148,7 @@ class FileIndex:
         self._folded: dict[str, list[str]] = {}
         self._by_name: dict[str, list[str]] = {}
         self._by_stem: dict[str, list[str]] = {}
+        self._real_folders: dict[str, str | None] = {}
         for name in self.files:
             self._folded.setdefault(fold(name), []).append(name)
             self._by_name.setdefault(fold(posixpath.basename(name)), []).append(name)
@@ -206,11 +207,17 @@ class FileIndex:
 
     def _through_link(self, joined: str) -> str | None:
         """A name may go through a link to a folder that was read under another name."""
-        try:
-            real = Path(os.path.realpath(self.root / joined)).relative_to(os.path.realpath(self.root)).as_posix()
-        except (OSError, ValueError):  # outside of the root, or no file name at all
-            return None
-        return real if real in self.files else None
+        folder, name = posixpath.split(joined)
+        if folder not in self._real_folders:
+            try:
+                real = Path(os.path.realpath(self.root / folder)).relative_to(os.path.realpath(self.root)).as_posix()
+            except (OSError, ValueError):  # outside of the root, or no file name at all
+                self._real_folders[folder] = None
+            else:
+                self._real_folders[folder] = real
+        through = self._real_folders[folder]
+        file = None if through is None else posixpath.normpath(posixpath.join(through, name))
+        return file if file in self.files else None
 
 
 def unique_ids(files: Sequence[str]) -> list[str]:
