@@ -134,7 +134,7 @@ BAD = [
     (["train", "aligndraw-mnist", "--data", "."], "no train-images-idx3-ubyte and no train-images-idx3-ubyte.gz"),
     (["train", "aligndraw-digits", "--resume"], "no checkpoint to resume from"),
     (["train", "aligndraw-digits", "--run", "empty.txt"], "empty.txt"),
-    (["convert", "nowhere.h5", "--out", "model"], "'nowhere.h5' does not exist"),
+    (["convert", "nowhere.h5", "--out", "model"], "nowhere.h5: no such file or folder"),
     (["convert", "empty.txt"], "Missing option '--out'"),
     (["convert", "empty.txt", "--out", "model"], "empty.txt: neither an HDF5 nor a PyTorch file"),
     (["convert", "empty.txt", "--out", "."], ".: exists already; give a new or an empty folder"),

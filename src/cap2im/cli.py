@@ -46,8 +46,47 @@ FAILING_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 # typer carries its own copy of click's exceptions, or click's, by its version; they share a base class
 USAGE_ERROR: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.")]
-SharpenOption = Annotated[str | None, typer.Option(help="A sharpener for the finished pictures: a folder, run, or OWNER/NAME on the hub.")]
+
+def _place(text: Any) -> str:
+    """Expand `~` in a path that may also be a name or a URL; the shell leaves it in quotes and after `=`."""
+    return os.path.expanduser(str(text))
+
+
+def _path(text: Any) -> Path:
+    return Path(_place(text))
+
+
+def _file(text: Any) -> Path:
+    if (path := _path(text)).is_file():
+        return path
+    raise typer.BadParameter(f"{path}: {'is a folder, and a file is needed' if path.is_dir() else 'no such file'}")
+
+
+def _folder(text: Any) -> Path:
+    if (path := _path(text)).is_dir():
+        return path
+    raise typer.BadParameter(f"{path}: {'is a file, and a folder is needed' if path.exists() else 'no such folder'}")
+
+
+def _existing(text: Any) -> Path:
+    if (path := _path(text)).exists():
+        return path
+    raise typer.BadParameter(f"{path}: no such file or folder")
+
+
+# how parameters that name paths are read: with `~` expanded
+PLACE: dict[str, Any] = {"parser": _place, "metavar": "TEXT"}
+PATH: dict[str, Any] = {"parser": _path, "metavar": "PATH"}
+FILE: dict[str, Any] = {"parser": _file, "metavar": "FILE"}
+FOLDER: dict[str, Any] = {"parser": _folder, "metavar": "FOLDER"}
+EXISTING: dict[str, Any] = {"parser": _existing, "metavar": "PATH"}
+
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.", **PLACE)
+]
+SharpenOption = Annotated[
+    str | None, typer.Option(help="A sharpener for the finished pictures: a folder, run, or OWNER/NAME on the hub.", **PLACE)
+]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 PrecisionOption = Annotated[
     Literal["fp32", "bf16"], typer.Option(help="What to draw in; bf16 is faster where the machine has it, and slightly other.")
@@ -61,7 +100,7 @@ def _examples(*lines: str) -> str:
 
 DataOption = Annotated[
     str | None,
-    typer.Option("--data", help="A prepared dataset (or its URL), sentences, or the folder of MNIST's files, else downloaded."),
+    typer.Option("--data", help="A prepared dataset (or its URL), sentences, or the folder of MNIST's files, else downloaded.", **PLACE),
 ]
 
 
@@ -172,11 +211,15 @@ def _read_captions(captions: list[str], file: Path | None) -> list[str]:
 )
 def draw(
     captions: Annotated[list[str] | None, typer.Argument(help="What to draw; each caption in quotes.")] = None,
-    file: Annotated[Path | None, typer.Option("--file", "--captions", "-f", help="Captions, one a line; - is standard input.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "--captions", "-f", help="Captions, one a line; - is standard input.", **PATH)
+    ] = None,
     model: ModelOption = cap2im.DEFAULT_MODEL,
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, max=1000, help="Pictures of each caption.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Picture k comes from seed + k.")] = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into; each caption gets a folder there.")] = Path("drawings"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into; each caption gets a folder there.", **PATH)] = Path(
+        "drawings"
+    ),
     sharpen: SharpenOption = None,
     unknown: Annotated[
         Literal["error", "skip"], typer.Option(help="Words that the model does not know: refuse the caption, or leave them out.")
@@ -234,12 +277,12 @@ def draw(
     )
 )
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name (see cap2im list) or a TOML file.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe's name (see cap2im list) or a TOML file.", **PLACE)],
     changes: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: change a value of the recipe; may be repeated.")] = None,
-    run: Annotated[Path | None, typer.Option(help="Folder of checkpoints, log and result. [default: runs/RECIPE]")] = None,
+    run: Annotated[Path | None, typer.Option(help="Folder of checkpoints, log and result. [default: runs/RECIPE]", **PATH)] = None,
     data: DataOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
-    start_from: Annotated[str | None, typer.Option("--from", help="A model whose weights the run starts from.")] = None,
+    start_from: Annotated[str | None, typer.Option("--from", help="A model whose weights the run starts from.", **PLACE)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the whole recipe and stop.")] = False,
     device: Annotated[Literal["auto", "cpu"], typer.Option(help="auto takes the accelerator if there is one.")] = "auto",
     compile_model: Annotated[bool, typer.Option("--compile", help="Compile the network's steps; starts later, runs faster.")] = False,
@@ -293,15 +336,17 @@ SamplesOption = Annotated[
     int | None, typer.Option(min=1, max=10_000, help="Drawings of a caption. [default: 10 of captioned digits, 50 for --similarity]")
 ]
 ShortlistOption = Annotated[
-    str | None, typer.Option(help="Measure image retrieval: a VGG-like network (run or folder), or a pickle of shortlists.")
+    str | None, typer.Option(help="Measure image retrieval: a VGG-like network (run or folder), or a pickle of shortlists.", **PLACE)
 ]
 CandidatesOption = Annotated[int | None, typer.Option(min=2, max=100_000, help="Images of a shortlist of the network. [default: 100]")]
 SimilarityOption = Annotated[bool, typer.Option("--similarity", help="Compare drawings with the images of their captions.")]
 FIDOption = Annotated[bool, typer.Option("--fid", help="FID and Inception Score of one drawing of each caption; FID against all images.")]
 InceptionOption = Annotated[
-    str | None, typer.Option("--inception", help="File of pytorch-fid's Inception weights. [default: the cache, else downloaded]")
+    str | None, typer.Option("--inception", help="File of pytorch-fid's Inception weights. [default: the cache, else downloaded]", **PLACE)
 ]
-DAMSMOption = Annotated[str | None, typer.Option("--damsm", help="R-precision of the drawings, by a matching model: a run or folder.")]
+DAMSMOption = Annotated[
+    str | None, typer.Option("--damsm", help="R-precision of the drawings, by a matching model: a run or folder.", **PLACE)
+]
 NeuralOption = Annotated[
     bool, typer.Option("--neural-distance", help="Its features and FID's in one space, learned on the training split: the fork's score.")
 ]
@@ -318,7 +363,9 @@ NeuralOption = Annotated[
     )
 )
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.")] = cap2im.DEFAULT_MODEL,
+    model: Annotated[
+        str, typer.Argument(help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.", **PLACE)
+    ] = cap2im.DEFAULT_MODEL,
     data: DataOption = None,
     split: SplitOption = "test",
     images: ImagesOption = 1000,
@@ -336,7 +383,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = "fp32",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file. [default: evaluation-MODEL.json]")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file. [default: evaluation-MODEL.json]", **PATH)] = None,
 ) -> None:
     """Measure a model: bound, caption accuracy on digits, image retrieval, similarity of drawings, FID, Inception Score, R-precision."""
     from cap2im.metrics.evaluation import evaluate as measure
@@ -404,13 +451,13 @@ PRESETS = {
     )
 )
 def compare(
-    models: Annotated[list[str] | None, typer.Argument(help="Models, as for cap2im evaluate, or names of recipes.")] = None,
+    models: Annotated[list[str] | None, typer.Argument(help="Models, as for cap2im evaluate, or names of recipes.", **PLACE)] = None,
     preset: Annotated[Literal["mnist"] | None, typer.Option(help="mnist: every model of MNIST with captions.")] = None,
     data: DataOption = None,
     train_missing: Annotated[
         bool, typer.Option("--train", help="Train the recipes that have no model yet, on the accelerator if there is one; may take hours.")
     ] = False,
-    runs: Annotated[Path, typer.Option(help="Folder of the recipes' runs.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(help="Folder of the recipes' runs.", **PATH)] = Path("runs"),
     split: SplitOption = "test",
     images: ImagesOption = 1000,
     bound_samples: BoundSamplesOption = 16,
@@ -426,7 +473,9 @@ def compare(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = "fp32",
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the tables, the picture and the evaluations.")] = Path("comparison"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the tables, the picture and the evaluations.", **PATH)] = Path(
+        "comparison"
+    ),
 ) -> None:
     """Measure several models and write one table: Markdown, JSON and a picture. Numbers of different protocols get columns of their own."""
     from cap2im.figures import comparison_picture
@@ -523,11 +572,13 @@ def _models_to_compare(names: list[str], runs: Path, data: str | None, train_mis
     )
 )
 def figures(
-    model: Annotated[str, typer.Argument(help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.")] = cap2im.DEFAULT_MODEL,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into.")] = Path("figures"),
+    model: Annotated[
+        str, typer.Argument(help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.", **PLACE)
+    ] = cap2im.DEFAULT_MODEL,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into.", **PATH)] = Path("figures"),
     captions: Annotated[
         Path | None,
-        typer.Option("--captions", help="Captions to flip, one a line; empty lines separate groups. - is standard input."),
+        typer.Option("--captions", help="Captions to flip, one a line; empty lines separate groups. - is standard input.", **PATH),
     ] = None,
     data: DataOption = None,
     sharpen: SharpenOption = None,
@@ -560,14 +611,16 @@ PairsSeedOption = Annotated[int, typer.Option(min=0, help="Of the pictures, and 
     )
 )
 def generate(
-    model: Annotated[str, typer.Argument(help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.")],
-    data: Annotated[str, typer.Option("--data", help="A prepared dataset.")],
+    model: Annotated[str, typer.Argument(help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.", **PLACE)],
+    data: Annotated[str, typer.Option("--data", help="A prepared dataset.", **PLACE)],
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Whose captions to draw.")] = "validation",
     per_caption: Annotated[int, typer.Option(min=1, max=10_000, help="Pictures of each caption.")] = 1,
     sample: Annotated[int | None, typer.Option(min=1, help="Draw a picture of each of so many random images alone, none twice.")] = None,
     real: Annotated[bool, typer.Option("--real", help="Write the real images, too, at the model's side.")] = False,
     seed: PairsSeedOption = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for pictures, pairs.jsonl and manifest.json.")] = Path("generated"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for pictures, pairs.jsonl and manifest.json.", **PATH)] = Path(
+        "generated"
+    ),
     resume: Annotated[bool, typer.Option("--resume", help="Draw what is missing of an interrupted run.")] = False,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = "fp32",
@@ -592,9 +645,9 @@ def generate(
 
 @app.command(epilog=_examples("cap2im sample generated --count 10000 --out pairs"))
 def sample(
-    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="What cap2im generate --real made.")],
+    folder: Annotated[Path, typer.Argument(help="What cap2im generate --real made.", **FOLDER)],
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Images, each with one of its pictures.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder; gets real/ and generated/, with equal file names.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder; gets real/ and generated/, with equal file names.", **PATH)],
     seed: PairsSeedOption = 0,
 ) -> None:
     """Take random pairs of a generated picture and its real image, no image twice."""
@@ -608,8 +661,14 @@ TokensOption = Annotated[
     typer.Option(help="How captions are split: as alignDRAW or as AttnGAN did. [default: as the source's vocabulary does, else released]"),
 ]
 WorkersOption = Annotated[int | None, typer.Option(min=1, max=1024, help="Processes that read images. [default: one for each processor]")]
-ImageColumnOption = Annotated[str | None, typer.Option(help="Column of the images in a table that has several.")]
-CaptionColumnOption = Annotated[str | None, typer.Option(help="Column of the captions in a table where its name does not tell.")]
+ImageColumnOption = Annotated[str | None, typer.Option(help="Column of a table with the images, or their file names. [default: guessed]")]
+CaptionColumnOption = Annotated[
+    list[str] | None, typer.Option(help="Column of a table with captions; may be repeated, and captions add up. [default: guessed]")
+]
+SplitColumnOption = Annotated[str | None, typer.Option(help="Column of a table with train, validation or test. [default: split]")]
+ImagesFolderOption = Annotated[
+    str | None, typer.Option("--images", help="Folder that a table's file names are relative to. [default: the table's]", **PLACE)
+]
 
 
 def _needs_datasets() -> None:
@@ -624,14 +683,16 @@ def _needs_datasets() -> None:
         "cap2im prepare coco coco/ --out data/coco --captions 5",
         "cap2im prepare folder photos/ --out data/photos --side 56 --fit crop --validation 0.1",
         "cap2im prepare pairs photos/ --out data/photos --resume",
+        "cap2im prepare flickr8k Flickr8k/ --out data/flickr8k",
+        "cap2im prepare table list.csv --images photos/ --image-column file --caption-column title --out data/photos",
         "cap2im prepare huggingface OWNER/NAME --out data/name --caption-column text",
         "cap2im prepare webdataset 'shards/{0000..0099}.tar' --out data/shards",
     )
 )
 def prepare(
     kind: Annotated[Kind, typer.Argument(help="What PATH is: see docs/own-captions.md.", show_choices=True)],
-    path: Annotated[str, typer.Argument(help="A folder or file; for huggingface also a name on the hub.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the prepared dataset.")],
+    path: Annotated[str, typer.Argument(help="A folder or file; for huggingface also a name on the hub.", **PLACE)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the prepared dataset.", **PATH)],
     side: Annotated[int, typer.Option(min=4, max=1024, help="Side of the images, in pixels.")] = 32,
     fit: Annotated[
         Literal["stretch", "crop", "shorter"],
@@ -642,35 +703,52 @@ def prepare(
     minimum_count: Annotated[int, typer.Option(min=1, help="Leave rarer words out of the vocabulary.")] = 1,
     words: Annotated[int | None, typer.Option(min=2, help="Most words in the vocabulary. [default: all]")] = None,
     validation: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the training images that validates, if none do.")] = 0.0,
+    test: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the training images to test on, if there are none.")] = 0.0,
     image_column: ImageColumnOption = None,
     caption_column: CaptionColumnOption = None,
+    split_column: SplitColumnOption = None,
+    images: ImagesFolderOption = None,
     workers: WorkersOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
 ) -> None:
     """Make captioned images of any kind into one dataset to train on."""
     _needs_datasets()
     from cap2im.convert.pickles import read_pickle
+    from cap2im.data.checking import missing_validation
     from cap2im.data.preparing import Options
     from cap2im.data.preparing import prepare as prepare_dataset
     from cap2im.data.sources import read_source
 
     options = Options(side, fit, captions, tokens, minimum_count, words)
     source = read_source(
-        kind, path, read_pickle=read_pickle, side=side, validation=validation, image_column=image_column, caption_column=caption_column
+        kind,
+        path,
+        read_pickle=read_pickle,
+        side=side,
+        validation=validation,
+        test=test,
+        image_column=image_column,
+        caption_column=tuple(caption_column or ()),
+        split_column=split_column,
+        images=images,
     )
     manifest = prepare_dataset(source, out, kind=kind, path=path, options=options, workers=workers, resume=resume)
     counts = ", ".join(f"{split}: {n['images']:,} images with {n['captions']:,} captions" for split, n in manifest["splits"].items())
     print(f"{counts}; {manifest['vocabulary']['words']:,} words\nwritten to {out}")
+    if (hint := missing_validation(manifest["splits"], validation)) is not None:
+        print(hint, file=sys.stderr)
 
 
 @app.command(epilog=_examples("cap2im check photos/", "cap2im check coco/ --kind coco --all", "cap2im check data/photos"))
 def check(
-    path: Annotated[str, typer.Argument(help="Captioned images of any kind, or a prepared dataset.")],
+    path: Annotated[str, typer.Argument(help="Captioned images of any kind, or a prepared dataset.", **PLACE)],
     kind: Annotated[Kind | None, typer.Option(help="What PATH is. [default: by what lies there]")] = None,
     tell_all: Annotated[bool, typer.Option("--all", help="List every problem in place of ten of each kind.")] = False,
     tokens: TokensOption = None,
     image_column: ImageColumnOption = None,
     caption_column: CaptionColumnOption = None,
+    split_column: SplitColumnOption = None,
+    images: ImagesFolderOption = None,
     workers: WorkersOption = None,
 ) -> None:
     """Say what is wrong with captioned images; exit status 1 if something would be lost."""
@@ -679,7 +757,15 @@ def check(
     from cap2im.data.checking import check as check_path
 
     report = check_path(
-        path, kind=kind, read_pickle=read_pickle, tokens=tokens, image_column=image_column, caption_column=caption_column, workers=workers
+        path,
+        kind=kind,
+        read_pickle=read_pickle,
+        tokens=tokens,
+        image_column=image_column,
+        caption_column=tuple(caption_column or ()),
+        split_column=split_column,
+        images=images,
+        workers=workers,
     )
     print_check(path, report, None if tell_all else 10)
     if report.loses_data:
@@ -698,14 +784,14 @@ def check(
     )
 )
 def convert(
-    file: Annotated[Path, typer.Argument(exists=True, help="Legacy weights: HDF5, PyTorch, or a folder of skip-thoughts' or AttnGAN's.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the model.")],
+    file: Annotated[Path, typer.Argument(help="Legacy weights: HDF5, PyTorch, or a folder of skip-thoughts' or AttnGAN's.", **EXISTING)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the model.", **PATH)],
     dictionary: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="The words of the weights: alignDRAW's dictionary.pkl, AttnGAN's captions.pickle."),
+        typer.Option(help="The words of the weights: alignDRAW's dictionary.pkl, AttnGAN's captions.pickle.", **FILE),
     ] = None,
     text_encoder: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="What AttnGAN's generator or image encoder hears: text_encoder….pth.")
+        Path | None, typer.Option(help="What AttnGAN's generator or image encoder hears: text_encoder….pth.", **FILE)
     ] = None,
     glimpses: Annotated[
         int | None, typer.Option(min=1, max=1024, help="T, which no file tells. As the programs have it: 32, or 64 for DRAW.")
@@ -731,7 +817,8 @@ def convert(
 )
 def serve(
     model: Annotated[
-        list[str] | None, typer.Option("--model", "-m", help="Bundled name, folder, run, or OWNER/NAME on the hub; may be repeated.")
+        list[str] | None,
+        typer.Option("--model", "-m", help="Bundled name, folder, run, or OWNER/NAME on the hub; may be repeated.", **PLACE),
     ] = None,
     sharpen: SharpenOption = None,
     device: Annotated[list[str] | None, typer.Option(help="cpu, cuda:0, mps; may be repeated, and all of them draw.")] = None,
@@ -741,9 +828,11 @@ def serve(
     root_path: Annotated[str, typer.Option(help="Path prefix that a reverse proxy removes, such as /draw.")] = "",
     queue: Annotated[int, typer.Option(min=1, help="Pictures that may wait or be drawn in a process; more are refused.")] = 256,
     batch: Annotated[int, typer.Option(min=1, help="Pictures that are drawn together, at most.")] = 64,
-    store: Annotated[str | None, typer.Option(help="Folder or URL (s3://, gs://, abfs://) for pictures, to answer links to them.")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Folder or URL (s3://, gs://, abfs://) for pictures, to answer links to them.", **PLACE)
+    ] = None,
     api_key_file: Annotated[
-        Path | None, typer.Option(help="File with the key that clients need to draw; or the environment's CAP2IM_API_KEY.")
+        Path | None, typer.Option(help="File with the key that clients need to draw; or the environment's CAP2IM_API_KEY.", **PATH)
     ] = None,
     changes: Annotated[
         list[str] | None,

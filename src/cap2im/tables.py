@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from cap2im.data.captioned import Problem
     from cap2im.data.checking import Report
 
 
@@ -128,11 +129,14 @@ def _accuracy_table(model: str, accuracy: dict[str, Any]) -> Table:
 def print_check(path: str, report: Report, most: int | None) -> None:
     """What `cap2im check` found, on standard output: at most so many problems of a kind."""
     from cap2im.data.captioned import PROBLEMS
-    from cap2im.data.checking import spread
+    from cap2im.data.checking import missing_validation, spread
 
-    stdout = Console(highlight=False)
+    stdout = Console(highlight=False, emoji=False)
+    by_kind: dict[str, list[Problem]] = {}
+    for problem in report.problems:
+        by_kind.setdefault(problem.kind, []).append(problem)
     for kind, loses in PROBLEMS.items():
-        found = [problem for problem in report.problems if problem.kind == kind]
+        found = by_kind.get(kind, [])
         if found:
             stdout.print(f"{kind}: {len(found):,} ({'data is lost' if loses else 'a warning'})", style="bold", soft_wrap=True)
             for problem in found[:most]:
@@ -148,5 +152,7 @@ def print_check(path: str, report: Report, most: int | None) -> None:
         unknown = f"{100 * report.unknown[split]:.2f} %" if split in report.unknown else "-"
         table.add_row(split, f"{summary.images:,}", f"{summary.captions:,}", spread(summary.sides), spread(summary.lengths), unknown)
     stdout.print(table)
+    if (hint := missing_validation({split: s for split, s in report.splits.items() if s.images})) is not None:
+        stdout.print(hint, soft_wrap=True)
     verdict = "data would be lost" if report.loses_data else "fine, with warnings" if report.problems else "fine"
     stdout.print(f"{report.vocabulary:,} different words; {verdict}", soft_wrap=True)

@@ -41,7 +41,7 @@ def test_every_fault_is_told_with_its_file(tmp_path):
     train = tmp_path / "train"
     whole = (train / "p1.jpg").read_bytes()
     (train / "p1.jpg").write_bytes(whole[:-200])
-    (train / "p2.txt").write_bytes(b"\xff\xfe")
+    (train / "p2.txt").write_bytes(b"caf\xe9")
     (train / "p3.txt").write_text("fine\n?!\n" + "word " * 300)
     (train / "p4.txt").unlink()
     (train / "p5.jpg").unlink()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+import typing
 
 import pytest
+import typer
 
 from cap2im import cli
 from tests.data import sources
@@ -81,6 +84,88 @@ def test_warnings_alone_are_fine(run, tmp_path):
     assert "fine, with warnings" in out
 
 
+def test_a_table_with_its_options(run, tmp_path):
+    sources.pairs(tmp_path / "photos", 6)
+    rows = "".join(
+        f"p{n}.jpg\ta dog, {n}\tbrown {n}\t{split}\n" for n, split in enumerate(("train", "train", "train", "train", "val", "test"))
+    )
+    sources.write(tmp_path / "list.tsv", "where\twhat\tcolour\tpart\n" + rows)
+    options = ("--images", "photos", "--caption-column", "what", "--caption-column", "colour", "--split-column", "part", "--workers", "1")
+    code, out, err = run("prepare", "table", "list.tsv", "--out", "data", *options)
+    assert code == 0, err
+    assert "train: 4 images with 8 captions, validation: 1 images with 2 captions, test: 1 images with 2 captions" in out
+    assert "no validation images" not in err
+    assert run("check", "list.tsv", *options)[0] == 0
+
+
+def test_a_missing_validation_split_is_told(run, tmp_path):
+    sources.pairs(tmp_path / "photos", 20)
+    hint = "no validation images, which train needs: prepare with --validation 0.1"
+    assert hint in run("check", "photos", "--workers", "1")[1]
+    assert hint in run("prepare", "pairs", "photos", "--out", "a", "--workers", "1")[2]
+    assert hint in run("check", "a", "--workers", "1")[1]
+    assert (
+        "--validation 0.0001 holds out none"
+        in run("prepare", "pairs", "photos", "--out", "b", "--validation", "0.0001", "--workers", "1")[2]
+    )
+    code, out, err = run("prepare", "pairs", "photos", "--out", "c", "--validation", "0.3", "--test", "0.3", "--workers", "1")
+    assert (code, "no validation images" in err) == (0, False)
+    assert "validation: " in out
+    assert "test: " in out
+
+
+def test_check_tells_that_nothing_trains(run, tmp_path):
+    sources.pairs(tmp_path / "photos" / "val", 2)
+    code, out, _ = run("check", "photos", "--workers", "1")
+    assert code == 1
+    assert "no training images: 1 (data is lost)" in out
+    assert run("prepare", "pairs", "photos", "--out", "data", "--workers", "1")[0] == 2
+
+
+def test_a_tilde_is_the_home_folder(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    sources.pairs(tmp_path / "home" / "photos", 3)
+    assert run("prepare", "pairs", "~/photos", "--out=~/zz", "--workers", "1")[0] == 0
+    assert (tmp_path / "home" / "zz" / "manifest.json").is_file()
+    assert run("check", "~/zz", "--workers", "1")[0] == 0
+    assert run("check", "~/photos", "--workers", "1")[0] == 0
+    sources.write(tmp_path / "home" / "list.csv", "file,text\np0.jpg,a dog\np1.jpg,a cat\np2.jpg,a cow\n")
+    assert run("prepare", "table", "~/list.csv", "--images", "~/photos", "--out", "~/zz2", "--workers", "1")[0] == 0
+    assert not (tmp_path / "~").exists()
+
+
+PATHS = {
+    "out",
+    "run",
+    "runs",
+    "store",
+    "data",
+    "model",
+    "models",
+    "sharpen",
+    "file",
+    "folder",
+    "path",
+    "captions",
+    "dictionary",
+    "text_encoder",
+}
+PATHS |= {"api_key_file", "start_from", "recipe", "shortlist", "inception", "damsm", "images"}
+NO_PATHS = {("draw", "captions"), ("prepare", "captions"), ("evaluate", "images"), ("compare", "images")}
+
+
+def test_every_option_that_names_a_path_expands_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    seen = set()
+    for command in cli.app.registered_commands:
+        for name, hint in typing.get_type_hints(command.callback, include_extras=True).items():
+            if name in PATHS and (command.callback.__name__, name) not in NO_PATHS:
+                seen.add(name)
+                with contextlib.suppress(typer.BadParameter):  # there is no such file
+                    assert str(hint.__metadata__[0].parser("~/x")) == "/home/somebody/x", (command.callback, name)
+    assert seen == PATHS
+
+
 BAD = [
     (["prepare", "coco", "gone", "--out", "data"], "gone: no such file or folder"),
     (["prepare", "coco", "empty", "--out", "data"], "empty: no annotations/captions_train2017.json"),
@@ -89,7 +174,7 @@ BAD = [
     (["prepare", "pairs", "photos", "--out", "photos/p0.txt"], "photos/p0.txt: is a file"),
     (["prepare", "pairs", "photos", "--out", "data", "--side", "3"], "Invalid value for '--side'"),
     (["prepare", "pairs", "photos", "--out", "data", "--validation", "1.5"], "Invalid value for '--validation'"),
-    (["prepare", "pairs", "photos/p0.txt", "--out", "data"], "is a file, and pairs wants a folder"),
+    (["prepare", "pairs", "photos/p0.txt", "--out", "data"], "is a file, and pairs needs a folder"),
     (["prepare", "pairs", "photos", "--out", "data", "--minimum-count", "99"], "no word is left"),
     (["prepare", "huggingface", "./gone.parquet", "--out", "data"], "no such file or folder"),
     (["prepare", "huggingface", "./gone", "--out", "data"], "./gone: no such file or folder"),
@@ -100,7 +185,19 @@ BAD = [
     ),
     (["prepare", "attngan", "birds", "--out", "data", "--tokens", "released"], "--tokens released: this source brings its own vocabulary"),
     (["check", "photos", "--caption-column", "x"], "--caption-column x: a source of kind pairs has no columns"),
+    (
+        ["prepare", "pairs", "photos", "--out", "data", "--images", "x"],
+        "--images x: a source of kind pairs has its pictures in its own folder",
+    ),
+    (["prepare", "pairs", "photos", "--out", "data", "--split-column", "x"], "--split-column x: a source of kind pairs has no columns"),
+    (
+        ["prepare", "table", "photos/p0.txt", "--out", "data"],
+        "photos/p0.txt: none of its rows can be used; the first problem: unusable entry: ",
+    ),
+    (["prepare", "table", "photos", "--out", "data"], "photos: no table of pictures and captions"),
+    (["prepare", "pairs", "photos", "--out", "data", "--validation", "0.5", "--test", "0.5"], "at most 0.9 together"),
     (["check", "gone"], "gone: no such file or folder"),
+    (["check", "photo"], "photo: no such file or folder; there is photos"),
     (["check", "empty"], "cannot tell what kind"),
     (["check", "photos", "--kind", "coco"], "no annotations/captions_train2017.json"),
 ]

@@ -285,13 +285,13 @@ def test_hugging_face_parquet(tmp_path, monkeypatch):
     with source.splits["train"][2].image.open() as image:
         assert np.array_equal(np.asarray(image), np.asarray(pictures[2]))
     assert guess_kind(str(tmp_path / "a")) == "huggingface"
-    rows = {"image": pictures, "prompt": ["x"] * 3, "style": ["y"] * 3}
+    rows = {"image": pictures, "title": ["x"] * 3, "style": ["y"] * 3}
     file = tmp_path / "b.parquet"
     table(tmp_path, rows).to_parquet(file)
-    with pytest.raises(ValueError, match="name it with --caption-column: prompt, style"):
+    with pytest.raises(ValueError, match=r"--caption-column names it; its columns: image \(pictures\), title \(text\), style \(text\)"):
         read("huggingface", file)
-    assert read("huggingface", file, caption_column="prompt").splits["train"][0].captions == ("x",)
-    with pytest.raises(ValueError, match="no column 'gone'; its columns"):
+    assert read("huggingface", file, caption_column="title").splits["train"][0].captions == ("x",)
+    with pytest.raises(ValueError, match=r"no column 'gone' \(--image-column\); its columns"):
         read("huggingface", file, image_column="gone")
     with pytest.raises(ValueError, match="no such file or folder"):
         read("huggingface", tmp_path / "gone")

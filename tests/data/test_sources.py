@@ -9,7 +9,7 @@ import pytest
 
 from cap2im.convert.pickles import read_pickle
 from cap2im.data.captioned import held_out, usable_captions
-from cap2im.data.folders import class_caption
+from cap2im.data.class_folders import class_caption
 from cap2im.data.sources import guess_kind, read_source
 from tests.data import sources
 from tests.real_data import data_folder
@@ -129,7 +129,7 @@ def test_folder_tells_what_is_wrong(tmp_path):
     assert "line 4: file_name 'deep.jpg' is not relative to this folder: write 'images/deep.jpg'" in misplaced.detail
 
 
-@pytest.mark.parametrize("name", ["metadata.json1", "Metadata.jsonl", "metadata.json", "meta_data.jsonl", "metadata.jsonl.txt"])
+@pytest.mark.parametrize("name", ["metadata.json1", "meta_data.jsonl", "metadata.jsonl.txt"])
 def test_misspelt_metadata_is_named(tmp_path, name):
     sources.folder(tmp_path, [{"file_name": "a.jpg", "text": "fine"}], name)
     assert guess_kind(str(tmp_path)) == "folder"
@@ -247,7 +247,271 @@ def test_captions_without_a_word_for_the_tokenizer_are_told(tmp_path):
     assert [problem.kind for problem in problems] == ["caption without words"]
 
 
-@pytest.mark.parametrize(("kind", "option"), [("pairs", "caption_column"), ("folder", "image_column"), ("coco", "image_column")])
+# COCO's entries
+
+
+def coco_of(folder, images, annotations):
+    """COCO's annotations, with a picture for each file name that stays in the folder."""
+    for number, image in enumerate(images):
+        if isinstance(image, dict) and not str(image.get("file_name", "/")).startswith(("/", "..", "http")):
+            sources.save(folder / "train2017" / image["file_name"].replace("\\", "/"), number)
+    document = {"images": images, "annotations": annotations}
+    sources.write(folder / "annotations" / "captions_train2017.json", json.dumps(document))
+    return folder
+
+
+def caption(id, text="a dog"):
+    return {"id": 1, "image_id": id, "caption": text}
+
+
+@pytest.mark.parametrize("entry", [7, {}, {"file_name": "b.png"}, {"id": None, "file_name": "b.png"}, {"id": [1], "file_name": "b.png"}])
+def test_one_bad_image_of_coco_is_skipped(tmp_path, entry):
+    coco_of(tmp_path, [{"id": 1, "file_name": "a.png"}, entry], [caption(1)])
+    (tmp_path / "train2017" / "b.png").unlink(missing_ok=True)
+    source = read("coco", tmp_path)
+    assert [record.captions for record in source.splits["train"]] == [("a dog",)]
+    assert found(source) == {("unusable entry", "captions_train2017.json")}
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd.png", "../../x.png", "http://example.org/a.png"])
+def test_coco_names_stay_in_their_folder(tmp_path, name):
+    coco_of(tmp_path, [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": name}], [caption(1), caption(2)])
+    source = read("coco", tmp_path)
+    assert len(source.splits["train"]) == 1
+    (problem,) = source.problems
+    assert problem.kind == "picture outside the folder"
+    assert name in problem.detail
+    assert "its 1 captions are lost" in problem.detail
+
+
+def test_two_images_of_one_id_are_told_with_both_names(tmp_path):
+    images = [{"id": 1, "file_name": "a/1.png"}, {"id": 1, "file_name": "b/1.png"}, {"id": 2, "file_name": "a/2.png"}]
+    source = read("coco", coco_of(tmp_path, images, [caption(1), caption(1), caption(2)]))
+    assert [record.id for record in source.splits["train"]] == ["2"]
+    (problem,) = [problem for problem in source.problems if problem.kind == "duplicate id"]
+    assert "'a/1.png' and 'b/1.png' have one id, 1" in problem.detail
+    assert "2 captions" in problem.detail
+
+
+@pytest.mark.parametrize(("listed", "annotated"), [("1", 1), (1, "1")])
+def test_ids_of_two_types_are_told_and_matched(tmp_path, listed, annotated):
+    source = read("coco", coco_of(tmp_path, [{"id": listed, "file_name": "a.png"}], [caption(annotated)]))
+    assert source.splits["train"][0].captions == ("a dog",)
+    assert [(problem.kind, "the types differ" in problem.detail) for problem in source.problems] == [("ids of two types", True)]
+
+
+def test_ids_are_unique_where_files_share_a_stem(tmp_path):
+    names = ["left/0.png", "right/0.png", "right/1.png"]
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+    source = read("coco", coco_of(tmp_path, images, [caption(number) for number in range(3)]))
+    assert [record.id for record in source.splits["train"]] == ["left/0", "right/0", "1"]
+
+
+def test_coco_reads_backslashes_and_whole_numbers_with_a_point(tmp_path):
+    source = read("coco", coco_of(tmp_path, [{"id": 1.0, "file_name": "birds\\a.png"}], [caption(1)]))
+    assert source.splits["train"][0].captions == ("a dog",)
+    assert source.problems == []
+
+
+def test_annotations_of_boxes_are_no_captions(tmp_path):
+    coco_of(tmp_path, [{"id": 1, "file_name": "a.png"}], [{"image_id": 1, "bbox": [1, 2, 3, 4]}])
+    with pytest.raises(ValueError, match=r"not COCO's captions.*annotations\[0\]: caption: Field required"):
+        read("coco", tmp_path)
+
+
+# Pairs
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_captions_are_decoded_by_their_byte_order_mark(tmp_path, encoding):
+    sources.save(tmp_path / "a.jpg", 1)
+    sources.write(tmp_path / "a.txt", "a café\r\na dog\n".encode(encoding))
+    source = read("pairs", tmp_path)
+    assert source.splits["train"][0].captions == ("a café", "a dog")
+    assert source.problems == []
+
+
+def test_utf16_without_a_mark_is_refused_by_name(tmp_path):
+    sources.pairs(tmp_path, 2)
+    sources.write(tmp_path / "p1.txt", "a dog runs".encode("utf-16-le"))
+    source = read("pairs", tmp_path)
+    assert [record.captions for record in source.splits["train"]][1:] == [()]
+    assert found(source) == {("wrong encoding", "p1.txt")}
+
+
+@pytest.mark.parametrize(
+    ("picture", "text"), [("a.png", "a.TXT"), ("a.png", "a.caption"), ("IMG.PNG", "img.txt"), ("é.png", "e\u0301.txt")]
+)
+def test_text_files_of_other_spellings_are_read(tmp_path, picture, text):
+    sources.save(tmp_path / picture, 1)
+    sources.write(tmp_path / text, "a dog")
+    assert guess_kind(str(tmp_path)) == "pairs"
+    source = read("pairs", tmp_path)
+    assert (source.splits["train"][0].captions, source.problems) == (("a dog",), [])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "0 0.5 0.5 0.1 0.2",
+        '{"caption": "a dog"}',
+        "['a dog']",
+        "a.jpg,a dog",
+        "1234_ab.jpg#0\ta dog",
+        "image 1.png| 0| a dog",
+        "<?xml version='1.0'?>",
+    ],
+)
+def test_data_beside_a_picture_is_no_caption(tmp_path, line):
+    sources.save(tmp_path / "a.png", 1)
+    sources.write(tmp_path / "a.txt", f"a dog\n{line}\n3 dogs, 2 cats\n(a cat)\n")
+    source = read("pairs", tmp_path)
+    assert source.splits["train"][0].captions == ("a dog", "3 dogs, 2 cats", "(a cat)")
+    assert found(source) == {("not a caption", "a.txt, line 2")}
+
+
+def test_pictures_of_other_formats_are_counted(tmp_path):
+    sources.pairs(tmp_path, 1)
+    for name in ("b.heic", "c.SVG", "c.txt", "d.mp3"):
+        sources.write(tmp_path / name, "x")
+    assert found(read("pairs", tmp_path)) == {("picture format not read", "b.heic"), ("picture format not read", "c.SVG")}
+
+
+def test_split_folders_one_folder_deeper_are_told(tmp_path):
+    sources.pairs(tmp_path / "archive" / "train", 1)
+    sources.pairs(tmp_path / "archive" / "val", 1)
+    (problem,) = read("pairs", tmp_path).problems
+    assert (problem.kind, problem.file) == ("misplaced split folder", str(tmp_path / "archive"))
+    assert "train and val in it do not count" in problem.detail
+
+
+def test_split_folders_may_be_links(tmp_path):
+    sources.pairs(tmp_path / "a", 2)
+    sources.pairs(tmp_path / "b", 1)
+    for split, target in (("train", "a"), ("val", "b")):
+        (tmp_path / "photos" / split).parent.mkdir(exist_ok=True)
+        (tmp_path / "photos" / split).symlink_to(tmp_path / target)
+    source = read("pairs", tmp_path / "photos")
+    assert {split: [record.id for record in records] for split, records in source.splits.items()} == {
+        "train": ["train/p0", "train/p1"],
+        "validation": ["val/p0"],
+    }
+
+
+def test_parquet_beside_pairs_is_no_dataset(tmp_path):
+    sources.pairs(tmp_path / "00000", 2)
+    sources.write(tmp_path / "00000.parquet", b"PAR1")
+    assert guess_kind(str(tmp_path)) == "pairs"
+
+
+@pytest.mark.parametrize("name", ["p17 [x] 100%", "a*b?", "-dash", "~zz", "new\nline", "#1", "%41"])
+def test_names_of_folders_are_no_patterns(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    sources.pairs(tmp_path / name, 1)
+    sources.folder(tmp_path / name / "more", [{"file_name": "a.jpg", "text": "fine"}])
+    assert len(read("pairs", name).splits["train"]) == 1
+    assert read("folder", name).splits["train"][0].id == "more/a.jpg"
+    assert "\n" not in str(read("folder", name).problems[0])
+
+
+def test_a_missing_path_names_the_one_that_exists(tmp_path):
+    sources.pairs(tmp_path / "photos", 1)
+    with pytest.raises(ValueError, match=r"no such file or folder; there is .*/photos$"):
+        read("pairs", tmp_path / "Photos")
+    with pytest.raises(ValueError, match=r"no such file or folder; there is .*/photos$"):
+        guess_kind(str(tmp_path / "photo" / "deep"))
+
+
+def test_one_folder_deeper_is_hinted(tmp_path):
+    sources.coco(tmp_path / "inner")
+    for attempt in (lambda: guess_kind(str(tmp_path)), lambda: read("coco", tmp_path)):
+        with pytest.raises(ValueError, match=r"one folder deeper, .*/inner is coco"):
+            attempt()
+
+
+# Tables
+
+
+def table(tmp_path, text="id,where,what\n1,p0.jpg,a dog\n2,p1.jpg,a cat\n"):
+    sources.pairs(tmp_path / "photos", 2)
+    return sources.write(tmp_path / "list.csv", text)
+
+
+def test_a_table_beside_its_pictures(tmp_path):
+    options = {"images": str(tmp_path / "photos"), "caption_column": ("what", "id")}
+    (a, b) = read("table", table(tmp_path), **options).splits["train"]
+    assert (a.id, a.captions, b.captions) == ("p0.jpg", ("a dog", "1"), ("a cat", "2"))
+
+
+def test_a_table_whose_pictures_are_elsewhere_hints_at_images(tmp_path):
+    with pytest.raises(ValueError, match=r"write 'photos/p0.jpg'; or name the folder of the pictures with --images"):
+        read("table", table(tmp_path), caption_column="what")
+
+
+def test_splits_from_a_column(tmp_path):
+    text = "file,text,split\nphotos/p0.jpg,a dog,Train\nphotos/p1.jpg,a cat,val\nphotos/p1.jpg,a cow,train\nphotos/p0.jpg,x,odd\n"
+    source = read("table", table(tmp_path, text))
+    assert {split: [record.captions for record in records] for split, records in source.splits.items()} == {
+        "train": [("a dog",)],
+        "validation": [("a cat",)],
+    }
+    assert found(source) == {("unusable entry", "list.csv, line 4"), ("split not used", "list.csv, line 5")}
+
+
+def test_a_split_column_of_something_else_is_no_split(tmp_path):
+    source = read("table", table(tmp_path, "file,text,split\nphotos/p0.jpg,a dog,7\nphotos/p1.jpg,a cat,8\n"))
+    assert len(source.splits["train"]) == 2
+
+
+@pytest.mark.parametrize("kind", ["folder", "table"])
+def test_columns_that_are_asked_for(tmp_path, kind):
+    sources.save(tmp_path / "a.jpg", 1)
+    sources.write(tmp_path / "metadata.csv", "a,b,c,d\na.jpg,one,two,test\n")
+    source = read(kind, tmp_path, image_column="a", caption_column=("c", "b"), split_column="d")
+    assert source.splits["test"][0].captions == ("two", "one")
+
+
+def test_another_column_of_captions_is_told(tmp_path):
+    sources.folder(tmp_path, [{"file_name": "a.jpg", "text": "a dog", "caption_1": "a cat"}])
+    assert found(read("folder", tmp_path)) == {("column not used", "metadata.jsonl")}
+
+
+@pytest.mark.parametrize("name", ["[x] *?.parquet", "train.parquet"])
+def test_captions_in_columns_and_objects_of_parquet(tmp_path, name):
+    import datasets
+
+    text = datasets.Value("string")
+    features = {"image": datasets.Image(), "caption_1": text, "caption_0": text, "caption_2": datasets.Value("null")}
+    rows = {"image": [sources.picture(1)], "caption_1": ["b"], "caption_0": ["a"], "caption_2": [None]}
+    datasets.Dataset.from_dict(rows, datasets.Features(features)).to_parquet(tmp_path / "a" / name)
+    assert read("huggingface", tmp_path / "a" / name).splits["train"][0].captions == ("a", "b")
+    features = {"image": datasets.Image(), "sentences": [{"raw": text, "tokens": [text]}], "split": text}
+    rows = {"image": [sources.picture(n) for n in range(2)], "sentences": [[{"raw": "a dog", "tokens": []}]] * 2, "split": ["train", "val"]}
+    datasets.Dataset.from_dict(rows, datasets.Features(features)).to_parquet(tmp_path / "b" / name)
+    assert guess_kind(str(tmp_path / "b" / name)) == "huggingface"
+    for kind in ("huggingface", "table"):
+        source = read(kind, tmp_path / "b" / name)
+        assert {split: [record.captions for record in records] for split, records in source.splits.items()} == {
+            "train": [("a dog",)],
+            "validation": [("a dog",)],
+        }
+
+
+def test_two_held_out_shares_do_not_overlap(tmp_path):
+    sources.pairs(tmp_path, 60)
+    alone = {record.id for record in read("pairs", tmp_path, validation=0.2).splits["validation"]}
+    both = read("pairs", tmp_path, validation=0.2, test=0.2)
+    ids = {split: {record.id for record in records} for split, records in both.splits.items()}
+    assert ids["validation"] == alone
+    assert ids["test"]
+    assert sum(map(len, ids.values())) == len(set.union(*ids.values())) == 60
+    with pytest.raises(ValueError, match=r"at most 0.9 together"):
+        read("pairs", tmp_path, validation=0.5, test=0.5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"), [("pairs", "caption_column"), ("pairs", "split_column"), ("coco", "image_column"), ("flickr8k", "image_column")]
+)
 def test_columns_are_refused_where_there_are_none(tmp_path, kind, option):
     with pytest.raises(ValueError, match=f"--{option.replace('_', '-')} x: a source of kind {kind} has no columns"):
         read(kind, tmp_path, **{option: "x"})
@@ -279,7 +543,16 @@ BAD = [
     ("released", {}, "dictionary.pkl: no such file"),
     ("coco", {"captions_train2017.json": b"{"}, "captions_train2017.json: not JSON"),
     ("coco", {"captions_train2017.json": b"[]"}, "captions_train2017.json: not COCO's captions"),
-    ("folder", {"metadata.jsonl": b'{"text": "no name"}'}, "metadata.jsonl, line 1: no file_name; its columns: text"),
+    (
+        "folder",
+        {"metadata.jsonl": b'{"text": "no name"}'},
+        r"metadata.jsonl, line 1: no column names the pictures .*; its columns: text \(text\)",
+    ),
+    ("table", {}, "no table of pictures and captions in this folder"),
+    ("flickr8k", {}, "none of Flickr8k.token.txt, captions.txt, results.csv"),
+    ("flickr8k", {"captions.txt": b"image,caption\na.jpg,a dog\n"}, "none of its 1 captions has a picture"),
+    ("flickr8k", {"captions.txt": b"a dog\na cat\n"}, "no column names the pictures"),
+    ("flickr8k", {"dataset_flickr8k.json": b'{"images": []}'}, "not Karpathy's JSON"),
     ("folder", {"metadata.jsonl": b'{"file_name": "a.jpg", "label": 3}'}, "no column of captions"),
     ("folder", {"metadata.jsonl": b"", "metadata.csv": b""}, "two metadata files in one folder"),
     ("folder", {"metadata.parquet": b"nonsense"}, "metadata.parquet: not a Parquet file"),
@@ -298,7 +571,7 @@ def test_bad_sources_end_in_one_line(tmp_path, kind, files, message):
 
 
 def test_what_is_nothing_cannot_be_guessed(tmp_path):
-    with pytest.raises(ValueError, match=r"cannot tell what kind .* name it with --kind: coco, birds"):
+    with pytest.raises(ValueError, match=r"cannot tell what kind .* name it with --kind: coco, flickr8k"):
         guess_kind(str(tmp_path))
     with pytest.raises(ValueError, match="no such file or folder"):
         guess_kind(str(tmp_path / "gone"))

@@ -176,4 +176,5 @@ def test_special_files_beside_pictures_do_not_stop_prepare(tmp_path):
     limited = run_limited("prepare", "pairs", str(folder), "--out", "out", "--workers", "1", cwd=tmp_path)
     assert limited.status == 0, limited.err
     problems = (tmp_path / "out" / "problems.txt").read_text()
-    assert [f"{name}: is a " in problems for name in ("fifo.jpg", "folder.jpg", "zero.png")] == [True] * 3
+    assert [f"{name}: is not a regular file" in problems for name in ("fifo.jpg", "zero.png")] == [True] * 2
+    assert "there is no image folder.jpg" in problems

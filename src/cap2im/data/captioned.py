@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
 from cap2im.data.digits import Split
-from cap2im.data.pictures import EXTENSIONS, UNREADABLE_EXTENSIONS, Box, ImageReference
+from cap2im.data.pictures import Box, ImageReference
 from cap2im.data.tokenizer import is_unspaced
 from cap2im.data.vocabulary import LONGEST_CAPTION, Tokenizer, Vocabulary, split_words
+from cap2im.files import BYTE_ORDER_MARKS, decode_text, read_bytes, split_lines
 
 PickleReader = Callable[[Path], Any]  # reads a pickle without executing what it holds
 
@@ -30,26 +32,45 @@ SPLIT_FOLDERS: dict[str, Split] = {
 # what can be wrong -> whether data is lost by it
 PROBLEMS = {
     "unreadable image": True,
+    "unreadable file": True,
+    "picture format not read": True,
+    "picture outside the folder": True,
     "image without captions": True,
     "image without annotation": False,
     "caption without image": True,
     "misspelt metadata file": True,
     "misplaced metadata file": True,
     "unusable entry": True,
+    "duplicate id": True,
+    "ids of two types": False,
+    "not a caption": True,
     "empty caption": False,
     "caption without words": True,
     "over-long caption": True,
     "words not separated": False,
     "wrong encoding": True,
     "split not used": True,
+    "no training images": True,
+    "misplaced split folder": False,
+    "picture in no split": False,
+    "column not used": False,
+    "file not used": False,
+    "linked folder": False,
     "duplicate across splits": False,
     "damaged file": True,
 }
 
 
+def visible(text: str) -> str:
+    """Return text with escapes for invisible characters, line breaks and what cannot be UTF-8."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One thing that is wrong, with the file that it is in; what cannot be UTF-8 has backslashes, so that it can be written anywhere."""
+    """One thing that is wrong, with the file that it is in; invisible characters and what cannot be UTF-8 are written as escapes."""
 
     kind: str
     file: str
@@ -58,7 +79,7 @@ class Problem:
     def __post_init__(self) -> None:
         assert self.kind in PROBLEMS, self.kind
         for name in ("file", "detail"):
-            object.__setattr__(self, name, getattr(self, name).encode("utf-8", "backslashreplace").decode())
+            object.__setattr__(self, name, visible(getattr(self, name)))
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.file}" + (f": {self.detail}" if self.detail else "")
@@ -157,17 +178,26 @@ def tokens_of(source: Source, asked: Tokenizer | None) -> Tokenizer:
     return source.vocabulary.tokens
 
 
-def held_out(id: str, share: float) -> bool:
-    """Whether an image belongs to the held-out share: by its id alone, so that more images never move it."""
-    return int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big") < share * 2**64
+def held_out(id: str, share: float, start: float = 0.0) -> bool:
+    """Return whether an image belongs to a held-out share, by its id alone, so that adding images moves no other.
+
+    Args:
+        id: of the image.
+        share: of all images.
+        start: the shares before this one; shares that do not overlap have no image in common.
+    """
+    position = int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big")
+    return start * 2**64 <= position < (start + share) * 2**64
 
 
-def hold_out(records: Sequence[CaptionedImage], share: float) -> tuple[Sequence[CaptionedImage], Sequence[CaptionedImage]]:
-    """Training records and the held-out share of them."""
+def hold_out(
+    records: Sequence[CaptionedImage], share: float, start: float = 0.0
+) -> tuple[Sequence[CaptionedImage], Sequence[CaptionedImage]]:
+    """Return the records that remain, and the held-out share of them; see `held_out`."""
     if isinstance(records, LazyRecords):
-        parts = [[row for row in records.rows if held_out(records.id(row), share) is kept] for kept in (False, True)]
+        parts = [[row for row in records.rows if held_out(records.id(row), share, start) is kept] for kept in (False, True)]
         return tuple(LazyRecords(rows, records.prefix, records.make, records.state) for rows in parts)  # type: ignore[return-value]
-    return [r for r in records if not held_out(r.id, share)], [r for r in records if held_out(r.id, share)]
+    return [r for r in records if not held_out(r.id, share, start)], [r for r in records if held_out(r.id, share, start)]
 
 
 def is_utf8(text: str) -> bool:
@@ -210,44 +240,64 @@ def usable_captions(record: CaptionedImage, most: int | None = None, tokens: Tok
 
 
 def read_lines(path: Path, problems: list[Problem]) -> list[tuple[int, str]]:
-    """The numbered lines of a text file that are UTF-8; the others are told."""
+    """Return the numbered lines of a text file.
+
+    UTF-16 and UTF-32 are read by their byte order mark. Lines that are not UTF-8, and files that cannot be read, become problems.
+    """
+    try:
+        data = read_bytes(path)
+    except (ValueError, OSError) as error:
+        problems.append(Problem("unreadable file", str(path), _reason(error, path)))
+        return []
+    try:
+        return list(enumerate(split_lines(decode_text(data, str(path))), 1))
+    except ValueError as error:
+        marked = any(data.startswith(mark) for mark, encoding in BYTE_ORDER_MARKS if encoding != "utf-8")
+        if marked or b"\0" in data:
+            problems.append(Problem("wrong encoding", str(path), _reason(error, path)))
+            return []
     lines = []
-    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
+    for number, line in enumerate(re.split(rb"\r\n|\n|\r", data.removeprefix(codecs.BOM_UTF8)), 1):
         try:
             lines.append((number, line.decode("utf-8")))
         except UnicodeDecodeError as error:
-            problems.append(Problem("wrong encoding", f"{path}, line {number}", f"not UTF-8 text ({error.reason} at byte {error.start})"))
+            detail = f"not UTF-8 text ({error.reason} at byte {error.start}); save the file as UTF-8"
+            problems.append(Problem("wrong encoding", f"{path}, line {number}", detail))
     return lines
 
 
-def image_files(folder: Path) -> Iterator[Path]:
-    """The image files below a folder, sorted; hidden ones do not count."""
-    yield from _files_with(EXTENSIONS, folder)
+def _reason(error: ValueError | OSError, path: Path) -> str:
+    """The message of an error without the path, which stands beside it."""
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return reason.removeprefix(f"{path}: ")
 
 
-def unreadable_image_files(folder: Path) -> Iterator[Path]:
-    """Yield the pictures below a folder, sorted, whose format is known and cannot be read, such as .heic; hidden ones do not count."""
-    yield from _files_with(UNREADABLE_EXTENSIONS, folder)
+_PICTURE_NAME = re.compile(r"[^\t,;|]+\.(?:jpe?g|png|gif|bmp|webp|tiff?)(?:\.\d)?(?:#\d|[\t,;|])", re.I)
+_JSON = re.compile(r"[{\[]\s*[\"'{\[]")
+_MARKUP = re.compile(r"<\?xml|<!doctype|<html|\{\\rtf", re.I)
 
 
-def _files_with(extensions: frozenset[str], folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in extensions and not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts):
-            yield path
+def not_a_sentence(line: str) -> str | None:
+    """Return why a line of a text file beside a picture is no caption; None for captions."""
+    start = line.strip()[:500]
+    if _PICTURE_NAME.match(start):
+        return "it begins with the name of a picture, as tables do"
+    if _JSON.match(start):
+        return "it is JSON"
+    if _MARKUP.match(start):
+        return "it is markup"
+    fields = start.replace(",", " ").split()
+    if len(fields) >= 4 and all(re.fullmatch(r"[-+.\d]+(e[-+]?\d+)?", field) for field in fields[:-1]):
+        return "it is numbers, as of boxes"
+    return None
 
 
-def split_of(relative: Path) -> Split:
-    """The split that a file belongs to by the first folder on its way; train if that names none."""
-    return SPLIT_FOLDERS.get(relative.parts[0].lower(), "train") if len(relative.parts) > 1 else "train"
-
-
-def needed_file(*candidates: Path, what: str) -> Path:
-    """The first of several files that exists.
-
-    Raises:
-        ValueError: none does.
-    """
-    for path in candidates:
-        if path.exists():
-            return path
-    raise ValueError(f"{candidates[0]}: no such file; it should hold {what}")
+def caption_lines(path: Path, problems: list[Problem]) -> tuple[str, ...]:
+    """Return the captions of a text file, one a line; lines that are data, not sentences, become problems."""
+    captions = []
+    for number, line in read_lines(path, problems):
+        if (reason := not_a_sentence(line)) is not None:
+            problems.append(Problem("not a caption", f"{path}, line {number}", f"{reason}: {line.strip()[:50]}"))
+        elif line.strip():
+            captions.append(line)
+    return tuple(captions)

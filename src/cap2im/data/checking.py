@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -210,6 +211,20 @@ def _stored(shards: Sequence[tuple[str, int]], problems: list[Problem]) -> Itera
             yield CaptionedImage(image.name, ImageBytes(image.name, image.image), image.captions)
 
 
+def missing_validation(splits: Mapping[str, Any], share: float = 0.0) -> str | None:
+    """Return a hint if there are no validation images.
+
+    Args:
+        splits: names of the splits that have images.
+        share: that was to be held out.
+    """
+    if "validation" in splits or "train" not in splits:
+        return None
+    if share:
+        return f"no validation images: --validation {share} holds out none of so few; choose a larger share"
+    return "no validation images, which train needs: prepare with --validation 0.1 to hold out a tenth, and --test 0.1 to test on"
+
+
 def spread(numbers: Sequence[int]) -> str:
     """Smallest, median and largest of some numbers, for a table."""
     return f"{min(numbers)} / {int(np.median(numbers))} / {max(numbers)}" if numbers else "-"
@@ -222,7 +237,9 @@ def check(
     kind: Kind | None = None,
     tokens: Tokenizer | None = None,
     image_column: str | None = None,
-    caption_column: str | None = None,
+    caption_column: str | tuple[str, ...] | None = None,
+    split_column: str | None = None,
+    images: str | None = None,
     workers: int | None = None,
 ) -> Report:
     """Checks a prepared dataset, or a source of a kind that is given or guessed.
@@ -231,12 +248,19 @@ def check(
         ValueError: nothing lies there, it is not of that kind, or has no use for an option.
     """
     from cap2im.data.sources import guess_kind, read_source
+    from cap2im.data.table_columns import AskedColumns
 
-    if kind is None and (is_url(path) or (Path(path) / MANIFEST).is_file()):
-        asked = {"--tokens": tokens, "--image-column": image_column, "--caption-column": caption_column}
+    folder = Path(os.path.expanduser(path))
+    captions = (caption_column,) if isinstance(caption_column, str) else tuple(caption_column or ())
+    if kind is None and (is_url(path) or (folder / MANIFEST).is_file()):
+        asked = {"--tokens": tokens, "--image-column": image_column, "--caption-column": captions or None}
+        asked |= {"--split-column": split_column, "--images": images}
         if strays := [option for option, value in asked.items() if value is not None]:
             raise ValueError(f"{path}: is a prepared dataset, and {', '.join(strays)} means nothing there")
-        return check_prepared(path, workers=workers)
-    found = guess_kind(path) if kind is None else kind
-    source = read_source(found, path, read_pickle=read_pickle, image_column=image_column, caption_column=caption_column)
+        return check_prepared(path if is_url(path) else str(folder), workers=workers)
+    found = guess_kind(path, AskedColumns(image_column, captions, split_column)) if kind is None else kind
+    columns: dict[str, Any] = {"image_column": image_column, "caption_column": captions, "split_column": split_column}
+    source = read_source(found, path, read_pickle=read_pickle, images=images, **columns)
+    if not source.splits.get("train"):
+        source.problems.append(Problem("no training images", path, "cap2im prepare needs some, with captions"))
     return check_source(source, found, tokens=tokens, workers=workers)

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
 
-from cap2im.data.captioned import SPLIT_FOLDERS, CaptionedImage, LazyRecords, PickleReader, Problem, Source, needed_file, read_lines
+from cap2im.data.captioned import SPLIT_FOLDERS, CaptionedImage, LazyRecords, PickleReader, Problem, Source, caption_lines
 from cap2im.data.digits import Split
+from cap2im.data.listing import needed_file
 from cap2im.data.mnist_captions import NUMBER_WORDS
 from cap2im.data.pictures import ArrayImage, Box, ImageFile, open_array
 from cap2im.data.vocabulary import UNKNOWN, Vocabulary
+from cap2im.files import read_text, shortened, split_lines
 
 
 def square_around(box: tuple[int, int, int, int]) -> Box:
@@ -40,8 +42,8 @@ class _Bird:
 
 
 def _table(path: Path) -> dict[str, list[str]]:
-    """The words of each line by the first of them."""
-    rows = [line.split() for _, line in read_lines(path, []) if line.strip()]
+    """Return the words of each line by the first of them."""
+    rows = [line.split() for line in split_lines(read_text(path)) if line.strip()]
     return {row[0]: row[1:] for row in rows}
 
 
@@ -51,6 +53,7 @@ def _cub(folder: Path) -> dict[str, _Bird]:
     images, boxes = _table(needed_file(folder / "images.txt", what=what)), _table(needed_file(folder / "bounding_boxes.txt", what=what))
     classes = _table(folder / "image_class_labels.txt") if (folder / "image_class_labels.txt").is_file() else {}
     train = _table(folder / "train_test_split.txt") if (folder / "train_test_split.txt").is_file() else {}
+    _check_names(folder / "images.txt", [row[0] for row in images.values() if row])
     try:
         return {
             name.removesuffix(".jpg"): _Bird(
@@ -61,19 +64,31 @@ def _cub(folder: Path) -> dict[str, _Bird]:
             )
             for id, (name, *_) in images.items()
         }
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError, OverflowError) as error:
         raise ValueError(f"{folder}: its tables do not belong together ({error!r})") from None
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    """Refuse names of pictures that lead out of their folder.
+
+    Raises:
+        ValueError: one does.
+    """
+    for name in names:
+        if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or ".." in PurePosixPath(name).parts or "\0" in name:
+            raise ValueError(f"{path}: {shortened(repr(name))} leads out of the folder of the pictures")
 
 
 def _filenames(path: Path, read_pickle: PickleReader) -> list[str]:
     names = read_pickle(path)
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{path}: a list of file names was expected, and {type(names).__name__} was found")
+    _check_names(path, names)
     return list(names)
 
 
 def _text_captions(path: Path, problems: list[Problem]) -> tuple[str, ...]:
-    return tuple(line for _, line in read_lines(path, problems) if line.strip()) if path.is_file() else ()
+    return caption_lines(path, problems) if path.is_file() else ()
 
 
 def read_birds(path: Path, read_pickle: PickleReader) -> Source:
@@ -152,8 +167,10 @@ def read_attngan_captions(path: Path, read_pickle: PickleReader) -> tuple[Any, A
 def _class_ids(path: Path, read_pickle: PickleReader) -> list[int]:
     document = read_pickle(path)
     try:
-        return [int(number) for number in document]
-    except (TypeError, ValueError):
+        ids = [int(number) for number in document]
+        np.array(ids, np.int64)
+        return ids
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{path}: a list of class numbers was expected, and {str(document)[:50]} was found") from None
 
 
