@@ -243,21 +243,20 @@ def malicious(marker: Path) -> dict[str, tuple[bytes, str]]:
         "in a dtype's state": (pickle.dumps(Reduce(np.dtype, "i8", state=(3, "<", None, None, attack, -1, -1, 0)), 2), system),
         "in an array's state": (hidden_in_array(touch), "array of 'O8'"),
         "array class": (pickle.dumps(Reduce(np.zeros(1).__reduce__()[0], Reduce(os.system, touch), (0,), b"b"), 2), system),
-        "new object": (b"\x80\x02ccollections\nOrderedDict\n)\x81.", "NEWOBJ on a tuple"),
+        "new object": (b"\x80\x02ccollections\nOrderedDict\n)\x81.", "NEWOBJ class argument must be a type"),
         "build on a function": (b"\x80\x02ccollections\nOrderedDict\n}U\x08__code__Nsb.", "sets the attributes of collections.OrderedDict"),
-        "build on a dictionary": (pickle.dumps(Reduce(OrderedDict, state={"items": 1}), 2), "sets the attributes of a dict"),
-        "call of a word": (b"\x80\x02U\x01a)R.", "calls a bytes"),
-        "call of a builder's result": (b"\x80\x02c__builtin__\nset\n)R)R.", "calls a set"),
+        "build on a dictionary": (pickle.dumps(Reduce(OrderedDict, state={"items": 1}), 2), "'dict' object has no attribute '__dict__'"),
+        "call of a word": (b"\x80\x02U\x01a)R.", "'bytes' object is not callable"),
+        "call of a builder's result": (b"\x80\x02c__builtin__\nset\n)R)R.", "'set' object is not callable"),
         "a name alone": (b"\x80\x02c__builtin__\nset\n.", "holds __builtin__.set"),
-        "extension": (b"\x80\x02\x82\x01.", "EXT1"),
-        "persistent, protocol 0": (persistent(0), "PERSID"),
-        "persistent, protocol 2": (persistent(2), "BINPERSID"),
+        "extension": (b"\x80\x02\x82\x01.", "unregistered extension code 1"),
+        "persistent, protocol 0": (persistent(0), "a persistent object, 'id'"),
+        "persistent, protocol 2": (persistent(2), "a persistent object, 'id'"),
         "records": (pickle.dumps(np.zeros(2, "i4,f8"), 2), "array of 'V12'"),
-        "codec": (b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aU\x03zip\x86R.", "_codecs.encode to a bytes"),
-        "key of tuples": (b"\x80\x02})\x85K\x01s.", "a tuple for a key"),
+        "codec": (b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aU\x03zip\x86R.", "_codecs.encode to b'zip'"),
     }
     deep = b"\x80\x02}" + b")" + b"\x85" * 300_000 + b"K\x01s."  # its hash would overflow the interpreter's stack
-    return cases | {"deep key": (deep, "a tuple for a key"), "deep": (b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b".", "too deeply")}
+    return cases | {"deep key": (deep, "tuples that are nested too deeply"), "deep": (b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b".", "too deeply")}
 
 
 @pytest.mark.parametrize("name", malicious(Path("x")))
@@ -266,7 +265,7 @@ def test_refused_by_name_and_nothing_runs(read, tmp_path, name, monkeypatch):
     data, asked = malicious(marker)[name]
     for module, function in ((os, "system"), (builtins, "eval"), (builtins, "exec")):
         monkeypatch.setattr(module, function, lambda *_: pytest.fail("it ran"))
-    with pytest.raises(ValueError, match=r"some\.pkl: refused: ") as refusal:
+    with pytest.raises(ValueError, match=r"some\.pkl: (refused: |damaged, or no pickle of plain data)") as refusal:
         read(data)
     assert asked in str(refusal.value)
     assert "\n" not in str(refusal.value)
@@ -322,8 +321,9 @@ def test_every_truncation_is_told(read):
 
 def test_no_memory_for_nothing(read, tmp_path):
     """Six bytes that make Python's own machine reserve tens of gigabytes for its memo."""
-    assert read(b"\x80\x02]r\xff\xff\xff\x7f.") == []
+    with pytest.raises(ValueError, match="refused: it asks for a memo of 2,147,483,647 places"):
+        read(b"\x80\x02]r\xff\xff\xff\x7f.")
     with (tmp_path / "large.pkl").open("wb") as file:
         file.truncate(MOST_BYTES + 1)
-    with pytest.raises(ValueError, match=r"large\.pkl: 268,435,457 bytes; pickles of up to 268,435,456 are read"):
+    with pytest.raises(ValueError, match=r"large\.pkl: 134,217,729 bytes; at most 134,217,728 are read"):
         read_pickle(tmp_path / "large.pkl")

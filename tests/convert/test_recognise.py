@@ -356,7 +356,7 @@ def test_files_of_no_known_kind(tmp_path, arrays):
     refused(tmp_path / "other.h5", "no weights that are known here: it holds conv1; known are alignDRAW of the authors' program; ")
     whole = write_hdf5(tmp_path / "whole.h5", arrays).read_bytes()
     (tmp_path / "half.h5").write_bytes(whole[: len(whole) // 2])
-    refused(tmp_path / "half.h5", "damaged, or no weights: .*truncated file")
+    refused(tmp_path / "half.h5", "damaged, or not the arrays that were expected: .*truncated file")
     torch.save(port_weights(PORT, "two windows"), tmp_path / "whole.pt")
     whole = (tmp_path / "whole.pt").read_bytes()
     (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])

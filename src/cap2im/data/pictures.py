@@ -19,6 +19,8 @@ from typing import Any, Literal
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from cap2im.arrays import open_hdf5, open_npy
+
 Fit = Literal["stretch", "crop", "shorter"]
 Box = tuple[float, float, float, float]  # left, upper, right, lower, in pixels of the upright picture
 
@@ -112,14 +114,11 @@ def open_array(path: Path, key: str | None = None) -> Any:
 
 @lru_cache(maxsize=8)
 def _open_array(path: Path, key: str | None, state: str) -> Any:
-    try:
-        if key is None:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        import h5py  # an extra
-
-        return h5py.File(path, "r")[key]
-    except (ValueError, EOFError, KeyError) as error:
-        raise ValueError(f"{path}: not the array that was expected ({' '.join(str(error).split())})") from None
+    if key is None:
+        return open_npy(path)
+    if key not in (datasets := open_hdf5(path, [key])):
+        raise ValueError(f"{path}: has no array {key!r}")
+    return datasets[key]
 
 
 @contextmanager
