@@ -111,6 +111,7 @@ def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray[Any, Any]
         with np.load(path, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("a single array (.npy)")
+            assert archive.zip is not None  # it is open
             held = [name for name in names if name in archive.files]
             sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.zip.infolist()}
             if (total := sum(sizes[name] for name in held)) > (most := most_bytes(path)):

@@ -32,6 +32,18 @@ app = typer.Typer(
 )
 console = Console(stderr=True, highlight=False)
 
+# what to lower where memory runs out, by the command
+SMALLER = {
+    "draw": "ask for fewer --samples or captions at a time, or a smaller --model",
+    "generate": "give fewer captions at a time, or a smaller --model",
+    "train": "lower train.batch_size (--set train.batch_size=N) or the sizes of the model",
+    "prepare": "lower --workers or --side",
+    "check": "lower --workers",
+    "serve": "lower --batch or --workers, or serve fewer models",
+    "evaluate": "lower --samples, or evaluate a smaller model",
+    "compare": "lower --samples, or compare fewer models",
+}
+
 # typer carries its own copy of click's exceptions, or click's, by its version; they share a base class
 USAGE_ERROR: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
@@ -62,6 +74,10 @@ def main() -> None:
         message, code = getattr(error, "format_message", error.__str__)(), 2
     except (ValueError, OSError) as error:
         message, code = _one_line(error), 2
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        message, code = f"out of memory: {SMALLER.get(''.join(sys.argv[1:2]), 'use a machine with more')}", 2
     except (KeyboardInterrupt, typer.Abort):
         message, code = "", 130
     else:
@@ -81,6 +97,12 @@ def main() -> None:
         sys.stderr.flush()
         os._exit(status)  # one of several processes: torch's threads can abort while the interpreter is torn down
     sys.exit(status)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Return whether memory has run out: Python and NumPy raise MemoryError, torch a RuntimeError that only its text tells apart."""
+    texts = ("not enough memory", "can't allocate memory", "Cannot allocate memory", "out of memory")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
 
 
 def _one_line(error: Exception) -> str:

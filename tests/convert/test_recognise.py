@@ -366,7 +366,7 @@ def test_files_of_no_known_kind(tmp_path, arrays):
     torch.save([1, 2], tmp_path / "list.pt")
     refused(tmp_path / "list.pt", "no state dict in it: it holds a list")
     torch.save({"epoch": 1}, tmp_path / "epoch.pt")
-    refused(tmp_path / "epoch.pt", "no state dict in it: it holds epoch")
+    refused(tmp_path / "epoch.pt", "no state dict in it: it holds .epoch.")
     (tmp_path / "folder").mkdir()
     refused(tmp_path / "folder", r"folder: no uni_skip\.npz, .*; the released skip-thoughts are .*, AttnGAN's files \*\.pth$")
 

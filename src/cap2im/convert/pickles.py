@@ -88,23 +88,30 @@ def read_pickle(path: Path) -> Any:
 
 
 class _Cell:
-    """What the scan knows of an object: the cost of copying or hashing it, and how deep its tuples are nested."""
+    """What the scan knows of an object.
 
-    __slots__ = ("depth", "weight")
+    Attributes:
+        weight: the cost of copying or hashing it.
+        depth: how deep its tuples are nested; 0 for anything else.
+        parts: of its tuples, shared ones counted as often as they occur; 1 for anything else.
+    """
 
-    def __init__(self, weight: int = 1, depth: int = 0) -> None:
-        self.weight, self.depth = weight, depth
+    __slots__ = ("depth", "parts", "weight")
+
+    def __init__(self, weight: int = 1, depth: int = 0, parts: int = 1) -> None:
+        self.weight, self.depth, self.parts = weight, depth, parts
 
 
 _ATOM = _Cell()
 
 
-def scan_pickle(file: BinaryIO, refuse_name: Callable[[str], None] = lambda _: None) -> None:
+def scan_pickle(file: BinaryIO, refuse_name: Callable[[str], None] = lambda _: None, largest_tuple: int = 2**61) -> None:
     """Go through a pickle without running it; the file is left where the pickle ends.
 
     Args:
         file: at the beginning of the pickle.
         refuse_name: is called with every MODULE.NAME of a GLOBAL or INST operation, and may raise.
+        largest_tuple: parts of a tuple, those of tuples in it included; a machine that lets any tuple be a key needs a small number.
 
     Raises:
         RefusedError: it would take too much memory or time.
@@ -145,9 +152,10 @@ def scan_pickle(file: BinaryIO, refuse_name: Callable[[str], None] = lambda _: N
             if name in _TUPLES:
                 memory += 60 + 8 * len(items) + 260
                 depth = 1 + max((item.depth for item in items), default=0)
-                if depth > DEEPEST_TUPLE:
+                parts = 1 + sum(item.parts for item in items)
+                if depth > DEEPEST_TUPLE or parts > largest_tuple:
                     raise RefusedError("it has tuples that are nested too deeply")
-                stack.append(_Cell(min(2**60, 1 + sum(item.weight for item in items)), depth))
+                stack.append(_Cell(min(2**60, 1 + sum(item.weight for item in items)), depth, min(2**60, parts)))
             elif name in _PARTS:
                 others = {"DICT": items[::2], "ADDITEMS": items[1:], "FROZENSET": items}
                 keys = items[1::2] if "SETITEM" in name else others.get(name, [])

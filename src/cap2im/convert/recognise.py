@@ -50,6 +50,7 @@ ZIP = b"PK\x03\x04"  # PyTorch since 1.6
 OLD_PYTORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 OLD_PICKLES = 5  # at the start of such a file: magic number, version, machine, content, keys of what follows
 MOST_SHARING = 8  # bytes of float32 weights for each byte of a PyTorch file; half precision has two, tied weights more
+LARGEST_TUPLE = 4096  # parts, in a PyTorch file: shapes and settings
 DEEPEST_NETWORK = 3  # keys that lead to a network in a checkpoint
 NETWORK_KEYS = ("netG", "generator", "model", "state_dict", "weights")  # which network of several is read
 WRAPPERS = {"module", "_orig_mod", "model", "netG", "generator"}  # first parts of names that wrappers add to all of them
@@ -260,7 +261,7 @@ def _scan_pytorch(path: Path, zipped: bool) -> None:
     if not zipped:
         with path.open("rb") as file:
             for _ in range(OLD_PICKLES):
-                scan_pickle(file, _refuse_growth)
+                scan_pickle(file, _refuse_growth, LARGEST_TUPLE)
         return
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
@@ -272,13 +273,13 @@ def _scan_pytorch(path: Path, zipped: bool) -> None:
             if member.filename.lower().endswith(".pkl"):
                 if member.file_size > MOST_BYTES:
                     raise ValueError(f"{member.filename} has {member.file_size:,} bytes; at most {MOST_BYTES:,} are read")
-                scan_pickle(io.BytesIO(archive.read(member)), _refuse_growth)
+                scan_pickle(io.BytesIO(archive.read(member)), _refuse_growth, LARGEST_TUPLE)
 
 
 def _refuse_growth(name: str) -> None:
-    """Refuse what torch would call and what makes much of little."""
-    if name.rpartition(".")[2] in ("bytearray", "Counter", "set"):
-        raise RefusedError(f"it asks for {name}")
+    """Refuse what torch would call and what makes much of a number."""
+    if name.rpartition(".")[2] == "bytearray":
+        raise RefusedError(f"it asks for {shortened(name)}")
 
 
 def _network_of(path: Path, content: Any) -> dict[str, Tensor]:
