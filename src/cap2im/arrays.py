@@ -7,6 +7,7 @@ opened here: what leads elsewhere is refused, and what an array says of its size
 from __future__ import annotations
 
 import math
+import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,7 +90,9 @@ def open_npy(path: Path) -> np.ndarray[Any, Any]:
     """
     check_regular_file(path)
     try:
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a size that overflows
+            array = np.load(path, mmap_mode="c", allow_pickle=False)
     except Exception as error:  # NumPy parses the header as Python code, which raises whatever the header causes
         raise ValueError(f"{path}: not a NumPy array of numbers: {shortened(_line(error), 200)}") from None
     if not isinstance(array, np.ndarray):

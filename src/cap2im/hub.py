@@ -34,10 +34,8 @@ def download(repository: str, wanted: Sequence[str], unwanted: Sequence[str] = (
         try:
             return Path(snapshot_download(repository, allow_patterns=list(wanted), ignore_patterns=list(unwanted), local_files_only=True))
         except (LocalEntryNotFoundError, ValueError, OSError):
-            advice = f"hf download {repository} fetches it"
-            raise ValueError(
-                f"{repository}: not on this machine, and the Hugging Face hub is asked for what you name alone: {advice}"
-            ) from None
+            reason = "and the Hugging Face hub is not asked for what only a config names"
+            raise ValueError(f"{repository}: not on this machine, {reason}: hf download {repository} fetches it") from None
     print(f"looking for {repository} on the Hugging Face hub", file=sys.stderr)
     try:  # without a network this answers what is in the cache
         return Path(snapshot_download(repository, allow_patterns=list(wanted), ignore_patterns=list(unwanted)))

@@ -206,9 +206,8 @@ def bounded_parameters(tensors: int, values: int) -> Iterator[None]:
         counts[0] += 1
         counts[1] += parameter.numel()
         if counts[0] > SHARED * tensors + 16 or counts[1] > SHARED * values + 2**20:
-            raise ValueError(
-                f"the config asks for a network of more parameters than the {values:,} numbers in {tensors:,} tensors of the weights"
-            )
+            held = f"{values:,} numbers in {tensors:,} tensors"
+            raise ValueError(f"the config asks for a network of more parameters than the weights hold: {held}")
 
     handle = register_module_parameter_registration_hook(count)
     try:

@@ -256,7 +256,10 @@ def malicious(marker: Path) -> dict[str, tuple[bytes, str]]:
         "codec": (b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aU\x03zip\x86R.", "_codecs.encode to b'zip'"),
     }
     deep = b"\x80\x02}" + b")" + b"\x85" * 300_000 + b"K\x01s."  # its hash would overflow the interpreter's stack
-    return cases | {"deep key": (deep, "tuples that are nested too deeply"), "deep": (b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b".", "too deeply")}
+    return cases | {
+        "deep key": (deep, "tuples that are nested too deeply"),
+        "deep": (b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b".", "too deeply"),
+    }
 
 
 @pytest.mark.parametrize("name", malicious(Path("x")))
