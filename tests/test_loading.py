@@ -170,7 +170,7 @@ def test_hub_is_not_asked_for_what_a_config_names(tiny, tmp_path, monkeypatch, c
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     folder = sentence_model(tiny, tmp_path / "m", "owner/name")
-    with pytest.raises(ValueError, match="has no encoder of them: put one into .*it was trained with 'owner/name'"):
+    with pytest.raises(ValueError, match=r"has no encoder of them: put one into .*it was trained with 'owner/name'"):
         Pipeline.load(str(folder))
     assert not asked
     (folder / "training.json").write_text("{}")

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from cap2im.convert.pickles import MOST_BYTES, read_pickle
+from cap2im.data.published import words_by_number
 
 PLAIN = {
     "a": [1, -2, 300, 70_000, 2**40, -(2**70)],
@@ -256,10 +257,8 @@ def malicious(marker: Path) -> dict[str, tuple[bytes, str]]:
         "codec": (b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aU\x03zip\x86R.", "_codecs.encode to b'zip'"),
     }
     deep = b"\x80\x02}" + b")" + b"\x85" * 300_000 + b"K\x01s."  # its hash would overflow the interpreter's stack
-    return cases | {
-        "deep key": (deep, "tuples that are nested too deeply"),
-        "deep": (b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b".", "too deeply"),
-    }
+    deep_lists = b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b"."
+    return cases | {"deep key": (deep, "tuples that are nested too deeply"), "deep": (deep_lists, "too deeply")}
 
 
 @pytest.mark.parametrize("name", malicious(Path("x")))
@@ -313,6 +312,50 @@ def test_damaged(read, data):
     with pytest.raises(ValueError, match=r"some\.pkl: (damaged|refused)") as error:
         read(data)
     assert "\n" not in str(error.value)
+
+
+def doubled(make: bytes, first: bytes) -> bytes:
+    """Sixty levels, each of which holds the level before twice: it expands to 2^60 parts."""
+    levels = (make.replace(b"#", bytes([level])) + b"q" + bytes([level + 1]) for level in range(60))
+    return first + b"q\x00" + b"".join(levels)
+
+
+PAIRS = doubled(b"h#h#\x86", b")")  # tuples, which can be keys
+LISTS = doubled(b"](h#h#e", b"]")
+FLOODS = {
+    "a key that takes for ever to hash": (b"\x80\x02}(" + PAIRS + b"K\x01u.", "builds far more"),
+    "a member of a set": (b"\x80\x04\x8f(" + PAIRS + b"\x90.", "builds far more"),
+    "a member of a frozen set": (b"\x80\x04(" + PAIRS + b"\x91.", "builds far more"),
+    "a member of Python 2's set": (b"\x80\x02c__builtin__\nset\n](" + PAIRS + b"0h\x3ce\x85R.", "a tuple for a key"),
+    "a shape": (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01" + PAIRS + b"NNNtb.",
+        "builds far more",
+    ),
+    "a persistent id": (b"\x80\x02" + LISTS + b"Q.", r"a persistent object, \[\[\[\.\.\.\]"),
+    "sets": (b"\x80\x04(" + b"\x8f" * 3_000_000 + b"l.", "builds far more"),
+    "keys that share a hash": (
+        b"\x80\x02}(" + b"".join(b"\x8a\x0a" + (1 + n * (2**61 - 1)).to_bytes(10, "little") + b"N" for n in range(1, 5000)) + b"u.",
+        "builds far more",
+    ),
+    "a long key again and again": (b"\x80\x02}((" + b"K\x01" * 30_000 + b"tq\x00N" + b"h\x00N" * 30_000 + b"u.", "builds far more"),
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_floods_are_refused_before_they_take_memory(read, name):
+    data, message = FLOODS[name]
+    with pytest.raises(ValueError, match=message) as error:
+        read(data)
+    assert len(str(error.value)) < 500
+
+
+def test_nested_values_are_not_expanded(tmp_path):
+    """The message of a dictionary of 782 bytes took for ever to be written."""
+    path = tmp_path / "dictionary.pkl"
+    path.write_bytes(b"\x80\x02" + LISTS + b"q\xf0}X\x01\x00\x00\x00ah\xf0s.")
+    with pytest.raises(ValueError, match=r"'a': \[\[\[\.\.\.\], \[\.\.\.\]\]") as error:
+        words_by_number(read_pickle(path), path)
+    assert len(str(error.value)) < 300
 
 
 def test_every_truncation_is_told(read):
