@@ -329,7 +329,7 @@ FLOODS = {
     "a member of Python 2's set": (b"\x80\x02c__builtin__\nset\n](" + PAIRS + b"0h\x3ce\x85R.", "a tuple for a key"),
     "a shape": (
         b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01" + PAIRS + b"NNNtb.",
-        "builds far more",
+        "nested too deeply",
     ),
     "a persistent id": (b"\x80\x02" + LISTS + b"Q.", r"a persistent object, \[\[\[\.\.\.\]"),
     "sets": (b"\x80\x04(" + b"\x8f" * 3_000_000 + b"l.", "builds far more"),
