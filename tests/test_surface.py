@@ -38,6 +38,8 @@ FORBIDDEN = {
     "sentences": ("training", "metrics", "convert", "config", "pipeline", "drawing", "serve", "cli"),
     "randomness": ("models", "data", "training", "metrics", "serve", "cli"),
     "files": ("models", "data", "training", "metrics", "convert", "config", "checkpoint", "pipeline", "drawing", "serve", "cli"),
+    "arrays": ("models", "data", "training", "metrics", "convert", "config", "checkpoint", "pipeline", "drawing", "serve", "cli"),
+    "loading": ("training", "metrics", "convert", "config", "pipeline", "drawing", "serve", "cli"),
     "serve": ("training", "metrics", "convert", "figures", "generation", "cli"),
 }
 

@@ -42,6 +42,17 @@ RESUMING = {
     "generate": "; --resume draws what is missing",
 }
 FAILING_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+# what to lower where memory runs out, by the command
+SMALLER = {
+    "draw": "ask for fewer --samples or captions at a time, or a smaller --model",
+    "generate": "give fewer captions at a time, or a smaller --model",
+    "train": "lower train.batch_size (--set train.batch_size=N) or the sizes of the model",
+    "prepare": "lower --workers or --side",
+    "check": "lower --workers",
+    "serve": "lower --batch or --workers, or serve fewer models",
+    "evaluate": "lower --samples, or evaluate a smaller model",
+    "compare": "lower --samples, or compare fewer models",
+}
 
 # typer carries its own copy of click's exceptions, or click's, by its version; they share a base class
 USAGE_ERROR: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -118,6 +129,10 @@ def main() -> None:
         message, code = _one_line(error), 2
         if getattr(error, "errno", None) in FAILING_DISK and "--resume" not in message:
             message += RESUMING.get("".join(sys.argv[1:2]), "")
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        message, code = f"out of memory: {SMALLER.get(''.join(sys.argv[1:2]), 'use a machine with more')}", 2
     except (KeyboardInterrupt, typer.Abort):
         message, code = "", 130
     else:
@@ -140,6 +155,12 @@ def _refuse_empty_values(arguments: list[str]) -> None:
         name, equals, own = option.partition("=")
         if option.startswith("-") and (value == "" or (equals and name.startswith("--") and own == "")):
             raise ValueError(f"{name}: its value is empty")
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Return whether memory has run out: Python and NumPy raise MemoryError, torch a RuntimeError that only its text tells apart."""
+    texts = ("not enough memory", "can't allocate memory", "Cannot allocate memory", "out of memory")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
 
 
 def _one_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 import secrets
 import stat
 from collections.abc import Collection, Iterator
@@ -139,6 +140,18 @@ def shortened(text: str, most: int = 60) -> str:
     """Return text of at most so many characters, invisible characters and line breaks escaped."""
     visible = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: most + 1])
     return visible if len(visible) <= most else f"{visible[: most - 1]}…"
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother, _BRIEF.maxlong = 2, 60, 60, 40
+
+
+def brief(value: Any) -> str:
+    """Return a short `repr` of a value of any size; nothing that is nested or shared is expanded."""
+    try:
+        return shortened(_BRIEF.repr(value))
+    except ValueError:  # an integer of more digits than Python writes
+        return f"a long {type(value).__name__}"
 
 
 def parse_json(data: bytes | str, model: type[Model], name: str) -> Model:

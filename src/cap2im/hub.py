@@ -15,13 +15,14 @@ def is_repository(name: str) -> bool:
     return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None and not Path(name).parent.is_dir()
 
 
-def download(repository: str, wanted: Sequence[str], unwanted: Sequence[str] = ()) -> Path:
+def download(repository: str, wanted: Sequence[str], unwanted: Sequence[str] = (), *, ask: bool = True) -> Path:
     """The folder of a repository's files, from the hub or, without a network, from the cache. Says so on standard error.
 
     Args:
         repository: OWNER/NAME.
         wanted: patterns of the files to take.
         unwanted: patterns of those among them to leave.
+        ask: the hub; False reads the cache of this machine alone.
 
     Raises:
         ValueError: there is no such repository, or no network and nothing in the cache.
@@ -29,6 +30,12 @@ def download(repository: str, wanted: Sequence[str], unwanted: Sequence[str] = (
     from huggingface_hub import snapshot_download  # slow to import
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    if not ask:
+        try:
+            return Path(snapshot_download(repository, allow_patterns=list(wanted), ignore_patterns=list(unwanted), local_files_only=True))
+        except (LocalEntryNotFoundError, ValueError, OSError):
+            reason = "and the Hugging Face hub is not asked for what only a config names"
+            raise ValueError(f"{repository}: not on this machine, {reason}: hf download {repository} fetches it") from None
     print(f"looking for {repository} on the Hugging Face hub", file=sys.stderr)
     try:  # without a network this answers what is in the cache
         return Path(snapshot_download(repository, allow_patterns=list(wanted), ignore_patterns=list(unwanted)))

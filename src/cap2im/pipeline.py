@@ -6,21 +6,23 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from torch import Tensor
 
-from cap2im.checkpoint import CONFIG, SENTENCE_ENCODER, WEIGHTS, checkpoints, existing_folder, read_config, read_weights
+from cap2im.checkpoint import CONFIG, SENTENCE_ENCODER, TRAINING_STATE, WEIGHTS, checkpoints, existing_folder, read_config
 from cap2im.data.vocabulary import Tokens, Unknown, Vocabulary, pad
 from cap2im.drawing import Drawing
+from cap2im.files import brief
 from cap2im.hub import ENCODER_FILES, download, is_repository
+from cap2im.loading import MOST_CANVAS_VALUES, load_network, require_canvases
 from cap2im.models.interface import DrawingModel, Step
-from cap2im.models.kinds import DRAWING_KINDS
+from cap2im.models.kinds import DRAWING_KINDS, DrawingKind
 from cap2im.models.lapgan import Sharpener, SharpenerConfig
 from cap2im.models.precision import WITHOUT_BF16, Precision, autocast, usable
 from cap2im.models.text import EncodedText
@@ -72,19 +74,31 @@ def find_device(name: str) -> torch.device:
 
 
 def own_encoder(folder: Path, config: Mapping[str, Any], features: int) -> SentenceEncoder:
-    """The sentence encoder of a model that hears sentence vectors: its own copy, or else the one that its config names.
+    """Load the sentence encoder of a model that is conditioned on sentence vectors.
+
+    A finished model has its encoder in its folder. A checkpoint of a training has none yet: the encoder that its recipe names is read from
+    this machine. The hub is never asked for what a config names.
+
+    Args:
+        folder: of the model.
+        config: its config.json.
+        features: width of the vectors that it needs.
 
     Raises:
-        ValueError: there is none, or it answers vectors of another width than `features`.
+        ValueError: there is none, or its vectors are of another width.
     """
-    own = folder / SENTENCE_ENCODER  # a finished model has a copy of an encoder that was a folder
-    name = str(own) if own.is_dir() else config.get("data", {}).get("sentence_encoder")
-    if name is None:
+    own, named = folder / SENTENCE_ENCODER, config.get("data", {}).get("sentence_encoder")
+    if own.is_dir():
+        name = str(own)
+    elif isinstance(named, str) and named and (folder / TRAINING_STATE).is_file():
+        name = named
+    else:
+        trained = f"; it was trained with {brief(named)}" if named else ""
         raise ValueError(
             f"{folder}: hears sentence vectors and has no encoder of them: put one into {own} "
-            "(cap2im convert makes one of the authors' skip-thought tables)"
+            f"(cap2im convert makes one of the authors' skip-thought tables{trained})"
         )
-    encoder = load_sentence_encoder(name)
+    encoder = load_sentence_encoder(name, ask_hub=False)
     if encoder.features != features:
         raise ValueError(f"{name}: answers {encoder.features} features, the model in {folder} hears {features}")
     return encoder
@@ -121,24 +135,11 @@ class Sharpening:
             ValueError: there is no such model or device, it does not sharpen, its files are damaged, or its sentence encoder is missing.
         """
         target, folder = find_device(device), find_model(name)
-        config = read_config(folder)
-        if config.get("kind") != "sharpener":
-            raise ValueError(f"{folder}: a model of kind {config.get('kind')!r} does not sharpen")
-        vocabulary, encoder = None, None
-        try:
-            sizes = SharpenerConfig.model_validate(config["model"])
-            if sizes.reads_words:
-                vocabulary = Vocabulary.model_validate(config["vocabulary"])
-                if sizes.vocabulary_size != len(vocabulary):
-                    raise ValueError(f"{folder}: {sizes.vocabulary_size} word vectors for {len(vocabulary)} words")
-            model = Sharpener(sizes)
-            model.load_state_dict({key: value.float() for key, value in read_weights(folder, config).items()})
-        except (KeyError, ValidationError, RuntimeError) as error:
-            raise ValueError(f"{folder}: config and weights do not fit: {' '.join(str(error).split())[:300]}") from None
-        if not sizes.reads_words:
-            encoder = own_encoder(folder, config, sizes.sentence_features)
-        shown, sha256 = shown_name(name, folder), str(config["sha256"][WEIGHTS])
-        return cls(shown, model.to(target).eval().requires_grad_(False), sha256, vocabulary, encoder)
+        loaded = load_network(folder, {"sharpener": lambda sizes: Sharpener(SharpenerConfig.model_validate(sizes))}, " does not sharpen")
+        model, vocabulary, encoder = loaded.network, loaded.vocabulary, None
+        if not model.config.reads_words:
+            vocabulary, encoder = None, own_encoder(folder, loaded.config, model.config.sentence_features)
+        return cls(shown_name(name, folder), model.to(target), loaded.sha256, vocabulary, encoder)
 
     @property
     def device(self) -> torch.device:
@@ -238,23 +239,15 @@ class Pipeline:
         """
         target = find_device(device)
         folder = find_model(name)
-        config = read_config(folder)
-        kind = DRAWING_KINDS.get(config.get("kind", ""))
-        if kind is None:
-            raise ValueError(f"{folder}: a model of kind {config.get('kind')!r} does not draw")
-        try:
-            model, vocabulary = kind.make(kind.config.model_validate(config["model"])), Vocabulary.model_validate(config["vocabulary"])
-            sizes = model.config
-            if sizes.reads_words and sizes.vocabulary_size != len(vocabulary):
-                raise ValueError(f"{folder}: {sizes.vocabulary_size} word vectors for {len(vocabulary)} words")
-            model.load_state_dict({key: value.float() for key, value in read_weights(folder, config).items()})
-        except (KeyError, ValidationError, RuntimeError) as error:
-            raise ValueError(f"{folder}: config and weights do not fit: {' '.join(str(error).split())[:300]}") from None
+        makers = {name: partial(_make, kind) for name, kind in DRAWING_KINDS.items()}
+        loaded = load_network(folder, makers, " does not draw", partial(_require_drawable, folder))
+        model, vocabulary, config, sizes = loaded.network, loaded.vocabulary, loaded.config, loaded.network.config
+        if vocabulary is None:
+            raise ValueError(f"{folder}: config and weights do not fit: config.json has no vocabulary")
         encoder = own_encoder(folder, config, sizes.sentence_features) if sizes.conditioning == "sentence" else None
         if usable(precision, target) != precision:
             print(f"{shown_name(name, folder)}: {WITHOUT_BF16}", file=sys.stderr)
-        model = model.to(target).eval().requires_grad_(False)
-        pipeline = cls(shown_name(name, folder), model, vocabulary, config, encoder, precision=usable(precision, target))
+        pipeline = cls(shown_name(name, folder), model.to(target), vocabulary, config, encoder, precision=usable(precision, target))
         return pipeline if sharpen is None else pipeline.sharpened(Sharpening.load(sharpen, device=device))
 
     def sharpened(self, sharpening: Sharpening) -> Pipeline:
@@ -284,7 +277,8 @@ class Pipeline:
     @property
     def at_once(self) -> int:
         """Pictures that are drawn at once; they do not depend on each other."""
-        return pictures_at_once(self.model.config.side)
+        c = self.model.config
+        return max(1, min(pictures_at_once(c.side), MOST_CANVAS_VALUES // (self.model.glimpses * c.colours * c.side**2)))
 
     def draw(self, captions: str | Sequence[str], *, samples: int = 1, seed: int = 0, unknown: Unknown = "error") -> list[Drawing]:
         """Draws captions.
@@ -400,6 +394,14 @@ class Pipeline:
             drawn = self.picture(*self._inputs(captions[rows], tokens[rows], seeds[rows]))
             pictures.append((drawn if self.sharpening is None else self.sharpening.sharpen(drawn, captions[rows], unknown)).cpu())
         return torch.cat(pictures)
+
+
+def _make(kind: DrawingKind, sizes: dict[str, Any]) -> DrawingModel:
+    return kind.make(kind.config.model_validate(sizes))
+
+
+def _require_drawable(folder: Path, model: DrawingModel) -> None:
+    require_canvases(folder, model.glimpses, model.config.side, model.config.colours)
 
 
 def pictures_at_once(side: int) -> int:

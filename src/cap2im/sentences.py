@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, RootModel, ValidationError
+from pydantic import BaseModel, RootModel
 from torch import Tensor
 
 from cap2im.checkpoint import CONFIG, WEIGHTS, checkpoints, existing_folder, map_weights, read_config
 from cap2im.data.captions import SentenceEncoder
 from cap2im.data.tokenizer import normalise
-from cap2im.data.vocabulary import Vocabulary, pad
+from cap2im.data.vocabulary import pad
 from cap2im.files import JSONObject, file_sha256, read_json, sha256, shortened
 from cap2im.hub import ENCODER_FILES, download, is_repository
+from cap2im.loading import checked_config, checked_vocabulary, network_blueprint
 from cap2im.models.skipthoughts import SkipThoughts, SkipThoughtsConfig
 
 KIND = "sentence-encoder"
@@ -38,21 +39,21 @@ class SkipThoughtsEncoder(SentenceEncoder):
     """Our skip-thoughts, or the released ones. The vector of each of its encoders has length 1; unknown words count as `UNK`."""
 
     def __init__(self, name: str, folder: Path) -> None:
-        config = read_config(folder)
-        if config.get("kind") != KIND:
-            raise ValueError(f"{folder}: a model of kind {config.get('kind')!r} does not encode sentences")
-        try:
-            sizes, self.vocabulary = SkipThoughtsConfig.model_validate(config["model"]), Vocabulary.model_validate(config["vocabulary"])
-            weights = map_weights(folder, config)
-            with torch.device("meta"):
-                self.model = SkipThoughts(sizes, len(self.vocabulary))
-            # word vectors stay in their file, in the precision in which they lie there
-            kept = {key: value if key.endswith("table.weight") else value.float() for key, value in weights.items()}
-            self.model.load_state_dict(kept, assign=True)
-        except (KeyError, ValidationError, RuntimeError) as error:
-            raise ValueError(f"{folder}: config and weights do not fit: {' '.join(str(error).split())[:300]}") from None
+        document = read_config(folder)
+        config = checked_config(folder, document)
+        if config.kind != KIND:
+            raise ValueError(f"{folder}: a model of kind {shortened(repr(config.kind))} does not encode sentences")
+        vocabulary = checked_vocabulary(folder, config)
+        if vocabulary is None:
+            raise ValueError(f"{folder}: config and weights do not fit: config.json has no vocabulary")
+        self.vocabulary, words = vocabulary, len(vocabulary)
+        self.model = network_blueprint(folder, lambda: SkipThoughts(SkipThoughtsConfig.model_validate(config.model), words))
+        # word vectors stay in their file, in the precision in which they lie there
+        weights = map_weights(folder, document)
+        kept = {key: value if key.endswith("table.weight") else value.float() for key, value in weights.items()}
+        self.model.load_state_dict(kept, assign=True)
         self.model.eval().requires_grad_(False)
-        self.name, self.features, self._sha256 = name, sizes.features, str(config["sha256"][WEIGHTS])
+        self.name, self.features, self._sha256 = name, self.model.config.features, config.sha256[WEIGHTS]
 
     @property
     def sha256(self) -> str:
@@ -144,7 +145,7 @@ class CLIPEncoder(SentenceEncoder):
         return vectors.clone()
 
 
-def find_encoder(name: str) -> Path:
+def find_encoder(name: str, *, ask_hub: bool = True) -> Path:
     """The folder of a sentence encoder, inside of a run where it is one's; names and errors are those of `load_sentence_encoder`."""
     path = existing_folder(Path(name))
     if path.is_dir():
@@ -153,21 +154,22 @@ def find_encoder(name: str) -> Path:
         ]
         return found[0] if found else next(reversed(checkpoints(path)), path)
     if is_repository(name):
-        return download(name, ENCODER_FILES, ["onnx/*", "openvino/*"])
+        return download(name, ENCODER_FILES, ["onnx/*", "openvino/*"], ask=ask_hub)
     raise ValueError(f"unknown sentence encoder {name!r}; give a folder, or OWNER/NAME on the Hugging Face hub")
 
 
-def load_sentence_encoder(name: str) -> SentenceEncoder:
+def load_sentence_encoder(name: str, *, ask_hub: bool = True) -> SentenceEncoder:
     """A sentence encoder.
 
     Args:
         name: a folder of skip-thoughts (a model, or the run of a training), of a model of sentence-transformers, or of a CLIP; or
             OWNER/NAME of one of them on the Hugging Face hub.
+        ask_hub: for OWNER/NAME; False reads what was downloaded before, for a name that no person has typed.
 
     Raises:
         ValueError: there is no such encoder, its files are damaged or hold code, or what it needs is not installed.
     """
-    folder = find_encoder(name)
+    folder = find_encoder(name, ask_hub=ask_hub)
     shown = Path(name).resolve().name if Path(name).is_dir() else name
     if (folder / MODULES).is_file():
         return SentenceTransformersEncoder(shown, folder)

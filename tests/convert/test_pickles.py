@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from cap2im.convert.pickles import MOST_BYTES, read_pickle
+from cap2im.data.published import words_by_number
 
 PLAIN = {
     "a": [1, -2, 300, 70_000, 2**40, -(2**70)],
@@ -243,21 +244,21 @@ def malicious(marker: Path) -> dict[str, tuple[bytes, str]]:
         "in a dtype's state": (pickle.dumps(Reduce(np.dtype, "i8", state=(3, "<", None, None, attack, -1, -1, 0)), 2), system),
         "in an array's state": (hidden_in_array(touch), "array of 'O8'"),
         "array class": (pickle.dumps(Reduce(np.zeros(1).__reduce__()[0], Reduce(os.system, touch), (0,), b"b"), 2), system),
-        "new object": (b"\x80\x02ccollections\nOrderedDict\n)\x81.", "NEWOBJ on a tuple"),
+        "new object": (b"\x80\x02ccollections\nOrderedDict\n)\x81.", "NEWOBJ class argument must be a type"),
         "build on a function": (b"\x80\x02ccollections\nOrderedDict\n}U\x08__code__Nsb.", "sets the attributes of collections.OrderedDict"),
-        "build on a dictionary": (pickle.dumps(Reduce(OrderedDict, state={"items": 1}), 2), "sets the attributes of a dict"),
-        "call of a word": (b"\x80\x02U\x01a)R.", "calls a bytes"),
-        "call of a builder's result": (b"\x80\x02c__builtin__\nset\n)R)R.", "calls a set"),
+        "build on a dictionary": (pickle.dumps(Reduce(OrderedDict, state={"items": 1}), 2), "'dict' object has no attribute '__dict__'"),
+        "call of a word": (b"\x80\x02U\x01a)R.", "'bytes' object is not callable"),
+        "call of a builder's result": (b"\x80\x02c__builtin__\nset\n)R)R.", "'set' object is not callable"),
         "a name alone": (b"\x80\x02c__builtin__\nset\n.", "holds __builtin__.set"),
-        "extension": (b"\x80\x02\x82\x01.", "EXT1"),
-        "persistent, protocol 0": (persistent(0), "PERSID"),
-        "persistent, protocol 2": (persistent(2), "BINPERSID"),
+        "extension": (b"\x80\x02\x82\x01.", "unregistered extension code 1"),
+        "persistent, protocol 0": (persistent(0), "a persistent object, 'id'"),
+        "persistent, protocol 2": (persistent(2), "a persistent object, 'id'"),
         "records": (pickle.dumps(np.zeros(2, "i4,f8"), 2), "array of 'V12'"),
-        "codec": (b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aU\x03zip\x86R.", "_codecs.encode to a bytes"),
-        "key of tuples": (b"\x80\x02})\x85K\x01s.", "a tuple for a key"),
+        "codec": (b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aU\x03zip\x86R.", "_codecs.encode to b'zip'"),
     }
     deep = b"\x80\x02}" + b")" + b"\x85" * 300_000 + b"K\x01s."  # its hash would overflow the interpreter's stack
-    return cases | {"deep key": (deep, "a tuple for a key"), "deep": (b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b".", "too deeply")}
+    deep_lists = b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b"."
+    return cases | {"deep key": (deep, "tuples that are nested too deeply"), "deep": (deep_lists, "too deeply")}
 
 
 @pytest.mark.parametrize("name", malicious(Path("x")))
@@ -266,7 +267,7 @@ def test_refused_by_name_and_nothing_runs(read, tmp_path, name, monkeypatch):
     data, asked = malicious(marker)[name]
     for module, function in ((os, "system"), (builtins, "eval"), (builtins, "exec")):
         monkeypatch.setattr(module, function, lambda *_: pytest.fail("it ran"))
-    with pytest.raises(ValueError, match=r"some\.pkl: refused: ") as refusal:
+    with pytest.raises(ValueError, match=r"some\.pkl: (refused: |damaged, or no pickle of plain data)") as refusal:
         read(data)
     assert asked in str(refusal.value)
     assert "\n" not in str(refusal.value)
@@ -313,6 +314,50 @@ def test_damaged(read, data):
     assert "\n" not in str(error.value)
 
 
+def doubled(make: bytes, first: bytes) -> bytes:
+    """Sixty levels, each of which holds the level before twice: it expands to 2^60 parts."""
+    levels = (make.replace(b"#", bytes([level])) + b"q" + bytes([level + 1]) for level in range(60))
+    return first + b"q\x00" + b"".join(levels)
+
+
+PAIRS = doubled(b"h#h#\x86", b")")  # tuples, which can be keys
+LISTS = doubled(b"](h#h#e", b"]")
+FLOODS = {
+    "a key that takes for ever to hash": (b"\x80\x02}(" + PAIRS + b"K\x01u.", "builds far more"),
+    "a member of a set": (b"\x80\x04\x8f(" + PAIRS + b"\x90.", "builds far more"),
+    "a member of a frozen set": (b"\x80\x04(" + PAIRS + b"\x91.", "builds far more"),
+    "a member of Python 2's set": (b"\x80\x02c__builtin__\nset\n](" + PAIRS + b"0h\x3ce\x85R.", "a tuple for a key"),
+    "a shape": (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01" + PAIRS + b"NNNtb.",
+        "nested too deeply",
+    ),
+    "a persistent id": (b"\x80\x02" + LISTS + b"Q.", r"a persistent object, \[\[\[\.\.\.\]"),
+    "sets": (b"\x80\x04(" + b"\x8f" * 3_000_000 + b"l.", "builds far more"),
+    "keys that share a hash": (
+        b"\x80\x02}(" + b"".join(b"\x8a\x0a" + (1 + n * (2**61 - 1)).to_bytes(10, "little") + b"N" for n in range(1, 5000)) + b"u.",
+        "builds far more",
+    ),
+    "a long key again and again": (b"\x80\x02}((" + b"K\x01" * 30_000 + b"tq\x00N" + b"h\x00N" * 30_000 + b"u.", "builds far more"),
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_floods_are_refused_before_they_take_memory(read, name):
+    data, message = FLOODS[name]
+    with pytest.raises(ValueError, match=message) as error:
+        read(data)
+    assert len(str(error.value)) < 500
+
+
+def test_nested_values_are_not_expanded(tmp_path):
+    """The message of a dictionary of 782 bytes took for ever to be written."""
+    path = tmp_path / "dictionary.pkl"
+    path.write_bytes(b"\x80\x02" + LISTS + b"q\xf0}X\x01\x00\x00\x00ah\xf0s.")
+    with pytest.raises(ValueError, match=r"'a': \[\[\[\.\.\.\], \[\.\.\.\]\]") as error:
+        words_by_number(read_pickle(path), path)
+    assert len(str(error.value)) < 300
+
+
 def test_every_truncation_is_told(read):
     data = pickle.dumps([{"a": [1, 70_000, 2**70], "é": (True, 1.5)}, np.arange(3)], 2)
     for length in range(len(data)):
@@ -322,8 +367,9 @@ def test_every_truncation_is_told(read):
 
 def test_no_memory_for_nothing(read, tmp_path):
     """Six bytes that make Python's own machine reserve tens of gigabytes for its memo."""
-    assert read(b"\x80\x02]r\xff\xff\xff\x7f.") == []
+    with pytest.raises(ValueError, match="refused: it asks for a memo of 2,147,483,647 places"):
+        read(b"\x80\x02]r\xff\xff\xff\x7f.")
     with (tmp_path / "large.pkl").open("wb") as file:
         file.truncate(MOST_BYTES + 1)
-    with pytest.raises(ValueError, match=r"large\.pkl: 268,435,457 bytes; pickles of up to 268,435,456 are read"):
+    with pytest.raises(ValueError, match=r"large\.pkl: 134,217,729 bytes; at most 134,217,728 are read"):
         read_pickle(tmp_path / "large.pkl")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import get_args
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cap2im.checkpoint import read_config, read_weights
-from cap2im.convert.recognise import convert, kinds
+from cap2im.convert.recognise import convert, kinds, read_tensors
 from cap2im.convert.theano import BATCH_RECORDS, MNIST_WORDS, released_draw, released_layout, released_sharpener, sharpener_layout
 from cap2im.data.mnist_captions import WORDS
 from cap2im.models.aligndraw import DRAW, DRAWConfig
@@ -22,6 +24,7 @@ from cap2im.models.filterbank import Variant
 from cap2im.models.lapgan import Sharpener, SharpenerConfig
 from cap2im.pipeline import Pipeline
 from tests.convert.legacy import golden_arrays, port_drawing, port_weights, run, write_dictionary, write_hdf5
+from tests.limits import GIB, run_limited
 from tests.parity.golden import FORWARD, Golden, distance, golden, pixels
 
 COCO_WORDS = {"UNK": 29, "café": 0, **{f"word{n}": n for n in range(1, 29)}}  # of case B
@@ -344,6 +347,122 @@ def test_pytorch_files_are_not_executed(tmp_path, zipped):
     assert not marker.exists()
 
 
+# Whole checkpoints
+
+TENSORS = {"a": torch.arange(3.0), "b": torch.ones(2, dtype=torch.float16)}
+OTHERS = {"c": torch.zeros(1)}
+OPTIMIZER = {"state": {0: {"exp_avg": torch.zeros(1)}}, "param_groups": [{"lr": 0.1}]}
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    [
+        TENSORS,
+        {"netG": TENSORS},
+        {"netG": TENSORS, "netD": OTHERS, "optimizer": OPTIMIZER, "epoch": 3},
+        {"generator": TENSORS, "discriminators": [OTHERS, OTHERS]},
+        {"state_dict": {f"module.{name}": tensor for name, tensor in TENSORS.items()}, "optimizer": OPTIMIZER},
+        {"state_dict": {f"module.netG.{name}": tensor for name, tensor in TENSORS.items()}},
+        {"model": {"netG": TENSORS, "netD": OTHERS}},
+        [TENSORS],
+        [{"epoch": 1}, {"weights": OrderedDict(TENSORS)}],
+    ],
+)
+def test_network_of_a_checkpoint_is_found(tmp_path, checkpoint):
+    torch.save(checkpoint, tmp_path / "a.pth")
+    found = read_tensors(tmp_path / "a.pth")
+    assert {name: tensor.tolist() for name, tensor in found.items()} == {name: tensor.tolist() for name, tensor in TENSORS.items()}
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "message"),
+    [({"one": TENSORS, "two": OTHERS}, "one, two"), ([TENSORS, OTHERS], "0, 1"), ({"x": OPTIMIZER}, "no state dict")],
+)
+def test_several_networks_are_named(tmp_path, checkpoint, message):
+    torch.save(checkpoint, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=message):
+        read_tensors(tmp_path / "a.pth")
+
+
+def pickled_pytorch(path: Path, pickled: bytes, storage: bytes = b"", method: int = zipfile.ZIP_STORED, *more: str) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/version", "3\n")
+        archive.writestr("archive/data/0", storage)
+        for name in more:
+            archive.writestr(name, b"")
+    return path
+
+
+def tensor_pickle(held: int, size: int) -> bytes:
+    """A state dict with a tensor of a size in a storage that is said to hold so many numbers."""
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuJ" + struct.pack("<i", held) + b"tQ"
+    numbers = b"K\x00J" + struct.pack("<i", size) + b"\x85K\x01\x85\x89ccollections\nOrderedDict\n)R"
+    return b"\x80\x02}X\x01\x00\x00\x00actorch._utils\n_rebuild_tensor_v2\n(" + storage + numbers + b"tRs."
+
+
+PAIRS = b")q\x00" + b"".join(b"h" + bytes([n]) + b"h" + bytes([n]) + b"\x86q" + bytes([n + 1]) for n in range(60))
+BOMBS = {
+    "bytes by their number": ((b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.",), "it asks for builtins.bytearray"),
+    "flood": ((b"\x80\x02(" + b"}" * 3_000_000 + b"l.",), "it builds far more than it holds"),
+    "hash": ((b"\x80\x02}(" + PAIRS + b"K\x01u.",), "tuples that are nested too deeply"),
+    "counted": ((b"\x80\x02ccollections\nCounter\n](" + PAIRS + b"e\x85R.",), "tuples that are nested too deeply"),
+    "compressed": ((b"\x80\x02(" + b"}" * 3_000_000 + b"l.", b"", zipfile.ZIP_DEFLATED), "is compressed"),
+    "two pickles": ((b"\x80\x02}.", b"", zipfile.ZIP_STORED, "archive/DATA.PKL"), "two members of its archive have one name"),
+    "storage is shorter than said": ((tensor_pickle(10**9, 10**9), bytes(16)), "damaged, or not of PyTorch"),
+    "tensor is longer than its storage": ((tensor_pickle(4, 10**9), bytes(16)), "damaged, or not of PyTorch"),
+    "negative storage": ((tensor_pickle(-4, 4), bytes(16)), "damaged, or not of PyTorch"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_pytorch_bombs_are_refused(tmp_path, name):
+    arguments, message = BOMBS[name]
+    with pytest.raises(ValueError, match=message) as error:
+        read_tensors(pickled_pytorch(tmp_path / "a.pth", *arguments))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_repeated_numbers_take_no_memory(tmp_path, zipped):
+    torch.save({"a": torch.zeros(1).expand(10**12)}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match="a says that it has 4,000,000,000,000 bytes, and 4 are stored"):
+        read_tensors(tmp_path / "a.pth")
+    shared = torch.zeros(10_000)
+    torch.save({f"a{n}": shared for n in range(20)}, tmp_path / "b.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match="says that it has 800,000 bytes of weights"):
+        read_tensors(tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize("what", ["hdf5", "pytorch", "pickle"])
+def test_bombs_stay_in_bounds_on_the_command_line(tmp_path, arrays, what):
+    arguments = ["bomb"]
+    if what == "hdf5":
+        h5py = pytest.importorskip("h5py")
+        write_hdf5(tmp_path / "bomb", changed(arrays, W_henc_henc=None))
+        with h5py.File(tmp_path / "bomb", "a") as file:
+            file.create_dataset("W_henc_henc", (30_000, 30_000), "f", chunks=(100, 100))
+    elif what == "pytorch":
+        torch.save(port_weights(PORT, "two windows") | {"w_mu.weight": torch.zeros(1, 1).expand(60_000, 60_000)}, tmp_path / "bomb")
+    else:
+        write_hdf5(tmp_path / "weights.h5", arrays)
+        (tmp_path / "bomb").write_bytes(b"\x80\x02}(" + PAIRS + b"K\x01u.")
+        arguments = ["weights.h5", "--dictionary", "bomb"]
+    end = run_limited("convert", *arguments, "--out", "model", cwd=tmp_path)
+    assert (end.status, len(end.err.splitlines())) == (2, 1), end.err
+    assert "bomb: " in end.err
+    assert end.peak < 2 * GIB
+    assert end.cpu < 30
+
+
+@pytest.mark.parametrize("name", ["fifo", "folder.pth", "missing"])
+def test_weights_that_are_no_file(tmp_path, name):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder.pth").mkdir()
+    with pytest.raises(ValueError, match=rf"{name}: (is a FIFO|is a folder|no such file)"):
+        read_tensors(tmp_path / name)
+
+
 def test_files_of_no_known_kind(tmp_path, arrays):
     def refused(path: Path, message: str, **options) -> None:
         with pytest.raises(ValueError, match=message) as error:
@@ -356,7 +475,7 @@ def test_files_of_no_known_kind(tmp_path, arrays):
     refused(tmp_path / "other.h5", "no weights that are known here: it holds conv1; known are alignDRAW of the authors' program; ")
     whole = write_hdf5(tmp_path / "whole.h5", arrays).read_bytes()
     (tmp_path / "half.h5").write_bytes(whole[: len(whole) // 2])
-    refused(tmp_path / "half.h5", "damaged, or no weights: .*truncated file")
+    refused(tmp_path / "half.h5", "damaged, or not the arrays that were expected: .*truncated file")
     torch.save(port_weights(PORT, "two windows"), tmp_path / "whole.pt")
     whole = (tmp_path / "whole.pt").read_bytes()
     (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])
@@ -366,7 +485,7 @@ def test_files_of_no_known_kind(tmp_path, arrays):
     torch.save([1, 2], tmp_path / "list.pt")
     refused(tmp_path / "list.pt", "no state dict in it: it holds a list")
     torch.save({"epoch": 1}, tmp_path / "epoch.pt")
-    refused(tmp_path / "epoch.pt", "no state dict in it: it holds epoch")
+    refused(tmp_path / "epoch.pt", "no state dict in it: it holds .epoch.")
     (tmp_path / "folder").mkdir()
     refused(tmp_path / "folder", r"folder: no uni_skip\.npz, .*; the released skip-thoughts are .*, AttnGAN's files \*\.pth$")
 

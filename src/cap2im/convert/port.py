@@ -111,7 +111,7 @@ def port_draw(windows: Windows, tensors: Tensors, glimpses: int | None = None) -
 
 def _released(tensors: Tensors, windows: Windows, config: DRAWConfig) -> Mapping[str, Tensor]:
     """The port's parameters under the release's names, in its orientation (inputs, outputs)."""
-    c, p = config, tensors
+    c, p = config, {name: tensor.float() for name, tensor in tensors.items()}
     read_window, write_window, patch = _WINDOWS[windows]
     language = {
         "W_y{0}_hLangEnc{0}": p["lang.weight_ih_l0"].T,

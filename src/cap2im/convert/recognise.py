@@ -1,13 +1,17 @@
 """Legacy weights of any known kind into a model folder: the kind is told by what the file holds, never by its name.
 
 Nothing in a file is executed: HDF5 holds arrays alone, PyTorch files are read as tensors alone (`weights_only`), pickled dictionaries by
-`cap2im.convert.pickles`.
+`cap2im.convert.pickles`. What a file says of its sizes is compared with the file's own size before a network is made.
 """
 
 from __future__ import annotations
 
+import io
+import itertools
 import re
-from collections.abc import Callable, Mapping
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,10 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cap2im.arrays import open_hdf5
 from cap2im.checkpoint import whole_folder, write_model
 from cap2im.convert.attngan import CAPTIONS_FILE, convert_attngan, part_of
 from cap2im.convert.card import card
-from cap2im.convert.pickles import read_pickle
+from cap2im.convert.pickles import MOST_BYTES, RefusedError, read_pickle, scan_pickle
 from cap2im.convert.port import port_draw, port_names
 from cap2im.convert.skipthoughts import convert_skipthoughts
 from cap2im.convert.theano import (
@@ -36,14 +41,20 @@ from cap2im.convert.theano import (
 from cap2im.data.mnist_captions import ALIASES
 from cap2im.data.published import words_by_number
 from cap2im.data.vocabulary import UNKNOWN, Vocabulary
-from cap2im.files import file_sha256
+from cap2im.files import brief, check_regular_file, file_sha256, shortened
 from cap2im.models.aligndraw import DRAW
 from cap2im.models.lapgan import Sharpener
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 ZIP = b"PK\x03\x04"  # PyTorch since 1.6
 OLD_PYTORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-MOST_BYTES = 2**32  # of arrays; the largest of the known files has 133 million
+OLD_PICKLES = 5  # at the start of such a file: magic number, version, machine, content, keys of what follows
+MOST_SHARING = 8  # bytes of float32 weights for each byte of a PyTorch file; half precision has two, tied weights more
+LARGEST_TUPLE = 4096  # parts, in a PyTorch file: shapes and settings
+DEEPEST_NETWORK = 3  # keys that lead to a network in a checkpoint
+NETWORK_KEYS = ("netG", "generator", "model", "state_dict", "weights")  # which network of several is read
+WRAPPERS = {"module", "_orig_mod", "model", "netG", "generator"}  # first parts of names that wrappers add to all of them
+PLAIN_TYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 
 
 @dataclass(frozen=True)
@@ -183,64 +194,144 @@ def _dictionary_of(folder: Path, dictionary: Path | None) -> Path | None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The named tensors of an HDF5 or a PyTorch file, as float32 on the CPU.
+    """Read the named tensors of an HDF5 or a PyTorch file, on the CPU.
+
+    Args:
+        path: of the file. Of a whole PyTorch checkpoint its generator or its model is read; see `_network_of`.
+
+    Returns:
+        float32 of HDF5; of PyTorch what the file holds, mapped from it where its format allows that.
 
     Raises:
-        ValueError: it is neither, damaged, or wants something executed.
+        ValueError: no regular file, neither format, damaged, it wants something executed, it says that it holds more than its size allows,
+            or it holds several networks.
     """
+    check_regular_file(path)
     with path.open("rb") as file:
         start = file.read(len(OLD_PYTORCH))
     if start.startswith(HDF5):
         return _read_hdf5(path)
     if start.startswith((ZIP, OLD_PYTORCH)):
-        return _read_pytorch(path)
+        return _read_pytorch(path, zipped=start.startswith(ZIP))
     raise ValueError(f"{path}: neither an HDF5 nor a PyTorch file (it begins with {start[:8]!r})")
 
 
 def _read_hdf5(path: Path) -> dict[str, Tensor]:
+    datasets = open_hdf5(path)
     try:
-        import h5py
-    except ImportError:
-        raise ValueError("HDF5 files need h5py; in the checkout: pip install -c constraints.txt '.[legacy]'") from None
-    try:
-        with h5py.File(path, "r") as file:
-            tensors = {}
-            for name in file:
-                item = file.get(name) if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
-                if not isinstance(item, h5py.Dataset) or item.external or item.is_virtual or item.dtype.kind not in "fiu":
-                    raise ValueError(f"{name} is no array of numbers")
-                if item.nbytes > MOST_BYTES:
-                    raise ValueError(f"{name} says that it has {item.nbytes:,} bytes")
-                tensors[name] = torch.from_numpy(np.array(item, dtype=np.float32))
-            return tensors
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise ValueError(f"{path}: damaged, or no weights: {' '.join(str(error).split())}") from None
+        return {name: torch.from_numpy(np.array(dataset, dtype=np.float32)) for name, dataset in datasets.items()}
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: damaged, or no weights: {shortened(' '.join(str(error).split()), 300)}") from None
+    finally:
+        for dataset in datasets.values():
+            dataset.file.close()
+            break
 
 
-def _read_pytorch(path: Path) -> dict[str, Tensor]:
+def _read_pytorch(path: Path, *, zipped: bool) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
+        _scan_pytorch(path, zipped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, that a kind of tensors is on its way out
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except (UnpicklingError, RefusedError) as error:
         asked = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"it asks for {asked[1]}" if asked else "it holds more than tensors, or is damaged"
-        raise ValueError(f"{path}: refused: {what}; PyTorch files are read as tensors alone, and nothing of it was executed") from None
+        what = (
+            f"it asks for {asked[1]}"
+            if asked
+            else str(error)
+            if isinstance(error, RefusedError)
+            else "it holds more than tensors, or is damaged"
+        )
+        end = "PyTorch files are read as tensors alone, and nothing of it was executed"
+        raise ValueError(f"{path}: refused: {shortened(what, 200)}; {end}") from None
     except Exception as error:  # whatever a damaged file makes torch raise
-        raise ValueError(f"{path}: damaged, or not of PyTorch: {' '.join(str(error).split())[:200]}") from None
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path}: no state dict in it: it holds a {type(content).__name__}")
-    for state in (content, *(content.get(key) for key in ("model", "state_dict", "weights"))):
-        if isinstance(state, Mapping) and state and all(isinstance(value, Tensor) for value in state.values()):
-            return {str(name).removeprefix("module."): _plain(path, str(name), tensor) for name, tensor in state.items()}
-    raise ValueError(f"{path}: no state dict in it: it holds {_few(map(str, content))}")
+        raise ValueError(f"{path}: damaged, or not of PyTorch: {shortened(' '.join(str(error).split()), 200)}") from None
+    tensors = _network_of(path, content)
+    for name, tensor in tensors.items():
+        _check_plain(path, name, tensor)
+    total, most = sum(4 * tensor.numel() for tensor in tensors.values()), MOST_SHARING * path.stat().st_size
+    if total > most:
+        raise ValueError(f"{path}: says that it has {total:,} bytes of weights; at most {most:,} are read from a file of its size")
+    return tensors
 
 
-def _plain(path: Path, name: str, tensor: Tensor) -> Tensor:
-    """As float32."""
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_nested or tensor.device.type != "cpu":
-        raise ValueError(f"{path}: {name} is no array of numbers but sparse, quantised, nested, complex or without content")
-    if (size := tensor.numel() * tensor.element_size()) > MOST_BYTES:  # strides of 0 need no room in the file
-        raise ValueError(f"{path}: {name} says that it has {size:,} bytes")
-    return tensor.detach().float()
+def _scan_pytorch(path: Path, zipped: bool) -> None:
+    """Bound what the pickles of a PyTorch file can build; see `scan_pickle` for errors."""
+    if not zipped:
+        with path.open("rb") as file:
+            for _ in range(OLD_PICKLES):
+                scan_pickle(file, _refuse_growth, LARGEST_TUPLE)
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if len({member.filename.lower() for member in members}) < len(members):
+            raise ValueError("two members of its archive have one name")
+        for member in members:
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size > path.stat().st_size:
+                raise ValueError(f"{member.filename} is compressed, which PyTorch's files are not")
+            if member.filename.lower().endswith(".pkl"):
+                if member.file_size > MOST_BYTES:
+                    raise ValueError(f"{member.filename} has {member.file_size:,} bytes; at most {MOST_BYTES:,} are read")
+                scan_pickle(io.BytesIO(archive.read(member)), _refuse_growth, LARGEST_TUPLE)
+
+
+def _refuse_growth(name: str) -> None:
+    """Refuse what torch would call and what makes much of a number."""
+    if name.rpartition(".")[2] == "bytearray":
+        raise RefusedError(f"it asks for {shortened(name)}")
+
+
+def _network_of(path: Path, content: Any) -> dict[str, Tensor]:
+    """Return the state dict in a PyTorch file, without the prefixes that wrappers add to names.
+
+    A whole checkpoint holds other things beside. Its only network is read, or else that of the first of `NETWORK_KEYS` that it has.
+
+    Raises:
+        ValueError: there is none, or several; the message names them.
+    """
+    found = dict(_state_dicts(content, (), []))
+    if not found:
+        held = _few(map(brief, itertools.islice(content, 1000))) if isinstance(content, Mapping) else f"a {type(content).__name__}"
+        raise ValueError(f"{path}: no state dict in it: it holds {held}")
+    for key in NETWORK_KEYS if len(found) > 1 else ():
+        if chosen := {place: state for place, state in found.items() if key in place}:
+            found = chosen
+            break
+    if len(found) > 1:
+        places = _few(".".join(place) for place in found)
+        raise ValueError(f"{path}: holds several networks: {places}; save the one to convert in a file by itself")
+    ((_, tensors),) = found.items()
+    while tensors and len(wrappers := {name.partition(".")[0] for name in tensors}) == 1 and wrappers <= WRAPPERS:
+        tensors = {name.partition(".")[2]: tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _state_dicts(content: Any, place: tuple[str, ...], seen: list[Any]) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
+    """Yield the state dicts in a checkpoint with the keys that lead there; those of optimizers are left out."""
+    if len(place) > DEEPEST_NETWORK or any(content is each for each in seen) or len(seen) > 1000:
+        return
+    if isinstance(content, Mapping):
+        seen.append(content)
+        if content and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
+            yield place, dict(content)
+        elif "param_groups" not in content:
+            for key, value in content.items():
+                yield from _state_dicts(value, (*place, key if isinstance(key, str) else brief(key)), seen)
+    elif isinstance(content, list | tuple):
+        seen.append(content)
+        for number, value in enumerate(content):
+            yield from _state_dicts(value, (*place, str(number)), seen)
+
+
+def _check_plain(path: Path, name: str, tensor: Tensor) -> None:
+    """Raise ValueError for a tensor that is no dense array of numbers, or says that it is larger than what is stored of it."""
+    shown = shortened(name)
+    plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_nested and tensor.device.type == "cpu"
+    if not plain or tensor.dtype not in PLAIN_TYPES:
+        raise ValueError(f"{path}: {shown} is no array of numbers but sparse, quantised, nested, complex or without content")
+    if (size := tensor.numel() * tensor.element_size()) > (stored := tensor.untyped_storage().nbytes()):  # strides of 0
+        raise ValueError(f"{path}: {shown} says that it has {size:,} bytes, and {stored:,} are stored")
 
 
 # Words
@@ -274,5 +365,5 @@ def _vocabulary(path: Path, model: DRAW, dictionary: Path | None) -> Vocabulary:
 
 
 def _few(names: Any) -> str:
-    listed = sorted(names)
+    listed = sorted(shortened(name) for name in names)
     return ", ".join(listed[:4]) + (f" and {len(listed) - 4:,} more" if len(listed) > 4 else "") if listed else "nothing"

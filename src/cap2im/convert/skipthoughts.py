@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cap2im.arrays import open_npy, read_npz
 from cap2im.checkpoint import whole_folder, write_large_model
 from cap2im.data.vocabulary import UNKNOWN
+from cap2im.files import read_text, shortened
 from cap2im.models.skipthoughts import GRU, SkipThoughts, SkipThoughtsConfig
 
 PARAMETERS = ("W", "b", "U", "Wx", "bx", "Ux")
@@ -80,7 +82,7 @@ def convert_skipthoughts(folder: Path, out: Path, *, half: bool = False) -> Path
     tables, parameters = {}, {}
     for name, (archive, table) in FILES.items():
         tables[name] = _table(folder / table, len(words))
-        parameters[name] = _arrays(
+        parameters[name] = read_npz(
             folder / archive, [f"{p}_{part}" for p in DIRECTIONS[name] for part in ("W", "b", "U", "Wx", "bx", "Ux")]
         )
     widths = [table.shape[1] for table in tables.values()]
@@ -93,8 +95,14 @@ def convert_skipthoughts(folder: Path, out: Path, *, half: bool = False) -> Path
             raise ValueError(f"{folder / archive}: encoder_Ux is {_told(matrix)}, expected a square matrix")
         units[name] = matrix.shape[0]
     config = SkipThoughtsConfig(uni=units["uni"], bi=units["bi"], embedding=widths[0])
+    files = {name: str(folder / archive) for name, (archive, _) in FILES.items()}
+    try:
+        with torch.device("meta"):
+            fill_encoders(SkipThoughts(config, 1), parameters, files)  # compares shapes before a network takes any memory
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: sizes that no machine can hold: {shortened(str(error), 200)}") from None
     model = SkipThoughts(config, 1)
-    fill_encoders(model, parameters, {name: str(folder / archive) for name, (archive, _) in FILES.items()})
+    fill_encoders(model, parameters, files)
     weights = {name: value for name, value in model.state_dict().items() if not name.endswith("table.weight")}
     for name, vectors in tables.items():
         rows = torch.from_numpy(vectors)
@@ -120,10 +128,7 @@ def read_dictionary(path: Path) -> list[str]:
     Raises:
         ValueError: it is not UTF-8, or has no word UNK.
     """
-    try:
-        lines = path.read_bytes().removesuffix(b"\n").decode("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    lines = read_text(path).removesuffix("\n").split("\n")
     words = [line.strip() for line in lines]
     last = {word: row for row, word in enumerate(words)}
     if UNKNOWN not in last:
@@ -132,23 +137,11 @@ def read_dictionary(path: Path) -> list[str]:
 
 
 def _table(path: Path, words: int) -> np.ndarray:
-    """A table of word vectors, left on the disk."""
-    try:
-        table = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: not a NumPy array of numbers: {' '.join(str(error).split())[:200]}") from None
-    if not isinstance(table, np.ndarray) or table.ndim != 2 or table.dtype != np.float32 or len(table) != words:
+    """Return a table of word vectors, left on the disk."""
+    table = open_npy(path)
+    if table.ndim != 2 or table.dtype != np.float32 or len(table) != words:
         raise ValueError(f"{path}: {_told(table)}, expected a float32 matrix with a row for each of the {words:,} words of {DICTIONARY}")
     return table
-
-
-def _arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
-    """Those of the named arrays that an archive holds; what else is in it is not read."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in names if name in archive.files}
-    except Exception as error:  # zipfile, zlib and NumPy each have their own
-        raise ValueError(f"{path}: not a NumPy archive of numbers: {' '.join(str(error).split())[:200]}") from None
 
 
 def _told(array: Any) -> str:

@@ -25,6 +25,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
+from cap2im.arrays import open_hdf5, open_npy
 from cap2im.files import check_regular_file, read_bytes
 
 Fit = Literal["stretch", "crop", "shorter"]
@@ -198,22 +199,11 @@ def open_array(path: Path, key: str | None = None) -> Any:
 
 @lru_cache(maxsize=8)
 def _open_array(path: Path, key: str | None, state: str) -> Any:
-    check_regular_file(path)
-    try:
-        if key is None:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        else:
-            import h5py  # an extra
-
-            file = h5py.File(path, "r")
-            array = file[key] if isinstance(file.get(key, getlink=True), h5py.HardLink) else None
-            if not isinstance(array, h5py.Dataset) or array.external or array.is_virtual:
-                raise ValueError(f"{key} is no array of this file")
-        if not array.shape:
-            raise ValueError("it holds a single value")
-    except (ValueError, EOFError, KeyError, OSError, AttributeError) as error:  # AttributeError: an .npz archive has no shape
-        raise ValueError(f"{path}: not the array that was expected ({' '.join(str(error).split())})") from None
-    return array
+    if key is None:
+        return open_npy(path)
+    if key not in (datasets := open_hdf5(path, [key])):
+        raise ValueError(f"{path}: has no array {key!r}")
+    return datasets[key]
 
 
 @contextmanager

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from cap2im.arrays import open_hdf5
 from cap2im.data.captioned import SPLIT_FOLDERS, CaptionedImage, LazyRecords, PickleReader, Problem, Source, caption_lines
 from cap2im.data.digits import Split
 from cap2im.data.listing import needed_file
 from cap2im.data.mnist_captions import NUMBER_WORDS
 from cap2im.data.pictures import ArrayImage, Box, ImageFile, open_array
 from cap2im.data.vocabulary import UNKNOWN, Vocabulary
-from cap2im.files import read_text, shortened, split_lines
+from cap2im.files import brief, read_text, shortened, split_lines
 
 
 def square_around(box: tuple[int, int, int, int]) -> Box:
@@ -137,9 +138,9 @@ def words_by_number(numbers: Mapping[Any, Any], where: Path) -> tuple[str, ...]:
     words: dict[int, str] = {}
     for word, number in numbers.items():
         if not isinstance(word, str) or not isinstance(number, (int, np.integer)) or number < 0:
-            raise ValueError(f"{where}: words with their numbers were expected, and {word!r}: {number!r} was found")
+            raise ValueError(f"{where}: words with their numbers were expected, and {brief(word)}: {brief(number)} was found")
         if words.setdefault(int(number), word) != word:
-            raise ValueError(f"{where}: the words {words[int(number)]!r} and {word!r} have one number, {number}")
+            raise ValueError(f"{where}: the words {brief(words[int(number)])} and {brief(word)} have one number, {brief(number)}")
     if not words or max(words) >= 2 * len(words) + 1000:
         raise ValueError(f"{where}: {len(words)} words with numbers up to {max(words, default=0)} are no vocabulary")
     return tuple(words.get(number, f"<no word {number}>") for number in range(max(words) + 1))
@@ -171,7 +172,7 @@ def _class_ids(path: Path, read_pickle: PickleReader) -> list[int]:
         np.array(ids, np.int64)
         return ids
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{path}: a list of class numbers was expected, and {str(document)[:50]} was found") from None
+        raise ValueError(f"{path}: a list of class numbers was expected, and {brief(document)} was found") from None
 
 
 def read_attngan(path: Path, read_pickle: PickleReader) -> Source:
@@ -308,15 +309,8 @@ def _released_split(path: Path, name: str, image_file: Path, words: Sequence[str
 
 
 def _read_digits(file: Path) -> Source:
-    """MNIST in HDF5: datasets train, validation, test of 784 numbers a digit, and train_labels, ... beside them."""
-    try:
-        import h5py  # an extra
-    except ModuleNotFoundError:
-        raise ValueError(f"{file}: HDF5 files need h5py; in the checkout: pip install -c constraints.txt '.[legacy]'") from None
-    try:
-        keys = set(h5py.File(file, "r"))
-    except OSError as error:
-        raise ValueError(f"{file}: not an HDF5 file ({error})") from None
+    """Read MNIST in HDF5: datasets train, validation, test of 784 numbers a digit, and train_labels, ... beside them."""
+    keys = open_hdf5(file)
     source = Source({})
     splits: tuple[Split, ...] = ("train", "validation", "test")
     for split in splits:

@@ -50,9 +50,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cap2im.checkpoint import read_config, read_weights
 from cap2im.data.digits import DIGIT_SIDE, Digits, Split
 from cap2im.data.mnist_captions import CANVAS_SIDE, LAYOUTS, PLACES, CanvasMaker, Configuration, HeldOut
+from cap2im.loading import load_network
 from cap2im.metrics.sharing import Sharing
 from cap2im.models.reader import NOTHING, Reader, ReaderConfig
 
@@ -86,13 +86,8 @@ def load_reader(folder: str | Path = BUNDLED) -> Reader:
     Raises:
         ValueError: a file is missing or damaged, or the folder holds a model of another kind.
     """
-    folder = Path(folder)
-    stored = read_config(folder)
-    if stored.get("kind") != "reader":
-        raise ValueError(f"{folder}: a model of kind {stored.get('kind')!r}, where a reader is needed")
-    reader = Reader(ReaderConfig(**stored["model"]))
-    reader.load_state_dict(read_weights(folder, stored))
-    return reader.eval()
+    makers = {"reader": lambda sizes: Reader(ReaderConfig.model_validate(sizes))}
+    return load_network(Path(folder), makers, ", where a reader is needed").network
 
 
 def window_corner(place: str, side: int) -> tuple[int, int]:

@@ -17,11 +17,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
-from cap2im.checkpoint import WEIGHTS, read_config, read_weights
 from cap2im.data.vocabulary import Vocabulary
+from cap2im.loading import load_network
 from cap2im.metrics.caption_accuracy import wilson
 from cap2im.metrics.sharing import Sharing
 from cap2im.models.damsm import DAMSM, DAMSMConfig
@@ -43,18 +42,10 @@ def load_damsm(name: str) -> tuple[DAMSM, Vocabulary, dict[str, Any], str]:
         ValueError: a file is missing or damaged, or the folder holds a model of another kind.
     """
     folder = find_model(name)
-    stored = read_config(folder)
-    if stored.get("kind") != "damsm":
-        raise ValueError(f"{name}: a model of kind {stored.get('kind')!r}, where a matching model is needed (cap2im train damsm-mnist)")
-    try:
-        damsm = DAMSM(DAMSMConfig.model_validate(stored["model"]))
-        damsm.load_state_dict(read_weights(folder, stored))
-        vocabulary = Vocabulary.model_validate(stored["vocabulary"])
-    except (KeyError, ValidationError, RuntimeError) as error:
-        raise ValueError(f"{folder}: config and weights do not fit: {' '.join(str(error).split())[:300]}") from None
-    if len(vocabulary) != damsm.config.vocabulary_size:
-        raise ValueError(f"{folder}: knows {len(vocabulary)} words, and its text encoder {damsm.config.vocabulary_size}")
-    return damsm.eval().requires_grad_(False), vocabulary, stored, str(stored["sha256"][WEIGHTS])
+    makers = {"damsm": lambda sizes: DAMSM(DAMSMConfig.model_validate(sizes))}
+    loaded = load_network(folder, makers, ", where a matching model is needed (cap2im train damsm-mnist)")
+    assert loaded.vocabulary is not None  # it reads words
+    return loaded.network, loaded.vocabulary, loaded.config, loaded.sha256
 
 
 def require_sight(name: str, seen: DAMSMConfig, drawer: str, side: int, colours: int) -> None:

@@ -25,11 +25,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
-from cap2im.checkpoint import WEIGHTS, read_config, read_weights
 from cap2im.convert.pickles import read_pickle
+from cap2im.loading import load_network
 from cap2im.metrics.caption_accuracy import wilson
 from cap2im.metrics.sharing import Sharing
 from cap2im.models.interface import LikelihoodModel
@@ -52,15 +51,9 @@ def load_vgg(folder: Path) -> tuple[VGG, str]:
     Raises:
         ValueError: a file is missing or damaged, or the folder holds a model of another kind.
     """
-    stored = read_config(folder)
-    if stored.get("kind") != "classifier":
-        raise ValueError(f"{folder}: a model of kind {stored.get('kind')!r}, where a classifier is needed (cap2im train vgg-cifar)")
-    try:
-        vgg = VGG(VGGConfig.model_validate(stored["model"]))
-        vgg.load_state_dict(read_weights(folder, stored))
-    except (KeyError, ValidationError, RuntimeError) as error:
-        raise ValueError(f"{folder}: config and weights do not fit: {' '.join(str(error).split())[:300]}") from None
-    return vgg.eval().requires_grad_(False).to(memory_format=torch.channels_last), str(stored["sha256"][WEIGHTS])  # type: ignore[call-overload]
+    makers = {"classifier": lambda sizes: VGG(VGGConfig.model_validate(sizes))}
+    loaded = load_network(folder, makers, ", where a classifier is needed (cap2im train vgg-cifar)")
+    return loaded.network.to(memory_format=torch.channels_last), loaded.sha256  # type: ignore[call-overload]
 
 
 @torch.inference_mode()
