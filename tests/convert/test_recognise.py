@@ -102,7 +102,7 @@ def test_vectors_that_no_word_has_change_nothing(tmp_path):
     assert rolled.vocabulary.words == ("<no word 0>", *MNIST_WORDS)
     caption = "the digit 3 is at the top of the digit 1"
     assert torch.equal(rolled.images([caption], [5]), pipeline.images([caption], [5]))
-    with pytest.raises(ValueError, match="unknown word '<'"):
+    with pytest.raises(ValueError, match="unknown word 'no'"):
         rolled.draw("<no word 0>")
 
 
