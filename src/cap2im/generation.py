@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -37,6 +38,8 @@ from cap2im.data.captions import CaptionedImages
 from cap2im.data.digits import Split
 from cap2im.data.prepared import PreparedDataset
 from cap2im.data.workers import progress_bar
+from cap2im.files import check_writable_folder
+from cap2im.metrics.foreign import foreign_data
 from cap2im.metrics.sharing import Sharing
 from cap2im.pipeline import Pipeline
 from cap2im.randomness import generator
@@ -155,10 +158,18 @@ def generate(
         ValueError: missing or damaged data, a folder that holds something else, no caption that the model can read, a sample of more
             images than there are.
     """
+    if (rows := sum(shard.rows for shard in dataset.shards(split))) < (sample or 0):
+        raise ValueError(f"a sample of {sample} images was asked for, and there are {rows}")
+    if not dataset.is_here(split):
+        raise ValueError(f"{dataset.folder}: is not on this machine, or files of its {split} images are missing; all of them are needed")
+    if sharing.is_first:
+        _check_folder(out, resume)
     images = CaptionedImages(dataset, split)
     pairs, unreadable = all_pairs(pipeline, images, per_caption, seed)
     pairs = pairs if sample is None else choose(pairs, sample, seed)
-    sizes = pipeline.model.config
+    sizes, foreign = pipeline.model.config, foreign_data(pipeline, dataset, [pair.caption for pair in pairs])
+    if foreign is not None and sharing.is_first:
+        print(foreign.warning, file=sys.stderr)
     manifest = {
         "format": FORMAT,
         "version": cap2im.__version__,
@@ -173,6 +184,7 @@ def generate(
         "precision": pipeline.precision,
         "unknown_words": pipeline.vocabulary.training_unknown,
         "captions_left_out": unreadable,
+        **({} if foreign is None else foreign.protocol),
         "images": len({pair.image for pair in pairs}),
         "pictures": len(pairs),
     }
@@ -206,13 +218,7 @@ def _begin(out: Path, manifest: dict[str, Any], resume: bool) -> None:
     Raises:
         ValueError: it holds something else.
     """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is a file, and a folder is needed")
-    there = out.is_dir() and any(out.iterdir())
-    begun = (out / MANIFEST).is_file()
-    if there and not (resume and begun):
-        hint = "--resume draws what is missing of the pictures begun there" if begun else "choose another"
-        raise ValueError(f"{out}: this folder is not empty; {hint}")
+    there = _check_folder(out, resume)
     if there:
         try:
             before = json.loads((out / MANIFEST).read_text("utf-8"))
@@ -225,6 +231,21 @@ def _begin(out: Path, manifest: dict[str, Any], resume: bool) -> None:
     for name in (GENERATED, REAL):
         (out / name).mkdir(parents=True, exist_ok=True)
     _write_text(out / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+
+
+def _check_folder(out: Path, resume: bool) -> bool:
+    """Check that pictures can be written into a folder; answers whether a run was begun there.
+
+    Raises:
+        ValueError: the folder cannot be written, or holds something else.
+    """
+    check_writable_folder(out)
+    there = out.is_dir() and any(out.iterdir())
+    begun = (out / MANIFEST).is_file()
+    if there and not (resume and begun):
+        hint = "--resume draws what is missing of the pictures begun there" if begun else "choose another"
+        raise ValueError(f"{out}: this folder is not empty; {hint}")
+    return there
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -268,8 +289,9 @@ def sample_pairs(folder: Path, count: int, out: Path, *, seed: int = 0) -> list[
     Raises:
         ValueError: no such pictures, fewer images than asked for, files that are missing, or a folder that holds something.
     """
+    check_writable_folder(out)
     chosen = choose(read_pairs(folder), count, seed)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.is_dir() and any(out.iterdir()):
         raise ValueError(f"{out}: this folder is not empty; choose another")
     for name, files in ((GENERATED, [pair.file for pair in chosen]), (REAL, [f"{pair.image}.png" for pair in chosen])):
         gone = [file for file in files if not (folder / name / file).is_file()]

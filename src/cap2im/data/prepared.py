@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import track
 
 from cap2im.data.digits import Split
-from cap2im.data.preparing import FORMAT, MANIFEST, VOCABULARY
+from cap2im.data.preparing import FORMAT, MANIFEST, PROGRESS, VOCABULARY
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.files import file_sha256
+from cap2im.files import explain, file_sha256, read_bytes, shortened
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 WORTH_A_BAR = 10**9  # bytes
@@ -76,10 +76,17 @@ class PreparedDataset:
         Raises:
             ValueError: it is no prepared dataset, or damaged, or of another version.
         """
+        made = "cap2im prepare KIND PATH --out DIR makes one"
+        if _is_local(folder):
+            if not Path(folder).exists():
+                raise ValueError(f"{folder}: no such folder; a prepared dataset is needed ({made})")
+            if not Path(folder).is_dir():
+                raise ValueError(f"{folder}: is a file, and the folder of a prepared dataset is needed ({made})")
+            if (Path(folder) / PROGRESS).is_file() and not (Path(folder) / MANIFEST).is_file():
+                raise ValueError(f"{folder}: its preparation was interrupted; the same cap2im prepare command with --resume finishes it")
         try:
             text = _read(f"{folder}/{MANIFEST}")
         except FileNotFoundError:
-            made = "cap2im prepare KIND PATH --out DIR makes one"
             raise ValueError(f"{folder}: no prepared dataset, for it has no {MANIFEST}; {made}") from None
         try:
             manifest = Manifest.model_validate_json(text)
@@ -92,6 +99,10 @@ class PreparedDataset:
         if manifest.format != FORMAT:
             raise ValueError(f"{folder}: its format is {manifest.format!r}, this version of cap2im reads {FORMAT!r}")
         return cls(str(folder), manifest, vocabulary, hashlib.sha256(text).hexdigest())
+
+    def has(self, split: Split) -> bool:
+        """Whether a split holds any images."""
+        return any(shard.split == split and shard.rows for shard in self.manifest.shards)
 
     def shards(self, split: Split) -> list[Shard]:
         """The shards of a split that hold anything.
@@ -156,17 +167,26 @@ class PreparedDataset:
         return {"sha256": self.sha256, "source": self.manifest.source}
 
 
+def _is_local(folder: str | Path) -> bool:
+    """Whether a dataset is named by a path of this machine, not by a URL."""
+    return "://" not in str(folder)
+
+
 def _read(url: str) -> bytes:
-    """A whole file.
+    """Return the content of a local or remote file.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it cannot be read from there.
+        FileNotFoundError: no such file.
+        ValueError: it cannot be read: no network, no credentials, an unknown protocol.
     """
+    if _is_local(url):
+        if not Path(url).exists():
+            raise FileNotFoundError(url)
+        return read_bytes(Path(url))
     try:
         with fsspec.open(url, "rb") as file:
             return bytes(file.read())
     except FileNotFoundError:
         raise
-    except (OSError, ImportError, ValueError) as error:
-        raise ValueError(f"{url}: cannot be read: {' '.join(str(error).split())[:200]}") from None
+    except Exception as error:  # each file system has exceptions of its own: of httpx, botocore, aiohttp
+        raise ValueError(f"{url}: cannot be read: {shortened(explain(error), 200)}") from None

@@ -27,6 +27,7 @@ from cap2im.data.digits import Split
 from cap2im.data.pictures import EXTENSIONS, Fit
 from cap2im.data.prepared import PreparedDataset
 from cap2im.data.vocabulary import pad
+from cap2im.files import explain, shortened
 from cap2im.randomness import generator
 
 
@@ -48,6 +49,9 @@ def read_shard(url: str) -> list[CaptionedBytes]:
     try:
         with fsspec.open(url, "rb") as file:
             data = file.read()
+    except Exception as error:  # each remote file system has exceptions of its own
+        raise ValueError(f"{url}: missing or damaged shard: {shortened(explain(error), 200)}") from None
+    try:
         return _parquet(url, data) if url.endswith(".parquet") else _tar(url, data)
     except (OSError, KeyError, tarfile.TarError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{url}: missing or damaged shard: {' '.join(str(error).split())[:200]}") from None
