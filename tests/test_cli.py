@@ -82,9 +82,9 @@ BAD = [
     (["draw", CAPTION, "--samples", "many"], "Invalid value for '--samples'"),
     (["draw", CAPTION, "--unknown", "guess"], "'guess' is not one of"),
     (["draw", CAPTION, "--colour"], "No such option"),
-    (["draw", "--file", "nowhere.txt"], "nowhere.txt: No such file or directory"),
+    (["draw", "--file", "nowhere.txt"], "nowhere.txt: no such file"),
     (["draw", "--file", "empty.txt"], "empty.txt: no captions in it"),
-    (["draw", "--file", "latin.txt"], "latin.txt: not UTF-8 text"),
+    (["draw", "--file", "latin.txt"], "latin.txt: line 1 is not UTF-8"),
     (["draw", CAPTION, "--out", "empty.txt"], "empty.txt: is a file"),
     (["train", "aligndraw-digits", "--data", "."], "--data .: aligndraw-digits takes its digits from scikit-learn"),
     (["train", "aligndraw-digits", "--from", "aligndraw-mnist", "--set", "data.held_out_seed=5", "--resume"], "give one of them"),
@@ -352,7 +352,7 @@ def test_figures(run, tmp_path, monkeypatch):
     assert run("figures", "one", "--captions", "flips.txt")[0] == 0
     assert [len(group) for group in asked[0].flips] == [1, 1], "a line of blanks is an empty one"
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
-    assert run("figures", "one", "--captions", "latin.txt")[2].startswith("cap2im: latin.txt: not UTF-8 text")
+    assert run("figures", "one", "--captions", "latin.txt")[2].startswith("cap2im: latin.txt: line 1 is not UTF-8")
     (tmp_path / "empty.txt").write_text("\n\n")
     code, _, err = run("figures", "one", "--captions", "empty.txt")
     assert (code, err) == (2, "cap2im: empty.txt: no captions in it\n")

@@ -47,6 +47,8 @@ OS_PROBLEMS = {
     errno.ELOOP: "symbolic links point at each other",
 }
 
+NO_HOST = "no such host, or no network"
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -175,7 +177,8 @@ def explain(error: BaseException) -> str:
         return f"{error.filename}: {told}" if error.filename else told
     text = " ".join(str(error).split()) or type(error).__name__
     text = re.sub(r"<urlopen error (.*?)>", r"\1", text)
-    return re.sub(r"\[(?:Errno|WinError) -?\d+\] ", "", text)
+    text = re.sub(r"\[(?:Errno|WinError) -?\d+\] ", "", text)
+    return re.sub(r"(?:Name or service not known|Temporary failure in name resolution|nodename nor servname provided.*)", NO_HOST, text)
 
 
 def describe(error: ValidationError, most: int = 3) -> str:

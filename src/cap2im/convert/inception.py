@@ -17,7 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from cap2im.convert.recognise import read_tensors
 from cap2im.data.digits import cache_folder
-from cap2im.files import file_sha256
+from cap2im.files import explain, file_sha256
 from cap2im.models.inception import Inception, InceptionVariant
 
 
@@ -35,12 +35,19 @@ PUBLISHED: dict[InceptionVariant, Published] = {
         "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
     ),
 }
+OPTION: dict[InceptionVariant, str] = {"imagenet": "--set train.inception=FILE", "fid": "--inception FILE"}
 NOT_OURS = "AuxLogits."  # the second classifier of torchvision's, which is for training it alone
 BYTES_AT_ONCE = 2**20
 
 
-def fetch(url: str, target: Path, sha256: str) -> None:
-    """Downloads a file of a SHA-256, or of one that begins so; goes on with what an interrupted download left.
+def fetch(url: str, target: Path, sha256: str, option: str = "its path") -> None:
+    """Download a file of a SHA-256, or of one that begins so; goes on with what an interrupted download left.
+
+    Args:
+        url: of the file.
+        target: where to put it.
+        sha256: of the whole file, or the beginning of that.
+        option: names the file in place of a download, for the message.
 
     Raises:
         ValueError: it cannot be had, or has another SHA-256; what came of it is then removed.
@@ -64,7 +71,7 @@ def fetch(url: str, target: Path, sha256: str) -> None:
                     file.write(block)
                     bar.advance(task, len(block))
     except (OSError, http.client.HTTPException) as error:
-        raise ValueError(f"cannot download {url}: {error}; give the file's path, or put it into {target.parent}") from None
+        raise ValueError(f"cannot download {url}: {explain(error)}; give {option}, or put the file into {target.parent}") from None
     if (problem := _wrong(part, sha256)) is not None:
         part.unlink()
         raise ValueError(f"{url}: {problem}")
@@ -90,7 +97,7 @@ def find_inception(variant: InceptionVariant, path: str | Path = "") -> Path:
     url, sha256 = PUBLISHED[variant]
     target = cache_folder() / "inception" / url.rpartition("/")[2]
     if not target.is_file():
-        fetch(url, target, sha256)
+        fetch(url, target, sha256, OPTION[variant])
     elif (problem := _wrong(target, sha256)) is not None:
         raise ValueError(f"{target}: {problem}; remove it, and it is downloaded again")
     return target

@@ -149,8 +149,13 @@ class PreparedDataset:
                 raise ValueError(f"{file}: truncated or altered: SHA-256 {found[:12]}…, expected {shard.sha256[:12]}…")
         return files
 
-    def require_size(self, side: int, what: str) -> None:
-        """Makes sure that images have the size that something needs.
+    def require_size(self, side: int, what: str, setting: str = "") -> None:
+        """Check that images have the size that something needs.
+
+        Args:
+            side: that is needed.
+            what: needs it, for the message.
+            setting: option that would change what is needed, without its value: the message offers it.
 
         Raises:
             ValueError: they do not.
@@ -158,8 +163,9 @@ class PreparedDataset:
         if self.manifest.fit == "shorter":
             raise ValueError(f"{self.folder}: its images are not square, {what} is {side}; prepare with --fit crop or --fit stretch")
         if self.manifest.side != side:
+            offer = f", or give {setting}{self.manifest.side}" if setting else ""
             raise ValueError(
-                f"{self.folder}: its images are {self.manifest.side} pixels wide, {what} is {side}; prepare with --side {side}"
+                f"{self.folder}: its images are {self.manifest.side} pixels wide, {what} is {side}; prepare with --side {side}{offer}"
             )
 
     def about(self) -> dict[str, Any]:
@@ -186,7 +192,8 @@ def _read(url: str) -> bytes:
     try:
         with fsspec.open(url, "rb") as file:
             return bytes(file.read())
-    except FileNotFoundError:
-        raise
     except Exception as error:  # each file system has exceptions of its own: of httpx, botocore, aiohttp
-        raise ValueError(f"{url}: cannot be read: {shortened(explain(error), 200)}") from None
+        if isinstance(error, FileNotFoundError) and error.__cause__ is None:
+            raise
+        reason = explain(error.__cause__ or error)  # fsspec calls a host that it cannot reach a missing file
+        raise ValueError(f"{url}: cannot be read: {shortened(reason, 200)}") from None

@@ -76,6 +76,6 @@ def source_name(source: Mapping[str, Any]) -> str:
     """Return what people call the source of a prepared dataset: its title, or else its kind and the last part of its path."""
     if isinstance(title := source.get("title"), str) and title:
         return title
-    kind, path = source.get("kind", "another dataset"), str(source.get("path", ""))
+    kind, path = source.get("kind", "unknown"), str(source.get("path", ""))
     name = path if kind == "huggingface" and "/" in path else PurePath(path).name
-    return f"{name} ({kind})" if name else str(kind)
+    return f"{name} ({kind})" if name else f"a source of kind {kind}"
