@@ -362,11 +362,11 @@ def _by_protocol(columns: Sequence[Column]) -> list[tuple[Mapping[str, Any], lis
 
 def _foreign_note(model: str, foreign: Mapping[str, Any]) -> str:
     """A footnote on a model that was measured on another dataset than its own."""
-    trained = foreign.get("trained_on")
-    told = "does not say what it was trained on" if trained is None else f"was trained on {trained}"
-    share = foreign.get("unknown_words")
+    share, trained = foreign.get("unknown_words"), foreign.get("trained_on")
     words = "" if share is None else f"; it does not know {100 * share:.1f} % of the words"
-    return f"{model} {told}, not on {foreign.get('measured_on')}{words}."
+    if trained is None:
+        return f"{model} does not say what it was trained on{words} of {foreign.get('measured_on')}."
+    return f"{model} was trained on {trained}, not on {foreign.get('measured_on')}{words}."
 
 
 def in_words(protocol: Mapping[str, Any]) -> str:
