@@ -128,7 +128,7 @@ def test_another_run_is_not_gone_on_with(pipeline, dataset, tmp_path):
     with pytest.raises(ValueError, match=r"this folder is not empty; choose another$"):
         generate(pipeline, dataset, tmp_path / "other", resume=True)
     (tmp_path / "out" / "manifest.json").write_text("{")
-    with pytest.raises(ValueError, match=r"manifest\.json: damaged \(.*\); draw into another folder$"):
+    with pytest.raises(ValueError, match=r"manifest\.json: Invalid JSON: .*; damaged: draw into another folder$"):
         generate(pipeline, dataset, tmp_path / "out", resume=True)
 
 

@@ -204,8 +204,8 @@ def test_of_the_hub_a_model_comes_with_its_sentence_encoder_and_nothing_that_cou
 
 def test_a_model_shows_a_short_card(pipeline):
     assert repr(pipeline) == (
-        f"Pipeline({pipeline.name!r}: draws 60 x 60 pixels in 1 colour, 3 glimpses; reads 22 words; parameters 10,822; runs in fp32 on cpu; "
-        "try model.draw('the digit 2 is on the left of the digit 8'))"
+        f"Pipeline({pipeline.name!r}: draws 60 x 60 pixels in 1 colour, 3 glimpses; reads 22 words; parameters 10,822; "
+        "runs in fp32 on cpu; try model.draw('the digit 2 is on the left of the digit 8'))"
     )
     card = dataclasses.replace(pipeline, name="<b>mine</b>", config={"description": "a & b"})._repr_html_()
     assert "&lt;b&gt;mine&lt;/b&gt;" in card

@@ -318,7 +318,7 @@ def drawn_by(folder: Path) -> str | None:
             else:
                 with Image.open(path) as picture:
                     name = json.loads(picture.info["comment"])["model"] if path.suffix == ".gif" else picture.info.get("model")
-        except (OSError, ValueError, KeyError, TypeError, SyntaxError, Image.DecompressionBombError):  # not a file of ours
+        except (OSError, ValueError, KeyError, TypeError, SyntaxError, RecursionError, Image.DecompressionBombError):  # not a file of ours
             continue
         if isinstance(name, str):
             return name

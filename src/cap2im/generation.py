@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
 import cap2im
@@ -38,7 +39,7 @@ from cap2im.data.captions import CaptionedImages
 from cap2im.data.digits import Split
 from cap2im.data.prepared import PreparedDataset
 from cap2im.data.workers import progress_bar
-from cap2im.files import check_writable_folder
+from cap2im.files import check_writable_folder, describe, read_json, read_text, shortened, split_lines
 from cap2im.metrics.foreign import foreign_data
 from cap2im.metrics.sharing import Sharing
 from cap2im.pipeline import Pipeline
@@ -47,6 +48,14 @@ from cap2im.randomness import generator
 MANIFEST, PAIRS = "manifest.json", "pairs.jsonl"
 GENERATED, REAL = "generated", "real"
 FORMAT = "cap2im generated pictures 1"
+
+
+class _Begun(BaseModel):
+    """What a run of `generate` says of itself; all of its entries are compared with those of the run that goes on."""
+
+    model_config = ConfigDict(extra="allow")
+
+    format: str
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,9 @@ class Pair:
     sample: int
     seed: int
     caption: str
+
+
+PAIR = TypeAdapter(Pair)  # reads and checks a line of pairs.jsonl
 
 
 def all_pairs(pipeline: Pipeline, images: CaptionedImages, per_caption: int, seed: int) -> tuple[list[Pair], int]:
@@ -221,9 +233,9 @@ def _begin(out: Path, manifest: dict[str, Any], resume: bool) -> None:
     there = _check_folder(out, resume)
     if there:
         try:
-            before = json.loads((out / MANIFEST).read_text("utf-8"))
+            before = read_json(out / MANIFEST, _Begun).model_dump()
         except ValueError as error:
-            raise ValueError(f"{out / MANIFEST}: damaged ({error}); draw into another folder") from None
+            raise ValueError(f"{error}; damaged: draw into another folder") from None
         manifest = json.loads(json.dumps(manifest))
         if changed := [key for key in manifest if key != "version" and before.get(key) != manifest[key]]:
             told = "; ".join(f"{key}: {before.get(key)!r} -> {manifest[key]!r}" for key in changed)
@@ -271,10 +283,17 @@ def read_pairs(folder: Path) -> list[Pair]:
     path = folder / PAIRS
     if not path.is_file():
         raise ValueError(f"{folder}: has no {PAIRS}; cap2im generate MODEL --data DIR --real --out DIR makes it, with the pictures")
-    try:
-        return [Pair(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: damaged ({error})") from None
+    pairs = []
+    for number, line in enumerate(split_lines(read_text(path)), 1):
+        try:
+            pair = PAIR.validate_json(line)
+        except ValidationError as error:
+            raise ValueError(f"{path}: damaged: line {number}: {describe(error)}") from None
+        for name in (pair.file, pair.image):
+            if not name or name.startswith(".") or any(character in name for character in "/\\\0"):
+                raise ValueError(f"{path}: damaged: line {number}: {shortened(repr(name))} is not the name of a file")
+        pairs.append(pair)
+    return pairs
 
 
 def sample_pairs(folder: Path, count: int, out: Path, *, seed: int = 0) -> list[Pair]:

@@ -201,7 +201,7 @@ def evaluated(pipeline: Pipeline, file: Path, **asked: Any) -> dict[str, Any]:
         asked |= {"shortlist": None, "candidates": None}
     whole = pipeline.config["sha256"][WEIGHTS], identity(pipeline, asked)
     for kept in kept_evaluations(file):
-        if (kept.get("weights_sha256"), kept.get("asked")) == whole:
+        if (kept.get("weights_sha256"), kept.get("asked")) == whole and _is_whole(kept):
             return kept
     result = {**evaluate(pipeline, **asked), "asked": whole[1]}
     keep_evaluation(file, result)
@@ -218,6 +218,15 @@ def kept_evaluations(file: Path) -> list[dict[str, Any]]:
         return []
     others = found.pop(OTHERS, [])
     return [found, *(each for each in (others if isinstance(others, list) else []) if isinstance(each, dict))]
+
+
+def _is_whole(kept: Mapping[str, Any]) -> bool:
+    """Whether a table can be made of what was kept; a file may have been edited, or be of an older version."""
+    try:
+        compare([kept]).markdown()
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
+        return False
+    return True
 
 
 def keep_evaluation(file: Path, result: Mapping[str, Any]) -> int:
