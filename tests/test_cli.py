@@ -535,6 +535,14 @@ def test_figures(run, tmp_path, monkeypatch):
     assert names == ["figure-3-caption-flips.png", "figure-5-attended-words.png", "figure-6-seen-and-held-out.png"]
     assert all((tmp_path / "here" / name).is_file() for name in names)
     (tmp_path / "flips.txt").write_text("the digit 1 is at the top left of the image\n \t\nthe digit 2 is at the top left of the image\n")
+    code, out, err = run("figures", "one", "--out", "here", "--data", "nowhere")
+    assert code == 0
+    assert "here: holds figures of one, which are drawn anew" in err
+    assert "--data nowhere: is not read, for the digits of one are inside scikit-learn" in err
+    tiny_model(tmp_path / "two")
+    code, out, err = run("figures", "two", "--captions", "flips.txt", "--out", "here")
+    assert (code, "here: holds figures of another model, which stay; writing to here-two" in err) == (0, True)
+    assert all(line.startswith("here-two/") for line in out.splitlines())
     asked = []
     monkeypatch.setattr("cap2im.figures.write_figures", lambda *arguments, **_: asked.append(arguments[2]) or [])
     assert run("figures", "one", "--captions", "flips.txt")[0] == 0
