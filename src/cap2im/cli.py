@@ -534,6 +534,7 @@ def _check_comparison(
         wanted = measures if subject.ranks_images else dataclasses.replace(measures, shortlist=None, candidates=None)
         own = None if subject.digits == "digits" else data
         subject.check(own, wanted)
+        subject.check_judges(wanted)
         if subject.digits is not None:
             load_digits(subject.digits, digits_split, None if own is None else Path(own))
         if sharpener is not None and (sharpener.side, sharpener.colours) != (subject.config.side, subject.config.colours):

@@ -271,6 +271,11 @@ def test_own_data_is_not_foreign_and_unknown_data_only_by_its_words(pipeline_of_
     assert "was trained on captioned digits of MNIST, not on data" in foreign_data(digits, data, ["a"]).warning
 
 
+def check(subject: Subject, data: Path, measures: Measures) -> None:
+    subject.check(data, measures)
+    subject.check_judges(measures)
+
+
 @pytest.mark.parametrize(
     ("wanted", "problem"),
     [
@@ -288,7 +293,7 @@ def test_a_recipe_is_checked_as_its_model_would_be(tmp_path, monkeypatch, wanted
     recipe = load_recipe("aligndraw-cifar", ["model.side=12"])
     data = prepared_dataset(tmp_path / "data", side=12)
     with pytest.raises(ValueError, match=problem):
-        Subject.of_recipe("recipe", recipe).check(data, Measures(**wanted))
+        check(Subject.of_recipe("recipe", recipe), data, Measures(**wanted))
     with pytest.raises(ValueError, match="its images are 12 pixels wide, a drawing of recipe is 32; prepare with --side 32"):
         Subject.of_recipe("recipe", load_recipe("aligndraw-cifar")).check(data, Measures())
 

@@ -181,9 +181,6 @@ class Subject:
         Raises:
             ValueError: something cannot be measured.
         """
-        damsm = None if measures.damsm is None else load_damsm(measures.damsm)[0].config
-        if damsm is not None:
-            require_sight(str(measures.damsm), damsm, self.name, self.config.side, self.config.colours)
         if self.digits is None:
             self._check_captions(data, measures)
         else:
@@ -224,18 +221,27 @@ class Subject:
         if measures.similarity:
             blank = torch.zeros(1, self.config.colours, self.config.side, self.config.side)
             similarity.structural_similarity(blank, blank)
-        if measures.fid:
-            find_inception("fid", "" if measures.inception is None else measures.inception)
         for split in (main, *(("train",) if training else ())):
             if (measures.judges_drawings or measures.shortlist is not None) and not dataset.is_here(split):
                 raise ValueError(
                     f"{dataset.folder}: is not on this machine, or files of its {split} images are missing; retrieval, FID and R-precision "
                     "need all of them"
                 )
+
+    def check_judges(self, measures: Measures) -> None:
+        """Check the networks that look at drawings; an evaluation loads them at its beginning, a comparison after its trainings.
+
+        Raises:
+            ValueError: a network is missing, cannot be downloaded or sees other pictures, or there are too few captions for it.
+        """
+        if measures.fid:
+            find_inception("fid", "" if measures.inception is None else measures.inception)
+        if measures.damsm is not None:
+            require_sight(measures.damsm, load_damsm(measures.damsm)[0].config, self.name, self.config.side, self.config.colours)
         least = max(perceptual.SPLITS if measures.fid else 0, matching.OTHERS + 1 if measures.damsm is not None else 0)
-        if measures.images < least:
+        if self.digits is None and measures.images < least:
             raise ValueError(
-                f"--images {measures.images}: FID needs {perceptual.SPLITS} captions at least, and R-precision {matching.OTHERS + 1}"
+                f"--images {measures.images}: FID needs {perceptual.SPLITS} captions at least, R-precision {matching.OTHERS + 1}"
             )
 
 

@@ -38,9 +38,7 @@ class ForeignData:
         """One line for people."""
         if self.trained_on is None:
             share = f"{100 * (self.unknown or 0):.1f} %"
-            return (
-                f"warning: {self.model} does not say what it was trained on; it does not know {share} of the words used of {self.dataset}"
-            )
+            return f"warning: {self.model} does not say what it was trained on; it does not know {share} of the words of {self.dataset}"
         words = "" if self.unknown is None else f": it does not know {100 * self.unknown:.1f} % of the words of the captions used"
         return f"warning: {self.model} was trained on {self.trained_on}, not on {self.dataset}{words}"
 
