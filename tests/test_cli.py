@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import pytest
 from PIL import Image
 
 from cap2im import cli
+from cap2im.drawing import slug
+from cap2im.pipeline import Pipeline
+from tests.metrics.test_sharing import models
 from tests.real_data import data_folder
 from tests.tiny import CHANGES, tiny_model, tiny_recipe
 
@@ -83,6 +87,82 @@ def test_draw_leaves_out_unknown_punctuation(run, model):
     assert (code, json.loads(out)[0]["words"]) == (0, [*CAPTION.split(), "."])
 
 
+def test_captions_are_drawn_in_common_batches(run, tmp_path, model, monkeypatch):
+    """And no more than one batch is in memory; a caption's pictures are those that it has alone."""
+    captions = [f"the digit {digit} is at the top left of the image" for digit in range(7)]
+    (tmp_path / "captions.txt").write_text("\n".join([*captions, captions[0].upper()]))
+    monkeypatch.setattr("cap2im.pipeline.PICTURES_AT_ONCE", 4)
+    batches: list[int] = []
+    original = Pipeline._draw
+
+    def counted(self, captions, *rest):
+        batches.append(len(captions))
+        return original(self, captions, *rest)
+
+    monkeypatch.setattr(Pipeline, "_draw", counted)
+    code, out, err = run("draw", "-f", "captions.txt", "--model", model, "-n", "2", "--seed", "3", "--only", "png", "--json")
+    assert code == 0, err
+    assert batches == [4, 4, 4, 2]
+    written = json.loads(out)
+    assert [entry["caption"] for entry in written] == [*captions, captions[0].upper()]
+    assert written[0]["files"] == written[-1]["files"]
+    assert run("draw", captions[5], "--model", model, "-n", "1", "--seed", "4", "--only", "png", "-o", "alone")[0] == 0
+    paths = written[5]["files"][1], next((tmp_path / "alone").glob("*/sample-1.png"))
+    together, alone = (np.asarray(Image.open(path)).astype(int) for path in paths)
+    assert np.abs(together - alone).max() <= 1, "rounding"
+    assert together.std() > 1
+
+
+@pytest.mark.parametrize(
+    ("only", "files"),
+    [
+        (["png"], {"sample-1.png", "sample-2.png", "grid.png"}),
+        (["gif"], {"drawing.gif"}),
+        (["attention"], {"attention.png"}),
+        (["html", "gif"], {"drawing.html", "drawing.gif"}),
+    ],
+)
+def test_only_some_parts_of_a_drawing(run, tmp_path, model, only, files):
+    arguments = [part for kind in only for part in ("--only", kind)]
+    code, out, err = run("draw", CAPTION, "--model", model, "-n", "2", *arguments)
+    assert (code, err) == (0, "")
+    (folder,) = (tmp_path / "drawings").iterdir()
+    assert {path.name for path in folder.iterdir()} == files
+    code, out, _ = run("draw", CAPTION, "--model", model, "-n", "2", *arguments)
+    assert "in place of the drawing that was there" in out
+
+
+@pytest.mark.parametrize("part", ["png", "gif", "attention", "html"])
+def test_another_model_draws_into_another_folder(run, tmp_path, model, part):
+    tiny_model(tmp_path / "Other One")
+    name = CAPTION.replace(" ", "-")
+    assert run("draw", CAPTION, "--model", model, "-n", "1", "--only", part)[0] == 0
+    kept = {path: path.read_bytes() for path in (tmp_path / "drawings").rglob("*.*")}
+    assert kept
+    assert run("draw", CAPTION, "--model", "Other One", "-n", "2")[0] == 0
+    assert run("draw", CAPTION, "--model", "Other One", "-n", "1")[0] == 0
+    folders = sorted(path.name for path in (tmp_path / "drawings").iterdir())
+    assert folders == [name, f"{name}-by-{slug('Other One')}"]
+    assert {path: path.read_bytes() for path in kept} == kept
+
+
+def test_files_of_others_in_a_drawings_folder_stay(run, tmp_path, model):
+    folder = tmp_path / "drawings" / CAPTION.replace(" ", "-")
+    folder.mkdir(parents=True)
+    Image.new("L", (2, 2)).save(folder / "grid.png")
+    before = (folder / "grid.png").read_bytes()
+    assert run("draw", CAPTION, "--model", model, "-n", "1")[0] == 0
+    assert (folder / "grid.png").read_bytes() == before
+    assert len(list((tmp_path / "drawings").iterdir())) == 2
+
+
+def test_no_caption_suggests_one_of_the_models_own(run, tmp_path):
+    words, *_ = models(tmp_path)
+    code, _, err = run("draw", "--model", str(words))
+    assert code == 2
+    assert err.splitlines()[-1] == f"cap2im: no caption given; try: cap2im draw 'a red square' --model {words}"
+
+
 def test_drawing_again_leaves_no_stale_samples_and_one_folder_for_the_same_words(run, tmp_path, model):
     run("draw", CAPTION, "--model", model, "-n", "12")
     code, out, _ = run("draw", CAPTION, CAPTION.upper(), "--model", model, "-n", "2", "--json")
@@ -126,6 +206,17 @@ BAD = [
     (["train", "aligndraw-mnist", "--set", "train.learning_rate=inf"], "finite number"),
     (["evaluate", "aligndraw-mnist", "--out", "."], ".: is a folder, and a file is needed"),
     (["draw", CAPTION, "--out", "/proc/nowhere"], "/proc/nowhere: "),
+    (["draw", CAPTION, "--out", "empty.txt/x"], "empty.txt is a file, not a folder"),
+    (["draw", CAPTION, "--only", "pdf"], "'pdf' is not one of 'png', 'gif', 'attention', 'html'"),
+    (["draw", "--file", "."], ".: is a folder, and a file is needed"),
+    (["evaluate", "aligndraw-mnist", "--data", "s3://a/b"], "--data s3://a/b: is a URL; aligndraw-mnist draws captioned digits"),
+    (["evaluate", "--out", "empty.txt/e.json"], "empty.txt/e.json: cannot write this file"),
+    (["generate", "aligndraw-mnist", "--data", "empty.txt"], "empty.txt: is a file, and the folder of a prepared dataset is needed"),
+    (["generate", "aligndraw-mnist", "--data", "nowhere"], "nowhere: no such folder; a prepared dataset is needed"),
+    (["generate", "aligndraw-mnist", "--data", "x", "--out", "empty.txt"], "empty.txt: is a file, and a folder is needed"),
+    (["figures", "--data", "nowhere"], "nowhere: no such folder"),
+    (["figures", "--out", "empty.txt"], "empty.txt: is a file, and a folder is needed"),
+    (["compare", "aligndraw-mnist", "--data", "nowhere"], "nowhere: no such folder"),
     (["paint"], "No such command 'paint'"),
     (["train", "aligndraw"], "unknown recipe 'aligndraw' (did you mean "),
     (["train", "aligndraw-mnist", "--set", "train.batchsize=64"], "unknown key train.batchsize (did you mean train.batch_size?)"),
@@ -238,6 +329,21 @@ def test_train_draw_evaluate_a_vae(run, tmp_path, recipe):
     assert result["caption_accuracy"]["drawings"]["all"]["n"] == 440
 
 
+def test_evaluations_of_other_protocols_are_kept(run, tmp_path):
+    words, _, data, _ = map(str, models(tmp_path))
+    measure = ("evaluate", words, "--data", data, "--images", "4", "--bound-samples", "1")
+    file = tmp_path / "evaluation-words.json"
+    for arguments, others in (((), 0), (("--seed", "1"), 1), (("--similarity", "--samples", "1"), 2), (("--seed", "1"), 2)):
+        code, out, err = run(*measure, *arguments)
+        assert code == 0, err
+        assert (f"beside {others} of other weights or protocols" in out) == (others > 0)
+        assert len(json.loads(file.read_text()).get("others", [])) == others
+    (tmp_path / "mine.json").write_text('{"precious": 1}')
+    code, _, err = run(*measure, "--out", "mine.json")
+    assert (code, err.splitlines()[-1]) == (2, "cap2im: mine.json: exists, and is no evaluation; it is left as it is: give another --out")
+    assert (tmp_path / "mine.json").read_text() == '{"precious": 1}'
+
+
 def test_evaluate_on_mnist(run, tmp_path):
     folder = data_folder() / "mnist"
     code, out, err = run(
@@ -256,7 +362,25 @@ def test_evaluate_on_mnist(run, tmp_path):
 def test_list(run):
     code, out, _ = run("list")
     assert code == 0
-    assert "aligndraw-mnist-paper" in out
+    for name in ("aligndraw-mnist-paper", "reader-mnist", "skipthoughts-small", "2,370,722"):
+        assert name in out
+
+
+WITHOUT_TORCH = """
+import sys
+from cap2im import cli
+try:
+    cli.main()
+finally:
+    assert "torch" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["--help"], ["draw", "--help"], ["draw"], ["--version"]])
+def test_what_needs_no_model_imports_no_torch(arguments):
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *arguments], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert done.stdout or done.stderr
 
 
 def test_version(run):
@@ -335,6 +459,64 @@ def test_compare_refuses_before_it_measures_trains_or_writes(run, tmp_path, monk
     assert (code, "figures need more than the core" in err) == (2, True), err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("words", "aligndraw-cifar", "--data", "data", "--train"), "its images are 12 pixels wide, a drawing of aligndraw-cifar is 32"),
+        (("words", "aligndraw-cifar", "--data", "data", "--train", "--split", "validation"), "data: has no validation images"),
+        (("aligndraw-cifar", "--train"), "aligndraw-cifar draws more than captioned digits: give a prepared dataset with --data"),
+        (
+            ("aligndraw-mnist-paper", "--data", "data", "--train"),
+            "--data data: is a prepared dataset; aligndraw-mnist-paper draws captioned",
+        ),
+        (("aligndraw-mnist-paper", "--data", "nowhere", "--train"), "nowhere: no such folder"),
+        (("aligndraw-cifar", "--data", "nowhere", "--train"), "nowhere: no such folder; a prepared dataset is needed"),
+        (("words", "--data", "data", "--train", "--shortlist", "nowhere"), "unknown model 'nowhere'"),
+        (
+            ("words", "aligndraw-cifar", "--data", "data", "--train", "--damsm", "words"),
+            "a model of kind 'draw', where a matching model is",
+        ),
+        (("words", "--data", "data", "--out", "data/manifest.json/x"), "data/manifest.json is a file, not a folder"),
+        (("aligndraw-digits", "--train", "--runs", "data/manifest.json"), "data/manifest.json: is a file, and a folder is needed"),
+    ],
+)
+def test_compare_checks_recipes_before_it_trains(run, tmp_path, monkeypatch, arguments, problem):
+    models(tmp_path)
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    manifest["shards"] = [shard for shard in manifest["shards"] if "validation" not in shard["file"]]
+    (tmp_path / "data" / "manifest.json").write_text(json.dumps(manifest))
+
+    def too_late(*_, **__):
+        raise AssertionError("measured or trained first")
+
+    monkeypatch.setattr("cap2im.metrics.comparison.evaluate", too_late)
+    monkeypatch.setattr("cap2im.cli.train", too_late)
+    code, _, err = run("compare", *arguments)
+    assert (code, problem in err.splitlines()[-1]) == (2, True), err
+    assert not (tmp_path / "comparison").exists()
+
+
+@pytest.mark.parametrize("missing", ["accelerate", "tensorboard"])
+def test_compare_needs_what_training_needs(run, monkeypatch, missing):
+    monkeypatch.setattr("cap2im.cli.find_spec", lambda name: None if name == missing else object())
+    code, _, err = run("compare", "aligndraw-digits", "--train")
+    assert (code, "training needs more than the core" in err) == (2, True), err
+
+
+def test_compare_keeps_another_comparison(run, tmp_path):
+    _, _, data, _ = models(tmp_path)
+    measure = ("compare", "words", "--data", str(data), "--images", "4", "--bound-samples", "1")
+    assert run(*measure)[0] == 0
+    first = (tmp_path / "comparison" / "comparison.md").read_bytes()
+    code, out, err = run(*measure, "--seed", "1")
+    assert (code, "comparison.md there is of other models or another protocol, and stays" in err) == (0, True)
+    assert "comparison-2.md, comparison-2.json, comparison-2.png" in out
+    assert run(*measure)[0] == 0
+    names = {path.name for path in (tmp_path / "comparison").iterdir()}
+    assert names == {"evaluations"} | {f"comparison{number}.{ending}" for number in ("", "-2") for ending in ("md", "json", "png")}
+    assert (tmp_path / "comparison" / "comparison.md").read_bytes() == first
+
+
 @pytest.mark.slow
 def test_compare_trains_what_is_missing_if_asked_to(run, tmp_path, monkeypatch):
     """The recipe itself takes long; a tiny one takes its place, which goes on from what a killed run left."""
@@ -356,6 +538,7 @@ def test_compare_trains_the_matching_model_before_its_attngan(run, tmp_path, mon
             raise ValueError("far enough")
 
     monkeypatch.setattr("cap2im.cli.train", fake)
+    monkeypatch.setattr("cap2im.data.canvas_batches.load_digits", lambda *_: None)  # MNIST may not be at hand
     assert "far enough" in run("compare", "attngan-mnist", "--train", "--runs", "there")[2]
     there = tmp_path / "there"
     assert trained == [
@@ -377,6 +560,14 @@ def test_figures(run, tmp_path, monkeypatch):
     assert names == ["figure-3-caption-flips.png", "figure-5-attended-words.png", "figure-6-seen-and-held-out.png"]
     assert all((tmp_path / "here" / name).is_file() for name in names)
     (tmp_path / "flips.txt").write_text("the digit 1 is at the top left of the image\n \t\nthe digit 2 is at the top left of the image\n")
+    code, out, err = run("figures", "one", "--out", "here", "--data", "nowhere")
+    assert code == 0
+    assert "here: holds figures of one, which are drawn anew" in err
+    assert "--data nowhere: is not read, for the digits of one are inside scikit-learn" in err
+    tiny_model(tmp_path / "two")
+    code, out, err = run("figures", "two", "--captions", "flips.txt", "--out", "here")
+    assert (code, "here: holds figures of another model, which stay; writing to here-two" in err) == (0, True)
+    assert all(line.startswith("here-two/") for line in out.splitlines())
     asked = []
     monkeypatch.setattr("cap2im.figures.write_figures", lambda *arguments, **_: asked.append(arguments[2]) or [])
     assert run("figures", "one", "--captions", "flips.txt")[0] == 0

@@ -17,10 +17,13 @@ from cap2im.data.prepared import PreparedDataset
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.drawing import Drawing
 from cap2im.figures import (
+    PAPER_ATTENDED,
+    PAPER_FLIPS,
     Panel,
     Subjects,
     attended_words,
     comparison_picture,
+    folder_for,
     image_of,
     nearest_training_images,
     pictures,
@@ -80,13 +83,40 @@ def test_own_captions_are_flips_and_have_to_be_known(pipeline):
         subjects(pipeline, [["a zebra"]])
 
 
-def test_models_of_other_words_draw_what_they_were_shown(pipeline):
-    """The paper's captions are left out, and told, where the model does not know their words."""
-    config = {**pipeline.config, "data": {"shown": ["the digit one is", "the digit two is"]}}
-    wanted = subjects(dataclasses.replace(pipeline, config=config))
-    assert wanted.flips == wanted.attended == (("the digit one is", "the digit two is"),)
-    assert wanted.novel == ()
+@pytest.mark.parametrize("unknown", [[], ["the digit 3 is at the zebra"]])
+def test_a_model_of_own_data_draws_captions_of_it(pipeline, tmp_path, unknown):
+    """Neither digits nor the paper's captions; those with unknown words are left out."""
+    shown = [*unknown, "the digit one is", "the digit two is ."]
+    own = dataclasses.replace(pipeline, config={**pipeline.config, "data": {"source": "captions", "shown": shown}})
+    wanted = subjects(own)
+    assert wanted.examples == ("the digit one is", "the digit two is")
+    assert (wanted.novel, wanted.flips, wanted.unknown) == ((), (), ())
+    files = write_figures(own, tmp_path / "out", wanted, nearest=lambda found: found)
+    assert [path.name for path in files] == [
+        "captions-of-its-data.png",
+        "figure-4-nearest-training-images.png",
+        "figure-5-attended-words.png",
+    ]
+
+
+def test_a_model_of_unknown_data_draws_the_papers_captions(pipeline):
+    words = Vocabulary.build([caption for group in (*PAPER_FLIPS[:1], *PAPER_ATTENDED) for caption in group])
+    wanted = subjects(dataclasses.replace(pipeline, vocabulary=words, config={"sha256": {}}))
+    assert wanted.flips == PAPER_FLIPS[:1]
+    assert wanted.attended == PAPER_ATTENDED
     assert "a stop sign is flying in blue skies ." in wanted.unknown
+
+
+def test_figures_of_another_model_are_not_overwritten(pipeline, tmp_path):
+    few = Subjects((), (("the digit one is at the top left of the image",),), ())
+    (first, *_) = write_figures(pipeline, tmp_path / "out", few)
+    before = first.read_bytes()
+    assert folder_for(pipeline.name, tmp_path / "out") == tmp_path / "out"
+    other = folder_for("other", tmp_path / "out")
+    assert other == tmp_path / "out-other"
+    write_figures(dataclasses.replace(pipeline, name="third"), other, few)
+    assert folder_for("other", tmp_path / "out") == tmp_path / "out-other-2"
+    assert first.read_bytes() == before
 
 
 def test_pictures_show_the_drawings_in_their_places():
@@ -154,12 +184,6 @@ def test_figure_4_of_captioned_images_wants_their_dataset(pipeline):
     other = dataclasses.replace(pipeline, config={**pipeline.config, "data": {"shown": []}})
     with pytest.raises(ValueError, match="give its prepared dataset with --data"):
         nearest_training_images(other, None)
-
-
-def test_captions_that_training_drew_are_shown_where_all_their_words_are_known(pipeline):
-    shown = ["the digit 3 is at the zebra", "the digit 3", "the digit 4"]
-    other = dataclasses.replace(pipeline, config={**pipeline.config, "data": {"shown": shown}})
-    assert subjects(other).flips == (("the digit 3", "the digit 4"),)
 
 
 def test_training_images_of_another_size_are_cut_to_the_drawings_side(pipeline, tmp_path):

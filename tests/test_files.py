@@ -192,3 +192,41 @@ def test_json_with_lone_surrogates_is_read_back():
 
 def test_the_package_has_types():
     assert (Path(files.__file__).parent / "py.typed").is_file()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (FileExistsError(17, "File exists", "out"), "out: a file or folder of this name is in the way"),
+        (NotADirectoryError(20, "Not a directory", "a.txt/b"), "a.txt/b: a part of this path is a file, not a folder"),
+        (OSError(28, "cannot write (No space left on device)", "e.json"), "e.json: cannot write (No space left on device)"),
+        (OSError(28, "No space left on device"), "cannot be written, for the disk is full"),
+        (ValueError("[Errno -2] Name or service not known"), "no such host, or no network"),
+        (ValueError("<urlopen error [Errno -3] Temporary failure in name resolution>"), "no such host, or no network"),
+        (ValueError("two\n lines"), "two lines"),
+        (RuntimeError(), "RuntimeError"),
+    ],
+)
+def test_errors_are_sentences(error, told):
+    assert files.explain(error) == told
+
+
+def test_outputs_are_checked_without_being_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "a" / "b", tmp_path):
+        files.check_writable_folder(path)
+    files.check_writable_file(tmp_path / "new.json")
+    files.check_writable_file(tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    for path, problem in ((tmp_path / "file", "is a file, and a folder is needed"), (tmp_path / "file" / "x", "is a file, not a folder")):
+        with pytest.raises(ValueError, match=problem):
+            files.check_writable_folder(path)
+    os.mkfifo(tmp_path / "fifo")
+    for path, problem in (
+        (tmp_path, "cannot write this file: is a folder"),
+        (tmp_path / "fifo", "cannot write this file: is a FIFO"),
+        (tmp_path / "no" / "x", "cannot write this file: no folder"),
+        (tmp_path / "file" / "x", "cannot write this file: no folder"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            files.check_writable_file(path)

@@ -303,7 +303,7 @@ def test_the_commands(run, model, dataset, tmp_path):
             "cap2im: all: was begun otherwise: precision: 'fp32' -> 'bf16'",
         ),
         (["generate", str(model), "--data", dataset.folder, "--sample", "7", "-o", "b"], "cap2im: a sample of 7 images was asked for, and"),
-        (["generate", str(model), "--data", "nowhere", "-o", "b"], "cap2im: nowhere: no prepared dataset"),
+        (["generate", str(model), "--data", "nowhere", "-o", "b"], "cap2im: nowhere: no such folder; a prepared dataset is needed"),
         (["generate", str(model), "--data", dataset.folder, "--per-caption", "0"], "cap2im: Invalid value for '--per-caption'"),
         (["sample", "all", "--count", "7", "--out", "c"], "cap2im: a sample of 7 images was asked for, and there are 6"),
         (["sample", "some", "--count", "2", "--out", "all"], "cap2im: all: this folder is not empty"),

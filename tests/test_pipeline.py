@@ -15,6 +15,7 @@ from cap2im.checkpoint import read_weights, write_model
 from cap2im.config import load_recipe
 from cap2im.data.mnist_captions import ALIASES, WORDS
 from cap2im.data.vocabulary import Vocabulary
+from cap2im.drawing import Drawings
 from cap2im.models.kinds import DRAWING_KINDS
 from cap2im.pipeline import Pipeline, bundled_models, find_device, find_model
 from tests.stages import staged_pipeline
@@ -178,8 +179,10 @@ def test_unknown_models(name, message, tmp_path, monkeypatch):
 def test_unreachable_hub(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ValueError, match=r"no folder 'some/model' here, and it cannot be had from the Hugging Face hub"):
+    with pytest.raises(ValueError, match=r"no folder 'some/model' here, and it cannot be had from the Hugging Face hub") as error:
         find_model("some/model")
+    assert "Errno" not in str(error.value)
+    assert "\n" not in str(error.value)
     assert "looking for some/model" in capsys.readouterr().err
 
 
@@ -197,6 +200,58 @@ def test_of_the_hub_a_model_comes_with_its_sentence_encoder_and_nothing_that_cou
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     assert find_model("some/model") == tmp_path
     assert fetched == wanted
+
+
+def test_a_model_shows_a_short_card(pipeline):
+    assert repr(pipeline) == (
+        f"Pipeline({pipeline.name!r}: draws 60 x 60 pixels in 1 colour, 3 glimpses; reads 22 words; parameters 10,822; "
+        "runs in fp32 on cpu; try model.draw('the digit 2 is on the left of the digit 8'))"
+    )
+    card = dataclasses.replace(pipeline, name="<b>mine</b>", config={"description": "a & b"})._repr_html_()
+    assert "&lt;b&gt;mine&lt;/b&gt;" in card
+    assert "a &amp; b" in card
+    assert "22 words" in card
+    assert len(card) < 1000
+
+
+def test_examples_are_captions_of_the_models_own_data(pipeline):
+    shown = ["the digit one is .", "a zebra", "the digit one is", " ", 7, "the digit two ."]
+    own = dataclasses.replace(pipeline, config={"data": {"source": "captions", "shown": shown}})
+    assert own.examples == ["the digit one is", "the digit two"]
+    assert dataclasses.replace(pipeline, config={}).examples == []
+    assert len(pipeline.examples) == 8
+    assert not any(pipeline.strangers(caption) for caption in pipeline.examples)
+
+
+def test_a_list_of_drawings_shows_its_pictures(pipeline):
+    drawings = pipeline.draw(CAPTIONS, samples=6)
+    assert isinstance(drawings, list)
+    html = drawings._repr_html_()
+    assert html.count("<figure") == html.count("data:image/png") == 18, "many stand still"
+    few = drawings[:2]
+    assert few._repr_html_().count("data:image/gif") == 2
+    assert drawings[0].caption in few._repr_html_()
+    assert drawings[-1] is list(drawings)[-1]
+    assert "and 42 more drawings" in Drawings(list(drawings) * 5)._repr_html_()
+
+
+def test_pictures_are_drawn_a_batch_at_a_time(pipeline, monkeypatch):
+    monkeypatch.setattr("cap2im.pipeline.PICTURES_AT_ONCE", 2)
+    encoded: list[int] = []
+    original = Pipeline._inputs
+    monkeypatch.setattr(Pipeline, "_inputs", lambda self, captions, *rest: encoded.append(len(captions)) or original(self, captions, *rest))
+    drawings = pipeline.iterate(CAPTIONS * 100, list(range(300)))
+    assert [next(drawings).seed, next(drawings).seed, next(drawings).seed] == [0, 1, 2]
+    assert encoded == [2, 2]
+    with pytest.raises(ValueError, match="2 seeds for 3 captions"):
+        pipeline.iterate(CAPTIONS, [0, 1])
+    with pytest.raises(ValueError, match="zebra"):
+        pipeline.iterate([*CAPTIONS, "a zebra"], [0] * 4)
+
+
+def test_the_package_shows_its_public_names():
+    assert dir(cap2im) == sorted(cap2im.__all__)
+    assert all(getattr(cap2im, name) for name in cap2im.__all__)
 
 
 def test_no_such_device():

@@ -14,19 +14,22 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cap2im.drawing import Drawing
+    from cap2im.drawing import Drawings
     from cap2im.pipeline import Pipeline
 
-__all__ = ["draw", "load"]
+__all__ = ["__version__", "draw", "load"]
 __version__ = version("cap2im")
 
 DEFAULT_MODEL = "aligndraw-mnist"
 
 
 def load(model: str = DEFAULT_MODEL, *, device: str = "cpu", sharpen: str | None = None) -> Pipeline:
-    """A model that draws: a bundled one by name, a folder, the run of a training, or a repository of the Hugging Face hub.
+    """Load a model that draws.
 
-    `sharpen` is a sharpener's folder, run or repository, which then finishes every picture.
+    Args:
+        model: a bundled model's name, a folder, the run of a training, or OWNER/NAME on the Hugging Face hub.
+        device: cpu, cuda, cuda:1, mps.
+        sharpen: a sharpener's folder, run or repository, which then finishes every picture.
 
     Raises:
         ValueError: there is no such model or device, or its files are damaged.
@@ -36,6 +39,10 @@ def load(model: str = DEFAULT_MODEL, *, device: str = "cpu", sharpen: str | None
     return Pipeline.load(model, device=device, sharpen=sharpen)
 
 
-def draw(captions: str | Sequence[str], *, model: str = DEFAULT_MODEL, samples: int = 1, seed: int = 0) -> list[Drawing]:
-    """Draws captions with a model: `load(model).draw(captions, samples, seed)`."""
+def draw(captions: str | Sequence[str], *, model: str = DEFAULT_MODEL, samples: int = 1, seed: int = 0) -> Drawings:
+    """Draw captions with a model: `load(model).draw(captions, samples=samples, seed=seed)`."""
     return load(model).draw(captions, samples=samples, seed=seed)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

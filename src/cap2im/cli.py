@@ -11,8 +11,11 @@ import os
 import re
 import shlex
 import sys
+import tomllib
+from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -22,8 +25,26 @@ from rich.table import Table
 
 import cap2im
 from cap2im.data.kinds import Kind
-from cap2im.files import LARGEST_DOCUMENT, atomic_path, decode_text, dump_json, read_text, shortened, split_lines, write_atomically
+from cap2im.files import (
+    LARGEST_DOCUMENT,
+    atomic_path,
+    check_writable_file,
+    check_writable_folder,
+    decode_text,
+    dump_json,
+    explain,
+    read_text,
+    shortened,
+    split_lines,
+    write_atomically,
+)
 from cap2im.tables import print_check, print_evaluation
+
+if TYPE_CHECKING:
+    from cap2im.data.digits import Split
+    from cap2im.metrics.evaluation import Measures
+    from cap2im.models.lapgan import SharpenerConfig
+    from cap2im.pipeline import Pipeline
 
 app = typer.Typer(
     name="cap2im",
@@ -115,6 +136,15 @@ DataOption = Annotated[
 ]
 
 
+class DrawingPart(StrEnum):
+    """A part of a drawing that `cap2im draw --only` writes; typer wants an enumeration for an option that may be repeated."""
+
+    PNG = "png"
+    GIF = "gif"
+    ATTENTION = "attention"
+    HTML = "html"
+
+
 def main() -> None:
     """Runs the command line; the entry point of `cap2im`."""
     for stream in (sys.stdout, sys.stderr):
@@ -126,7 +156,7 @@ def main() -> None:
     except USAGE_ERROR as error:
         message, code = getattr(error, "format_message", error.__str__)(), 2
     except (ValueError, OSError) as error:
-        message, code = _one_line(error), 2
+        message, code = explain(error), 2
         if getattr(error, "errno", None) in FAILING_DISK and "--resume" not in message:
             message += RESUMING.get("".join(sys.argv[1:2]), "")
     except (MemoryError, RuntimeError) as error:
@@ -161,12 +191,6 @@ def _out_of_memory(error: Exception) -> bool:
     """Return whether memory has run out: Python and NumPy raise MemoryError, torch a RuntimeError that only its text tells apart."""
     texts = ("not enough memory", "can't allocate memory", "Cannot allocate memory", "out of memory")
     return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split())
 
 
 @app.callback(invoke_without_command=True)
@@ -218,14 +242,13 @@ def _read_captions(captions: list[str], file: Path | None) -> list[str]:
         print(f"one caption: {captions[0]!r}; to draw several, put each in quotes or in a line of --file", file=sys.stderr)
     if file is not None:
         captions = [*captions, *(caption for group in _captions_in(file) for caption in group)]
-    if not captions:
-        raise ValueError('no caption given; try: cap2im draw "the digit three is at the top of the digit one"')
     return captions
 
 
 @app.command(
     epilog=_examples(
         'cap2im draw "the digit three is at the top of the digit one" --samples 8',
+        "cap2im draw --file captions.txt --model runs/mine --samples 1 --only png",
         "cap2im draw --file captions.txt --sharpen runs/sharp --out drawings",
         "echo 'the digit 7 is at the top left of the image' | cap2im draw --file -",
     )
@@ -238,9 +261,16 @@ def draw(
     model: ModelOption = cap2im.DEFAULT_MODEL,
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, max=1000, help="Pictures of each caption.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Picture k comes from seed + k.")] = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into; each caption gets a folder there.", **PATH)] = Path(
-        "drawings"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder to write into; each caption gets a folder there, which replaces its earlier drawing.", **PATH
+        ),
+    ] = Path("drawings"),
+    only: Annotated[
+        list[DrawingPart] | None,
+        typer.Option("--only", help="Write these alone: pictures, animation, attention, page; may be repeated. [default: all]"),
+    ] = None,
     sharpen: SharpenOption = None,
     unknown: Annotated[
         Literal["error", "skip"], typer.Option(help="Words that the model does not know: refuse the caption, or leave them out.")
@@ -251,35 +281,42 @@ def draw(
 ) -> None:
     """Draw captions: pictures, an animation, the attention over words, and an interactive page."""
     wanted = _read_captions(captions or [], file)
-    from cap2im.drawing import save_all, slug  # torch takes a second to import: bad arguments need not wait for it
+    if not wanted and model == cap2im.DEFAULT_MODEL:
+        raise ValueError('no caption given; try: cap2im draw "the digit three is at the top of the digit one"')
+    check_writable_folder(out)
+    from cap2im.drawing import PARTS, drawn_by, folder_for, save_all, slug  # torch takes a second to import: bad arguments need not wait
     from cap2im.pipeline import Pipeline
 
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is a file, and a folder is needed")
     pipeline = Pipeline.load(model, device=device, sharpen=sharpen, precision=precision)
-    read = pipeline.tokens(wanted, unknown)  # all problems of all captions, before anything is drawn
+    if not wanted:
+        example = shlex.quote(pipeline.examples[0]) if pipeline.examples else "CAPTION"
+        raise ValueError(f"no caption given; try: cap2im draw {example} --model {shlex.quote(model)}")
+    read = dict(zip(wanted, pipeline.tokens(wanted, unknown), strict=True))  # all problems of all captions, before anything is drawn
     out.mkdir(parents=True, exist_ok=True)
-    if not os.access(out, os.W_OK):
-        raise ValueError(f"{out}: cannot write into this folder")
     if unknown == "skip":
-        for caption in dict.fromkeys(wanted):
+        for caption in read:
             if strangers := pipeline.strangers(caption):
                 print(f"left out of '{caption}': {', '.join(strangers)}", file=sys.stderr)
-    drawn: dict[Path, list[str]] = {}  # captions of the same words share a folder
-    written = []
-    quiet = len(wanted) * samples < 8  # a second or two
-    for caption, tokens in track(list(zip(wanted, read, strict=True)), "drawing", console=console, disable=quiet):
-        folder = out / slug(caption)
-        if folder not in drawn:
-            for stale in (*folder.glob("sample-*.png"), *folder.glob("maps-*.png")):  # of an earlier drawing with more samples
-                stale.unlink()
-            saved = save_all(pipeline.draw(caption, samples=samples, seed=seed, unknown=unknown), folder)
-            drawn[folder] = [str(path) for path in saved.paths]
-            if not as_json:
-                print(f"{caption}\n  {saved.page} and {len(saved.paths) - 1} pictures beside it")
-        told = {"caption": caption, "words": tokens.words, "model": pipeline.name, "precision": pipeline.precision, "seed": seed}
-        written.append(told | {"files": drawn[folder]})
+    drawer = pipeline.drawer
+    one_of_each = {slug(caption): caption for caption in reversed(wanted)}  # captions of the same words share a folder: the first is drawn
+    first = [caption for caption in read if one_of_each[slug(caption)] == caption]
+    captions_of, seeds = [caption for caption in first for _ in range(samples)], [seed + k for _ in first for k in range(samples)]
+    pictures = pipeline.iterate(captions_of, seeds, unknown=unknown)
+    drawn: dict[str, dict[str, Any]] = {}
+    quiet = len(first) * samples < 8  # a second or two
+    for caption in track(first, "drawing", console=console, disable=quiet):
+        drawings = list(itertools.islice(pictures, samples))
+        folder = folder_for(caption, drawer, out)
+        replaced = drawn_by(folder) is not None
+        saved = save_all(drawings, folder, PARTS if only is None else [part.value for part in only])
+        drawn[slug(caption)] = {"files": [str(path) for path in saved.paths], "replaced": replaced}
+        if not as_json:
+            shown = saved.page or (saved.paths[0] if saved.paths else f"{folder}: nothing of that kind")
+            more = f" and {len(saved.paths) - 1} files beside it" if len(saved.paths) > 1 else ""
+            print(f"{caption}\n  {shown}{more}{', in place of the drawing that was there' if replaced else ''}")
     if as_json:
+        same = {"model": pipeline.name, "precision": pipeline.precision, "seed": seed}
+        written = [{"caption": each, "words": read[each].words} | same | drawn[slug(each)] for each in wanted]
         print(json.dumps(written, indent=1, ensure_ascii=False))
 
 
@@ -317,11 +354,7 @@ def train(
     if dry_run:
         print(to_toml(resolved), end="")
         return
-    try:
-        import accelerate  # noqa: F401
-        import tensorboard  # noqa: F401
-    except ImportError:
-        raise ValueError("training needs more than the core; in the checkout: pip install -c constraints.txt '.[train]'") from None
+    _needs_training()
     from cap2im.pipeline import find_model
     from cap2im.training.start import start
 
@@ -347,9 +380,17 @@ def train(
         print(f"model written to {result}")
 
 
+def _needs_training() -> None:
+    if any(find_spec(package) is None for package in ("accelerate", "tensorboard")):
+        raise ValueError("training needs more than the core; in the checkout: pip install -c constraints.txt '.[train]'")
+
+
 SplitOption = Annotated[
-    Literal["train", "validation", "test", "all"],
-    typer.Option(help="Images, or digits, to measure on; all estimates the bound on each, the rest on test."),
+    Literal["train", "validation", "test", "all"] | None,
+    typer.Option(
+        help="Images, or digits, to measure on; all estimates the bound on each split of the dataset, and the rest on the last one. "
+        "[default: test, or validation where there is no test]"
+    ),
 ]
 ImagesOption = Annotated[int, typer.Option(min=2, max=1_000_000, help="Captions with their images, or canvases of digits.")]
 BoundSamplesOption = Annotated[int, typer.Option(min=1, max=10_000, help="L, posterior samples an image for the bound.")]
@@ -388,7 +429,7 @@ def evaluate(
         str, typer.Argument(help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.", **PLACE)
     ] = cap2im.DEFAULT_MODEL,
     data: DataOption = None,
-    split: SplitOption = "test",
+    split: SplitOption = None,
     images: ImagesOption = 1000,
     bound_samples: BoundSamplesOption = 16,
     samples: SamplesOption = None,
@@ -404,51 +445,48 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = "fp32",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file. [default: evaluation-MODEL.json]", **PATH)] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="JSON file; keeps results of other protocols. [default: evaluation-MODEL.json]", **PATH),
+    ] = None,
 ) -> None:
     """Measure a model: bound, caption accuracy on digits, image retrieval, similarity of drawings, FID, Inception Score, R-precision."""
+    if out is not None:
+        check_writable_file(out)
+    from cap2im.metrics.comparison import check_evaluation_file, identity, keep_evaluation
+    from cap2im.metrics.evaluation import Measures, Subject
     from cap2im.metrics.evaluation import evaluate as measure
     from cap2im.metrics.sharing import Sharing
     from cap2im.pipeline import Pipeline
 
-    if out is not None:
-        _check_writable(out)
+    asked: dict[str, Any] = {
+        "split": split,
+        "images": images,
+        "bound_samples": bound_samples,
+        "samples": samples,
+        "shortlist": shortlist,
+        "candidates": candidates,
+        "retrieval_samples": retrieval_samples,
+        "similarity": similarity,
+        "fid": fid,
+        "inception": inception,
+        "damsm": damsm,
+        "neural_distance": neural_distance,
+        "seed": seed,
+    }
+    measures = Measures(**asked)
     pipeline = Pipeline.load(model, device=device, sharpen=sharpen, precision=precision)
     target = out if out is not None else Path(f"evaluation-{pipeline.name}.json")
-    _check_writable(target)
+    check_evaluation_file(target)
+    Subject.of(pipeline).check(data, measures)
+    protocol = identity(pipeline, {"data": data, **asked})
     sharing = Sharing.launched()
-    result = measure(
-        pipeline,
-        data=data,
-        sharing=sharing,
-        split=split,
-        images=images,
-        bound_samples=bound_samples,
-        samples=samples,
-        shortlist=shortlist,
-        candidates=candidates,
-        retrieval_samples=retrieval_samples,
-        similarity=similarity,
-        fid=fid,
-        inception=inception,
-        damsm=damsm,
-        neural_distance=neural_distance,
-        seed=seed,
-    )
+    result = measure(pipeline, data=data, sharing=sharing, **asked)
     if sharing.is_first:
         print_evaluation(result, sharpen)
-        write_atomically(target, dump_json(result) + "\n")
-        print(f"written to {target}")
-
-
-def _check_writable(file: Path) -> None:
-    """Raise ValueError before hours of measuring if a result cannot be written."""
-    if file.is_dir():
-        raise ValueError(f"{file}: is a folder, and a file is needed")
-    if not file.parent.is_dir():
-        raise ValueError(f"{file}: there is no folder {file.parent}")
-    if not os.access(file.parent, os.W_OK):
-        raise ValueError(f"{file}: cannot write into {file.parent}")
+        others = keep_evaluation(target, {**result, "asked": protocol})
+        kept = f", beside {others} of other weights or protocols" if others else ""
+        print(f"written to {target}{kept}")
 
 
 PRESETS = {
@@ -479,7 +517,7 @@ def compare(
         bool, typer.Option("--train", help="Train the recipes that have no model yet, on the accelerator if there is one; may take hours.")
     ] = False,
     runs: Annotated[Path, typer.Option(help="Folder of the recipes' runs.", **PATH)] = Path("runs"),
-    split: SplitOption = "test",
+    split: SplitOption = None,
     images: ImagesOption = 1000,
     bound_samples: BoundSamplesOption = 16,
     samples: SamplesOption = None,
@@ -499,9 +537,9 @@ def compare(
     ),
 ) -> None:
     """Measure several models and write one table: Markdown, JSON and a picture. Numbers of different protocols get columns of their own."""
-    from cap2im.figures import comparison_picture
+    from cap2im.figures import comparison_picture, needs_matplotlib
     from cap2im.metrics.comparison import compare as table_of
-    from cap2im.metrics.comparison import evaluated
+    from cap2im.metrics.comparison import evaluated, free_stem
     from cap2im.metrics.evaluation import Measures
     from cap2im.pipeline import Pipeline, Sharpening
 
@@ -510,50 +548,62 @@ def compare(
         raise ValueError("no model given; name some, or add --preset mnist")
     if preset is not None and (shortlist is not None or similarity or fid or split == "all"):
         raise ValueError(f"--preset {preset}: captioned digits have no --shortlist, no --similarity, no --fid and no --split all")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is a file, and a folder is needed")
+    check_writable_folder(out)
+    needs_matplotlib()
     asked: dict[str, Any] = {"split": split, "images": images, "bound_samples": bound_samples, "samples": samples, "seed": seed}
     asked |= {"shortlist": shortlist, "candidates": candidates, "similarity": similarity, "fid": fid, "inception": inception}
     asked |= {"damsm": damsm, "neural_distance": neural_distance}
-    Measures(**asked)  # what contradicts itself is told before anything is trained
+    measures = Measures(**asked)  # what contradicts itself is told before anything is trained
     sharpening = None if sharpen is None else Sharpening.load(sharpen, device=device)
-    found = _models_to_compare(names, runs, data, train_missing)
-    pipelines = []
-    for name, where in found.items():
+    found, missing = _models_to_compare(names, runs, train_missing)
+
+    def load(name: str, where: str) -> Pipeline:
         pipeline = Pipeline.load(where, device=device, precision=precision)
-        pipelines.append(dataclasses.replace(pipeline if sharpening is None else pipeline.sharpened(sharpening), name=name))
-    picture = comparison_picture(pipelines, seed)  # what cannot be drawn is told before hours of measuring
+        return dataclasses.replace(pipeline if sharpening is None else pipeline.sharpened(sharpening), name=name)
+
+    pipelines = {name: load(name, where) for name, where in found.items()}
+    _check_comparison(list(pipelines.values()), missing, data, measures, None if sharpening is None else sharpening.model.config)
+    if missing:
+        check_writable_folder(runs)
+        pipelines |= {name: load(name, str(_train_for_comparison(name, runs, data))) for name in missing}
+    ordered = [pipelines[label] for label in map(_label, names)]
+    picture = comparison_picture(ordered, seed)  # what cannot be drawn is told before hours of measuring
     out.mkdir(parents=True, exist_ok=True)
-    with atomic_path(out / "comparison.png") as draft:
+    results = [evaluated(each, out / "evaluations" / f"{each.name}.json", data=_data_for(each, data), **asked) for each in ordered]
+    table = table_of(results)
+    of = {result["model"]: {"weights_sha256": result["weights_sha256"], "asked": result["asked"]} for result in results}
+    stem = free_stem(out, "comparison", of)
+    with atomic_path(out / f"{stem}.png") as draft:
         picture.savefig(draft, dpi=144, format="png")
-    table = table_of([evaluated(pipeline, out / "evaluations" / f"{pipeline.name}.json", data=data, **asked) for pipeline in pipelines])
-    write_atomically(out / "comparison.md", table.markdown())
-    write_atomically(out / "comparison.json", dump_json(table.to_dict()) + "\n")
+    write_atomically(out / f"{stem}.md", table.markdown())
+    write_atomically(out / f"{stem}.json", dump_json(table.to_dict() | {"of": of}) + "\n")
     print(table.markdown())
-    print(f"written to {out}: comparison.md, comparison.json, comparison.png, evaluations/")
+    if stem != "comparison":
+        print(f"{out}: comparison.md there is of other models or another protocol, and stays", file=sys.stderr)
+    print(f"written to {out}: {stem}.md, {stem}.json, {stem}.png, evaluations/")
 
 
-def _models_to_compare(names: list[str], runs: Path, data: str | None, train_missing: bool) -> dict[str, str]:
-    """Where each model is, by the last part of its name: a recipe's run, or what `cap2im evaluate` would take.
+def _label(name: str) -> str:
+    """Return what a model is called in a table: the last part of its name, of "." and "..", too."""
+    return Path(name).resolve().name
 
-    Recipes without either are trained, if asked for.
+
+def _models_to_compare(names: list[str], runs: Path, train_missing: bool) -> tuple[dict[str, str], list[str]]:
+    """Return where each model is, by its label: a recipe's run, or what `cap2im evaluate` would take; and the recipes without either.
 
     Raises:
         ValueError: a model is missing, or two are of one name; all problems are told at once.
     """
-    from cap2im.checkpoint import checkpoints, existing_folder
-    from cap2im.config import AttnGANRecipe, load_recipe, recipe_names
+    from cap2im.checkpoint import existing_folder
+    from cap2im.config import load_recipe, recipe_names
     from cap2im.models.kinds import DRAWING_KINDS
     from cap2im.pipeline import find_model
-
-    def label_of(name: str) -> str:
-        return Path(name).resolve().name  # of "." and "..", too
 
     found: dict[str, str] = {}
     missing: list[str] = []
     problems: list[str] = []
     for name in names:
-        label, run = label_of(name), runs / name
+        label, run = _label(name), runs / name
         if label in (*found, *missing):
             problems.append(f"two models are called {label!r}")
             continue
@@ -569,20 +619,74 @@ def _models_to_compare(names: list[str], runs: Path, data: str | None, train_mis
     if problems or (missing and not train_missing):
         untrained = f"not trained yet: {', '.join(missing)}; add --train, or train them into {runs}/RECIPE" if missing else ""
         raise ValueError("; ".join([*problems, untrained] if untrained else problems))
+    return found, missing
+
+
+def _data_for(pipeline: Pipeline, data: str | None) -> str | None:
+    """Return the data that a model of a comparison is measured on: those of scikit-learn's digits need none."""
+    from cap2im.metrics.evaluation import Subject
+
+    return None if Subject.of(pipeline).digits == "digits" else data
+
+
+def _check_comparison(
+    pipelines: list[Pipeline], missing: list[str], data: str | None, measures: Measures, sharpener: SharpenerConfig | None
+) -> None:
+    """Check all that can be checked of a comparison before anything is trained or measured.
+
+    Args:
+        pipelines: models that exist.
+        missing: recipes that will be trained.
+        data: what all are trained and measured on.
+        measures: what to measure.
+        sharpener: of the pictures, or None.
+
+    Raises:
+        ValueError: something is missing, or does not fit.
+    """
+    from cap2im.config import DigitsData, DrawingRecipe, PicturesData, load_recipe
+    from cap2im.data.canvas_batches import load_digits
+    from cap2im.data.prepared import PreparedDataset
+    from cap2im.metrics.evaluation import Subject
+    from cap2im.training.material import fitted, sentence_encoder
+
+    recipes = {name: recipe for name in missing if isinstance(recipe := load_recipe(name, []), DrawingRecipe)}
+    if recipes:
+        _needs_training()
+    digits_split: Split = "test" if measures.split is None or measures.split == "all" else measures.split
+    for subject in (*map(Subject.of, pipelines), *(Subject.of_recipe(name, recipe) for name, recipe in recipes.items())):
+        wanted = measures if subject.ranks_images else dataclasses.replace(measures, shortlist=None, candidates=None)
+        own = None if subject.digits == "digits" else data
+        subject.check(own, wanted)
+        subject.check_judges(wanted)
+        if subject.digits is not None:
+            load_digits(subject.digits, digits_split, None if own is None else Path(own))
+        if sharpener is not None and (sharpener.side, sharpener.colours) != (subject.config.side, subject.config.colours):
+            raise ValueError(f"the sharpener does not fit {subject.name}: it sharpens {sharpener.side} x {sharpener.side} pixels")
+    for recipe in recipes.values():
+        if not isinstance(recipe.data, DigitsData):
+            fitted(recipe, PreparedDataset.open(str(data)), resizes=isinstance(recipe.data, PicturesData))
+            sentence_encoder(recipe)
+
+
+def _train_for_comparison(name: str, runs: Path, data: str | None) -> Path:
+    """Train a recipe, and before it the matching model that an AttnGAN learns from; returns the model's folder."""
+    from cap2im.checkpoint import checkpoints, existing_folder
+    from cap2im.config import AttnGANRecipe, load_recipe
 
     def trained(name: str, *changes: str) -> Path:
-        train(name, list(changes), run=runs / name, data=data, resume=bool(checkpoints(runs / name)))
+        source = getattr(getattr(load_recipe(name, []), "data", None), "source", None)
+        own = None if source == "digits" else data  # scikit-learn's digits need no data
+        train(name, list(changes), run=runs / name, data=own, resume=bool(checkpoints(runs / name)))
         return runs / name / "model"
 
-    for name in missing:
-        changes = []
-        if isinstance(recipe := load_recipe(name, []), AttnGANRecipe):  # which learns from a matching model
-            judge = Path(recipe.train.damsm).name
-            changes = [f"train.damsm={runs / judge}"]
-            if not existing_folder(runs / judge / "model").is_dir():
-                trained(judge)
-        found[name] = str(trained(name, *changes))
-    return {label: found[label] for label in map(label_of, names)}
+    changes = []
+    if isinstance(recipe := load_recipe(name, []), AttnGANRecipe):
+        judge = Path(recipe.train.damsm).name
+        changes = [f"train.damsm={runs / judge}"]
+        if not existing_folder(runs / judge / "model").is_dir():
+            trained(judge)
+    return trained(name, *changes)
 
 
 @app.command(
@@ -607,16 +711,26 @@ def figures(
     device: DeviceOption = "cpu",
 ) -> None:
     """Draw the figures of the paper: flipped captions, attended words, nearest training images, sharpening, captions never seen."""
-    from cap2im.figures import nearest_training_images, subjects, write_figures
+    check_writable_folder(out)
+    from cap2im.figures import check_figures, folder_for, nearest_training_images, needs_matplotlib, subjects, write_figures
     from cap2im.pipeline import Pipeline
 
+    needs_matplotlib()
     groups = [] if captions is None else _captions_in(captions)
     pipeline = Pipeline.load(model, device=device, sharpen=sharpen)
     wanted = subjects(pipeline, groups)
     if wanted.unknown:
         print(f"left out, for words that {pipeline.name} does not know: {'; '.join(wanted.unknown)}", file=sys.stderr)
+    folder = folder_for(pipeline.name, out)
+    check_figures(pipeline, wanted, folder)
+    if folder != out:
+        print(f"{out}: holds figures of another model, which stay; writing to {folder}", file=sys.stderr)
+    elif (folder / "figure-3-caption-flips.png").exists() or (folder / "captions-of-its-data.png").exists():
+        print(f"{folder}: holds figures of {pipeline.name}, which are drawn anew", file=sys.stderr)
+    if data is not None and pipeline.config.get("data", {}).get("source") == "digits":
+        print(f"--data {data}: is not read, for the digits of {pipeline.name} are inside scikit-learn", file=sys.stderr)
     nearest = None if data is None else nearest_training_images(pipeline, data)
-    for path in write_figures(pipeline, out, wanted, seed=seed, nearest=nearest):
+    for path in write_figures(pipeline, folder, wanted, seed=seed, nearest=nearest):
         print(path)
 
 
@@ -648,15 +762,19 @@ def generate(
 ) -> None:
     """Draw all captions of a dataset, a file each; several processes share the work."""
     _needs_datasets()
+    check_writable_folder(out)
     from cap2im.data.prepared import PreparedDataset
     from cap2im.files import JSONObject, read_json
+
+    dataset = PreparedDataset.open(data)
+    dataset.shards(split)  # raises where there are none
     from cap2im.generation import generate as generate_pictures
     from cap2im.metrics.sharing import Sharing
     from cap2im.pipeline import Pipeline
 
     pipeline, sharing = Pipeline.load(model, device=device, precision=precision), Sharing.launched()
     how: dict[str, Any] = {"split": split, "per_caption": per_caption, "sample": sample, "real": real, "seed": seed, "resume": resume}
-    pairs = generate_pictures(pipeline, PreparedDataset.open(data), out, sharing=sharing, **how)
+    pairs = generate_pictures(pipeline, dataset, out, sharing=sharing, **how)
     if sharing.is_first:
         told = read_json(out / "manifest.json", JSONObject).root
         if told["captions_left_out"]:
@@ -904,17 +1022,18 @@ def serve(
 @app.command("list", epilog=_examples("cap2im list"))
 def list_models() -> None:
     """Show the bundled models and the recipes."""
-    from cap2im.checkpoint import read_config
-    from cap2im.config import load_recipe, recipe_names
-    from cap2im.pipeline import BUNDLED, bundled_models
+    from importlib import resources
 
-    table = Table("model", "parameters", "what it draws")
-    for name in bundled_models():
-        config = read_config(BUNDLED / name)
-        table.add_row(name, f"{config['parameters']:,}", config["description"])
+    package = resources.files("cap2im")  # read as they lie: the functions that load them import torch
+    table = Table("model", "parameters", "what it does")
+    for folder in sorted(package.joinpath("pretrained").iterdir(), key=lambda folder: folder.name):
+        if (file := folder.joinpath("config.json")).is_file():
+            config = json.loads(file.read_text("utf-8"))
+            table.add_row(folder.name, f"{config['parameters']:,}" if "parameters" in config else "", config.get("description", ""))
     recipes = Table("recipe", "what it trains")
-    for name in recipe_names():
-        recipes.add_row(name, load_recipe(name).description)
+    for file in sorted(package.joinpath("recipes").iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".toml"):
+            recipes.add_row(file.name.removesuffix(".toml"), tomllib.loads(file.read_text("utf-8"))["description"])
     stdout = Console(highlight=False)
     stdout.print(table)
     stdout.print(recipes)

@@ -17,11 +17,11 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, SupportsIndex, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,9 @@ PAUSE_MILLISECONDS = 2000  # on the finished picture
 FIGURE_SAMPLES = 4  # in the attention figures of `save_all`: more make a tower that no viewer opens
 MAP_TILES = 7  # in a row of the figure of maps
 SHEET_HEIGHT = 8192  # pixels: browsers draw parts of taller images unreliably
+SHOWN_DRAWINGS, MOVING_DRAWINGS = 48, 16  # of a list in a notebook: more make the notebook's file large
+Part = Literal["png", "gif", "attention", "html"]
+PARTS: tuple[Part, ...] = get_args(Part)
 DATA_SLOT = '<script type="application/json" id="drawings">null</script>'
 
 
@@ -154,7 +157,10 @@ class Drawing:
 
     def _repr_html_(self) -> str:
         """For notebooks: the moving picture and its caption, without scripts, so that it also survives in an untrusted notebook."""
-        content, kind = (_gif(self.frames()), "gif") if self.glimpses > 1 else (_png(self.image, self), "png")
+        return self._html(moving=True)
+
+    def _html(self, moving: bool) -> str:
+        content, kind = (_gif(self.frames()), "gif") if moving and self.glimpses > 1 else (_png(self.image, self), "png")
         width = self.image.width * _zoom(self.image)
         caption = html.escape(self.caption or "no caption")
         return (
@@ -164,17 +170,35 @@ class Drawing:
         )
 
 
+class Drawings(list[Drawing]):
+    """A list of drawings that shows its pictures in a notebook. A slice of it is one, too."""
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Drawing: ...
+    @overload
+    def __getitem__(self, index: slice) -> Drawings: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Drawing | Drawings:
+        found = super().__getitem__(index)
+        return Drawings(found) if isinstance(found, list) else found
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the first drawings side by side, each moving where there are few, without scripts."""
+        shown = [drawing._html(moving=len(self) <= MOVING_DRAWINGS) for drawing in self[:SHOWN_DRAWINGS]]
+        more = f"<p>and {len(self) - SHOWN_DRAWINGS:,} more drawings</p>" if len(self) > SHOWN_DRAWINGS else ""
+        return f'<div style="display:flex;flex-wrap:wrap;gap:12px">{"".join(shown)}</div>{more}'
+
+
 @dataclass(frozen=True)
 class SavedDrawing:
-    """The files that `save_all` wrote; None or nothing where there was nothing to show."""
+    """The files that `save_all` wrote; None or nothing where there was nothing to show or a kind was not asked for."""
 
     samples: tuple[Path, ...]
     stages: tuple[Path, ...]
-    grid: Path
+    grid: Path | None
     gif: Path | None
     attention: Path | None
     maps: tuple[Path, ...]
-    page: Path
+    page: Path | None
 
     @property
     def paths(self) -> list[Path]:
@@ -211,7 +235,8 @@ def gif(drawings: Sequence[Drawing]) -> bytes:
         for drawing, tile in zip(drawings, tiles, strict=True):
             if drawing.boxes is not None:
                 ImageDraw.Draw(tile).rectangle([round(zoom * float(edge)) for edge in drawing.boxes[t]], outline=WRITING, width=2)
-    return _gif([_tile(tiles) for tiles in moving])
+    first = drawings[0]
+    return _gif([_tile(tiles) for tiles in moving], json.dumps({"caption": first.caption, "seed": first.seed, "model": first.model}))
 
 
 def save_page(drawings: Sequence[Drawing], path: str | Path) -> Path:
@@ -224,43 +249,90 @@ def save_page(drawings: Sequence[Drawing], path: str | Path) -> Path:
     return _write(path, page(drawings).encode())
 
 
-def save_all(drawings: Sequence[Drawing], folder: str | Path) -> SavedDrawing:
-    """Writes the samples of one caption into a folder, which is made if it is missing; files of the same name are replaced, each at once.
+def save_all(drawings: Sequence[Drawing], folder: str | Path, parts: Collection[Part] = PARTS) -> SavedDrawing:
+    """Write the samples of one caption into a folder, in place of the drawing that the folder held before.
 
-    sample-1.png ... are the finished pictures, grid.png all of them, drawing.html the page. drawing.gif is written when there is more than
-    one glimpse; attention.png, of the first few samples, when the model attends to words. A model that draws in rising sizes has its
-    smaller pictures in sample-1-64.png ..., and where the first few samples read each word in maps-1.png ...
+    Each file is replaced at once; files of the earlier drawing that the new one does not have are removed.
+
+    Args:
+        drawings: one or more, of one caption by one model.
+        folder: is made if it is missing.
+        parts: what to write. "png": sample-1.png ..., the finished pictures, and grid.png, all of them; of a model that draws in rising
+            sizes its smaller pictures, too, in sample-1-64.png .... "gif": drawing.gif, where there is more than one glimpse.
+            "attention": attention.png, of the first few samples, when the model attends to words, and maps-1.png ..., when it tells where
+            it reads each word. "html": drawing.html, the page.
 
     Raises:
-        ValueError: the drawings are not samples of one caption.
+        ValueError: the drawings are not samples of one caption, or there is no such part.
         OSError: the folder or a file cannot be written; the error names it.
     """
     _check_samples(drawings)
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise ValueError(f"no part {unknown[0]!r} of a drawing; there are {', '.join(PARTS)}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     digits = len(str(len(drawings)))  # sample-01 ... sample-16, so that names sort
     numbered = [(f"{n:0{digits}}", drawing) for n, drawing in enumerate(drawings, 1)]
-    return SavedDrawing(
-        samples=tuple(drawing.save(folder / f"sample-{n}.png") for n, drawing in numbered),
+    png, attention = "png" in parts, "attention" in parts
+    saved = SavedDrawing(
+        samples=tuple(drawing.save(folder / f"sample-{n}.png") for n, drawing in numbered if png),
         stages=tuple(
             _write(folder / f"sample-{n}-{len(stage)}.png", _png(_picture(stage), drawing))
             for n, drawing in numbered
             for stage in drawing.stages[:-1]
+            if png
         ),
-        grid=_write(folder / "grid.png", _png(grid(drawings), drawings[0])),
-        gif=save_gif(drawings, folder / "drawing.gif") if drawings[0].glimpses > 1 else None,
+        grid=_write(folder / "grid.png", _png(grid(drawings), drawings[0])) if png else None,
+        gif=save_gif(drawings, folder / "drawing.gif") if drawings[0].glimpses > 1 and "gif" in parts else None,
         attention=(
             _write(folder / "attention.png", _png(attention_figure(drawings[:FIGURE_SAMPLES]), drawings[0]))
-            if drawings[0].attention is not None
+            if drawings[0].attention is not None and attention
             else None
         ),
         maps=tuple(
             _write(folder / f"maps-{n}.png", _png(maps_figure(drawing), drawing))
             for n, drawing in numbered[:FIGURE_SAMPLES]
-            if drawing.maps
+            if drawing.maps and attention
         ),
-        page=save_page(drawings, folder / "drawing.html"),
+        page=save_page(drawings, folder / "drawing.html") if "html" in parts else None,
     )
+    for stale in set(_files_of_a_drawing(folder)).difference(saved.paths):
+        stale.unlink()
+    return saved
+
+
+def _files_of_a_drawing(folder: Path) -> list[Path]:
+    """Return the files in a folder that have the names `save_all` gives."""
+    pattern = re.compile(r"(?:sample-\d+(?:-\d+)?|maps-\d+|grid|attention)\.png|drawing\.(?:gif|html)")
+    return sorted(path for path in folder.glob("*.*") if pattern.fullmatch(path.name) and path.is_file())
+
+
+def drawn_by(folder: Path) -> str | None:
+    """Return the name of the model whose drawing lies in a folder: None where there is no drawing, "" where its files do not say."""
+    files = _files_of_a_drawing(folder)
+    for path in files:
+        try:
+            if path.suffix == ".html":
+                found = re.search(rb'"model":("(?:[^"\\]|\\.)*")', path.read_bytes())
+                name = None if found is None else json.loads(found[1])
+            else:
+                with Image.open(path) as picture:
+                    name = json.loads(picture.info["comment"])["model"] if path.suffix == ".gif" else picture.info.get("model")
+        except (OSError, ValueError, KeyError, TypeError, SyntaxError, RecursionError, Image.DecompressionBombError):  # not a file of ours
+            continue
+        if isinstance(name, str):
+            return name
+    return "" if files else None
+
+
+def folder_for(caption: str, model: str, out: Path) -> Path:
+    """Return the folder inside of `out` for a caption's drawing: never one that holds a drawing by another model, or is a file."""
+    name = slug(caption)
+    folder, number = out / name, 1
+    while (folder.exists() and not folder.is_dir()) or drawn_by(folder) not in (None, model):
+        folder = out / (f"{name}-by-{slug(model)}" if number == 1 else f"{name}-by-{slug(model)}-{number}")
+        number += 1
+    return folder
 
 
 def slug(caption: str) -> str:
@@ -649,12 +721,12 @@ def _png(picture: Image.Image, drawing: Drawing | None = None, optimize: bool = 
     return stream.getvalue()
 
 
-def _gif(frames: Sequence[Image.Image]) -> bytes:
+def _gif(frames: Sequence[Image.Image], comment: str = "") -> bytes:
     """The frames as an endless GIF that pauses on the last."""
     step = min(400, max(20, round(1000 * PLAY_SECONDS / len(frames) / 10) * 10))  # GIF counts hundredths of a second
     stream = io.BytesIO()
     durations = [step] * (len(frames) - 1) + [PAUSE_MILLISECONDS]
-    frames[0].save(stream, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    frames[0].save(stream, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, comment=comment.encode())
     return stream.getvalue()
 
 

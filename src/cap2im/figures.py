@@ -26,8 +26,8 @@ from cap2im.data.canvas_batches import load_digits
 from cap2im.data.captions import CaptionedImages
 from cap2im.data.mnist_captions import CanvasMaker, Configuration, HeldOut
 from cap2im.data.prepared import PreparedDataset
-from cap2im.drawing import Drawing
-from cap2im.files import atomic_path
+from cap2im.drawing import Drawing, slug
+from cap2im.files import atomic_path, check_writable_folder
 from cap2im.metrics.similarity import nearest_images
 from cap2im.pipeline import Pipeline
 from cap2im.randomness import generator
@@ -41,7 +41,9 @@ SEEN_AND_HELD_OUT = 4  # rows of figure 6
 NOVEL = 8  # scenes of figure 1, for captioned digits
 SHARPENED = 6  # drawings of figure 7
 COMPARED = 5  # captions of the picture of several models
+MODEL_KEY = "model"  # in a figure's PNG text
 MOST_WORDS = 12  # of figure 5
+EXAMPLES, EXAMPLES_A_ROW, ATTENDED = 8, 4, 4  # captions of a model's own data; of them those whose words are shown
 
 PAPER_NOVEL = (
     "a stop sign is flying in blue skies .",
@@ -80,6 +82,7 @@ class Subjects:
         novel: scenes that training never showed (figure 1).
         flips: groups of captions that differ in a word or two (figures 3 and 4).
         attended: such groups for the words attended to (figure 5).
+        examples: captions of the model's own data, where it has neither digits nor the paper's captions.
         unknown: captions of the paper that were left out, since the model does not know a word of them.
     """
 
@@ -87,10 +90,14 @@ class Subjects:
     flips: tuple[tuple[str, ...], ...]
     attended: tuple[tuple[str, ...], ...]
     unknown: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
 
 
 def subjects(pipeline: Pipeline, groups: Sequence[Sequence[str]] = ()) -> Subjects:
-    """The user's groups of captions; or digits, for a model of those; or the paper's captions; or those that training drew.
+    """Return the captions of a model's figures.
+
+    They are the user's groups; or else digits, for a model of those; or captions of the model's own data; or the paper's captions, for a
+    model that does not say what it was trained on.
 
     Raises:
         ValueError: the model does not know a word of the user's captions.
@@ -102,13 +109,11 @@ def subjects(pipeline: Pipeline, groups: Sequence[Sequence[str]] = ()) -> Subjec
     if held_out := _held_out(pipeline):
         novel = [c.caption for c in held_out.configurations() if not c.seen]
         return Subjects(tuple(_spread(novel, NOVEL)), DIGIT_FLIPS, DIGIT_FLIPS[:2])
+    if own := tuple(pipeline.examples[:EXAMPLES]):
+        return Subjects((), (), (own[:ATTENDED],), examples=own)
     captions = [*PAPER_NOVEL, *(c for group in (*PAPER_FLIPS, *PAPER_ATTENDED) for c in group)]
     unknown = {caption for caption in captions if not _knows(pipeline, caption)}
-    flips = _known(PAPER_FLIPS, unknown)
-    attended = _known(PAPER_ATTENDED, unknown)
-    if not flips:
-        shown = tuple(caption for caption in pipeline.config.get("data", {}).get("shown", ()) if _knows(pipeline, caption))[:5]
-        flips = (shown,) if shown else ()
+    flips, attended = _known(PAPER_FLIPS, unknown), _known(PAPER_ATTENDED, unknown)
     return Subjects(tuple(c for c in PAPER_NOVEL if c not in unknown), flips, attended or flips[:1], tuple(sorted(unknown)))
 
 
@@ -178,15 +183,13 @@ def write_figures(
     Raises:
         ValueError: matplotlib is not installed, or there is nothing to draw.
     """
-    _needs_matplotlib()
-    if not (wanted.novel or wanted.flips):
-        raise ValueError(f"{pipeline.name}: no captions to draw; give some with --captions")
+    check_figures(pipeline, wanted, folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
 
     def save(name: str, figure: Figure) -> None:
         with atomic_path(folder / f"{name}.png") as draft:
-            figure.savefig(draft, dpi=144, format="png")
+            figure.savefig(draft, dpi=144, format="png", metadata={MODEL_KEY: pipeline.name})
         written.append(folder / f"{name}.png")
 
     plain = dataclasses.replace(pipeline, sharpening=None)
@@ -196,11 +199,14 @@ def write_figures(
 
     if wanted.novel:
         save("figure-1-novel-scenes", pictures([draw(wanted.novel[i : i + 4]) for i in range(0, len(wanted.novel), 4)]))
-    flips = [draw(group) for group in wanted.flips]
-    if flips:
-        save("figure-3-caption-flips", pictures(flips))
-        if nearest is not None:
-            save("figure-4-nearest-training-images", pictures([row for group in flips for row in (_nearest_row(group, nearest), group)]))
+    rows = [wanted.examples[i : i + EXAMPLES_A_ROW] for i in range(0, len(wanted.examples), EXAMPLES_A_ROW)]
+    flips = [draw(group) for group in (*wanted.flips, *rows)]
+    if rows:
+        save("captions-of-its-data", pictures(flips[len(wanted.flips) :]))
+    if wanted.flips:
+        save("figure-3-caption-flips", pictures(flips[: len(wanted.flips)]))
+    if nearest is not None and flips:
+        save("figure-4-nearest-training-images", pictures([row for group in flips for row in (_nearest_row(group, nearest), group)]))
     attended = [drawing for group in wanted.attended for drawing in draw(group) if drawing.attention is not None]
     if attended:
         save("figure-5-attended-words", attended_words(attended))
@@ -208,14 +214,52 @@ def write_figures(
     if held_out is not None and all(_of_different_layouts(held_out, seen) for seen in (True, False)):
         save("figure-6-seen-and-held-out", seen_and_held_out(plain, held_out, seed))
     if pipeline.sharpening is not None:
-        captions = [caption for group in (wanted.novel, *wanted.flips) for caption in group][:SHARPENED]
+        captions = [caption for group in (wanted.novel, *wanted.flips, wanted.examples) for caption in group][:SHARPENED]
         after = pipeline.draw(captions, seed=seed)
         before = [Panel(drawing.canvases[-2], drawing.caption) for drawing in after]
         save("figure-7-sharpening", pictures([before, after], ("before", "after sharpening")))
     return written
 
 
-def _needs_matplotlib() -> None:
+def check_figures(pipeline: Pipeline, wanted: Subjects, folder: Path) -> None:
+    """Check all that can be checked before anything is read or drawn.
+
+    Raises:
+        ValueError: matplotlib is not installed, there is nothing to draw, or the folder cannot be written.
+    """
+    needs_matplotlib()
+    if not (wanted.novel or wanted.flips or wanted.examples):
+        raise ValueError(f"{pipeline.name}: no captions to draw; give some with --captions")
+    check_writable_folder(folder)
+
+
+def folder_for(model: str, folder: Path) -> Path:
+    """Return a folder for a model's figures: `folder`, or one beside it with the model's name where it holds figures of another model."""
+    chosen, number = folder, 1
+    while _models_of(chosen) - {model}:
+        chosen = folder.with_name(f"{folder.resolve().name}-{slug(model)}" + ("" if number == 1 else f"-{number}"))
+        number += 1
+    return chosen
+
+
+def _models_of(folder: Path) -> set[str]:
+    """The names of the models whose figures are in a folder; an empty one for figures that do not say."""
+    models = set()
+    for path in (*folder.glob("figure-[1-7]-*.png"), *folder.glob("captions-of-its-data.png")):
+        try:
+            with Image.open(path) as picture:
+                models.add(str(picture.info.get(MODEL_KEY, "")))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            models.add("")
+    return models
+
+
+def needs_matplotlib() -> None:
+    """Check that figures can be drawn.
+
+    Raises:
+        ValueError: matplotlib is not installed.
+    """
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
@@ -265,12 +309,15 @@ def comparison_picture(pipelines: Sequence[Pipeline], seed: int) -> Figure:
     Raises:
         ValueError: matplotlib is not installed, or the models share no captions that they know.
     """
-    _needs_matplotlib()
-    wanted = subjects(pipelines[0])
-    captions = [*(group[0] for group in wanted.flips), *wanted.novel, *(caption for group in wanted.flips for caption in group[1:])]
+    needs_matplotlib()
+    captions: list[str] = []
+    for wanted in map(subjects, pipelines):
+        captions += [*(group[0] for group in wanted.flips), *wanted.novel, *(caption for group in wanted.flips for caption in group[1:])]
+        captions += wanted.examples
+    captions = list(dict.fromkeys(captions))
     known = [caption for caption in captions if all(_knows(pipeline, caption) for pipeline in pipelines)][:COMPARED]
     if not known:
-        raise ValueError(f"{', '.join(pipeline.name for pipeline in pipelines)}: know no captions in common")
+        raise ValueError(f"{', '.join(pipeline.name for pipeline in pipelines)}: know none of each other's example captions")
     return pictures([pipeline.draw(known, seed=seed) for pipeline in pipelines], [pipeline.name for pipeline in pipelines])
 
 

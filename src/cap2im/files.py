@@ -7,6 +7,7 @@ Imports nothing heavy.
 from __future__ import annotations
 
 import codecs
+import errno
 import hashlib
 import json
 import os
@@ -38,6 +39,24 @@ BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+
+OS_PROBLEMS = {
+    errno.ENOENT: "no such file or folder",
+    errno.EEXIST: "a file or folder of this name is in the way",
+    errno.ENOTDIR: "a part of this path is a file, not a folder",
+    errno.EISDIR: "is a folder, and a file is needed",
+    errno.ENOTEMPTY: "this folder is not empty",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EROFS: "cannot be written, for this file system is read-only",
+    errno.ENOSPC: "cannot be written, for the disk is full",
+    errno.EDQUOT: "cannot be written, for the disk quota is used up",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.EMFILE: "too many files are open",
+    errno.ELOOP: "symbolic links point at each other",
+}
+
+NO_HOST = "no such host, or no network"
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -123,6 +142,52 @@ def split_lines(text: str) -> list[str]:
     """
     lines = re.split(r"\r\n|\n|\r", text)
     return lines[:-1] if lines[-1] == "" else lines
+
+
+def check_writable_folder(path: Path) -> None:
+    """Check that a folder can be written into, or made; nothing is made.
+
+    Raises:
+        ValueError: a file is in the way, or writing is not permitted.
+    """
+    here = path.absolute()
+    while not os.path.lexists(here):
+        here = here.parent
+    if not here.is_dir():
+        raise ValueError(
+            f"{path}: is a file, and a folder is needed" if here == path.absolute() else f"{path}: {here} is a file, not a folder"
+        )
+    if not os.access(here, os.W_OK | os.X_OK):
+        raise ValueError(f"{path}: cannot write into {here}: permission denied")
+
+
+def check_writable_file(path: Path) -> None:
+    """Check that a file can be written or replaced; nothing is made.
+
+    Raises:
+        ValueError: the path is no regular file, its folder does not exist, or writing is not permitted.
+    """
+    if os.path.exists(path):
+        try:
+            check_regular_file(path)
+        except ValueError as error:
+            raise ValueError(f"{path}: cannot write this file: {str(error).removeprefix(f'{path}: ')}") from None
+    elif not path.parent.is_dir():
+        raise ValueError(f"{path}: cannot write this file: no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ValueError(f"{path}: cannot write this file: permission denied")
+
+
+def explain(error: BaseException) -> str:
+    """Return any error as one line for people: the file and a sentence, without error numbers and the names of Python's classes."""
+    if isinstance(error, OSError) and error.strerror is not None and error.errno is not None:
+        own = error.strerror != os.strerror(error.errno)  # a text of this package
+        told = error.strerror if own else OS_PROBLEMS.get(error.errno, error.strerror.lower())
+        return f"{error.filename}: {told}" if error.filename else told
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = re.sub(r"<urlopen error (.*?)>", r"\1", text)
+    text = re.sub(r"\[(?:Errno|WinError) -?\d+\] ", "", text)
+    return re.sub(r"(?:Name or service not known|Temporary failure in name resolution|nodename nor servname provided.*)", NO_HOST, text)
 
 
 def describe(error: ValidationError, most: int = 3) -> str:

@@ -18,6 +18,7 @@ out; the script cannot be parsed, and its pairs are recognised by the ends of th
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -39,6 +40,7 @@ from cap2im.data.workers import progress_bar
 from cap2im.files import (
     JSONObject,
     atomic_path,
+    check_writable_folder,
     dump_json,
     is_unbegun,
     naming,
@@ -50,6 +52,7 @@ from cap2im.files import (
     split_lines,
     write_atomically,
 )
+from cap2im.metrics.foreign import foreign_data
 from cap2im.metrics.sharing import Sharing
 from cap2im.pipeline import Pipeline
 from cap2im.randomness import generator
@@ -57,6 +60,14 @@ from cap2im.randomness import generator
 MANIFEST, PAIRS = "manifest.json", "pairs.jsonl"
 GENERATED, REAL = "generated", "real"
 FORMAT = "cap2im generated pictures 1"
+
+
+class _Begun(BaseModel):
+    """What a run of `generate` says of itself; all of its entries are compared with those of the run that goes on."""
+
+    model_config = ConfigDict(extra="allow")
+
+    format: str
 
 
 @dataclass(frozen=True)
@@ -187,10 +198,18 @@ def generate(
         ValueError: missing or damaged data, a folder that holds something else, no caption that the model can read, a sample of more
             images than there are.
     """
+    if (rows := sum(shard.rows for shard in dataset.shards(split))) < (sample or 0):
+        raise ValueError(f"a sample of {sample} images was asked for, and there are {rows}")
+    if not dataset.is_here(split):
+        raise ValueError(f"{dataset.folder}: is not on this machine, or files of its {split} images are missing; all of them are needed")
+    if sharing.is_first:
+        _check_folder(out, resume)
     images = CaptionedImages(dataset, split)
     pairs, unreadable = all_pairs(pipeline, images, per_caption, seed)
     pairs = pairs if sample is None else choose(pairs, sample, seed)
-    sizes = pipeline.model.config
+    sizes, foreign = pipeline.model.config, foreign_data(pipeline, dataset, [pair.caption for pair in pairs])
+    if foreign is not None and sharing.is_first:
+        print(foreign.warning, file=sys.stderr)
     manifest = {
         "format": FORMAT,
         "version": cap2im.__version__,
@@ -205,6 +224,7 @@ def generate(
         "precision": pipeline.precision,
         "unknown_words": pipeline.vocabulary.training_unknown,
         "captions_left_out": unreadable,
+        **({} if foreign is None else foreign.protocol),
         "images": len({pair.image for pair in pairs}),
         "pictures": len(pairs),
     }
@@ -240,12 +260,7 @@ def _begin(out: Path, manifest: dict[str, Any], resume: bool) -> None:
     Raises:
         ValueError: it holds something else.
     """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is a file, and a folder is needed")
-    begun = (out / MANIFEST).is_file()
-    if out.is_dir() and not is_unbegun(out, MANIFEST, (GENERATED, REAL)) and not (resume and begun):
-        hint = "--resume draws what is missing of the pictures begun there" if begun else "choose another"
-        raise ValueError(f"{out}: this folder is not empty; {hint}")
+    begun = _check_folder(out, resume)
     if begun:
         try:
             before = read_json(out / MANIFEST, JSONObject).root
@@ -258,6 +273,20 @@ def _begin(out: Path, manifest: dict[str, Any], resume: bool) -> None:
     for name in (GENERATED, REAL):
         (out / name).mkdir(parents=True, exist_ok=True)
     write_atomically(out / MANIFEST, dump_json(manifest) + "\n")
+
+
+def _check_folder(out: Path, resume: bool) -> bool:
+    """Check that pictures can be written into a folder; return whether a run was begun there.
+
+    Raises:
+        ValueError: the folder cannot be written, or holds something else.
+    """
+    check_writable_folder(out)
+    begun = (out / MANIFEST).is_file()
+    if out.is_dir() and not is_unbegun(out, MANIFEST, (GENERATED, REAL)) and not (resume and begun):
+        hint = "--resume draws what is missing of the pictures begun there" if begun else "choose another"
+        raise ValueError(f"{out}: this folder is not empty; {hint}")
+    return begun
 
 
 def _write_pairs(out: Path, pairs: Sequence[Pair]) -> None:
@@ -296,8 +325,9 @@ def sample_pairs(folder: Path, count: int, out: Path, *, seed: int = 0) -> list[
     Raises:
         ValueError: no such pictures, fewer images than asked for, files that are missing, or a folder that holds something.
     """
+    check_writable_folder(out)
     chosen = choose(read_pairs(folder), count, seed)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.is_dir() and any(out.iterdir()):
         raise ValueError(f"{out}: this folder is not empty; choose another")
     for name, files in ((GENERATED, [pair.file for pair in chosen]), (REAL, [f"{pair.image}.png" for pair in chosen])):
         gone = [file for file in files if not (folder / name / file).is_file()]

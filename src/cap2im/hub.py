@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cap2im.files import explain
+
 ENCODER_FILES = ("*.json", "*.txt", "*.safetensors", "*.model")  # all that a sentence encoder needs; none of them holds code
 
 
@@ -40,5 +42,5 @@ def download(repository: str, wanted: Sequence[str], unwanted: Sequence[str] = (
     try:  # without a network this answers what is in the cache
         return Path(snapshot_download(repository, allow_patterns=list(wanted), ignore_patterns=list(unwanted)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = explain(ValueError(str(error).strip().splitlines()[0].removeprefix("Got: ")))
         raise ValueError(f"no folder {repository!r} here, and it cannot be had from the Hugging Face hub: {reason}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cap2im.checkpoint import CONFIG, SENTENCE_ENCODER, TRAINING_STATE, WEIGHTS, checkpoints, existing_folder, read_config
+from cap2im.data.mnist_captions import LAYOUTS
 from cap2im.data.vocabulary import Tokens, Unknown, Vocabulary, pad
-from cap2im.drawing import Drawing
+from cap2im.drawing import Drawing, Drawings
 from cap2im.files import brief
 from cap2im.hub import ENCODER_FILES, download, is_repository
 from cap2im.loading import MOST_CANVAS_VALUES, load_network, require_canvases
@@ -31,6 +33,7 @@ from cap2im.sentences import SentenceEncoder, load_sentence_encoder
 
 BUNDLED = Path(__file__).parent / "pretrained"
 PICTURES_AT_ONCE = 100  # bounds memory; a canvas sequence of 60 x 60 x 32 is half a megabyte
+EXAMPLE_DIGITS = ((2, 8), (5, 1), (3, 1), (7, 4), (7,), (6,), (9,), (1,))  # one caption of each layout
 PIXELS_AT_ONCE = 8 * 256 * 256  # of large pictures, of which a network may hold a hundred maps
 
 
@@ -109,7 +112,7 @@ def shown_name(name: str, folder: Path) -> str:
     return name if folder.parent == BUNDLED else Path(name).resolve().name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sharpening:
     """A sharpener, ready for pictures: its noise is fixed to the mean, so that it is deterministic (alignDRAW, section 3.4).
 
@@ -140,6 +143,10 @@ class Sharpening:
         if not model.config.reads_words:
             vocabulary, encoder = None, own_encoder(folder, loaded.config, model.config.sentence_features)
         return cls(shown_name(name, folder), model.to(target), loaded.sha256, vocabulary, encoder)
+
+    def __repr__(self) -> str:
+        c = self.model.config
+        return f"Sharpening({self.name!r}, {c.side} x {c.side} pixels in {_plural(c.colours, 'colour')}, on {self.device})"
 
     @property
     def device(self) -> torch.device:
@@ -209,9 +216,9 @@ class Glimpses:
     boxes: NDArray[np.floating] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pipeline:
-    """A model, ready to draw.
+    """A model, ready to draw. In a notebook it shows a short card.
 
     Attributes:
         name: what people call the model.
@@ -265,9 +272,45 @@ class Pipeline:
             raise ValueError(f"the sharpener does not fit: {told}")
         return replace(self, name=f"{self.name}+{sharpening.name}", sharpening=sharpening)
 
+    def _card(self) -> dict[str, str]:
+        """What a person wants to know of the model at a glance."""
+        c, parameters = self.model.config, sum(each.numel() for each in self.model.parameters())
+        reads = {"none": "no captions", "sentence": "sentence vectors"}.get(c.conditioning, f"{len(self.vocabulary):,} words")
+        steps = f", {_plural(self.glimpses, 'glimpse')}" if self.glimpses > 1 else ""
+        card = {
+            "draws": f"{c.side} x {c.side} pixels in {_plural(c.colours, 'colour')}{steps}",
+            "reads": reads,
+            "parameters": f"{parameters:,}",
+            "runs in": f"{self.precision} on {self.device}",
+        }
+        return card | ({"try": f"model.draw({self.examples[0]!r})"} if self.examples else {})
+
+    def __repr__(self) -> str:
+        return f"Pipeline({self.name!r}: {'; '.join(f'{key} {value}' for key, value in self._card().items())})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the name, the description and a table."""
+        rows = "".join(f"<tr><td>{html.escape(key)}</td><td>{html.escape(value)}</td></tr>" for key, value in self._card().items())
+        about = html.escape(str(self.config.get("description", "")))
+        return f"<b>{html.escape(self.name)}</b><br>{about}<table>{rows}</table>"
+
+    @property
+    def examples(self) -> list[str]:
+        """Captions that the model can draw, of the data it was trained on; none where its config does not say what that was."""
+        data = self.config.get("data", {})
+        if data.get("source") in ("mnist", "digits"):
+            return [layout.caption(digits).removesuffix(" .") for layout, digits in zip(LAYOUTS, EXAMPLE_DIGITS, strict=True)]
+        known = [caption for caption in data.get("shown", ()) if isinstance(caption, str) and not self.strangers(caption)]
+        return list(dict.fromkeys(caption.strip().removesuffix(" .") for caption in known if caption.strip()))
+
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def drawer(self) -> str:
+        """The model's name on its drawings: with the precision, if that is not fp32."""
+        return self.name if self.precision == "fp32" else f"{self.name} in {self.precision}"
 
     @property
     def glimpses(self) -> int:
@@ -280,8 +323,8 @@ class Pipeline:
         c = self.model.config
         return max(1, min(pictures_at_once(c.side), MOST_CANVAS_VALUES // (self.model.glimpses * c.colours * c.side**2)))
 
-    def draw(self, captions: str | Sequence[str], *, samples: int = 1, seed: int = 0, unknown: Unknown = "error") -> list[Drawing]:
-        """Draws captions.
+    def draw(self, captions: str | Sequence[str], *, samples: int = 1, seed: int = 0, unknown: Unknown = "error") -> Drawings:
+        """Draw captions.
 
         Args:
             captions: one or several.
@@ -305,8 +348,14 @@ class Pipeline:
 
     def drawings(
         self, captions: Sequence[str], seeds: Sequence[int], *, unknown: Unknown = "error", watch: Callable[[Glimpses], None] | None = None
-    ) -> list[Drawing]:
-        """Draws caption i from seed i.
+    ) -> Drawings:
+        """Draw caption i from seed i; see `iterate` for the arguments and errors."""
+        return Drawings(self.iterate(captions, seeds, unknown=unknown, watch=watch))
+
+    def iterate(
+        self, captions: Sequence[str], seeds: Sequence[int], *, unknown: Unknown = "error", watch: Callable[[Glimpses], None] | None = None
+    ) -> Iterator[Drawing]:
+        """Draw caption i from seed i, in batches of `at_once` pictures, of which one is in memory at a time.
 
         Args:
             captions: any number.
@@ -315,11 +364,19 @@ class Pipeline:
             watch: is shown every glimpse as soon as it is drawn.
 
         Raises:
-            ValueError: unknown words, an empty or over-long caption.
+            ValueError: unknown words, an empty or over-long caption, another number of seeds; before anything is drawn.
         """
-        tokens = self.tokens(captions, unknown)
-        parts = [slice(start, start + self.at_once) for start in range(0, len(tokens), self.at_once)]
-        return [drawing for rows in parts for drawing in self._draw(captions[rows], tokens[rows], seeds[rows], unknown, rows.start, watch)]
+        if len(captions) != len(seeds):
+            raise ValueError(f"{len(seeds)} seeds for {len(captions)} captions: each caption needs one")
+        read = dict(zip(different := list(dict.fromkeys(captions)), self.tokens(different, unknown), strict=True))
+        parts = [slice(start, start + self.at_once) for start in range(0, len(captions), self.at_once)]
+        return (
+            drawing
+            for rows in parts
+            for drawing in self._draw(
+                captions[rows], [read[caption] for caption in captions[rows]], seeds[rows], unknown, rows.start, watch
+            )
+        )
 
     def strangers(self, caption: str) -> list[str]:
         """Return the words of a caption that the model, or the sharpener of its pictures, does not know; see `Vocabulary.unknown_words`."""
@@ -375,7 +432,7 @@ class Pipeline:
                 seen(Step(pictures[:, -1], *(None if each is None else each[:, -1] for each in (attention, boxes))))
         canvases = _levels(pictures)  # [B, T, A, A, C]
         stages = [_levels(stage) for stage in sequence.stages]  # [B, a, a, C]
-        drawer = self.name if self.precision == "fp32" else f"{self.name} in {self.precision}"
+        drawer = self.drawer
         for row, (caption, read, seed) in enumerate(zip(captions, tokens, seeds, strict=True)):
             words = None if attention is None else attention[row, :, : len(read.words)].cpu().numpy()
             shown = read.words if words is not None else ()
@@ -402,6 +459,10 @@ def _make(kind: DrawingKind, sizes: dict[str, Any]) -> DrawingModel:
 
 def _require_drawable(folder: Path, model: DrawingModel) -> None:
     require_canvases(folder, model.glimpses, model.config.side, model.config.colours)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def pictures_at_once(side: int) -> int:

@@ -136,7 +136,7 @@ def test_a_wrong_download_is_refused_and_leaves_nothing(mirror, tmp_path):
     with pytest.raises(ValueError, match=rf"{NAME}: SHA-256 .* where {SHA256} is expected"):
         fetch(f"{url}/{NAME}", tmp_path / NAME, SHA256)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match=r"cannot download .*/nowhere.pth: .*404.*; give the file's path"):
+    with pytest.raises(ValueError, match=r"cannot download .*/nowhere.pth: .*404.*; give its path, or put the file"):
         fetch(f"{url}/nowhere.pth", tmp_path / "nowhere.pth", SHA256)
 
 

@@ -10,8 +10,12 @@ import pytest
 import torch
 
 from cap2im.checkpoint import write_model
+from cap2im.config import load_recipe
+from cap2im.data.captions import CaptionedImages
+from cap2im.data.prepared import PreparedDataset
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.metrics.evaluation import evaluate
+from cap2im.metrics.evaluation import Measures, Subject, evaluate
+from cap2im.metrics.foreign import foreign_data
 from cap2im.models.interface import DrawingModel, DrawnSequence
 from cap2im.models.lapgan import Sharpener, SharpenerConfig
 from cap2im.pipeline import Pipeline
@@ -196,13 +200,118 @@ def test_what_cannot_be_measured_is_refused_before_the_bounds(tmp_path, monkeypa
     ):
         with pytest.raises(ValueError, match=problem):
             evaluate(pipeline, data=data, split="all", images=4, **wanted)
-    for lacking, wanted in (("validation", {"split": "all"}), ("train", {"split": "test", "shortlist": str(vgg), "candidates": 5})):
-        there = prepared_dataset(tmp_path / f"no {lacking}", side=12)
-        manifest = json.loads((there / "manifest.json").read_text())
-        manifest["shards"] = [shard for shard in manifest["shards"] if f"/{lacking}-" not in shard["file"]]
-        (there / "manifest.json").write_text(json.dumps(manifest))
-        with pytest.raises(ValueError, match=f"has no {lacking} images"):
-            evaluate(pipeline, data=there, images=4, **wanted)
+    without = without_split(tmp_path / "no train", "train")
+    for wanted in ({"shortlist": str(vgg), "candidates": 5}, {"split": "train"}):
+        with pytest.raises(ValueError, match="has no train images"):
+            evaluate(pipeline, data=without, images=4, **wanted)
+
+
+def without_split(folder: Path, *lacking: str) -> Path:
+    """A dataset of 12 x 12 pixels without some splits."""
+    prepared_dataset(folder, side=12)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["shards"] = [shard for shard in manifest["shards"] if not any(f"/{split}-" in shard["file"] for split in lacking)]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("lacking", "split", "bounds", "told"),
+    [
+        (("test",), "all", ["train", "validation"], "has no test images; bounds of train, validation; everything else is measured on its"),
+        (("test", "validation"), "all", ["train"], "has no validation and no test images; everything else is measured on its train images"),
+        (("test",), None, ["validation"], "has no test images; measuring on its validation images"),
+        ((), None, ["test"], ""),
+    ],
+)
+def test_splits_that_a_dataset_lacks_are_named(pipeline_of_words, tmp_path, capsys, lacking, split, bounds, told):
+    data = without_split(tmp_path / "data", *lacking)
+    result = evaluate(pipeline_of_words, data=data, split=split, images=3, bound_samples=1)
+    splits = [*result.get("other_splits", {}), result["likelihood"]["protocol"]["split"]]
+    assert splits == bounds
+    assert told in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def pipeline_of_words(tmp_path_factory):
+    return Pipeline.load(str(models(tmp_path_factory.mktemp("words"))[0]))
+
+
+def test_foreign_data_is_named_and_recorded(pipeline_of_words, tmp_path, capsys):
+    """The model's own dataset has other images, and its vocabulary these words; a narrower one does not know all."""
+    data = prepared_dataset(tmp_path / "elsewhere", side=12, train=4)
+    result = evaluate(pipeline_of_words, data=data, images=4, bound_samples=1)
+    recorded = result["likelihood"]["protocol"]["foreign"]
+    assert recorded["trained_on"] == "a source of kind test"
+    assert recorded["measured_on"] == "elsewhere, made of a source of kind test"
+    warning = "warning: words was trained on a source of kind test, not on elsewhere, made of a source of kind test: it does not know "
+    lines = capsys.readouterr().err.splitlines()
+    told = [line for line in lines if line.startswith("warning")]
+    assert told == [f"{warning}{100 * recorded['unknown_words']:.1f} % of the words of the captions used"]
+    narrow = dataclasses.replace(pipeline_of_words, vocabulary=Vocabulary(words=("a", "square", "UNK"), unknown="UNK"))
+    share = evaluate(narrow, data=data, images=4, bound_samples=1)["likelihood"]["protocol"]["foreign"]["unknown_words"]
+    captions = CaptionedImages(PreparedDataset.open(data), "test").captions
+    used = [captions[row] for row in (0, 3, 7, 11)]
+    words = [word for caption in used for word in caption.split()]
+    assert share == pytest.approx(sum(word not in ("a", "square") for word in words) / len(words), abs=1e-4)
+
+
+def test_own_data_is_not_foreign_and_unknown_data_only_by_its_words(pipeline_of_words, tmp_path):
+    data = PreparedDataset.open(prepared_dataset(tmp_path / "data", side=12))
+    own = dataclasses.replace(pipeline_of_words, config={"data": {"dataset": data.about()}})
+    assert foreign_data(own, data, ["a zebra"]) is None
+    silent = dataclasses.replace(pipeline_of_words, config={})
+    assert foreign_data(silent, data, ["a red square ."]) is None
+    foreign = foreign_data(silent, data, ["a red zebra ."])
+    assert foreign is not None
+    assert foreign.unknown == 1 / 4
+    told = "does not say what it was trained on; it does not know 25.0 % of the words of data, made of a source of kind test"
+    assert foreign.warning == f"warning: words {told}"
+    digits = dataclasses.replace(pipeline_of_words, config={"data": {"source": "mnist", "held_out": []}})
+    assert "was trained on captioned digits of MNIST, not on data" in foreign_data(digits, data, ["a"]).warning
+
+
+def check(subject: Subject, data: Path, measures: Measures) -> None:
+    subject.check(data, measures)
+    subject.check_judges(measures)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "problem"),
+    [
+        ({"damsm": "nowhere"}, "unknown model 'nowhere'"),
+        ({"shortlist": "nowhere"}, "unknown model 'nowhere'"),
+        ({"similarity": True}, "SSIM has a window of 13 pixels; these pictures have 12"),
+        ({"fid": True, "inception": "nowhere.pth"}, "nowhere.pth: no such file"),
+        ({"fid": True, "images": 5, "inception": "weights"}, "--images 5: FID needs 10 captions at least"),
+    ],
+)
+def test_a_recipe_is_checked_as_its_model_would_be(tmp_path, monkeypatch, wanted, problem):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").write_bytes(b"")
+    monkeypatch.setattr("cap2im.metrics.similarity.WINDOW", 13)
+    recipe = load_recipe("aligndraw-cifar", ["model.side=12"])
+    data = prepared_dataset(tmp_path / "data", side=12)
+    with pytest.raises(ValueError, match=problem):
+        check(Subject.of_recipe("recipe", recipe), data, Measures(**wanted))
+    with pytest.raises(ValueError, match="its images are 12 pixels wide, a drawing of recipe is 32; prepare with --side 32"):
+        Subject.of_recipe("recipe", load_recipe("aligndraw-cifar")).check(data, Measures())
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ("data", "--data data: is a prepared dataset; digits draws captioned digits"),
+        ("s3://bucket/data", "--data s3://bucket/data: is a URL; digits draws captioned digits"),
+    ],
+)
+def test_digits_refuse_other_data(tmp_path, monkeypatch, data, problem):
+    monkeypatch.chdir(tmp_path)
+    prepared_dataset(tmp_path / "data", train=4)
+    with pytest.raises(ValueError, match=problem):
+        Subject("digits", None, True, "mnist").check(data, Measures())
+    with pytest.raises(ValueError, match="is measured on the digits inside scikit-learn"):
+        Subject("digits", None, True, "digits").check(data, Measures())
 
 
 def test_sharpened_digits_are_read_and_measured_beside_the_others(tmp_path):

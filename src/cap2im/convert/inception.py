@@ -17,7 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from cap2im.convert.recognise import read_tensors
 from cap2im.data.digits import cache_folder
-from cap2im.files import file_sha256, naming
+from cap2im.files import explain, file_sha256, naming
 from cap2im.models.inception import Inception, InceptionVariant
 
 
@@ -38,13 +38,20 @@ PUBLISHED: dict[InceptionVariant, Published] = {
         "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
     ),
 }
+OPTION: dict[InceptionVariant, str] = {"imagenet": "--set train.inception=FILE", "fid": "--inception FILE"}
 NOT_OURS = "AuxLogits."  # the second classifier of torchvision's, which is for training it alone
 BYTES_AT_ONCE = 2**20
 LARGEST_DOWNLOAD = 256 * 2**20  # bytes; the weights have 109 and 96 million
 
 
-def fetch(url: str, target: Path, sha256: str) -> None:
+def fetch(url: str, target: Path, sha256: str, option: str = "its path") -> None:
     """Download a file of a known SHA-256; an interrupted download is continued.
+
+    Args:
+        url: of the file.
+        target: where to put it.
+        sha256: of the whole file.
+        option: names the file in place of a download, for the message.
 
     Raises:
         ValueError: it cannot be downloaded, or has another SHA-256 and was removed.
@@ -73,7 +80,7 @@ def fetch(url: str, target: Path, sha256: str) -> None:
     except (OSError, http.client.HTTPException) as error:
         if getattr(error, "filename", None) == str(part):  # of the disk, not of the network
             raise
-        raise ValueError(f"cannot download {url}: {error}; give the file's path, or put it into {target.parent}") from None
+        raise ValueError(f"cannot download {url}: {explain(error)}; give {option}, or put the file into {target.parent}") from None
     if (problem := _wrong(part, sha256)) is not None:
         part.unlink()
         raise ValueError(f"{url}: {problem}")
@@ -99,7 +106,7 @@ def find_inception(variant: InceptionVariant, path: str | Path = "") -> Path:
     url, sha256 = PUBLISHED[variant]
     target = cache_folder() / "inception" / url.rpartition("/")[2]
     if not target.is_file():
-        fetch(url, target, sha256)
+        fetch(url, target, sha256, OPTION[variant])
     elif (problem := _wrong(target, sha256)) is not None:
         raise ValueError(f"{target}: {problem}; remove it, and it is downloaded again")
     return target

@@ -205,6 +205,7 @@ class CaptionBatches:
         self._words = NumberedCaptions(images.captions, vocabulary)
         words = self._words.lengths
         self._chosen = torch.from_numpy(np.flatnonzero((words >= lengths[0]) & (words <= lengths[1])))  # captions
+        self.left_out = len(words) - len(self._chosen)  # captions of other lengths, or without a known word
         self._lengths = torch.from_numpy(words)[self._chosen]
         self._epoch: tuple[int, Tensor] | None = None
         self.steps_per_epoch = self._fill(torch.arange(len(self._chosen))) // batch_size

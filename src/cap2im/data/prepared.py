@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.progress import track
 
 from cap2im.data.digits import Split
-from cap2im.data.preparing import FORMAT, MANIFEST, VOCABULARY, Rows, check_relative
+from cap2im.data.preparing import FORMAT, MANIFEST, PROGRESS, VOCABULARY, Rows, check_relative
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.files import LARGEST_DOCUMENT, check_regular_file, file_sha256, parse_json, sha256
+from cap2im.files import LARGEST_DOCUMENT, check_regular_file, explain, file_sha256, parse_json, sha256, shortened
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 WORTH_A_BAR = 10**9  # bytes
@@ -157,10 +157,17 @@ class PreparedDataset:
             ValueError: it is no prepared dataset, or damaged, or of another version.
         """
         where = str(folder)
+        made = "cap2im prepare KIND PATH --out DIR makes one"
+        if not is_url(where):
+            if not Path(folder).exists():
+                raise ValueError(f"{folder}: no such folder; a prepared dataset is needed ({made})")
+            if not Path(folder).is_dir():
+                raise ValueError(f"{folder}: is a file, and the folder of a prepared dataset is needed ({made})")
+            if (Path(folder) / PROGRESS).is_file() and not (Path(folder) / MANIFEST).is_file():
+                raise ValueError(f"{folder}: its preparation was interrupted; the same cap2im prepare command with --resume finishes it")
         try:
             data = _read(join_url(where, MANIFEST))
         except FileNotFoundError:
-            made = "cap2im prepare KIND PATH --out DIR makes one"
             raise ValueError(f"{folder}: no prepared dataset, for it has no {MANIFEST}; {made}") from None
         manifest = parse_manifest(data, where)
         try:
@@ -168,6 +175,10 @@ class PreparedDataset:
         except FileNotFoundError:
             raise ValueError(f"{folder}: damaged dataset: no {VOCABULARY}") from None
         return cls(where, manifest, vocabulary, sha256(data))
+
+    def has(self, split: Split) -> bool:
+        """Whether a split holds any images."""
+        return any(shard.split == split and shard.rows for shard in self.manifest.shards)
 
     def shards(self, split: Split) -> list[Shard]:
         """The shards of a split that hold anything.
@@ -214,8 +225,13 @@ class PreparedDataset:
                 raise ValueError(f"{file}: truncated or altered: SHA-256 {found[:12]}…, expected {shard.sha256[:12]}…")
         return files
 
-    def require_size(self, side: int, what: str) -> None:
-        """Makes sure that images have the size that something needs.
+    def require_size(self, side: int, what: str, setting: str = "") -> None:
+        """Check that images have the size that something needs.
+
+        Args:
+            side: that is needed.
+            what: needs it, for the message.
+            setting: option that would change what is needed, without its value: the message offers it.
 
         Raises:
             ValueError: they do not.
@@ -223,8 +239,9 @@ class PreparedDataset:
         if self.manifest.fit == "shorter":
             raise ValueError(f"{self.folder}: its images are not square, {what} is {side}; prepare with --fit crop or --fit stretch")
         if self.manifest.side != side:
+            offer = f", or give {setting}{self.manifest.side}" if setting else ""
             raise ValueError(
-                f"{self.folder}: its images are {self.manifest.side} pixels wide, {what} is {side}; prepare with --side {side}"
+                f"{self.folder}: its images are {self.manifest.side} pixels wide, {what} is {side}; prepare with --side {side}{offer}"
             )
 
     def about(self) -> dict[str, Any]:
@@ -237,15 +254,16 @@ def _read(where: str) -> bytes:
 
     Raises:
         FileNotFoundError: it is not there.
-        ValueError: it cannot be read from there, or is too large.
+        ValueError: it cannot be read: too large, no network, no credentials, an unknown protocol.
     """
     try:
         with open_file(where) as file:
             data = file.read(LARGEST_DOCUMENT + 1)
-    except FileNotFoundError:
-        raise
-    except (OSError, ImportError, ValueError) as error:
-        raise ValueError(f"{where}: cannot be read: {' '.join(str(error).split())[:200]}") from None
+    except Exception as error:  # each remote file system has exceptions of its own: of httpx, botocore, aiohttp
+        if isinstance(error, FileNotFoundError) and error.__cause__ is None:
+            raise
+        reason = explain(error.__cause__ or error)  # fsspec calls a host that it cannot reach a missing file
+        raise ValueError(f"{where}: cannot be read: {shortened(reason.removeprefix(f'{where}: '), 200)}") from None
     if len(data) > LARGEST_DOCUMENT:
         raise ValueError(f"{where}: more than {LARGEST_DOCUMENT:,} bytes")
     return bytes(data)

@@ -28,6 +28,7 @@ from cap2im.data.pictures import Fit
 from cap2im.data.prepared import PreparedDataset, open_file
 from cap2im.data.vocabulary import pad
 from cap2im.data.webdataset import open_tar, read_member, read_samples
+from cap2im.files import explain, shortened
 from cap2im.randomness import generator
 
 LARGEST_UNPACKED = 2**29  # bytes of a compressed tar file
@@ -56,6 +57,9 @@ def read_shard(url: str, problems: list[Problem] | None = None) -> list[Captione
     try:
         with open_file(url) as file:
             data = file.read()
+    except Exception as error:  # each remote file system has exceptions of its own
+        raise ValueError(f"{url}: missing or damaged shard: {shortened(explain(error).removeprefix(f'{url}: '), 200)}") from None
+    try:
         images = _parquet(url, data, skipped) if url.endswith(".parquet") else _tar(url, data, skipped)
     except (OSError, ImportError, ValueError, KeyError, tarfile.TarError) as error:
         reason = " ".join(str(error).split()).removeprefix(f"{url}: ")

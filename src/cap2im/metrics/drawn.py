@@ -62,12 +62,13 @@ Bar = Callable[[str, int], Callable[[int], None]]
 
 @dataclass(frozen=True)
 class Captions:
-    """Captions of a split: all of its images, the captions' rows [N] in it, and the numbers of their words."""
+    """Captions of a split: all of its images, the captions' rows [N] in it, the numbers of their words, and how many hold no known word."""
 
     whole: CaptionedImages
     split: Split
     rows: Tensor
     numbers: list[list[int]]
+    left_out: int = 0
 
     @classmethod
     def spread(cls, dataset: PreparedDataset, split: Split, count: int, *vocabularies: Vocabulary) -> Captions:
@@ -84,7 +85,7 @@ class Captions:
         if not len(known):
             raise ValueError(f"{whole.name}: none of its captions has a word that is known")
         rows = known[torch.linspace(0, len(known) - 1, min(count, len(known))).long()]
-        return cls(whole, split, rows, [words[row] for row in rows.tolist()])
+        return cls(whole, split, rows, [words[row] for row in rows.tolist()], len(whole.captions) - len(known))
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,28 +16,32 @@ from torch import Tensor
 
 import cap2im
 from cap2im.checkpoint import WEIGHTS, read_config
-from cap2im.config import DigitsData
+from cap2im.config import DigitsData, DrawingRecipe
+from cap2im.convert.inception import find_inception
 from cap2im.data.batch import Batch
-from cap2im.data.canvas_batches import caption_tokens, load_digits
+from cap2im.data.canvas_batches import DigitSource, caption_tokens, load_digits
 from cap2im.data.captions import CaptionBatches, CaptionedImages, sentence_vectors
 from cap2im.data.digits import Split
 from cap2im.data.mnist_captions import CanvasMaker, HeldOut
-from cap2im.data.prepared import SPLITS, PreparedDataset
+from cap2im.data.prepared import MANIFEST, SPLITS, PreparedDataset
 from cap2im.data.shards import ShardBatches
 from cap2im.data.vocabulary import pad
 from cap2im.files import file_sha256, sha256
-from cap2im.metrics import likelihood, matching, retrieval, similarity
+from cap2im.metrics import likelihood, matching, perceptual, retrieval, similarity
 from cap2im.metrics.caption_accuracy import caption_accuracy, load_reader
 from cap2im.metrics.drawn import Captions, Eye, Judges, Matcher, measure_drawings
+from cap2im.metrics.foreign import ForeignData, foreign_data
 from cap2im.metrics.likelihood import BERNOULLI, Likelihood, Sharpen, lower_bound
-from cap2im.metrics.matching import own_caption_first
+from cap2im.metrics.matching import load_damsm, own_caption_first, require_sight
 from cap2im.metrics.perceptual import eight_bits
 from cap2im.metrics.sharing import Sharing
 from cap2im.models.interface import DrawingModel, LikelihoodModel
+from cap2im.models.kinds import DRAWING_KINDS
 from cap2im.pipeline import Pipeline, Sharpening, find_model
 from cap2im.randomness import generator
 
 CAPTION_SAMPLES = 10  # drawings of each of the 440 captions of digits
+CANDIDATES = 100  # images of a shortlist that the network makes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +49,8 @@ class Measures:
     """What to measure, and how; the defaults are those of the command line.
 
     Attributes:
-        split: whose images, or digits, to measure on; "all" estimates the bound on each split, and the rest on the test images.
+        split: whose images, or digits, to measure on. "all" estimates the bound on each split that the dataset has, and the rest on the
+            last of them. None is "test", or else "validation" of a dataset that has no test images.
         images: captions, with their images, spread evenly over the split; at most. Of captioned digits, canvases for the bound.
         bound_samples: L of equation 15.
         samples: drawings of each caption, for caption accuracy and similarity; None for 10 and 50.
@@ -59,7 +65,7 @@ class Measures:
         seed: of everything random.
     """
 
-    split: Split | Literal["all"] = "test"
+    split: Split | Literal["all"] | None = None
     images: int = 1000
     bound_samples: int = 16
     samples: int | None = None
@@ -81,6 +87,20 @@ class Measures:
             raise ValueError(f"--inception {self.inception}: without --fid nothing is looked at")
         if self.neural_distance and (not self.fid or self.damsm is None):
             raise ValueError("--neural-distance wants features of pictures and of captions: give --fid and --damsm, too")
+
+    def splits(self, dataset: PreparedDataset) -> tuple[list[Split], Split]:
+        """Return the splits of which only the bound is estimated, and the one of which everything is measured.
+
+        Raises:
+            ValueError: the dataset lacks the split.
+        """
+        existing: list[Split] = [split for split in SPLITS if dataset.has(split)]
+        if self.split == "all" and existing:
+            return existing[:-1], existing[-1]
+        by_default: Split = "validation" if "test" not in existing and "validation" in existing else "test"
+        main = by_default if self.split is None or self.split == "all" else self.split
+        dataset.shards(main)  # raises where there are none
+        return [], main
 
     @property
     def judges_drawings(self) -> bool:
@@ -114,11 +134,125 @@ def evaluate(pipeline: Pipeline, *, data: str | Path | None, sharing: Sharing = 
         ValueError: data are missing, damaged or of another size, or something cannot be measured of this model.
     """
     measures = Measures(**wanted)
+    Subject.of(pipeline).check(data, measures)
     if "held_out" in pipeline.config.get("data", {}):
         return evaluate_digits(pipeline, None if data is None else Path(data), measures, sharing)
-    if data is None:
-        raise ValueError(f"{pipeline.name} draws more than captioned digits: give a prepared dataset with --data")
+    assert data is not None
     return evaluate_captions(pipeline, data, measures, sharing)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What can be checked of a measurement before a model is measured, or even trained.
+
+    Attributes:
+        name: of the model or recipe.
+        config: of the network: its side, colours and conditioning.
+        has_bound: whether it is a `LikelihoodModel`.
+        digits: where the digits of a model of captioned digits are from; None for models of captioned images.
+    """
+
+    name: str
+    config: Any
+    has_bound: bool
+    digits: DigitSource | None
+
+    @classmethod
+    def of(cls, pipeline: Pipeline) -> Subject:
+        """Describe a loaded model."""
+        data = pipeline.config.get("data", {})
+        digits = DigitsData.of_model(data).source if "held_out" in data else None
+        return cls(pipeline.name, pipeline.model.config, isinstance(pipeline.model, LikelihoodModel), digits)
+
+    @classmethod
+    def of_recipe(cls, name: str, recipe: DrawingRecipe) -> Subject:
+        """Describe the model that a recipe will make."""
+        digits = recipe.data.source if isinstance(recipe.data, DigitsData) else None
+        return cls(name, recipe.model, issubclass(DRAWING_KINDS[recipe.kind].model, LikelihoodModel), digits)
+
+    @property
+    def ranks_images(self) -> bool:
+        """Whether the model can rank images by captions: it has a bound, and is conditioned on captions."""
+        return self.has_bound and self.config.conditioning != "none"
+
+    def check(self, data: str | Path | None, measures: Measures) -> None:
+        """Make every check that needs no drawing and no trained weights: data, splits, sizes, files, and what has to be installed.
+
+        Raises:
+            ValueError: something cannot be measured.
+        """
+        if self.digits is None:
+            self._check_captions(data, measures)
+        else:
+            self._check_digits(data, measures, self.digits)
+
+    def _check_digits(self, data: str | Path | None, measures: Measures, source: DigitSource) -> None:
+        if measures.shortlist is not None or measures.similarity or measures.fid or measures.split == "all":
+            raise ValueError(
+                f"{self.name} draws captioned digits, of which caption accuracy and the bound of one split are measured; retrieval, "
+                "similarity and FID are for prepared datasets"
+            )
+        if source == "digits" and data is not None:
+            raise ValueError(f"--data {data}: {self.name} is measured on the digits inside scikit-learn, not on a folder; leave --data out")
+        if data is not None and ("://" in str(data) or (Path(data) / MANIFEST).is_file()):
+            kind = "a URL" if "://" in str(data) else "a prepared dataset"
+            raise ValueError(f"--data {data}: is {kind}; {self.name} draws captioned digits, and needs the folder of the four MNIST files")
+
+    def _check_captions(self, data: str | Path | None, measures: Measures) -> None:
+        if data is None:
+            raise ValueError(f"{self.name} draws more than captioned digits: give a prepared dataset with --data")
+        dataset = PreparedDataset.open(data)
+        require_datasets()
+        others, main = measures.splits(dataset)
+        training = measures.shortlist is not None or measures.neural_distance
+        for split in (*others, main, *(("train",) if training else ())):
+            dataset.shards(split)  # raises where there are none
+        if self.has_bound:
+            stored = [split for split in (*others, main) if dataset.is_here(split)]
+            if stored:
+                dataset.require_size(self.config.side, f"a drawing of {self.name}")
+        if measures.shortlist is not None:
+            if not self.ranks_images:
+                raise ValueError(f"{self.name} cannot rank images by captions: it has no bound, or hears no captions")
+            if not Path(measures.shortlist).is_file():
+                retrieval.load_vgg(find_model(measures.shortlist))
+                images = sum(shard.rows for shard in dataset.shards(main))
+                retrieval.require_candidates(CANDIDATES if measures.candidates is None else measures.candidates, images)
+        if measures.similarity:
+            blank = torch.zeros(1, self.config.colours, self.config.side, self.config.side)
+            similarity.structural_similarity(blank, blank)
+        for split in (main, *(("train",) if training else ())):
+            if (measures.judges_drawings or measures.shortlist is not None) and not dataset.is_here(split):
+                raise ValueError(
+                    f"{dataset.folder}: is not on this machine, or files of its {split} images are missing; retrieval, FID and R-precision "
+                    "need all of them"
+                )
+
+    def check_judges(self, measures: Measures) -> None:
+        """Check the networks that look at drawings; an evaluation loads them at its beginning, a comparison after its trainings.
+
+        Raises:
+            ValueError: a network is missing, cannot be downloaded or sees other pictures, or there are too few captions for it.
+        """
+        if measures.fid:
+            find_inception("fid", "" if measures.inception is None else measures.inception)
+        if measures.damsm is not None:
+            require_sight(measures.damsm, load_damsm(measures.damsm)[0].config, self.name, self.config.side, self.config.colours)
+        least = max(perceptual.SPLITS if measures.fid else 0, matching.OTHERS + 1 if measures.damsm is not None else 0)
+        if self.digits is None and measures.images < least:
+            raise ValueError(
+                f"--images {measures.images}: FID needs {perceptual.SPLITS} captions at least, R-precision {matching.OTHERS + 1}"
+            )
+
+
+def require_datasets() -> None:
+    """Check that prepared datasets can be read.
+
+    Raises:
+        ValueError: the package that reads them is not installed.
+    """
+    if find_spec("datasets") is None:
+        raise ValueError("prepared datasets need more than the core; in the checkout: pip install -c constraints.txt '.[train]'")
 
 
 def shortlist_sha256(name: str) -> str:
@@ -133,7 +267,10 @@ def ranks_images(model: DrawingModel) -> bool:
 
 @dataclass(frozen=True)
 class _Captioned:
-    """Captions of a split with their images: rows of both in it, and the whole split where it is on this machine."""
+    """Captions of a split with their images: rows of both in it, and the whole split where it is on this machine.
+
+    `left_out` captions of the split hold no word that the model knows, and are not used.
+    """
 
     split: Split
     batch: Batch
@@ -141,6 +278,7 @@ class _Captioned:
     rows: Tensor
     image_of: Tensor
     whole: CaptionedImages | None
+    left_out: int = 0
 
     @property
     def sha256(self) -> str:
@@ -175,7 +313,7 @@ def _captioned(pipeline: Pipeline, dataset: PreparedDataset, split: Split, count
         batches = CaptionBatches(whole, pipeline.vocabulary, noise_shape, batch_size=1, **how)
         rows = batches.spread(count)
         captions, image_of = [whole.captions[row] for row in rows.tolist()], torch.from_numpy(whole.image_of)[rows]
-        return _Captioned(split, batches.fixed(count), captions, rows, image_of, whole)
+        return _Captioned(split, batches.fixed(count), captions, rows, image_of, whole, batches.left_out)
     dataset = dataclasses.replace(dataset, vocabulary=pipeline.vocabulary)
     streamed = ShardBatches(dataset, split, noise_shape, side=c.side, colours=c.colours, batch_size=1, encoder=pipeline.encoder)
     batch = streamed.fixed(count)
@@ -197,14 +335,10 @@ def evaluate_captions(pipeline: Pipeline, data: str | Path, measures: Measures, 
             measured of this model.
     """
     model, dataset = pipeline.model, PreparedDataset.open(data)
-    if measures.shortlist is not None and not ranks_images(model):
-        raise ValueError(f"{pipeline.name} cannot rank images by captions: it has no bound, or hears no captions")
     if not isinstance(model, LikelihoodModel) and not measures.similarity and not measures.judges_drawings:
         return _result(pipeline)
-    *others, main = SPLITS if measures.split == "all" else (measures.split,)
-    for split in (*others, main, *(("train",) if measures.shortlist is not None else ())):
-        dataset.shards(split)  # raises where there are none
-    c = model.config
+    others, main = measures.splits(dataset)
+    c, beside_images = model.config, isinstance(model, LikelihoodModel) or measures.similarity
     about = {"data": dataset.about(), "side": c.side, "colours": c.colours, "resize": dataset.manifest.fit, "seed": measures.seed}
     about |= _versions(pipeline)
     bars, result = _Bars(sharing), _result(pipeline)
@@ -214,13 +348,41 @@ def evaluate_captions(pipeline: Pipeline, data: str | Path, measures: Measures, 
             known = (pipeline.vocabulary, *([] if judges.matcher is None else [judges.matcher.vocabulary]))
             captions = Captions.spread(dataset, main, measures.images, *known)
             judges.require(len(captions), captions.classes)
-        if isinstance(model, LikelihoodModel) or measures.similarity:
-            result |= _beside_images(pipeline, dataset, others, main, measures, sharing, bars, about)
+        measured = {main: _captioned(pipeline, dataset, main, measures.images, sharing)} if beside_images else {}
+        used = measured[main].captions if beside_images else captions.texts
+        left_out = measured[main].left_out if beside_images else captions.left_out
+        foreign = foreign_data(pipeline, dataset, used)
+        if sharing.is_first:
+            _announce(measures, dataset, others, main, foreign, left_out)
+        about |= {} if foreign is None else foreign.protocol
+        if pipeline.sharpening is not None:
+            for split in others:
+                measured[split] = _captioned(pipeline, dataset, split, measures.images, sharing)
+            for each in [*(there.captions for there in measured.values()), *([captions.texts] if measures.judges_drawings else [])]:
+                pipeline.sharpening.tokens(each, pipeline.sharpening.training_unknown)
+        if beside_images:
+            result |= _beside_images(pipeline, dataset, others, measured[main], measures, sharing, bars, about)
         if measures.judges_drawings:
             told, seed = {**about, "split": main, "captions": captions.sha256, "drawings": len(captions)}, measures.seed
             told |= _precision(pipeline)
             result |= measure_drawings(pipeline, dataset, captions, judges, seed=seed, protocol=told, sharing=sharing, bar=bars.start)
     return result
+
+
+def _announce(
+    measures: Measures, dataset: PreparedDataset, others: Sequence[Split], main: Split, foreign: ForeignData | None, left_out: int
+) -> None:
+    """Say on standard error what is measured otherwise than one may expect."""
+    if foreign is not None:
+        print(foreign.warning, file=sys.stderr)
+    lacking = " and no ".join(split for split in SPLITS if split not in (*others, main))
+    if measures.split == "all" and lacking:
+        bounds = f"bounds of {', '.join([*others, main])}; " if others else ""
+        print(f"{dataset.folder}: has no {lacking} images; {bounds}everything else is measured on its {main} images", file=sys.stderr)
+    elif measures.split is None and main != "test":
+        print(f"{dataset.folder}: has no test images; measuring on its {main} images", file=sys.stderr)
+    if left_out:
+        print(f"left out: {left_out:,} {main} captions that hold no known word", file=sys.stderr)
 
 
 def _judges(pipeline: Pipeline, measures: Measures) -> Judges:
@@ -232,19 +394,16 @@ def _beside_images(
     pipeline: Pipeline,
     dataset: PreparedDataset,
     others: Sequence[Split],
-    main: Split,
+    there: _Captioned,
     measures: Measures,
     sharing: Sharing,
     bars: _Bars,
     about: dict[str, Any],
 ) -> dict[str, Any]:
     """What is measured of captions with their own images: the bounds of all splits; retrieval and similarity of the main one."""
-    model = pipeline.model
+    model, main = pipeline.model, there.split
     result: dict[str, Any] = {}
-    there = _captioned(pipeline, dataset, main, measures.images, sharing)
     shortlists = None if measures.shortlist is None else _shortlists(measures, dataset, there, model.config.colours, sharing, bars)
-    if measures.similarity:
-        similarity.structural_similarity(there.batch.images[:1], there.batch.images[:1])
     for split in (*others, main):
         now = there if split == main else _captioned(pipeline, dataset, split, measures.images, sharing)
         protocol = {**about, "split": split, "images": len(now.batch), "captions": now.sha256}
@@ -346,7 +505,7 @@ def _shortlists(
             raise ValueError(f"--candidates {candidates}: the shortlists of {name} have a length of their own")
         rows = retrieval.read_shortlists(path, there.rows, there.image_of, len(there.whole), len(there.whole.captions))
         return _Shortlists(rows, there.whole.all_pixels(colours), {"file": path.name, "sha256": file_sha256(path)})
-    folder, size = find_model(name), 100 if candidates is None else candidates
+    folder, size = find_model(name), CANDIDATES if candidates is None else candidates
     vgg, sha256 = retrieval.load_vgg(folder)
     retrieval.require_candidates(size, len(there.whole))
     pixels = there.whole.all_pixels(colours)
@@ -435,15 +594,11 @@ def evaluate_digits(pipeline: Pipeline, data: Path | None, measures: Measures, s
         sharing: among processes.
 
     Raises:
-        ValueError: the digits are missing or damaged, or retrieval, similarity or FID is asked for.
+        ValueError: the digits are missing or damaged.
     """
-    if measures.shortlist is not None or measures.similarity or measures.fid or measures.split == "all":
-        raise ValueError(
-            f"{pipeline.name} draws captioned digits, of which caption accuracy and the bound of one split are measured; retrieval, "
-            "similarity and FID are for prepared datasets"
-        )
     samples = CAPTION_SAMPLES if measures.samples is None else measures.samples
-    trained_on, split, seed = pipeline.config["data"], measures.split, measures.seed
+    trained_on, seed = pipeline.config["data"], measures.seed
+    split: Split = "test" if measures.split is None or measures.split == "all" else measures.split
     held_out = HeldOut(tuple(tuple(hidden) for hidden in trained_on["held_out"]))
     recipe = DigitsData.of_model(trained_on)
     with sharing.first_ahead():

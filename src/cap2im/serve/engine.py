@@ -21,7 +21,6 @@ import torch
 from anyio import CapacityLimiter, to_thread
 from numpy.typing import NDArray
 
-from cap2im.data.mnist_captions import LAYOUTS
 from cap2im.data.vocabulary import Tokens, Unknown
 from cap2im.drawing import Drawing
 from cap2im.pipeline import Glimpses, Pipeline, find_device
@@ -33,7 +32,7 @@ LONGEST_WAIT = 60  # seconds; of Retry-After
 SLOW_READERS = 10  # seconds; of Retry-After where streams wait for their clients
 PATIENCE = 0.25  # of the last batch's time, for its clients to come back
 TOLD_STRANGERS = 8  # unknown words of a caption that get their nearest known ones: a few milliseconds a word
-EXAMPLE_DIGITS = ((2, 8), (5, 1), (3, 1), (7, 4), (7,), (6,), (9,), (1,))  # one caption of each layout
+MOST_EXAMPLES = 8  # captions that the page offers of a model
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -425,7 +424,7 @@ class Engine:
                 "glimpses": pipeline.glimpses,
                 "reads_words": pipeline.model.config.reads_words,
                 "words": len(pipeline.vocabulary),
-                "examples": examples(pipeline),
+                "examples": pipeline.examples[:MOST_EXAMPLES],
                 "sharpener": None if pipeline.sharpening is None else pipeline.sharpening.name,
             }
             for name, drawers in self.models.items()
@@ -435,10 +434,3 @@ class Engine:
         """Draws nothing more."""
         for thread in self._threads:
             thread.shutdown(wait=False, cancel_futures=True)
-
-
-def examples(pipeline: Pipeline) -> list[str]:
-    """Captions that the model knows how to draw; none where its config does not say what it was trained on."""
-    if pipeline.config.get("data", {}).get("source") not in ("mnist", "digits"):
-        return []
-    return [layout.caption(digits).removesuffix(" .") for layout, digits in zip(LAYOUTS, EXAMPLE_DIGITS, strict=True)]

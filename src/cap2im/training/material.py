@@ -270,7 +270,7 @@ def fitted(recipe: DrawingRecipe, dataset: PreparedDataset, *, resizes: bool) ->
     if "vocabulary_size" in sizes.model_fields_set and sizes.vocabulary_size != words:
         raise ValueError(f"{dataset.folder}: has {words} words, the recipe's {key}.vocabulary_size is {sizes.vocabulary_size}")
     if not resizes:
-        dataset.require_size(recipe.model.side, "the recipe's model.side")
+        dataset.require_size(recipe.model.side, "the recipe's model.side", "--set model.side=")
     sizes = sizes.model_copy(update={"vocabulary_size": words})
     model = sizes if text is None else recipe.model.model_copy(update={"text": sizes})
     return recipe.model_copy(update={"model": model})
