@@ -204,7 +204,7 @@ BAD = [
     ),
     (["train", "aligndraw-mnist", "--set", "model.side=32"], "model.side is 32, 60 is needed"),
     (["train", "aligndraw-mnist", "--set", "train.learning_rate=inf"], "finite number"),
-    (["evaluate", "aligndraw-mnist", "--out", "."], ".: is a folder, and a file is needed"),
+    (["evaluate", "aligndraw-mnist", "--out", "."], ".: cannot write this file: is a folder, and a file is needed"),
     (["draw", CAPTION, "--out", "/proc/nowhere"], "/proc/nowhere: "),
     (["draw", CAPTION, "--out", "empty.txt/x"], "empty.txt is a file, not a folder"),
     (["draw", CAPTION, "--only", "pdf"], "'pdf' is not one of 'png', 'gif', 'attention', 'html'"),
@@ -241,7 +241,7 @@ BAD = [
     (["train", "skipthoughts-small", "--set", "model.uni=0", "--set", "model.bi=0"], "nothing is left to encode with"),
     (["evaluate", "nothing"], "unknown model 'nothing'"),
     (["evaluate", "aligndraw-mnist", "--data", "nowhere"], "nowhere: no such folder"),
-    (["evaluate", "aligndraw-mnist", "--out", "no/such/file.json"], "no/such/file.json: there is no folder no/such"),
+    (["evaluate", "aligndraw-mnist", "--out", "no/such/file.json"], "no/such/file.json: cannot write this file: no folder no/such"),
 ]
 
 

@@ -17,8 +17,9 @@ from typing import Any, Generic, TypeVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from cap2im.checkpoint import WEIGHTS, existing_folder, read_config, read_weights
 from cap2im.data.vocabulary import Vocabulary
@@ -150,7 +151,8 @@ def weights_header(path: Path) -> Header:
                     raise ValueError(f"{shortened(name)} is of type {kind}")
                 header[name] = (kind in FRACTIONS, tuple(tensor.get_shape()))
     except Exception as error:  # safetensors has an exception of its own, which is no ValueError
-        raise ValueError(f"{path}: not a safetensors file of weights: {shortened(' '.join(str(error).split()), 200)}") from None
+        reason = shortened(" ".join(str(error).split()), 200)
+        raise ValueError(f"{path}: truncated or altered: no safetensors file of weights: {reason}") from None
     return header
 
 
@@ -167,7 +169,11 @@ def network_blueprint(folder: Path, make: Callable[[], Network]) -> Network:
     header = weights_header(folder / WEIGHTS)
     fault = f"{folder}: config and weights do not fit"
     try:
-        with bounded_parameters(len(header), sum(math.prod(shape) for _, shape in header.values())), torch.device("meta"):
+        with (
+            bounded_parameters(len(header), sum(math.prod(shape) for _, shape in header.values())),
+            torch.device("meta"),
+            _NoRandomValues(),
+        ):
             network = make()
     except ValidationError as error:
         raise ValueError(f"{fault}: {describe(error)}") from None
@@ -189,6 +195,17 @@ def network_blueprint(folder: Path, make: Callable[[], Network]) -> Network:
     if problems:
         raise ValueError(f"{fault}: {'; '.join(problems)}")
     return network
+
+
+class _NoRandomValues(TorchFunctionMode):
+    """Skip random initialisation: on the meta device it changes nothing, and torch imports its compiler for it, which takes a second."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Return the tensor itself in place of filling it with random values."""
+        kwargs = kwargs or {}
+        if function in (Tensor.normal_, Tensor.uniform_) or getattr(function, "__module__", "") == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
 
 
 @contextmanager

@@ -20,11 +20,16 @@ from cap2im.convert.pickles import read_pickle
 from cap2im.convert.recognise import read_tensors
 from cap2im.loading import weights_header
 from cap2im.pipeline import Pipeline
+from tests.fuzz.floats import FLOATS, SHARES
 from tests.tiny import tiny_model
 
 DOCUMENT = [{"a": [1, 70_000, 2**70], "é": (True, 1.5, b"x")}, np.arange(3), {1, "b"}, frozenset({2}), bytearray(b"y"), {(1, "a"): None}]
 PICKLES = [pickle.dumps(DOCUMENT, protocol) for protocol in range(6)]
-MUTATIONS = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=0, max_size=9), st.booleans()), min_size=1, max_size=4)
+MUTATIONS = st.lists(
+    st.tuples(SHARES, st.binary(min_size=0, max_size=9), st.booleans()),
+    min_size=1,
+    max_size=4,
+)
 
 
 def mutated(data: bytes, mutations: list[tuple[float, bytes, bool]]) -> bytes:
@@ -116,7 +121,14 @@ def test_mutated_safetensors(tiny, tmp_path, mutations):
 
 
 VALUES = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=5), st.sampled_from(["draw", "align"])),
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-(2**70), 2**70),
+        FLOATS,
+        st.text(max_size=5),
+        st.sampled_from(["draw", "align"]),
+    ),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
     max_leaves=6,
 )

@@ -16,6 +16,7 @@ from PIL import Image, ImageCms
 
 from cap2im.data.pictures import ImageBytes, examine_picture, prepare_picture
 from tests.data.sources import picture
+from tests.fuzz.floats import FLOATS, SHARES
 from tests.limits import GIB, run_limited
 
 
@@ -53,7 +54,7 @@ def _seeds() -> dict[str, bytes]:
 SEEDS = _seeds()
 EXTREMES = [b"", b"\0", b"\xff", b"\x7f", b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff"]
 BYTES = st.sampled_from(EXTREMES) | st.binary(max_size=8)
-CHANGES = st.lists(st.tuples(st.floats(0, 1), st.booleans(), BYTES), min_size=1, max_size=6)
+CHANGES = st.lists(st.tuples(SHARES, st.booleans(), BYTES), min_size=1, max_size=6)
 
 
 def mutated(data: bytes, changes: list[tuple[float, bool, bytes]], cut: float) -> bytes:
@@ -72,9 +73,9 @@ def test_the_seeds_are_read(kind):
 @given(
     kind=st.sampled_from(sorted(SEEDS)),
     changes=CHANGES,
-    cut=st.one_of(st.just(1.0), st.floats(0, 1)),
+    cut=st.one_of(st.just(1.0), SHARES),
     fit=st.sampled_from(["stretch", "crop", "shorter"]),
-    box=st.none() | st.tuples(*[st.floats()] * 4),
+    box=st.none() | st.tuples(*[FLOATS] * 4),
 )
 @example(kind="PNG", changes=[(0.0, True, b"")], cut=0.0, fit="crop", box=None)
 def test_a_damaged_picture_gives_bytes_or_a_reason(kind, changes, cut, fit, box):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from cap2im.data.prepared import Manifest, parse_manifest
 from cap2im.data.shards import CaptionedBytes, read_shard
 from cap2im.data.webdataset import captions_of, expand_braces
+from tests.fuzz.floats import FINITE, FLOATS, SHARES
 from tests.limits import GIB, run_limited
 
 MEMBER_NAMES = [
@@ -78,7 +79,13 @@ def test_tar_files_of_any_members_are_listed(tmp_path, members):
     read(tmp_path / "train-0.tar", tar(members))
 
 
-@given(members=MEMBERS, place=st.floats(0, 1), new=st.binary(max_size=12), cut=st.floats(0, 1), packed=st.booleans())
+@given(
+    members=MEMBERS,
+    place=SHARES,
+    new=st.binary(max_size=12),
+    cut=SHARES,
+    packed=st.booleans(),
+)
 def test_damaged_tar_files_end_in_one_line(tmp_path, members, place, new, cut, packed):
     data = tar([("a.jpg", tarfile.REGTYPE, "", b"x"), ("a.txt", tarfile.REGTYPE, "", b"red"), *members])
     data = gzip.compress(data, 1) if packed else data[: 512 * (2 * len(members) + 4)]
@@ -88,7 +95,7 @@ def test_damaged_tar_files_end_in_one_line(tmp_path, members, place, new, cut, p
 
 
 DOCUMENTS = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.text(max_size=3),
+    st.none() | st.booleans() | FLOATS | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["caption", "captions", "text", "x"]), inner, max_size=3),
 )
 
@@ -106,7 +113,7 @@ def test_any_pattern_of_braces_ends(pattern):
 
 FILES = st.sampled_from(["../train-0.tar", "/train-0.tar", "file:///train-0.tar"])
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5) | FILES,
+    st.none() | st.booleans() | st.integers() | FINITE | st.text(max_size=5) | FILES,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
 )
 KEYS = ("format", "side", "fit", "source", "shards", "vocabulary", "file", "rows", "sha256")
