@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, get_args
@@ -50,6 +51,8 @@ class Manifest(BaseModel):
     side: int = Field(ge=1)
     fit: Literal["stretch", "crop", "shorter"]
     source: dict[str, Any]
+    title: str | None = None
+    licence: str | None = None
     shards: tuple[Shard, ...]
 
 
@@ -79,6 +82,8 @@ class PreparedDataset:
         try:
             text = _read(f"{folder}/{MANIFEST}")
         except FileNotFoundError:
+            if "://" not in str(folder) and not Path(folder).exists():
+                raise ValueError(f"{folder}: no such folder") from None
             made = "cap2im prepare KIND PATH --out DIR makes one"
             raise ValueError(f"{folder}: no prepared dataset, for it has no {MANIFEST}; {made}") from None
         try:
@@ -152,8 +157,19 @@ class PreparedDataset:
             )
 
     def about(self) -> dict[str, Any]:
-        """What models and measurements say of it, JSON-ready."""
-        return {"sha256": self.sha256, "source": self.manifest.source}
+        """Return what models and measurements say of it, JSON-ready, without local paths."""
+        named = {"title": self.manifest.title, "licence": self.manifest.licence}
+        images = sum(shard.rows for shard in self.manifest.shards if shard.split == "train")
+        return {"sha256": self.sha256, "source": _public(self.manifest.source), "images": images} | {
+            key: value for key, value in named.items() if value
+        }
+
+
+def _public(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a source with the last part of its path alone: local folders are private. A name on the hub stays whole."""
+    path = str(source.get("path", "")).replace("\\", "/")
+    on_hub = source.get("kind") == "huggingface" and path.count("/") == 1 and path[0] not in "/~."
+    return {**source, "path": path if on_hub else PurePosixPath(path).name} if path else dict(source)
 
 
 def _read(url: str) -> bytes:

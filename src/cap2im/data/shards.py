@@ -168,6 +168,17 @@ class ShardBatches:
         chosen = [(image, 0) for image in self._first(count)]
         return self._batch(chosen, fixed_noise(len(chosen), self.noise_shape))
 
+    def examples(self, count: int) -> tuple[list[str], Tensor]:
+        """Return at most `count` different captions of the first shard and their images [N, C, A, A] in 0..1."""
+        images = {caption: image for image in self._images(0) for caption in image.captions}
+        different, places = list(images), torch.linspace(0, len(images) - 1, min(count, len(images))).long().tolist()
+        chosen = [different[place] for place in places]
+        return chosen, torch.stack([self._pixels(images[caption]) for caption in chosen])
+
+    def _pixels(self, image: CaptionedBytes) -> Tensor:
+        fit: Fit = "stretch" if self.dataset.manifest.fit == "stretch" else "crop"
+        return pixels_of(image.image, image.name, self.colours, self.side, fit).float() / 255
+
     def fixed_captions(self, count: int) -> list[str]:
         """The captions of `fixed`."""
         return [image.captions[0] for image in self._first(count)]
@@ -194,7 +205,6 @@ class ShardBatches:
     def _batch(self, chosen: Sequence[tuple[CaptionedBytes, int]], noise: Tensor) -> Batch:
         captions = [image.captions[number % len(image.captions)] for image, number in chosen]
         tokens, mask = pad([self.dataset.vocabulary.numbered(caption) for caption in captions])
-        fit: Fit = "stretch" if self.dataset.manifest.fit == "stretch" else "crop"
-        pixels = torch.stack([pixels_of(image.image, image.name, self.colours, self.side, fit) for image, _ in chosen])
+        pixels = torch.stack([self._pixels(image) for image, _ in chosen])
         vectors = None if self.encoder is None else self.encoder.encode(captions)
-        return Batch(pixels.float() / 255, tokens, mask, noise, vectors)
+        return Batch(pixels, tokens, mask, noise, vectors)
