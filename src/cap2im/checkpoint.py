@@ -238,6 +238,12 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(path for path in (run / "checkpoints").glob("step-*") if (path / TRAINING_STATE).is_file())
 
 
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """Return the recipe of a checkpoint as a table; see `load_checkpoint` for errors."""
+    recipe: dict[str, Any] = _read_json(folder / TRAINING_STATE)["recipe"]
+    return recipe
+
+
 def load_checkpoint(folder: Path) -> TrainingState:
     """The training state of a checkpoint.
 
