@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import difflib
 import functools
 import json
 import os
@@ -101,7 +102,9 @@ def _setting_hint(error: Exception) -> str:
     words = [*sys.argv, ""]
     typed = next((place for place, word in enumerate(words) if word.partition("=")[0] == option), len(sys.argv))
     value = words[typed].partition("=")[2] or "".join(words[typed + 1 : typed + 2]) or "VALUE"
-    return "".join(f"; --set {key}={value} changes that setting of the recipe" for key in setting_keys() if key.endswith(f".{name}"))
+    keys = {key.rpartition(".")[2]: key for key in reversed(setting_keys())}  # the first of those that end alike
+    near = difflib.get_close_matches(name, keys, n=1, cutoff=0.8)
+    return "".join(f"; --set {keys[each]}={value} changes that setting of the recipe" for each in near)
 
 
 def _one_line(error: Exception) -> str:

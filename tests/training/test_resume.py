@@ -158,6 +158,7 @@ def test_a_dry_run_with_data_tells_updates_time_and_words(run, photos, tmp_path)
     ("arguments", "message"),
     [
         (["--epochs", "3"], "No such option: --epochs; --set train.epochs=3 changes that setting of the recipe"),
+        (["--epoch", "3"], "No such option: --epoch; --set train.epochs=3 changes that setting of the recipe"),
         (["--batch-size=64"], "; --set train.batch_size=64 changes that setting"),
         (["--glimpses", "4"], "; --set model.glimpses=4 changes that setting"),
         (["--data", "nowhere"], "nowhere: no such folder"),
