@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import cap2im
 from cap2im import cli
 from cap2im.drawing import slug
 from cap2im.pipeline import Pipeline
@@ -200,7 +202,7 @@ BAD = [
     (["train", "aligndraw-digits", "--from", "aligndraw-mnist", "--set", "data.held_out_seed=5", "--resume"], "give one of them"),
     (
         ["train", "aligndraw-digits", "--from", "aligndraw-mnist", "--set", "data.held_out_seed=5", "--run", "x"],
-        "weights of another network",
+        "is of another size: its model.glimpses is 32, this training's is 16, model.inference_units is 300, this training's is 128",
     ),
     (["train", "aligndraw-mnist", "--set", "model.side=32"], "model.side is 32, 60 is needed"),
     (["train", "aligndraw-mnist", "--set", "train.learning_rate=inf"], "finite number"),
@@ -577,3 +579,25 @@ def test_figures(run, tmp_path, monkeypatch):
     (tmp_path / "empty.txt").write_text("\n\n")
     code, _, err = run("figures", "one", "--captions", "empty.txt")
     assert (code, err) == (2, "cap2im: empty.txt: no captions in it\n")
+
+
+def test_a_recipe_is_printed_and_explained(run):
+    code, out, err = run("recipe", "aligndraw-small", "--set", "model.glimpses=5")
+    assert (code, err) == (0, "")
+    assert "glimpses = 5" in out
+    code, out, err = run("recipe", "aligndraw-small", "--explain")
+    assert (code, err) == (0, "")
+    assert "model.glimpses = 8\n    T, steps of a drawing\n    aligndraw-coco-paper: 32\n" in out
+    assert "train.epochs = unset\n" in out
+    code, _, err = run("recipe", "aligndraw-smal")
+    assert (code, "did you mean aligndraw-small" in err) == (2, True)
+
+
+def test_the_package_shows_what_it_exports():
+    assert dir(cap2im) == sorted(cap2im.__all__)
+    assert all(hasattr(cap2im, name) for name in cap2im.__all__)
+
+
+def test_what_the_readme_installs_for_training_has_the_digits():
+    extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert any(requirement.startswith("scikit-learn") for requirement in extras["train"])

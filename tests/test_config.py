@@ -8,7 +8,7 @@ from importlib import resources
 
 import pytest
 
-from cap2im.config import differences, load_recipe, parse_recipe, recipe_names, to_toml
+from cap2im.config import differences, load_recipe, paper_recipe, parse_recipe, recipe_names, settings, to_toml
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -251,3 +251,56 @@ def test_a_recipe_with_a_byte_order_mark_is_read(tmp_path):
 def test_values_of_set_may_not_be_nested_deeply(change):
     with pytest.raises(ValueError, match=r"^--set .*…: tables and lists are nested more than 32 deep$"):
         load_recipe("aligndraw-digits", [change])
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_key_is_explained(name):
+    recipe = load_recipe(name)
+    explained = settings(recipe)
+    assert [each.key for each in explained if not each.meaning] == []
+    assert set(to_toml(recipe).split()) >= {each.key.rpartition(".")[2] for each in explained if each.value is not None} - {
+        "side",
+        "vocabulary_size",
+    }
+
+
+def test_the_papers_values_are_those_of_the_papers_recipe():
+    paper = {each.key: each.paper for each in settings(load_recipe("aligndraw-small"))}
+    assert (paper["model.glimpses"], paper["model.latent"], paper["train.learning_rate"], paper["train.ema_decay"]) == (32, 275, 1e-3, 0)
+    assert {each.paper for each in settings(load_recipe("fc-vae-cifar"))} == {None}, "the paper names no sizes of it"
+    for name in recipe_names():
+        assert paper_recipe(load_recipe(name)) in (None, *recipe_names())
+
+
+def test_a_training_has_epochs_or_updates():
+    assert load_recipe("aligndraw-cifar", ["train.updates=500"]).train.total(7) == 500
+    assert load_recipe("aligndraw-small", ["train.epochs=3"]).train.total(7) == 21
+    for name in ("lapgan-mnist", "damsm-mnist", "attngan-mnist", "skipthoughts", "vgg-cifar"):
+        recipe = load_recipe(name, ["train.updates=500"])
+        assert (recipe.train.epochs, recipe.train.total(7)) == (None, 500)
+        assert parse_recipe(tomllib.loads(to_toml(recipe)), name) == recipe
+    assert parse_recipe({"kind": "draw", "description": "", "train": {"updates": 3}}, "x").train.epochs is None
+    with pytest.raises(ValueError, match="give exactly one of epochs and updates, got epochs 3 and updates 500"):
+        load_recipe("aligndraw-cifar", ["train.updates=500", "train.epochs=3"])
+
+
+@pytest.mark.parametrize(("steps", "updates", "every"), [(1, 2000, 100), (25, 2000, 100), (300, 6000, 300), (10_000, 20_000, 1000)])
+def test_length_and_cadence_are_chosen_for_the_data(steps, updates, every):
+    train = load_recipe("aligndraw-small").train.planned(steps)
+    assert (train.updates, train.validate_every, train.checkpoint_every) == (updates, every, every)
+    assert train.planned(7) == train
+    fixed = load_recipe("aligndraw-cifar").train
+    assert fixed.planned(steps) == fixed
+
+
+def test_what_the_data_decides_is_not_in_the_toml_of_a_recipe():
+    table = tomllib.loads(to_toml(load_recipe("aligndraw-small")))
+    assert {"side", "vocabulary_size"}.isdisjoint(table["model"])
+    assert "epochs" not in table["train"]
+
+
+def test_a_resumed_run_may_change_its_length_and_cadence():
+    old = load_recipe("aligndraw-mnist")
+    new = load_recipe("aligndraw-mnist", ["train.epochs=7", "train.log_every=1", "train.validate_every=3", "train.checkpoint_every=4"])
+    assert differences(old, new) == []
+    assert differences(old, load_recipe("aligndraw-mnist", ["train.updates=9"])) == []

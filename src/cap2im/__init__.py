@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from cap2im.drawing import Drawings
     from cap2im.pipeline import Pipeline
 
-__all__ = ["__version__", "draw", "load"]
+__all__ = ["DEFAULT_MODEL", "__version__", "draw", "load", "train"]
 __version__ = version("cap2im")
 
 DEFAULT_MODEL = "aligndraw-mnist"
@@ -42,6 +43,51 @@ def load(model: str = DEFAULT_MODEL, *, device: str = "cpu", sharpen: str | None
 def draw(captions: str | Sequence[str], *, model: str = DEFAULT_MODEL, samples: int = 1, seed: int = 0) -> Drawings:
     """Draw captions with a model: `load(model).draw(captions, samples=samples, seed=seed)`."""
     return load(model).draw(captions, samples=samples, seed=seed)
+
+
+def train(
+    recipe: str | Path,
+    *,
+    data: str | Path | None = None,
+    run: str | Path | None = None,
+    resume: bool = False,
+    name: str = "",
+    device: Literal["auto", "cpu"] = "auto",
+    **changes: Any,
+) -> Path:
+    """Train a model by a recipe, as `cap2im train` does.
+
+        cap2im.train("aligndraw-small", data="data/photos", run="runs/photos", updates=2000, **{"model.glimpses": 16})
+
+    Args:
+        recipe: a recipe's name or a TOML file; with `resume`, a run's folder.
+        data: a prepared dataset, or whatever the recipe trains on.
+        run: folder of checkpoints, log and result; "runs/RECIPE" if it is None.
+        resume: go on with the run from its last checkpoint.
+        name: of the model, for its card; the run folder's name if empty.
+        device: "cpu", or "auto" for an accelerator if there is one.
+        changes: of the recipe: `KEY=VALUE` of its section "train", `**{"SECTION.KEY": VALUE}` of any.
+
+    Returns:
+        the folder of the finished model, for `load(str(folder))`.
+
+    Raises:
+        ValueError: no such recipe, a change that does not fit, missing or damaged data, a loss that is not finite.
+    """
+    from cap2im.config import load_recipe
+    from cap2im.training import start as training
+
+    settings = {key if "." in key else f"train.{key}": value for key, value in changes.items()}
+    given = {"name": name, "data": None if data is None else str(data), "device": device}
+    told = {key: training.shareable(value) if isinstance(value, str) else value for key, value in (given | changes).items() if value}
+    call = ", ".join([repr(training.shareable(str(recipe))), *(f"{key}={value!r}" for key, value in told.items())])
+    how: dict[str, Any] = {**given, "command": f"cap2im.train({call})"}
+    if resume and run is None:
+        return training.resume(Path(recipe), settings, **how)
+    label = Path(recipe).stem
+    folder = Path("runs") / label if run is None else Path(run)
+    resolved = training.named(load_recipe(str(recipe), settings), how.pop("name"))
+    return training.start(resolved, folder, **how | {"name": label}, resume=resume)
 
 
 def __dir__() -> list[str]:

@@ -326,6 +326,12 @@ class _TrainingDocument(BaseModel):
     numbers: dict[str, Any]
 
 
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """Return the recipe of a checkpoint as a table; see `load_checkpoint` for errors."""
+    path = folder / TRAINING_STATE
+    return validate(_read_json(path), _TrainingDocument, str(path)).recipe
+
+
 def load_checkpoint(folder: Path) -> TrainingState:
     """Return the training state of a checkpoint.
 

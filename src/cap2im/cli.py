@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import difflib
 import errno
+import functools
 import io
 import itertools
 import json
@@ -154,7 +157,9 @@ def main() -> None:
         _refuse_empty_values(sys.argv[1:])
         code = app(standalone_mode=False)
     except USAGE_ERROR as error:
-        message, code = getattr(error, "format_message", error.__str__)(), 2
+        message, code = getattr(error, "format_message", error.__str__)() + _setting_hint(error), 2
+    except StoppedError as error:
+        message, code = str(error), 130
     except (ValueError, OSError) as error:
         message, code = explain(error), 2
         if getattr(error, "errno", None) in FAILING_DISK and "--resume" not in message:
@@ -167,7 +172,7 @@ def main() -> None:
         message, code = "", 130
     else:
         message = ""
-    if code == 130:
+    if code == 130 and not message:
         message = "interrupted" + RESUMING.get("".join(sys.argv[1:2]), "")
     if message:
         print(f"cap2im: {message}", file=sys.stderr)
@@ -191,6 +196,26 @@ def _out_of_memory(error: Exception) -> bool:
     """Return whether memory has run out: Python and NumPy raise MemoryError, torch a RuntimeError that only its text tells apart."""
     texts = ("not enough memory", "can't allocate memory", "Cannot allocate memory", "out of memory")
     return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
+
+
+class StoppedError(Exception):
+    """A command that was stopped, with what to tell."""
+
+
+def _setting_hint(error: Exception) -> str:
+    """How to change a setting of a recipe that was typed as an option of its own, e.g. `train --epochs 3`."""
+    option = getattr(error, "option_name", None)
+    if option is None or sys.argv[1:2] != ["train"]:
+        return ""
+    from cap2im.config import setting_keys
+
+    name = option.lstrip("-").replace("-", "_")
+    words = [*sys.argv, ""]
+    typed = next((place for place, word in enumerate(words) if word.partition("=")[0] == option), len(sys.argv))
+    value = words[typed].partition("=")[2] or "".join(words[typed + 1 : typed + 2]) or "VALUE"
+    keys = {key.rpartition(".")[2]: key for key in reversed(setting_keys())}  # the first of those that end alike
+    near = difflib.get_close_matches(name, keys, n=1, cutoff=0.8)
+    return "".join(f"; --set {keys[each]}={value} changes that setting of the recipe" for each in near)
 
 
 @app.callback(invoke_without_command=True)
@@ -324,9 +349,11 @@ def draw(
     epilog=_examples(
         "cap2im train aligndraw-digits --run runs/digits",
         "cap2im train aligndraw-mnist --data mnist/",
-        "cap2im train aligndraw-mnist --data mnist/ --resume",
+        "cap2im train aligndraw-small --data data/photos --run runs/photos --name 'my photos'",
+        "cap2im train --resume runs/photos",
+        "cap2im train --resume runs/photos --set train.updates=10000",
         "cap2im train aligndraw-mnist --data mnist/ --set train.batch_size=64 --run runs/64",
-        "cap2im train aligndraw-coco --data prepared/ --run runs/mine",
+        "cap2im train aligndraw-small --data data/photos --dry-run",
         "cap2im train sharpener-mnist --data mnist/",
         "cap2im train damsm-mnist --data mnist/",
         "cap2im train attngan-mnist --data mnist/ --set train.damsm=runs/damsm-mnist",
@@ -335,47 +362,70 @@ def draw(
     )
 )
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name (see cap2im list) or a TOML file.", **PLACE)],
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe's name (see cap2im list) or a TOML file; with --resume, a run's folder.", **PLACE)
+    ] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: change a value of the recipe; may be repeated.")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of checkpoints, log and result. [default: runs/RECIPE]", **PATH)] = None,
+    name: Annotated[str, typer.Option(help="Of the model, for its card. [default: the run folder's name]")] = "",
     data: DataOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from a run's last checkpoint; its recipe and data need not be given again.")
+    ] = False,
     start_from: Annotated[str | None, typer.Option("--from", help="A model whose weights the run starts from.", **PLACE)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the whole recipe and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the whole recipe and stop; with --data also updates and time.")] = False,
     device: Annotated[Literal["auto", "cpu"], typer.Option(help="auto takes the accelerator if there is one.")] = "auto",
     compile_model: Annotated[bool, typer.Option("--compile", help="Compile the network's steps; starts later, runs faster.")] = False,
     workers: Annotated[int, typer.Option(min=0, max=256, help="Processes that read images ahead.")] = 2,
     stream: Annotated[bool, typer.Option("--stream", help="Read a dataset shard by shard, from a folder or a URL.")] = False,
 ) -> None:
     """Train a model by a recipe."""
-    from cap2im.config import load_recipe, to_toml
+    from cap2im.config import load_recipe, recipe_names, to_toml
 
-    resolved = load_recipe(recipe, changes or [])
-    if dry_run:
+    if recipe is None and not (resume and run is not None):
+        raise ValueError("give a recipe (see cap2im list), or --resume and the folder of a run")
+    if resume and start_from is not None:
+        raise ValueError("--from begins a new run, and --resume goes on with an old one: give one of them")
+    if resume and recipe is not None and recipe not in recipe_names() and not Path(recipe).exists():
+        raise ValueError(f"--resume {recipe}: neither a run's folder nor a recipe (see cap2im list)")
+    goes_on = resume and (recipe is None or (recipe not in recipe_names() and Path(recipe).is_dir()))
+    if goes_on and recipe is not None:
+        if run is not None:
+            raise ValueError(f"{recipe} and --run {run}: give one run to go on with")
+        run = Path(recipe)
+    resolved = None if goes_on else load_recipe(str(recipe), changes or [])
+    if dry_run and data is None and resolved is not None:
         print(to_toml(resolved), end="")
         return
     _needs_training()
     from cap2im.pipeline import find_model
-    from cap2im.training.start import start
+    from cap2im.training import start as training
+    from cap2im.training.trainee import open_run
 
-    name = Path(recipe).stem
-    if data is not None and getattr(getattr(resolved, "data", None), "source", "mnist") == "digits":
-        raise ValueError(f"--data {data}: {recipe} takes its digits from scikit-learn, not from a folder")
-    if resume and start_from is not None:
-        raise ValueError("--from begins a new run, and --resume goes on with an old one: give one of them")
-    result = start(
-        resolved,
-        run if run is not None else Path("runs") / name,
-        name=name,
-        data=data,
-        command=shlex.join(["cap2im", *sys.argv[1:]]),
-        resume=resume,
-        start_from=None if start_from is None else find_model(start_from),
-        device=device,
-        compile_model=compile_model,
-        workers=workers,
-        stream=stream,
-    )
+    how: dict[str, Any] = {"stream": stream, "device": device}
+    if dry_run:
+        if resolved is None:
+            assert run is not None
+            print(to_toml(open_run(run, changes or [])[0]), end="")
+            return
+        planned, updates, seconds = training.rehearse(resolved, name=str(recipe), data=data, **how)
+        whole = datetime.timedelta(seconds=round(updates * seconds))
+        print(f"# {updates:,} updates of {seconds:.3g} s: {whole}, and validation comes on top\n{to_toml(planned)}", end="")
+        return
+    how |= {"command": shlex.join(["cap2im", *map(training.shareable, sys.argv[1:])]), "compile_model": compile_model, "workers": workers}
+    if resolved is None:
+        assert run is not None
+        folder, go_on = run, functools.partial(training.resume, run, changes or [], name=name, data=data, **how)
+    else:
+        label = Path(str(recipe)).stem
+        folder = Path("runs") / label if run is None else run
+        begun = None if start_from is None else find_model(start_from)
+        resolved = training.named(resolved, name)
+        go_on = functools.partial(training.start, resolved, folder, name=label, data=data, resume=resume, start_from=begun, **how)
+    try:
+        result = go_on()
+    except KeyboardInterrupt:
+        raise StoppedError(_where_it_stopped(folder)) from None
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"model written to {result}")
 
@@ -383,6 +433,37 @@ def train(
 def _needs_training() -> None:
     if any(find_spec(package) is None for package in ("accelerate", "tensorboard")):
         raise ValueError("training needs more than the core; in the checkout: pip install -c constraints.txt '.[train]'")
+
+
+def _where_it_stopped(run: Path) -> str:
+    """What an interrupted training left, and how to go on."""
+    from cap2im.checkpoint import checkpoints
+
+    if not (found := checkpoints(run)):
+        return f"interrupted before the first checkpoint of {run}"
+    step = int(found[-1].name.rpartition("-")[2])
+    return f"interrupted; step {step:,} is saved in {run}: cap2im train --resume {shlex.quote(str(run))} goes on"
+
+
+@app.command(epilog=_examples("cap2im recipe aligndraw-small", "cap2im recipe aligndraw-small --explain"))
+def recipe(
+    name: Annotated[str, typer.Argument(help="A recipe's name (see cap2im list) or a TOML file.", **PLACE)],
+    changes: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: change a value of the recipe; may be repeated.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say what each key means and what the paper has.")] = False,
+) -> None:
+    """Print a recipe with every key: as TOML, or explained."""
+    from cap2im.config import load_recipe, paper_recipe, settings, to_toml
+
+    resolved = load_recipe(name, changes or [])
+    if not explain:
+        print(to_toml(resolved), end="")
+        return
+    paper = paper_recipe(resolved)
+    for each in settings(resolved):
+        value = "unset" if each.value is None else json.dumps(each.value, ensure_ascii=False)
+        print(f"{each.key} = {value}\n    {each.meaning}")
+        if paper is not None and each.paper is not None and each.key not in ("name", "description"):
+            print(f"    {paper}: {json.dumps(each.paper, ensure_ascii=False)}")
 
 
 SplitOption = Annotated[
@@ -847,6 +928,10 @@ def prepare(
     caption_column: CaptionColumnOption = None,
     split_column: SplitColumnOption = None,
     images: ImagesFolderOption = None,
+    title: Annotated[str | None, typer.Option(help="What the data is, for the cards of models that are trained on it.")] = None,
+    licence: Annotated[
+        str | None, typer.Option("--licence", "--license", help="Of the data, for those cards: cc-by-4.0, for example.")
+    ] = None,
     workers: WorkersOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
 ) -> None:
@@ -858,7 +943,7 @@ def prepare(
     from cap2im.data.preparing import prepare as prepare_dataset
     from cap2im.data.sources import read_source
 
-    options = Options(side, fit, captions, tokens, minimum_count, words)
+    options = Options(side, fit, captions, tokens, minimum_count, words, title, licence)
     source = read_source(
         kind,
         path,

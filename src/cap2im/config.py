@@ -5,14 +5,16 @@ A recipe lies in `cap2im/recipes/NAME.toml` or anywhere else; `--set a.b=c` chan
 
 from __future__ import annotations
 
+import copy
 import difflib
 import itertools
 import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import tomli_w
 from pydantic import (
@@ -23,6 +25,7 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
+    PositiveInt,
     Tag,
     TypeAdapter,
     ValidationError,
@@ -55,11 +58,11 @@ class Section(BaseModel):
 class DigitsData(Section):
     """MNIST with captions (alignDRAW, appendix A)."""
 
-    source: Literal["mnist", "digits"] = "mnist"  # "digits" are the 1,797 inside scikit-learn
-    held_out_seed: int = Field(0, ge=0, lt=2**63)  # chooses the configurations that training never shows
-    samples_per_epoch: int = Field(10_000, ge=1)  # freshly made; the paper's number
-    validation_samples: int = Field(1_000, ge=1)
-    variant: Literal["paper", "released"] = "paper"  # "released" lets digits overlap
+    source: Literal["mnist", "digits"] = Field("mnist", description='"mnist", or "digits": the 1,797 digits inside scikit-learn')
+    held_out_seed: int = Field(0, ge=0, lt=2**63, description="chooses the configurations that training never shows")
+    samples_per_epoch: int = Field(10_000, ge=1, description="canvases of an epoch; each epoch makes new ones")
+    validation_samples: int = Field(1_000, ge=1, description="canvases to validate on")
+    variant: Literal["paper", "released"] = Field("paper", description='"released" lets digits overlap')
 
     @classmethod
     def of_model(cls, about: Mapping[str, Any]) -> DigitsData:
@@ -70,12 +73,12 @@ class DigitsData(Section):
 class CaptionsData(Section):
     """Captioned images of a dataset that `cap2im prepare` made."""
 
-    source: Literal["captions"]
-    shortest: int = Field(1, ge=1)  # words of the captions to train on; the release takes 7 to 29
-    longest: int = Field(LONGEST_CAPTION, ge=1)
-    equal_lengths: bool = False  # a batch holds captions of one length alone, as released; else those of nearly one length
-    sentence_encoder: str = ""  # for conditioning "sentence": a folder, or OWNER/NAME on the Hugging Face hub
-    validation_samples: int = Field(1_000, ge=1)  # at most
+    source: Literal["captions"] = Field(description="every caption of every image once an epoch")
+    shortest: int = Field(1, ge=1, description="words of the shortest caption to train on; 7 in the release")
+    longest: int = Field(LONGEST_CAPTION, ge=1, description="words of the longest caption to train on; 29 in the release")
+    equal_lengths: bool = Field(False, description="batches of captions of one length, as released; else of nearly one length")
+    sentence_encoder: str = Field("", description="for model.conditioning sentence: a folder, or OWNER/NAME on the Hugging Face hub")
+    validation_samples: int = Field(1_000, ge=1, description="most captions to validate on")
 
     @model_validator(mode="after")
     def _range(self) -> CaptionsData:
@@ -87,11 +90,13 @@ class CaptionsData(Section):
 class PicturesData(Section):
     """Images of a dataset that `cap2im prepare` made, each once an epoch with a random one of its captions. The defaults are AttnGAN's."""
 
-    source: Literal["pictures"]
-    words: int = Field(18, ge=1)  # most words of a caption; of a longer one, a random choice of them in their order. COCO has 12, birds 18
-    enlarge: float = Field(76 / 64, ge=1, le=4)  # the shorter side before a random square is cut out of it, in sides of the square
-    flip: bool = True  # half of the images, left to right
-    validation_samples: int = Field(500, ge=1)  # at most; they are kept in memory
+    source: Literal["pictures"] = Field(description="every image once an epoch, with a random one of its captions")
+    words: int = Field(18, ge=1, description="most words of a caption; a longer one keeps a random choice. 12 for COCO, 18 for birds")
+    enlarge: float = Field(
+        76 / 64, ge=1, le=4, description="shorter side of the image, in sides of the random square that is cut out of it"
+    )
+    flip: bool = Field(True, description="mirror half of the images, left to right")
+    validation_samples: int = Field(500, ge=1, description="most images to validate on; they are kept in memory")
 
 
 _DATA = ("digits", "captions", "pictures")
@@ -102,28 +107,81 @@ def _data_kind(value: Any) -> str:
     return str(source) if source in _DATA else "digits"
 
 
-class BoundTraining(Section):
+# fields that several trainings have, with other defaults
+Seed = Annotated[int, Field(ge=0, lt=2**63, description="of the first weights, the order of the data and the noise")]
+Epochs = Annotated[PositiveInt | None, Field(description="passes over the training data; give epochs or updates")]
+Updates = Annotated[
+    NonNegativeInt | None, Field(description="updates of the weights; 0 chooses 20 epochs, at least 2,000 and at most 20,000")
+]
+BatchSize = Annotated[int, Field(ge=1, description="examples of an update, over all processes")]
+PairBatchSize = Annotated[int, Field(ge=2, description="examples of an update, over all processes")]
+LogEvery = Annotated[int, Field(ge=1, description="updates between two lines of stats.jsonl and points of TensorBoard")]
+ValidateEvery = Annotated[
+    int, Field(ge=0, description="updates between two validations with sample grids; 0 chooses a twentieth of all updates")
+]
+CheckpointEvery = Annotated[int, Field(ge=0, description="updates between two checkpoints; 0 is validate_every")]
+PrecisionKey = Annotated[Precision, Field(description='"bf16" multiplies in half precision where the machine does so by itself')]
+Warmup = Annotated[int, Field(ge=0, description="updates over which the learning rate rises linearly from 0")]
+EMADecay = Annotated[
+    float, Field(ge=0, lt=1, description="of the moving average of weights, which validates and draws; warmed up. 0 is no average")
+]
+Gammas = Annotated[
+    tuple[PositiveFloat, PositiveFloat, PositiveFloat],
+    Field(description="gamma 1 to 3 of the matching losses; AttnGAN's paper has 5 for the first"),
+]
+
+
+class Training(Section):
+    """What every training by epochs has: exactly one of `epochs` and `updates` says how long it is."""
+
+    seed: Seed = 0
+    epochs: Epochs = None
+    updates: Updates = None
+    batch_size: BatchSize = 100
+    precision: PrecisionKey = "fp32"
+    log_every: LogEvery = 10
+    validate_every: ValidateEvery = 500
+    checkpoint_every: CheckpointEvery = 500
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.updates is not None and "epochs" not in self.model_fields_set:
+            object.__setattr__(self, "epochs", None)  # the default gives way; sections are frozen for everyone else
+        if (self.epochs is None) == (self.updates is None):
+            raise ValueError(f"give exactly one of epochs and updates, got epochs {self.epochs} and updates {self.updates}")
+        return self
+
+    def total(self, steps_per_epoch: int) -> int:
+        """Return the number of updates of the whole training."""
+        if self.epochs is not None:
+            return self.epochs * steps_per_epoch
+        return self.updates or min(max(20 * steps_per_epoch, 2_000), 20_000)
+
+    def planned(self, steps_per_epoch: int) -> Self:
+        """Return a copy in which every 0 that means "choose" is replaced by the number chosen for the data."""
+        total = self.total(steps_per_epoch)
+        validate_every = self.validate_every or min(max(total // 20, 50), 1_000)
+        length = {} if self.updates is None else {"updates": total}
+        cadence = {"validate_every": validate_every, "checkpoint_every": self.checkpoint_every or validate_every}
+        return self.model_copy(update=length | cadence)
+
+
+class BoundTraining(Training):
     """How a model with a variational bound is trained. The defaults are alignDRAW's for MNIST with captions (appendix B)."""
 
-    seed: int = Field(0, ge=0, lt=2**63)
-    epochs: int = Field(150, ge=1)
-    batch_size: int = Field(100, ge=1)  # over all processes
-    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
-    learning_rate: float = Field(1e-3, gt=0)
-    schedule: Literal["step", "cosine"] = "step"
-    drop_epoch: int = Field(110, ge=0)  # "step": from here on the rate is final_learning_rate
-    warmup_steps: int = Field(0, ge=0)  # the rate rises linearly from 0
-    final_learning_rate: float = Field(1e-4, gt=0)
-    clip_norm: float = Field(10.0, gt=0)
-    clip: Literal["global", "tensor"] = "global"  # "tensor": each parameter tensor by itself, as released
-    kl_weights: tuple[tuple[NonNegativeInt, NonNegativeFloat], ...] = (
-        (0, 1.0),
-    )  # (step, weight of the KL), linear between; 1 is the bound
-    ema_decay: float = Field(0.0, ge=0, lt=1)  # of the weights that validate and draw; 0 is none
-    precision: Precision = "fp32"
-    log_every: int = Field(10, ge=1)  # steps
-    validate_every: int = Field(500, ge=1)  # steps
-    checkpoint_every: int = Field(500, ge=1)  # steps
+    epochs: Epochs = 150
+    optimizer: Literal["rmsprop", "adam"] = Field("rmsprop", description="RMSprop as released, or Adam")
+    learning_rate: float = Field(1e-3, gt=0, description="the highest")
+    schedule: Literal["step", "cosine"] = Field("step", description="how the learning rate falls to final_learning_rate")
+    drop_epoch: int = Field(110, ge=0, description='epoch from which "step" has final_learning_rate')
+    warmup_steps: Warmup = 0
+    final_learning_rate: float = Field(1e-4, gt=0, description="the learning rate at the end")
+    clip_norm: float = Field(10.0, gt=0, description="largest norm of the gradient")
+    clip: Literal["global", "tensor"] = Field("global", description='"tensor" clips each parameter tensor by itself, as released')
+    kl_weights: tuple[tuple[NonNegativeInt, NonNegativeFloat], ...] = Field(
+        ((0, 1.0),), description="(update, weight of the KL in the loss), linear between; weight 1 is the bound"
+    )
+    ema_decay: EMADecay = 0.0
 
     @field_validator("kl_weights")
     @classmethod
@@ -134,31 +192,26 @@ class BoundTraining(Section):
         return knots
 
 
-class GANTraining(Section):
+class GANTraining(Training):
     """How generators are trained against discriminators. The defaults are LAPGAN's (Denton et al., section 3); of each level on its own."""
 
-    seed: int = Field(0, ge=0, lt=2**63)
-    epochs: int = Field(25, ge=1)
-    batch_size: int = Field(128, ge=1)  # over all processes
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    learning_rate: float = Field(0.02, gt=0)
-    rate_decay: float = Field(4e-5, ge=0)  # each epoch divides the rate by 1 + this
-    momentum: float = Field(0.5, ge=0, lt=1)  # at the start; Adam's beta_1
-    momentum_rise: float = Field(0.0008, ge=0)  # of each epoch
-    highest_momentum: float = Field(0.8, ge=0, lt=1)
-    discriminator_units: int = Field(600, ge=1)  # of the coarse discriminator's two hidden layers
-    discriminator_features: int = Field(128, ge=1)  # maps of the fine discriminator's two convolutions
-    dropout: float = Field(0.5, ge=0, lt=1)  # in the fine discriminator
-    coarse_dropout: float = Field(0.5, ge=0, lt=1)  # in the coarse discriminator
-    coarse_noise: float = Field(0.0, ge=0)  # deviation of the noise on all small images that the coarse discriminator sees; LAPGAN has none
-    coarse_penalty: float = Field(0.0, ge=0)  # R1's gamma, of the coarse discriminator; see `gradient_penalty`; LAPGAN has none
-    mismatch_weight: float = Field(0.0, ge=0)  # of real images with another's caption, which are then to be refused too; LAPGAN has none
-    fine_every: int = Field(1, ge=1)  # updates of the coarse level for one of the fine level, which costs far more and needs fewer
-    ema_decay: float = Field(0.0, ge=0, lt=1)  # of the generators' weights that draw, at each update of the fine level; 0 is none
-    precision: Precision = "fp32"
-    log_every: int = Field(10, ge=1)  # steps
-    validate_every: int = Field(500, ge=1)  # steps
-    checkpoint_every: int = Field(500, ge=1)  # steps
+    epochs: Epochs = 25
+    batch_size: BatchSize = 128
+    optimizer: Literal["sgd", "adam"] = Field("sgd", description="SGD with momentum, or Adam")
+    learning_rate: float = Field(0.02, gt=0, description="in the first epoch")
+    rate_decay: float = Field(4e-5, ge=0, description="each epoch divides the learning rate by 1 + this")
+    momentum: float = Field(0.5, ge=0, lt=1, description="in the first epoch; Adam's beta_1")
+    momentum_rise: float = Field(0.0008, ge=0, description="added to the momentum each epoch")
+    highest_momentum: float = Field(0.8, ge=0, lt=1, description="where the momentum stops rising")
+    discriminator_units: int = Field(600, ge=1, description="units of the coarse discriminator's two hidden layers")
+    discriminator_features: int = Field(128, ge=1, description="maps of the fine discriminator's two convolutions")
+    dropout: float = Field(0.5, ge=0, lt=1, description="in the fine discriminator")
+    coarse_dropout: float = Field(0.5, ge=0, lt=1, description="in the coarse discriminator")
+    coarse_noise: float = Field(0.0, ge=0, description="standard deviation of the noise on images for the coarse discriminator")
+    coarse_penalty: float = Field(0.0, ge=0, description="gamma of the R1 gradient penalty of the coarse discriminator")
+    mismatch_weight: float = Field(0.0, ge=0, description="weight of real images with another image's caption as fakes")
+    fine_every: int = Field(1, ge=1, description="updates of the coarse level for one of the fine level, which costs more and needs fewer")
+    ema_decay: EMADecay = 0.0
 
     @model_validator(mode="after")
     def _rises(self) -> GANTraining:
@@ -167,54 +220,49 @@ class GANTraining(Section):
         return self
 
 
-class MatchingTraining(Section):
+class MatchingTraining(Training):
     """How a matching model is trained. The defaults are AttnGAN's, as released; there only two layers of its image encoder learn."""
 
-    seed: int = Field(0, ge=0, lt=2**63)
-    epochs: int = Field(600, ge=1)
-    batch_size: int = Field(48, ge=2)  # over all processes
-    inception: str = ""  # file of torchvision's weights for image_encoder inception; empty is the cache, or else a verified download
-    learning_rate: float = Field(2e-3, gt=0)  # of Adam
-    rate_decay: float = Field(0.98, gt=0, le=1)  # each epoch multiplies the rate by this
-    final_learning_rate: float = Field(2e-4, gt=0)  # no less than this
-    warmup_steps: int = Field(0, ge=0)  # the rate rises linearly from 0
-    clip_norm: float = Field(0.25, gt=0)  # of the text encoder's gradient; the image encoder's is not clipped
-    gammas: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (4.0, 5.0, 10.0)  # the paper has 5 for the first
-    precision: Precision = "fp32"
-    log_every: int = Field(10, ge=1)  # steps
-    validate_every: int = Field(500, ge=1)  # steps
-    checkpoint_every: int = Field(500, ge=1)  # steps
+    epochs: Epochs = 600
+    batch_size: PairBatchSize = 48
+    inception: str = Field("", description="file of torchvision's Inception weights; empty is the cache, or else a verified download")
+    learning_rate: float = Field(2e-3, gt=0, description="of Adam")
+    rate_decay: float = Field(0.98, gt=0, le=1, description="each epoch multiplies the learning rate by this")
+    final_learning_rate: float = Field(2e-4, gt=0, description="the lowest learning rate")
+    warmup_steps: Warmup = 0
+    clip_norm: float = Field(0.25, gt=0, description="largest norm of the text encoder's gradient")
+    gammas: Gammas = (4.0, 5.0, 10.0)
 
 
-class AttnGANTraining(Section):
+class AttnGANTraining(Training):
     """How AttnGAN's generator is trained against its discriminators and a matching model. The defaults are the release's for COCO."""
 
-    seed: int = Field(0, ge=0, lt=2**63)
-    epochs: int = Field(120, ge=1)
-    batch_size: int = Field(14, ge=2)  # over all processes
-    damsm: str = ""  # the matching model: a run or another folder, or OWNER/NAME on the Hugging Face hub
-    generator_rate: float = Field(2e-4, gt=0)  # of Adam
-    discriminator_rate: float = Field(2e-4, gt=0)
-    momentum: float = Field(0.5, ge=0, lt=1)  # Adam's beta_1; beta_2 is 0.999
-    discriminator_width: int = Field(96, ge=1)
-    spectral_norm: bool = False  # of the discriminators, in place of their batch normalisation
-    image_noise: float = Field(0.0, ge=0)  # deviation of the noise on all images, in -1..1, that the discriminators see; AttnGAN has none
-    matching_weight: float = Field(50.0, ge=0)  # lambda of equation 3
-    gammas: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (4.0, 5.0, 10.0)  # of the matching losses; the paper has 5 for the first
-    kl_weight: float = Field(1.0, ge=0)  # of the conditioning augmentation
-    ema_decay: float = Field(0.999, ge=0, lt=1)  # of the generator's weights that draw; 0 is none
-    precision: Precision = "fp32"
-    recompute: bool = False  # the insides of the generator's large stages on the way back: less memory, more time
-    log_every: int = Field(10, ge=1)  # steps
-    validate_every: int = Field(1000, ge=1)  # steps
-    checkpoint_every: int = Field(1000, ge=1)  # steps
+    epochs: Epochs = 120
+    batch_size: PairBatchSize = 14
+    damsm: str = Field("", description="the matching model: a run or another folder, or OWNER/NAME on the Hugging Face hub")
+    generator_rate: float = Field(2e-4, gt=0, description="learning rate of the generator, of Adam")
+    discriminator_rate: float = Field(2e-4, gt=0, description="learning rate of the discriminators, of Adam")
+    momentum: float = Field(0.5, ge=0, lt=1, description="Adam's beta_1; beta_2 is 0.999")
+    discriminator_width: int = Field(96, ge=1, description="maps of the discriminators' first layer")
+    spectral_norm: bool = Field(False, description="spectral norm in the discriminators in place of batch normalisation")
+    image_noise: float = Field(0.0, ge=0, description="standard deviation of the noise on images, in -1..1, for the discriminators")
+    matching_weight: float = Field(50.0, ge=0, description="lambda of equation 3: weight of the matching losses")
+    gammas: Gammas = (4.0, 5.0, 10.0)
+    kl_weight: float = Field(1.0, ge=0, description="weight of the conditioning augmentation's KL")
+    ema_decay: EMADecay = 0.999
+    recompute: bool = Field(
+        False, description="recompute activations of the generator's large stages in the backward pass: less memory, more time"
+    )
+    validate_every: ValidateEvery = 1000
+    checkpoint_every: CheckpointEvery = 1000
 
 
 class DrawingRecipe(Section):
     """A model of captioned images, on captioned digits or on a prepared dataset: what all of them share."""
 
-    kind: str
-    description: str
+    kind: str = Field(description="which network, and so which training")
+    name: str = Field("", description="of the model, for its card; the run folder's name if empty")
+    description: str = Field(description="what the recipe trains, for cap2im list")
     data: Annotated[
         Annotated[DigitsData, Tag("digits")] | Annotated[CaptionsData, Tag("captions")] | Annotated[PicturesData, Tag("pictures")],
         Discriminator(_data_kind),
@@ -252,7 +300,7 @@ class BoundRecipe(DrawingRecipe):
 class DRAWRecipe(BoundRecipe):
     """alignDRAW, noalignDRAW, skipthoughtDRAW or DRAW."""
 
-    kind: Literal["draw"]
+    kind: Literal["draw"] = Field(description="which network, and so which training")
     model: DRAWConfig = DRAWConfig()
 
     @model_validator(mode="after")
@@ -265,7 +313,7 @@ class DRAWRecipe(BoundRecipe):
 class VAERecipe(BoundRecipe):
     """The fully connected or the convolutional variational autoencoder."""
 
-    kind: Literal["vae"]
+    kind: Literal["vae"] = Field(description="which network, and so which training")
     model: VAEConfig = VAEConfig()
 
     @model_validator(mode="after")
@@ -285,14 +333,14 @@ class GANRecipe(DrawingRecipe):
 class LAPGANRecipe(GANRecipe):
     """LAPGAN on a pyramid of two levels."""
 
-    kind: Literal["lapgan"]
+    kind: Literal["lapgan"] = Field(description="which network, and so which training")
     model: LAPGANConfig = LAPGANConfig()
 
 
 class SharpenerRecipe(GANRecipe):
     """The upper level of that pyramid alone, which sharpens what others draw."""
 
-    kind: Literal["sharpener"]
+    kind: Literal["sharpener"] = Field(description="which network, and so which training")
     model: SharpenerConfig = SharpenerConfig()
 
     @model_validator(mode="after")
@@ -305,7 +353,7 @@ class SharpenerRecipe(GANRecipe):
 class DAMSMRecipe(DrawingRecipe):
     """The matching model that AttnGAN learns from."""
 
-    kind: Literal["damsm"]
+    kind: Literal["damsm"] = Field(description="which network, and so which training")
     model: DAMSMConfig = DAMSMConfig()
     train: MatchingTraining = MatchingTraining()
 
@@ -319,7 +367,7 @@ class DAMSMRecipe(DrawingRecipe):
 class AttnGANRecipe(DrawingRecipe):
     """AttnGAN or AttnDCGAN. Their text encoder, and with it `model.text`, is the matching model's."""
 
-    kind: Literal["attngan"]
+    kind: Literal["attngan"] = Field(description="which network, and so which training")
     model: AttnGANConfig = AttnGANConfig()
     train: AttnGANTraining = AttnGANTraining()
 
@@ -327,20 +375,21 @@ class AttnGANRecipe(DrawingRecipe):
 class ReaderTraining(Section):
     """How the reader of caption accuracy is trained. The defaults made the bundled one."""
 
-    seed: int = Field(0, ge=0, lt=2**63)
-    steps: int = Field(5500, ge=1)
-    canvases: int = Field(80, ge=8)  # of a step
-    windows: int = Field(3, ge=1, le=8)  # of a canvas: first those with something at their place, then others at random
-    learning_rate: float = Field(3e-3, gt=0)  # highest; it rises over a twentieth of the steps and falls as a half cosine
-    weight_decay: float = Field(0.01, ge=0)
-    validation_samples: int = Field(5, ge=1)  # real canvases for each of the 440 captions
+    seed: Seed = 0
+    steps: int = Field(5500, ge=1, description="updates of the weights")
+    canvases: int = Field(80, ge=8, description="canvases of an update")
+    windows: int = Field(3, ge=1, le=8, description="windows of a canvas: first those with something at their place, then random others")
+    learning_rate: float = Field(3e-3, gt=0, description="the highest; it rises over a twentieth of the steps and falls as a half cosine")
+    weight_decay: float = Field(0.01, ge=0, description="of AdamW")
+    validation_samples: int = Field(5, ge=1, description="real canvases for each of the 440 captions")
 
 
 class ReaderRecipe(Section):
     """The network that reads digits for caption accuracy."""
 
-    kind: Literal["reader"]
-    description: str
+    kind: Literal["reader"] = Field(description="which network, and so which training")
+    name: str = Field("", description="of the model, for its card; the run folder's name if empty")
+    description: str = Field(description="what the recipe trains, for cap2im list")
     model: ReaderConfig = ReaderConfig()
     train: ReaderTraining = ReaderTraining()
 
@@ -348,60 +397,56 @@ class ReaderRecipe(Section):
 class SentencesData(Section):
     """Sentences with their neighbours: those before and after in a text, or the other captions of an image."""
 
-    vocabulary_size: int = Field(20_000, ge=3)  # most frequent words, `<eos>` and `UNK` included
-    longest: int = Field(30, ge=1)  # words of a sentence; what is beyond is cut off
-    validation_share: float = Field(0.02, gt=0, lt=1)  # the last sentences, where a prepared dataset has none for validation
-    validation_samples: int = Field(2_000, ge=1)  # triples, at most
+    vocabulary_size: int = Field(20_000, ge=3, description="most frequent words, <eos> and UNK included")
+    longest: int = Field(30, ge=1, description="words of a sentence; the rest is cut off")
+    validation_share: float = Field(0.02, gt=0, lt=1, description="the last sentences, where a prepared dataset has none for validation")
+    validation_samples: int = Field(2_000, ge=1, description="most triples to validate on")
 
 
-class SkipThoughtsTraining(Section):
+class SkipThoughtsTraining(Training):
     """How skip-thoughts are trained. Batch size, optimizer and clipping are the paper's (section 3)."""
 
-    seed: int = Field(0, ge=0, lt=2**63)
-    epochs: int = Field(1, ge=1)
-    batch_size: int = Field(128, ge=1)  # over all processes
-    learning_rate: float = Field(1e-3, gt=0)  # of Adam
-    warmup_steps: int = Field(0, ge=0)  # the rate rises linearly from 0
-    clip_norm: float = Field(10.0, gt=0)  # of each encoder with its decoders
-    precision: Precision = "fp32"
-    log_every: int = Field(10, ge=1)  # steps
-    validate_every: int = Field(1000, ge=1)  # steps
-    checkpoint_every: int = Field(1000, ge=1)  # steps
+    epochs: Epochs = 1
+    batch_size: BatchSize = 128
+    learning_rate: float = Field(1e-3, gt=0, description="of Adam")
+    warmup_steps: Warmup = 0
+    clip_norm: float = Field(10.0, gt=0, description="largest norm of the gradient of each encoder with its decoders")
+    validate_every: ValidateEvery = 1000
+    checkpoint_every: CheckpointEvery = 1000
 
 
 class SkipThoughtsRecipe(Section):
     """uni-skip, bi-skip or combine-skip, on any sentences."""
 
-    kind: Literal["skipthoughts"]
-    description: str
+    kind: Literal["skipthoughts"] = Field(description="which network, and so which training")
+    name: str = Field("", description="of the model, for its card; the run folder's name if empty")
+    description: str = Field(description="what the recipe trains, for cap2im list")
     data: SentencesData = SentencesData()
     model: SkipThoughtsConfig = SkipThoughtsConfig()
     train: SkipThoughtsTraining = SkipThoughtsTraining()
 
 
-class ClassifierTraining(Section):
+class ClassifierTraining(Training):
     """How a classifier is trained. Batch size, weight decay and momentum are those of the page that published the network."""
 
-    seed: int = Field(0, ge=0, lt=2**63)
-    epochs: int = Field(300, ge=1)
-    batch_size: int = Field(128, ge=2)  # over all processes
-    learning_rate: float = Field(0.1, gt=0)  # highest; it falls as a half cosine. The page starts at 1 and halves it every 25 epochs
-    warmup_steps: int = Field(0, ge=0)  # the rate rises linearly from 0
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
-    crop: int = Field(4, ge=0, le=16)  # pixels of padding, of which a random crop takes the image; the page has none
-    flip: bool = True  # half of the images, left to right
-    precision: Precision = "fp32"
-    log_every: int = Field(10, ge=1)  # steps
-    validate_every: int = Field(500, ge=1)  # steps
-    checkpoint_every: int = Field(500, ge=1)  # steps
+    epochs: Epochs = 300
+    batch_size: PairBatchSize = 128
+    learning_rate: float = Field(
+        0.1, gt=0, description="the highest; it falls as a half cosine. The page starts at 1 and halves it every 25 epochs"
+    )
+    warmup_steps: Warmup = 0
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    weight_decay: float = Field(5e-4, ge=0, description="of SGD")
+    crop: int = Field(4, ge=0, le=16, description="pixels of padding, of which a random crop takes the image; 0 on the page")
+    flip: bool = Field(True, description="mirror half of the images, left to right")
 
 
 class ClassifierRecipe(Section):
     """The VGG-like network, on a prepared dataset whose images have classes."""
 
-    kind: Literal["classifier"]
-    description: str
+    kind: Literal["classifier"] = Field(description="which network, and so which training")
+    name: str = Field("", description="of the model, for its card; the run folder's name if empty")
+    description: str = Field(description="what the recipe trains, for cap2im list")
     model: VGGConfig = VGGConfig()
     train: ClassifierTraining = ClassifierTraining()
 
@@ -436,8 +481,12 @@ def recipe_names() -> list[str]:
     return sorted(path.name.removesuffix(".toml") for path in resources.files("cap2im.recipes").iterdir() if path.name.endswith(".toml"))
 
 
-def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
-    """Return the recipe of a name or of a TOML file, with `a.b=c` changes applied.
+def load_recipe(name: str, changes: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+    """Return the recipe of a name or of a TOML file, with changes applied.
+
+    Args:
+        name: one of `recipe_names`, or a file.
+        changes: `"train.batch_size=64"`, or `{"train.batch_size": 64}`.
 
     Raises:
         ValueError: there is no such recipe, it is damaged, or it has unknown keys or values out of range; the problems in one message.
@@ -451,10 +500,7 @@ def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
             f"unknown recipe {shortened(repr(name))}{_did_you_mean(name, recipe_names())}; "
             f"recipes: {', '.join(recipe_names())}; or a TOML file"
         )
-    table = _parse_toml(text, where)
-    for change in changes:
-        _apply(table, change)
-    return parse_recipe(table, where)
+    return parse_recipe(changed(_parse_toml(text, where), changes), where)
 
 
 def _parse_toml(text: str, where: str) -> dict[str, Any]:
@@ -519,23 +565,40 @@ def _confuses(error: Any) -> bool:
     return error["type"] in ("int_type", "float_type") and isinstance(error["input"], bool)
 
 
-def _apply(table: dict[str, Any], change: str) -> None:
+def changed(table: Mapping[str, Any], changes: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """Return the table of a recipe with changes applied, see `load_recipe`. New epochs replace old updates, and the other way round."""
+    result = copy.deepcopy(dict(table))
+    pairs = list(changes.items()) if isinstance(changes, Mapping) else [_key_and_value(change) for change in changes]
+    keys = {key for key, _ in pairs}
+    for key, other in (("epochs", "updates"), ("updates", "epochs")):
+        if f"train.{key}" in keys and f"train.{other}" not in keys and isinstance(result.get("train"), dict):
+            result["train"].pop(other, None)
+    for key, value in pairs:
+        _set(result, key, value)
+    return result
+
+
+def _key_and_value(change: str) -> tuple[str, Any]:
     key, equals, text = change.partition("=")
     if not equals or not key.strip():
         raise ValueError(f"--set {shortened(repr(change))}: expected KEY=VALUE, e.g. train.batch_size=64")
-    if len(keys := key.strip().split(".")) > MOST_NESTED:
-        raise ValueError(f"--set {shortened(repr(change))}: {TOO_DEEP}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except RecursionError:
         raise ValueError(f"--set {shortened(repr(change))}: {TOO_DEEP}") from None
     except ValueError:
         value = text.strip()  # a bare word is a string
-    *sections, last = keys
+    return key.strip(), value
+
+
+def _set(table: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    if len(sections) >= MOST_NESTED:
+        raise ValueError(f"--set {shortened(repr(key))}: {TOO_DEEP}")
     for section in sections:
         table = table.setdefault(section, {})
         if not isinstance(table, dict):
-            raise ValueError(f"--set {shortened(repr(change))}: {shortened(section)} is a value, not a section")
+            raise ValueError(f"--set {shortened(f'{key}={value}')!r}: {shortened(section)} is a value, not a section")
     table[last] = value
 
 
@@ -591,11 +654,23 @@ def _problem(error: Any, recipe: type[BaseModel] | None) -> str:
     return f"{shortened(key, 200)}: {message}{got}" if key else message
 
 
+# what may change when a run is resumed: how long it goes on, how often it validates, saves and logs, and what it is called
+CHANGEABLE = {
+    "name",
+    "description",
+    "train.epochs",
+    "train.updates",
+    "train.log_every",
+    "train.validate_every",
+    "train.checkpoint_every",
+}
+
+
 def differences(old: BaseModel, new: BaseModel) -> list[str]:
-    """Return `key: old -> new` for every value in which two recipes differ."""
+    """Return `key: old -> new` for every value in which two recipes differ, but for those that a resumed run may change."""
     before, after = dict(_flat(old.model_dump())), dict(_flat(new.model_dump()))
-    changed = [key for key in before | after if before.get(key) != after.get(key) and key != "description"]
-    return [f"{key}: {shortened(repr(before.get(key)), 200)} -> {shortened(repr(after.get(key)), 200)}" for key in changed]
+    differing = [key for key in before | after if before.get(key) != after.get(key) and key not in CHANGEABLE]
+    return [f"{key}: {shortened(repr(before.get(key)), 200)} -> {shortened(repr(after.get(key)), 200)}" for key in differing]
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -607,5 +682,67 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def to_toml(recipe: BaseModel) -> str:
-    """The whole recipe as TOML, defaults included."""
-    return tomli_w.dumps(recipe.model_dump())
+    """Return the whole recipe as TOML, defaults included; what the data decides is left out where the recipe does not say it."""
+    return tomli_w.dumps(_stated(recipe))
+
+
+DECIDED_BY_DATA = ("side", "vocabulary_size")  # of a model of a prepared dataset
+
+
+def _stated(section: BaseModel) -> dict[str, Any]:
+    table = section.model_dump(exclude_none=True)
+    for name, value in section:
+        if isinstance(value, BaseModel):
+            table[name] = _stated(value)
+        elif name in DECIDED_BY_DATA and name not in section.model_fields_set:
+            del table[name]
+    return table
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A key of a recipe.
+
+    Attributes:
+        key: with its sections, as `--set` takes it.
+        value: of the recipe; None is unset.
+        meaning: of the key, with its unit.
+        paper: value of the recipe that follows the paper or the release; None where there is no such recipe or it does not set the key.
+    """
+
+    key: str
+    value: Any
+    meaning: str
+    paper: Any = None
+
+
+def setting_keys() -> list[str]:
+    """Return the keys of all kinds of recipes, with their sections."""
+    return list(dict.fromkeys(key for kind in _RECIPES.values() for key in _keys(kind, [*_DATA])))
+
+
+def paper_recipe(recipe: Recipe) -> str | None:
+    """Return the name of the recipe that follows the paper, or the release, for a recipe's kind of network and data."""
+    if isinstance(recipe, DRAWRecipe):
+        if isinstance(recipe.data, DigitsData):
+            return "aligndraw-mnist-paper"
+        network = {"align": "aligndraw", "mean": "noaligndraw", "sentence": "skipthoughtdraw", "none": "draw"}[recipe.model.conditioning]
+        return f"{network}-coco-{'56' if recipe.model.side == 56 else 'paper'}"
+    released = {"lapgan": "lapgan-coco", "sharpener": "sharpener-coco", "damsm": "damsm-coco", "attngan": "attngan-coco"}
+    return (released | {"skipthoughts": "skipthoughts", "classifier": "vgg-cifar"}).get(recipe.kind)
+
+
+def settings(recipe: Recipe) -> list[Setting]:
+    """Return every key of a recipe with its value, its meaning and the paper's value."""
+    name = paper_recipe(recipe)
+    paper = {} if name is None else {key: value for key, value, _ in _explained(load_recipe(name))}
+    return [Setting(key, value, meaning, paper.get(key)) for key, value, meaning in _explained(recipe)]
+
+
+def _explained(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    for name, info in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from _explained(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value, info.description or ""

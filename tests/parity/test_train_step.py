@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from cap2im.config import AttnGANRecipe, AttnGANTraining, PicturesData
 from cap2im.convert.attngan import released_layout
@@ -36,6 +37,7 @@ def golden_trainee(variant: str) -> AttnGANTrainee:
     fill(trainee.learned.generator, attngan("generator"), "g_net/w/")
     for side, network in zip(SIDES, trainee.model.discriminators, strict=True):
         network.load_state_dict(golden_discriminator(attngan("discriminator"), f"d_net{side}").state_dict())
+    trainee.average.multi_avg_fn = get_ema_multi_avg_fn(settings.ema_decay)  # the authors' loop has no warm-up
     trainee.average.double().module.load_state_dict(trainee.learned.state_dict())
     return trainee
 

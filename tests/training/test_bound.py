@@ -60,7 +60,7 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, optimize
         time.sleep(0.002)
     process.send_signal(end)
     assert process.wait() == (130 if asked else -end)
-    assert ("interrupted; --resume goes on" in (tmp_path / "log").read_text()) == asked
+    assert (f"is saved in {broken}: cap2im train --resume {broken} goes on" in (tmp_path / "log").read_text()) == asked
     assert not (broken / "model").exists(), "it was stopped before its end"
     stopped_at = load_checkpoint(checkpoints(broken)[-1]).step
     assert 0 < stopped_at < 10
@@ -164,6 +164,8 @@ def test_batches_depend_on_the_step_alone():
 
 
 def test_schedules():
+    by_updates = BoundTraining(updates=1000, schedule="cosine", warmup_steps=10, final_learning_rate=1e-5)
+    assert learning_rate(by_updates, 505, 7) == pytest.approx((1e-3 + 1e-5) / 2)
     step = BoundTraining(epochs=150, drop_epoch=110)
     assert [learning_rate(step, s, 100) for s in (0, 10_999, 11_000, 14_999)] == [1e-3, 1e-3, 1e-4, 1e-4]
     cosine = BoundTraining(epochs=10, schedule="cosine", warmup_steps=10, final_learning_rate=1e-5)

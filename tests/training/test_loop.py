@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import platform
 import shutil
@@ -11,11 +12,14 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from cap2im.config import load_recipe
-from cap2im.training.loop import RunLog, make_accelerator
+from cap2im.training.loop import RunLog, make_accelerator, progress_bar
 
 FETCHED = """
 import resource, sys, torch
@@ -116,3 +120,58 @@ def test_damaged_lines_of_a_log_are_counted_and_left_out(tmp_path, capsys):
         pass
     assert (tmp_path / "stats.jsonl").read_text("utf-8").split("\n") == [lines[0], lines[4], ""]
     assert "stats.jsonl: 3 damaged lines left out" in " ".join(capsys.readouterr().out.split())
+
+
+def log(folder, step=0, total=2000, *changes, steps_per_epoch=25):
+    recipe = load_recipe("aligndraw-digits", ["train.validate_every=100", "train.checkpoint_every=200", *changes])
+    return RunLog(folder, recipe, step, total, make_accelerator("cpu", 1), steps_per_epoch)
+
+
+def test_the_bar_fits_80_columns():
+    lines = io.StringIO()
+    bar = progress_bar(Console(file=lines, force_terminal=True, width=80, color_system=None))
+    note = "G/D coarse 0.69/0.71, fine 1.23/0.04"
+    task = bar.add_task("", total=200_000, completed=123_456, note=note)
+    lines.truncate(0)
+    bar.console.print(bar.get_renderable())
+    (line,) = [line for line in lines.getvalue().splitlines() if line.strip()]
+    assert "123456/200000" in line
+    assert "left" in line
+    assert note[:28] in line
+    assert "…" not in line.partition("left")[0]
+    assert len(line) <= 80
+    bar.remove_task(task)
+
+
+def test_without_a_terminal_a_line_comes_now_and_then(tmp_path, capsys, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr("cap2im.training.loop.time.monotonic", lambda: now)
+    with log(tmp_path) as running:
+        for _ in range(100):
+            now += 1.0
+            running.advance("bound -12.3 nats, KL 4.5")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "2,000 updates of 50 (80.0 epochs); validation every 100, a checkpoint every 200 updates",
+        "step 30 of 2,000, 0:32:50 left: bound -12.3 nats, KL 4.5",
+        "step 60 of 2,000, 0:32:20 left: bound -12.3 nats, KL 4.5",
+        "step 90 of 2,000, 0:31:50 left: bound -12.3 nats, KL 4.5",
+    ]
+
+
+def test_samples_are_shown_with_their_captions(tmp_path):
+    with log(tmp_path) as running:
+        for step in (1, 2):
+            running.samples(step, "drawings", np.zeros((4, 4, 3), np.uint8), ["a *red* bus", "green"])
+    assert [path.name for path in sorted((tmp_path / "samples").iterdir())] == ["drawings-00000001.png", "drawings-00000002.png"]
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert events.Tags()["images"] == ["drawings"]
+    (text,) = events.Tensors("drawings/captions/text_summary")
+    assert text.tensor_proto.string_val[0].decode() == "1. a *red* bus\n2. green"
+
+
+def test_more_updates_than_asked_for_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"has made 30 updates, more than the 20 that are asked for; --set train\.updates=60"):
+        log(tmp_path, 30, 20)
+    assert not list(tmp_path.iterdir())

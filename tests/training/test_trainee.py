@@ -1,4 +1,4 @@
-"""Going on from a checkpoint that is damaged."""
+"""The moving average that draws, and going on from a checkpoint that is old or damaged."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ import pytest
 import torch
 
 from cap2im.checkpoint import CONFIG, TRAINING_STATE, TRAINING_TENSORS, TrainingState, checkpoints, load_checkpoint, save_checkpoint
+from cap2im.config import parse_recipe
+from cap2im.data.vocabulary import Vocabulary
+from cap2im.models.attngan import AttnGAN
+from cap2im.training.attngan import AttnGANTrainee
 from cap2im.training.bound import BoundTrainee
 from cap2im.training.loop import make_accelerator
 from cap2im.training.material import training_material
-from cap2im.training.trainee import resume_state
+from cap2im.training.trainee import decay_at, moving_average, resume_state
 from tests.tiny import tiny_recipe
+
+PICTURES = {"source": "pictures"}
 
 
 @pytest.mark.parametrize("name", [TRAINING_STATE, TRAINING_TENSORS])
@@ -76,3 +82,53 @@ def test_tensors_of_another_network_are_refused(trainee_and_state, tmp_path, ten
     with pytest.raises(ValueError, match=r"step-00000000: does not fit the recipe's network: ") as error:
         trainee.restore(folder, make_accelerator("cpu", 1))
     assert "\n" not in str(error.value)
+
+
+def test_the_average_is_warmed_up():
+    assert [decay_at(0.999, n) for n in (0, 1, 8, 90, 10**6)] == [0.1, 2 / 11, 0.5, 0.91, 0.999]
+    assert decay_at(0.25, 8) == 0.25
+    network = torch.nn.Linear(1, 1, bias=False)
+    warm, constant = (moving_average(network, 0.999, warm_up=warm_up) for warm_up in (True, False))
+    expected = 0.0
+    for update in range(6):
+        torch.nn.init.constant_(network.weight, float(update))
+        warm.update_parameters(network)
+        constant.update_parameters(network)
+        decay = 0 if update == 0 else (1 + update) / (10 + update)
+        expected = decay * expected + (1 - decay) * update
+    assert warm.module.weight.item() == pytest.approx(expected)
+    assert expected > 4
+    assert constant.module.weight.item() == pytest.approx(0.015, rel=0.01)
+
+
+@pytest.mark.parametrize(("variant", "second"), [("paper", 9 / 11), ("released", 0.001)])
+def test_only_the_released_attngan_keeps_its_decay_constant(variant, second):
+    sizes = {"width": 2, "condition": 2, "noise": 2, "branches": 1, "first_side": 16, "residuals": 0}
+    recipe = parse_recipe(
+        {"kind": "attngan", "description": "", "model": {"variant": variant, "text": {"features": 4}, **sizes}, "data": PICTURES}, "here"
+    )
+    words = Vocabulary(words=tuple(f"word{n}" for n in range(recipe.model.text.vocabulary_size)))
+    trainee = AttnGANTrainee(recipe, AttnGAN(recipe.model).text.state_dict(), words, {}, "")
+    weight, average = (next(network.generator.parameters()) for network in (trainee.learned, trainee.published))
+    with torch.no_grad():
+        before = average.clone()
+        weight.add_(1.0)
+    trainee.average.update_parameters(trainee.learned)
+    torch.testing.assert_close(average, before + second)
+
+
+def test_an_old_checkpoint_counts_its_updates_as_those_of_the_average(tmp_path):
+    recipe = tiny_recipe("train.ema_decay=0.999")
+    material = training_material(recipe, None)
+    accelerator = make_accelerator("cpu", 4)
+    old = BoundTrainee(recipe, material.vocabulary, material.about, "")
+    old.step = 40
+    old.prepare(accelerator)
+    old.save(tmp_path, accelerator)
+    (checkpoint,) = checkpoints(tmp_path)
+    state = load_checkpoint(checkpoint)
+    assert state.numbers.pop("averaged") == 0
+    save_checkpoint(tmp_path, state, old.published.state_dict(), old.config())
+    new = BoundTrainee(recipe, material.vocabulary, material.about, "")
+    new.restore(checkpoint, accelerator)
+    assert int(new.average.n_averaged) == 40

@@ -114,6 +114,25 @@ class CaptionedImages:
         for name, image in zip(found["id"], found["image"], strict=True):
             yield f"{self.name}: image {name}", image["bytes"]
 
+    def examples(self, count: int, vocabulary: Vocabulary, colours: int, side: int | None = None) -> tuple[list[str], Tensor]:
+        """Return at most `count` different captions with a known word, from all over the split, and their images.
+
+        Args:
+            count: most captions.
+            vocabulary: that knows the words.
+            colours: 1 or 3.
+            side: of the middle squares; None takes images as they are stored.
+
+        Returns:
+            N captions, and their images [N, C, A, A] in 0..1.
+        """
+        rows = {caption: row for caption, row in zip(self.captions, self.image_of.tolist(), strict=True) if vocabulary.numbered(caption)}
+        different, places = list(rows), torch.linspace(0, len(rows) - 1, min(count, len(rows))).long().tolist()
+        chosen = [different[place] for place in places]
+        images = [rows[caption] for caption in chosen]
+        pixels = self.pixels(images, colours) if side is None else self.squares(images, colours, side)
+        return chosen, pixels.float() / 255
+
     def all_pixels(self, colours: int, side: int | None = None) -> Tensor:
         """All images [N, C, A, A] uint8, or their middle squares, resized to `side`."""
         rows = range(len(self))
@@ -202,7 +221,7 @@ class CaptionBatches:
         self.images, self.captions = images, images.captions
         self.noise_shape, self.colours, self.vectors, self.side = noise_shape, colours, vectors, side
         self.batch_size, self.seed, self.equal_lengths = batch_size, seed, equal_lengths
-        self._words = NumberedCaptions(images.captions, vocabulary)
+        self._vocabulary, self._words = vocabulary, NumberedCaptions(images.captions, vocabulary)
         words = self._words.lengths
         self._chosen = torch.from_numpy(np.flatnonzero((words >= lengths[0]) & (words <= lengths[1])))  # captions
         self.left_out = len(words) - len(self._chosen)  # captions of other lengths, or without a known word
@@ -245,6 +264,10 @@ class CaptionBatches:
         epoch, index = divmod(step, self.steps_per_epoch)
         noise = step_noise(self.seed, step, self.batch_size, self.noise_shape)
         return self._batch(self._order(epoch)[index][rows], noise[rows])
+
+    def examples(self, count: int) -> tuple[list[str], Tensor]:
+        """Return captions with their images, see `CaptionedImages.examples`."""
+        return self.images.examples(count, self._vocabulary, self.colours, self.side)
 
     def spread(self, count: int) -> Tensor:
         """The rows of at most `count` captions, spread evenly over all of them."""

@@ -78,7 +78,7 @@ class PairBatches:
         self.noise_shape, self.side, self.colours = noise_shape, side, colours
         self.batch_size, self.seed = batch_size, seed
         self.most_words, self.resized, self.flip = words, int(side * enlarge), flip
-        self._words = NumberedCaptions(images.captions, vocabulary)
+        self._vocabulary, self._words = vocabulary, NumberedCaptions(images.captions, vocabulary)
         known = np.flatnonzero(self._words.lengths)
         counts = np.bincount(images.image_of[known], minlength=len(images))
         self._known = torch.from_numpy(known)  # captions, image after image
@@ -106,6 +106,10 @@ class PairBatches:
         luck = _luck(len(places), generator("fixed pairs"))
         luck[:, 1:4] = 0.5
         return self._batch(self._usable[places], luck, fixed_noise(len(places), self.noise_shape))
+
+    def examples(self, count: int) -> tuple[list[str], Tensor]:
+        """Return captions with the middle squares of their images, see `CaptionedImages.examples`."""
+        return self.images.examples(count, self._vocabulary, self.colours, self.side)
 
     def _batch(self, images: Tensor, luck: Tensor, noise: Tensor) -> Batch:
         captions = self._known[self._starts[images] + (luck[:, 0] * self._counts[images]).long()]

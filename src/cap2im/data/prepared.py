@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -103,6 +103,8 @@ class Manifest(BaseModel):
     side: int = Field(ge=1, le=65_535, strict=True)
     fit: Literal["stretch", "crop", "shorter"]
     source: dict[str, Any]
+    title: str | None = None
+    licence: str | None = None
     vocabulary: VocabularyEntry = VocabularyEntry()
     shards: Annotated[tuple[Shard, ...], AfterValidator(_different)]
 
@@ -245,8 +247,19 @@ class PreparedDataset:
             )
 
     def about(self) -> dict[str, Any]:
-        """What models and measurements say of it, JSON-ready."""
-        return {"sha256": self.sha256, "source": self.manifest.source}
+        """Return what models and measurements say of it, JSON-ready, without local paths."""
+        named = {"title": self.manifest.title, "licence": self.manifest.licence}
+        images = sum(shard.rows for shard in self.manifest.shards if shard.split == "train")
+        return {"sha256": self.sha256, "source": _public(self.manifest.source), "images": images} | {
+            key: value for key, value in named.items() if value
+        }
+
+
+def _public(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a source with the last part of its path alone: local folders are private. A name on the hub stays whole."""
+    path = str(source.get("path", "")).replace("\\", "/")
+    on_hub = source.get("kind") == "huggingface" and path.count("/") == 1 and path[0] not in "/~."
+    return {**source, "path": path if on_hub else PurePosixPath(path).name} if path else dict(source)
 
 
 def _read(where: str) -> bytes:

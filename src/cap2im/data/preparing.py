@@ -51,6 +51,8 @@ class Options:
         tokens: how captions are split into words; None leaves it to the source's own vocabulary, else it is "released".
         minimum_count: words that the training captions hold less often are left out of the vocabulary.
         words: the most words in the vocabulary; None keeps all.
+        title: what the data is, for the cards of models that are trained on it.
+        licence: of the data, an SPDX identifier or a name, for those cards.
     """
 
     side: int = 32
@@ -59,6 +61,8 @@ class Options:
     tokens: Tokenizer | None = None
     minimum_count: int = 1
     words: int | None = None
+    title: str | None = None
+    licence: str | None = None
 
     @property
     def image_format(self) -> Literal["PNG", "JPEG"]:
@@ -385,6 +389,7 @@ def _finish(source: Source, out: Path, kind: str, path: str, options: Options, p
         "format": FORMAT,
         "version": cap2im.__version__,
         "source": {"kind": kind, "path": path},
+        **{key: value for key, value in (("title", options.title), ("licence", options.licence)) if value},
         "side": options.side,
         "fit": options.fit,
         "captions": options.captions,

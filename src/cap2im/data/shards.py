@@ -201,6 +201,20 @@ class ShardBatches:
         chosen = [(image, pixels, 0) for image, pixels in self._first(count)]
         return self._batch(chosen, fixed_noise(len(chosen), self.noise_shape))
 
+    def examples(self, count: int) -> tuple[list[str], Tensor]:
+        """Return at most `count` different captions of the first shard and their images [N, C, A, A] in 0..1.
+
+        Raises:
+            ValueError: none of the images can be decoded.
+        """
+        images = {caption: image for image in self._images(0) for caption in image.captions}
+        different, places = list(images), torch.linspace(0, len(images) - 1, min(count, len(images))).long().tolist()
+        decoded = [(different[place], self._pixels(images[different[place]])) for place in places]
+        shown = [(caption, pixels) for caption, pixels in decoded if pixels is not None]
+        if not shown:
+            raise ValueError(f"{self.dataset.url(self._shards[0])}: none of {len(places)} images that were tried can be decoded")
+        return [caption for caption, _ in shown], torch.stack([pixels for _, pixels in shown]).float() / 255
+
     def fixed_captions(self, count: int) -> list[str]:
         """The captions of `fixed`."""
         return [image.captions[0] for image, _ in self._first(count)]
@@ -265,6 +279,6 @@ class ShardBatches:
     def _batch(self, chosen: Sequence[tuple[CaptionedBytes, Tensor, int]], noise: Tensor) -> Batch:
         captions = [image.captions[number % len(image.captions)] for image, _, number in chosen]
         tokens, mask = pad([self.dataset.vocabulary.numbered(caption) for caption in captions])
-        pixels = torch.stack([each for _, each, _ in chosen])
+        pixels = torch.stack([each for _, each, _ in chosen]).float() / 255
         vectors = None if self.encoder is None else self.encoder.encode(captions)
-        return Batch(pixels.float() / 255, tokens, mask, noise, vectors)
+        return Batch(pixels, tokens, mask, noise, vectors)

@@ -32,27 +32,29 @@ class DRAWConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    # alignDRAW attends to words; noalignDRAW takes their "mean"; skipthoughtDRAW a "sentence" vector made elsewhere; DRAW "none" at all
-    conditioning: Literal["align", "mean", "sentence", "none"] = "align"
-    sentence_features: int = Field(4800, ge=1)  # width of that sentence vector; combine-skip's has 4,800
-    side: int = Field(60, ge=4, le=1024)  # pixels of the square canvas; 32 for COCO
-    colours: Literal[1, 3] = 1  # 3 for COCO
-    glimpses: int = Field(32, ge=1, le=1024)  # T
-    read_patch: int = Field(8, ge=2)  # p of the read operator; 9 for COCO
-    write_patch: int = Field(8, ge=2)  # p of the write operator; 9 for COCO
-    inference_units: int = Field(300, ge=1)  # width of h_infer; 550 for COCO
-    generative_units: int = Field(300, ge=1)  # width of h_gen; 550 for COCO
-    latent: int = Field(150, ge=1)  # Z, dimension of z_t; 275 for COCO
-    vocabulary_size: int = Field(22, ge=1)  # 25,323 for COCO
-    language_units: int = Field(128, ge=1)  # of one direction
-    language_dropout: float = Field(0.0, ge=0, lt=1)  # of the words' features, in training; the paper has none
-    language_forgetting: float = Field(0.0, ge=0, lt=1)  # in training; see `BidirectionalLanguageModel`; the paper has none
-    language_window: int = Field(0, ge=0)  # words that a direction reads for the state of one; 0 is the whole sentence, as in the paper
-    align_features: int = Field(512, ge=1)  # l
-    align_noise: float = Field(0.0, ge=0)  # in training; see `Alignment`; the paper has none
-    blank: float = 0.0  # the canvas starts at this logit; the release starts MNIST at -10 (black) and COCO at 0
-    initialisation: Literal["paper", "scaled"] = "paper"  # see `initialise`
-    variant: Variant = "paper"  # "released" follows the authors' code, "port" a PyTorch port of it
+    conditioning: Literal["align", "mean", "sentence", "none"] = Field(
+        "align",
+        description='how captions enter: "align" attends to words, "mean" averages them, "sentence" takes a sentence vector, "none" not',
+    )
+    sentence_features: int = Field(4800, ge=1, description="width of the sentence vector; 4,800 of combine-skip")
+    side: int = Field(60, ge=4, le=1024, description="pixels of the square canvas")
+    colours: Literal[1, 3] = Field(1, description="1 is grey, 3 is RGB")
+    glimpses: int = Field(32, ge=1, le=1024, description="T, steps of a drawing")
+    read_patch: int = Field(8, ge=2, description="pixels, p of the read operator")
+    write_patch: int = Field(8, ge=2, description="pixels, p of the write operator")
+    inference_units: int = Field(300, ge=1, description="width of h_infer")
+    generative_units: int = Field(300, ge=1, description="width of h_gen")
+    latent: int = Field(150, ge=1, description="Z, dimension of z_t")
+    vocabulary_size: int = Field(22, ge=1, description="number of words; a prepared dataset decides it")
+    language_units: int = Field(128, ge=1, description="LSTM units of one direction of the language model")
+    language_dropout: float = Field(0.0, ge=0, lt=1, description="of the words' features, in training")
+    language_forgetting: float = Field(0.0, ge=0, lt=1, description="probability that each direction starts anew at a word, in training")
+    language_window: int = Field(0, ge=0, description="words that a direction reads for the state of one; 0 is the whole sentence")
+    align_features: int = Field(512, ge=1, description="l, width of the alignment")
+    align_noise: float = Field(0.0, ge=0, description="scale of the Gumbel noise on alignment scores, in training")
+    blank: float = Field(0.0, description="logit at which the canvas starts; the release starts MNIST at -10 (black) and COCO at 0")
+    initialisation: Literal["paper", "scaled"] = Field("paper", description='of the weights; "scaled" by the fan-in, see `initialise`')
+    variant: Variant = Field("paper", description='"released" follows the authors\' code, "port" a PyTorch port of it')
 
     @property
     def reads_words(self) -> bool:

@@ -41,16 +41,16 @@ PLACES_AT_ONCE = 256**2  # of the last maps that a processor draws together; lar
 class AttnGANConfig(ReadingConfig):
     """Sizes of a generator and its text encoder (`text`). The defaults are the release's for COCO."""
 
-    architecture: Literal["attngan", "attndcgan"] = "attngan"  # "attndcgan" shows the last size alone
-    variant: Literal["paper", "released"] = "paper"
-    condition: int = Field(100, ge=1)  # K, of the conditioning augmentation
-    noise: int = Field(100, ge=1)  # Z
-    width: int = Field(48, ge=1)  # D
-    residuals: int = Field(3, ge=0)  # residual blocks of a stage that attends; AttnDCGAN has none
-    branches: int = Field(3, ge=1, le=4)  # sizes; each has twice the side of the one before
-    first_side: int = Field(64, ge=16, le=512)  # pixels; a power of two
-    colours: Literal[1, 3] = 3
-    margin: int = Field(0, ge=0)  # pixels around the canvas that the last stage draws in vain: for sides that are no power of two
+    architecture: Literal["attngan", "attndcgan"] = Field("attngan", description='"attndcgan" draws the last size alone')
+    variant: Literal["paper", "released"] = Field("paper", description='"released" masks words and averages weights as the release does')
+    condition: int = Field(100, ge=1, description="K, width of the conditioning augmentation")
+    noise: int = Field(100, ge=1, description="Z, width of the noise")
+    width: int = Field(48, ge=1, description="D, feature maps of the generator")
+    residuals: int = Field(3, ge=0, description="residual blocks of a stage that attends; AttnDCGAN has none")
+    branches: int = Field(3, ge=1, le=4, description="sizes; each has twice the side of the one before")
+    first_side: int = Field(64, ge=16, le=512, description="pixels; a power of two")
+    colours: Literal[1, 3] = Field(3, description="1 is grey, 3 is RGB")
+    margin: int = Field(0, ge=0, description="pixels around the canvas that are cut off: for sides that are no power of two")
 
     @model_validator(mode="after")
     def _fits(self) -> AttnGANConfig:

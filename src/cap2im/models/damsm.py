@@ -40,12 +40,16 @@ CODE_PLACES = 4  # the small encoder's code sees a map of 4 x 4 places
 class DAMSMConfig(ReadingConfig):
     """Sizes of the matching model and its text encoder (`text`). The defaults are the released ones."""
 
-    image_encoder: Literal["inception", "small"] = "inception"
-    variant: Literal["paper", "released"] = "paper"  # "released": training moves the batch statistics of the frozen Inception
-    corners: bool = False  # Inception's images are resized with aligned corners, as torch did up to 0.3
-    side: int = Field(inception.SIDE, ge=16, le=1024)  # A, pixels of the images to train on
-    colours: Literal[1, 3] = 3
-    width: int = Field(32, ge=1)  # feature maps of the small encoder's first layer; the last has four times as many
+    image_encoder: Literal["inception", "small"] = Field(
+        "inception", description='"inception" with its published weights, or "small", trained from scratch'
+    )
+    variant: Literal["paper", "released"] = Field(
+        "paper", description='"released": training moves the batch statistics of the frozen Inception'
+    )
+    corners: bool = Field(False, description="resize Inception's images with aligned corners, as torch did up to 0.3")
+    side: int = Field(inception.SIDE, ge=16, le=1024, description="A, pixels of the images to train on")
+    colours: Literal[1, 3] = Field(3, description="1 is grey, 3 is RGB")
+    width: int = Field(32, ge=1, description="feature maps of the small encoder's first layer; the last has four times as many")
 
     @model_validator(mode="after")
     def _sees_colours(self) -> DAMSMConfig:

@@ -62,13 +62,17 @@ class HearingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    # a "sentence" vector made elsewhere, or the "mean" of the word states of a language model of the network's own
-    conditioning: Literal["sentence", "mean"] = "sentence"
-    sentence_features: int = Field(4800, ge=1)  # S of "sentence"; combine-skip's has 4,800
-    vocabulary_size: int = Field(22, ge=1)  # of "mean"
-    language_units: int = Field(128, ge=1)  # of one direction, of "mean"
-    # whether each caption's "mean" is brought to mean 0 and deviation 1: as it is, captions differ by a twentieth of the noise's deviation
-    normalised: bool = False
+    conditioning: Literal["sentence", "mean"] = Field(
+        "sentence",
+        description='how captions enter: "sentence" takes a sentence vector, "mean" the mean state of a language model',
+    )
+    sentence_features: int = Field(4800, ge=1, description="width of the sentence vector; 4,800 of combine-skip")
+    vocabulary_size: int = Field(22, ge=1, description="number of words; a prepared dataset decides it")
+    language_units: int = Field(128, ge=1, description="LSTM units of one direction of the language model")
+    normalised: bool = Field(
+        False,
+        description="scale each caption's \"mean\" to mean 0 and deviation 1; else captions differ by a twentieth of the noise's deviation",
+    )
 
     @property
     def reads_words(self) -> bool:
@@ -102,10 +106,10 @@ class Listener(nn.Module):
 class SharpenerConfig(HearingConfig):
     """Sizes of the fine generator. The defaults are the release's for COCO."""
 
-    side: int = Field(32, ge=4, le=1024)  # pixels of the square image
-    colours: Literal[1, 3] = 3
-    features: int = Field(128, ge=1)  # F of the first two convolutions
-    kernels: tuple[Kernel, Kernel, Kernel] = (7, 7, 5)  # sides of the three convolutions; odd
+    side: int = Field(32, ge=4, le=1024, description="pixels of the square image")
+    colours: Literal[1, 3] = Field(3, description="1 is grey, 3 is RGB")
+    features: int = Field(128, ge=1, description="F, maps of the first two convolutions")
+    kernels: tuple[Kernel, Kernel, Kernel] = Field((7, 7, 5), description="sides of the three convolutions; odd")
 
     @property
     def noise_shape(self) -> tuple[int, int]:
@@ -151,12 +155,12 @@ class Sharpener(Listener):
 class LAPGANConfig(HearingConfig):
     """Sizes of the two generators. The defaults are LAPGAN's for CIFAR and the release's for COCO."""
 
-    side: int = Field(32, ge=4, le=1024, multiple_of=2)  # pixels of the square image; the coarse one's is half of it
-    colours: Literal[1, 3] = 3
-    noise: int = Field(100, ge=1)  # Z of the coarse generator; the fine one has a plane of noise
-    generator_units: int = Field(1200, ge=1)  # of the coarse generator's two hidden layers
-    features: int = Field(128, ge=1)  # F of the fine generator's first two convolutions
-    kernels: tuple[Kernel, Kernel, Kernel] = (7, 7, 5)  # sides of its three convolutions; odd
+    side: int = Field(32, ge=4, le=1024, multiple_of=2, description="pixels of the square image; the coarse one's is half of it")
+    colours: Literal[1, 3] = Field(3, description="1 is grey, 3 is RGB")
+    noise: int = Field(100, ge=1, description="Z of the coarse generator; the fine one has a plane of noise")
+    generator_units: int = Field(1200, ge=1, description="units of the coarse generator's two hidden layers")
+    features: int = Field(128, ge=1, description="F, maps of the fine generator's first two convolutions")
+    kernels: tuple[Kernel, Kernel, Kernel] = Field((7, 7, 5), description="sides of the fine generator's three convolutions; odd")
 
     @property
     def noise_shape(self) -> tuple[int, int]:

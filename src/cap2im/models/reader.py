@@ -22,8 +22,8 @@ class ReaderConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    window: int = Field(32, ge=24, le=128, multiple_of=8)  # pixels of the square window
-    channels: int = Field(16, ge=1)  # feature maps of the first layer; the later ones have two and four times as many
+    window: int = Field(32, ge=24, le=128, multiple_of=8, description="pixels of the square window")
+    channels: int = Field(16, ge=1, description="feature maps of the first layer; the later ones have two and four times as many")
 
 
 class Reader(nn.Module):

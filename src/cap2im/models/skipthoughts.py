@@ -31,9 +31,9 @@ class SkipThoughtsConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    uni: int = Field(2400, ge=0)  # units of uni-skip
-    bi: int = Field(1200, ge=0)  # units of each direction of bi-skip
-    embedding: int = Field(620, ge=1)  # E
+    uni: int = Field(2400, ge=0, description="units of uni-skip; 0 leaves it out")
+    bi: int = Field(1200, ge=0, description="units of each direction of bi-skip; 0 leaves it out")
+    embedding: int = Field(620, ge=1, description="E, width of a word vector")
 
     @model_validator(mode="after")
     def _something(self) -> SkipThoughtsConfig:

@@ -28,21 +28,23 @@ class VAEConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    architecture: Literal["fully-connected", "convolutional"] = "convolutional"
-    # a "sentence" vector made elsewhere, as in the paper; the "mean" of the states of a language model, learned along; or "none"
-    conditioning: Literal["sentence", "mean", "none"] = "mean"
-    sentence_features: int = Field(4800, ge=1)  # width of that sentence vector; combine-skip's has 4,800
-    side: int = Field(60, ge=4, le=1024)  # pixels of the square canvas; "convolutional": a multiple of 4
-    colours: Literal[1, 3] = 1
-    hidden: int = Field(512, ge=1)  # D, width of the fully connected layers
-    maps: int = Field(32, ge=1)  # M of the outer convolutions; the inner ones have twice as many
-    latent: int = Field(64, ge=1)  # Z
-    deviation: float = Field(0.3, gt=0)  # of a pixel around its mean, in 0..1; see `VAE`
-    blank: float = 0.0  # the canvas starts at this logit everywhere; -3 is nearly black
-    vocabulary_size: int = Field(22, ge=1)
-    language_units: int = Field(128, ge=1)  # of one direction
-    language_dropout: float = Field(0.0, ge=0, lt=1)  # of the words' features, in training
-    language_forgetting: float = Field(0.0, ge=0, lt=1)  # in training; see `BidirectionalLanguageModel`
+    architecture: Literal["fully-connected", "convolutional"] = Field("convolutional", description="of encoder and decoder")
+    conditioning: Literal["sentence", "mean", "none"] = Field(
+        "mean",
+        description='how captions enter: "sentence" takes a sentence vector, "mean" the mean state of a language model, "none" not',
+    )
+    sentence_features: int = Field(4800, ge=1, description="width of the sentence vector; 4,800 of combine-skip")
+    side: int = Field(60, ge=4, le=1024, description='pixels of the square canvas; "convolutional" needs a multiple of 4')
+    colours: Literal[1, 3] = Field(1, description="1 is grey, 3 is RGB")
+    hidden: int = Field(512, ge=1, description="D, width of the fully connected layers")
+    maps: int = Field(32, ge=1, description="M of the outer convolutions; the inner ones have twice as many")
+    latent: int = Field(64, ge=1, description="Z, dimension of the latent")
+    deviation: float = Field(0.3, gt=0, description="standard deviation of a pixel around its mean, in 0..1; see `VAE`")
+    blank: float = Field(0.0, description="logit at which the canvas starts; -3 is nearly black")
+    vocabulary_size: int = Field(22, ge=1, description="number of words; a prepared dataset decides it")
+    language_units: int = Field(128, ge=1, description="LSTM units of one direction of the language model")
+    language_dropout: float = Field(0.0, ge=0, lt=1, description="of the words' features, in training")
+    language_forgetting: float = Field(0.0, ge=0, lt=1, description="probability that each direction starts anew at a word, in training")
 
     @model_validator(mode="after")
     def _halves_twice(self) -> VAEConfig:

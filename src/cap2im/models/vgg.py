@@ -29,9 +29,11 @@ class VGGConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    width: int = Field(64, ge=1)  # feature maps of the first stage; the last two have eight times as many
-    classes: int = Field(10, ge=2)
-    dropouts: tuple[Share, Share, Share] = (0.3, 0.4, 0.5)  # in the first stage, in the later ones, around the fully connected layer
+    width: int = Field(64, ge=1, description="feature maps of the first stage; the last two have eight times as many")
+    classes: int = Field(10, ge=2, description="number of classes")
+    dropouts: tuple[Share, Share, Share] = Field(
+        (0.3, 0.4, 0.5), description="in the first stage, in the later ones, around the fully connected layer"
+    )
 
 
 class VGG(nn.Module):

@@ -28,12 +28,14 @@ class TextEncoderConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    vocabulary_size: int = Field(22, ge=1)  # of captioned digits; a prepared dataset brings its own
-    word_features: int = Field(300, ge=1)  # W
-    features: int = Field(256, ge=2)  # E, half of them of each direction
-    cell: Literal["lstm", "gru"] = "lstm"
-    sentence: Literal["last", "mean"] = "last"  # what stands for a caption: the last state of each direction, or the mean over its words
-    dropout: float = Field(0.5, ge=0, lt=1)  # share of a word's W features that training hides
+    vocabulary_size: int = Field(22, ge=1, description="number of words; a prepared dataset decides it")
+    word_features: int = Field(300, ge=1, description="W, width of a word vector")
+    features: int = Field(256, ge=2, description="E, half of them of each direction")
+    cell: Literal["lstm", "gru"] = Field("lstm", description="of the bidirectional encoder")
+    sentence: Literal["last", "mean"] = Field(
+        "last", description="what stands for a caption: the last state of each direction, or the mean over its words"
+    )
+    dropout: float = Field(0.5, ge=0, lt=1, description="share of a word's W features that training hides")
 
     @field_validator("features")
     @classmethod

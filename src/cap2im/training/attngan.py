@@ -6,8 +6,9 @@ The matching model (DAMSM) and its text encoder stay as they are, in evaluation 
 discriminators learn of them first, one after the other, so that activations and gradients of no two are in memory at once, and judge them
 anew when they have learned. One optimizer moves all networks: it keeps its state weight by weight and leaves alone what has no gradient.
 
-What the released program does and the paper does not say: a running average of the generator's weights draws, and its batch statistics
-are those of the weights in training. What the released program does differently: while the generator learns, it also computes gradients of
+What the released program does and the paper does not say: a moving average of the generator's weights draws, and its batch statistics
+are those of the weights in training. The release keeps the decay constant, as `model.variant="released"` does; with "paper" the decay is
+warmed up, as in all other trainings. What the released program does differently: while the generator learns, it also computes gradients of
 the discriminators, which it throws away.
 
 Where several processes share a batch, each one's batch statistics, wrong captions and matching losses are those of its own share.
@@ -39,9 +40,9 @@ from cap2im.models.damsm import DAMSM, EncodedImage, Gammas, damsm_losses
 from cap2im.models.discriminators import Discriminator, discriminator_loss, generator_loss
 from cap2im.models.precision import autocast
 from cap2im.models.text import EncodedText
-from cap2im.training.bound import shown_drawings
 from cap2im.training.loop import BatchesAhead, RunLog, keep_memory, make_accelerator, prepare_processor, stop_if_not_finite
-from cap2im.training.material import ShownCaptions, require_same_material, training_material
+from cap2im.training.material import require_same_material, training_material
+from cap2im.training.samples import FIRST_GRID, ShownCaptions, shown_drawings
 from cap2im.training.trainee import DrawingTrainee, resume_state
 
 VALIDATION_BATCH = 20
@@ -123,6 +124,11 @@ class AttnGANTrainee(DrawingTrainee):
         if self.average is not None:
             self.average.n_averaged.fill_(1)  # it starts from the first weights, as released, and not from those after an update
             self.average.eval()
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether the decay of the average is warmed up, which the release does not do."""
+        return self.recipe.model.variant == "paper"
 
     @property
     def learned(self) -> AttnGAN:
@@ -258,6 +264,7 @@ def train(
     with accelerator.main_process_first():  # what is prepared once for all lies in a cache then
         material = training_material(recipe, data, processes=accelerator.num_processes, vocabulary=vocabulary)
     recipe, batches, validation = cast(AttnGANRecipe, material.recipe), material.batches, material.validation
+    settings = recipe.train
     if material.unknown > MOST_UNKNOWN:
         raise ValueError(f"{settings.damsm}: does not know {material.unknown:.0%} of the words of the validation captions")
     checkpoint = resume_state(run, recipe, resume)
@@ -272,10 +279,10 @@ def train(
     damsm.to(accelerator.device)
 
     mine = slice(accelerator.process_index, None, accelerator.num_processes)  # this process's rows of a batch
-    total = settings.epochs * batches.steps_per_epoch
+    total = settings.total(batches.steps_per_epoch)
     ahead = BatchesAhead(batches, mine, range(trainee.step, total), workers if material.slow else 0)
 
-    with RunLog(run, recipe, trainee.step, total, accelerator) as log:
+    with RunLog(run, recipe, trainee.step, total, accelerator, batches.steps_per_epoch, {"data": data}) as log:
         while trainee.step < total:
             batch = ahead.next().to(accelerator.device)
             with torch.no_grad():
@@ -285,17 +292,16 @@ def train(
             step = trainee.step
             means = accelerator.reduce(torch.stack(list(losses.values())), "mean").tolist()
             told = {f"train/{name}": value for name, value in zip(losses, means, strict=True)}
-            note = ", ".join(
-                f"{name} {sum(told[f'train/{key}'] for key in losses if key.startswith(name)):.2f}"
-                for name in ("discriminator", "generator")
-            )
-            log.advance(note)
+            sums = [sum(told[f"train/{key}"] for key in losses if key.startswith(name)) for name in ("generator", "discriminator")]
+            log.advance("G {:.2f}, D {:.2f}".format(*sums))
             if step % settings.log_every == 0:
                 log.scalars(step, told | {"train/waiting": ahead.waiting})
-            if step % settings.validate_every == 0 or step == total:
+            validates = step % settings.validate_every == 0 or step == total
+            if validates or step == FIRST_GRID:
+                log.samples(step, "drawings", drawn_now(trainee, material.shown), material.shown.captions)
+            if validates:
                 scores = validate(trainee, validation, damsm, accelerator)
                 log.scalars(step, scores)
-                log.picture(step, "drawings", drawn_now(trainee, material.shown))
                 log.say(f"step {step}: validation {in_words(scores)}")
             if (stop := log.stopping) or step % settings.checkpoint_every == 0 or step == total:
                 trainee.save(run, accelerator)

@@ -17,22 +17,19 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from pydantic import ValidationError
+from torch import Tensor, nn
 
-from cap2im.checkpoint import (
-    WEIGHTS,
-    read_config,
-    read_weights,
-)
+from cap2im.checkpoint import WEIGHTS, read_config, read_weights
 from cap2im.config import BoundRecipe, BoundTraining, DRAWRecipe
 from cap2im.convert.theano import released_layout
 from cap2im.data.batch import Batch
 from cap2im.data.vocabulary import Vocabulary
+from cap2im.files import describe
 from cap2im.models.aligndraw import DRAW
-from cap2im.models.interface import DrawingModel, LikelihoodModel
+from cap2im.models.interface import LikelihoodModel
 from cap2im.models.kinds import DRAWING_KINDS
 from cap2im.models.precision import autocast
-from cap2im.randomness import picture_noise
 from cap2im.training.loop import (
     BatchesAhead,
     RunLog,
@@ -40,21 +37,21 @@ from cap2im.training.loop import (
     prepare_processor,
     stop_if_not_finite,
 )
-from cap2im.training.material import ShownCaptions, require_same_material, training_material
+from cap2im.training.material import require_same_material, training_material
 from cap2im.training.optimizers import RMSprop, clip_blocks
+from cap2im.training.samples import FIRST_GRID, shown_drawings
 from cap2im.training.trainee import DrawingTrainee, resume_state
 
-SHOWN_SAMPLES = 6
 VALIDATION_BATCH = 250
 
 
 def learning_rate(train: BoundTraining, step: int, steps_per_epoch: int) -> float:
-    """The rate of the update that follows `step` updates."""
+    """Return the rate of the update that follows `step` updates."""
     if step < train.warmup_steps:
         return train.learning_rate * (step + 1) / train.warmup_steps
     if train.schedule == "step":
         return train.learning_rate if step < train.drop_epoch * steps_per_epoch else train.final_learning_rate
-    progress = (step - train.warmup_steps) / max(1, train.epochs * steps_per_epoch - train.warmup_steps)
+    progress = (step - train.warmup_steps) / max(1, train.total(steps_per_epoch) - train.warmup_steps)
     return train.final_learning_rate + (train.learning_rate - train.final_learning_rate) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
@@ -79,36 +76,68 @@ def gradient_of(parameter: Tensor) -> Tensor:
     return parameter.grad
 
 
-def load_weights(model: LikelihoodModel, folder: Path, config: Mapping[str, Any]) -> str:
-    """Fills a model with the weights of a folder, and answers their SHA-256.
+def load_weights(model: LikelihoodModel, folder: Path, config: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Fill a model with the weights of a folder. Words that both vocabularies have keep their weights, whatever their numbers.
 
     Args:
         model: to fill.
         folder: of a model.
-        config: what the model in training will say of itself; kind, vocabulary, held-out configurations and variant have to be equal.
+        config: what the model in training will say of itself; kind, sizes, held-out configurations and variant have to be equal.
+
+    Returns:
+        the SHA-256 of the weights, and what to tell of the vocabularies.
 
     Raises:
-        ValueError: they are of another kind, network, vocabulary, held-out configurations or variant, or damaged.
+        ValueError: they are of another kind, network, held-out configurations or variant, share no word, or are damaged.
     """
     theirs = read_config(folder)
     ours = json.loads(json.dumps(config))
     if theirs.get("kind") != ours["kind"]:
         raise ValueError(f"{folder}: is a model of kind {theirs.get('kind')!r}, this training's is {ours['kind']!r}")
-    if Vocabulary.model_validate(theirs.get("vocabulary")) != Vocabulary.model_validate(ours["vocabulary"]):
-        raise ValueError(f"{folder}: has another vocabulary than this training")
     if theirs.get("data", {}).get("held_out") != ours["data"].get("held_out"):
         raise ValueError(f"{folder}: other configurations were held out; give the data.held_out_seed that it was trained with")
     if (variant := theirs.get("model", {}).get("variant")) != ours["model"].get("variant"):
         raise ValueError(f"{folder}: its model.variant is {variant!r}, this training's is {ours['model'].get('variant')!r}")
     try:
-        model.load_state_dict({name: value.float() for name, value in read_weights(folder, theirs).items()})
-    except RuntimeError as error:
-        raise ValueError(f"{folder}: weights of another network: {' '.join(str(error).split())[:300]}") from None
-    return str(theirs["sha256"][WEIGHTS])
+        vocabulary = Vocabulary.model_validate(theirs.get("vocabulary"))
+    except ValidationError as error:
+        raise ValueError(f"{folder}: damaged vocabulary: {describe(error)}") from None
+    weights = {name: value.float() for name, value in read_weights(folder, theirs).items()}
+    notes = []
+    if vocabulary != (own := Vocabulary.model_validate(ours["vocabulary"])) and ours["model"].get("conditioning") in ("align", "mean"):
+        notes.append(_carry_words_over(model, weights, vocabulary, own, folder))
+    if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in model.state_dict().items()}:
+        sizes = {key: value for key, value in theirs.get("model", {}).items() if key in ours["model"] and key != "vocabulary_size"}
+        other = {key: value for key, value in sizes.items() if value != ours["model"][key]}
+        told = ", ".join(f"model.{key} is {value!r}, this training's is {ours['model'][key]!r}" for key, value in other.items())
+        raise ValueError(f"{folder}: is of another size: its {told or 'weights have other names or shapes'}; --set takes its sizes over")
+    model.load_state_dict(weights)
+    return str(theirs["sha256"][WEIGHTS]), notes
+
+
+def _carry_words_over(model: LikelihoodModel, weights: dict[str, Tensor], theirs: Vocabulary, ours: Vocabulary, folder: Path) -> str:
+    """Replace the word vectors in `weights` by the model's own, with those of shared words; return what was done, in words."""
+    shared = [word for word in ours.words if word in theirs.numbers]
+    if not shared:
+        raise ValueError(f"{folder}: its vocabulary of {len(theirs):,} words has none of the {len(ours):,} words of this training")
+    rows, origins = ([vocabulary.numbers[word] for word in shared] for vocabulary in (ours, theirs))
+    for name, layer in model.named_modules():
+        key = f"{name}.weight"
+        if isinstance(layer, nn.Embedding) and len(weights.get(key, ())) == len(theirs) and layer.num_embeddings == len(ours):
+            vectors = layer.weight.detach().clone()
+            if vectors.shape[1:] == weights[key].shape[1:]:
+                vectors[rows] = weights[key][origins]
+                weights[key] = vectors
+    new = len(ours) - len(shared)
+    return f"{folder}: {len(shared):,} of {len(ours):,} words are known to it and keep their weights; {new:,} are new and start untrained"
 
 
 class BoundTrainee(DrawingTrainee):
-    """A model with a bound in training; its moving average, where there is one, draws."""
+    """A model with a bound in training; its moving average, where there is one, draws.
+
+    Attributes:
+        notes: what to tell when the training begins.
+    """
 
     recipe: BoundRecipe
     model: LikelihoodModel
@@ -118,6 +147,7 @@ class BoundTrainee(DrawingTrainee):
         model = DRAWING_KINDS[recipe.kind].make(recipe.model)
         assert isinstance(model, LikelihoodModel)
         super().__init__(recipe, model, _optimizer(model, recipe.train), command, recipe.train.ema_decay, vocabulary, about_data)
+        self.notes: list[str] = []
 
     @property
     def drawing_model(self) -> LikelihoodModel:
@@ -126,7 +156,7 @@ class BoundTrainee(DrawingTrainee):
 
     def start_from(self, folder: Path) -> None:
         """Takes over the weights of a model folder; see `load_weights` for the errors."""
-        self.origin["started_from"] = load_weights(self.model, folder, self.config())
+        self.origin["started_from"], self.notes = load_weights(self.model, folder, self.config())
         self.drawing_model.load_state_dict(self.model.state_dict())
 
 
@@ -175,6 +205,7 @@ def train(
     with accelerator.main_process_first():  # what is prepared once for all lies in a cache then
         material = training_material(recipe, data, stream=stream, processes=accelerator.num_processes)
     recipe, batches, validation = cast(BoundRecipe, material.recipe), material.batches, material.validation
+    settings = recipe.train
     checkpoint = resume_state(run, recipe, resume)
     if checkpoint is not None:
         require_same_material(checkpoint, material, run)
@@ -190,10 +221,12 @@ def train(
         model.compile_steps()
 
     mine = slice(accelerator.process_index, None, accelerator.num_processes)  # this process's rows of a batch
-    total = settings.epochs * batches.steps_per_epoch
+    total = settings.total(batches.steps_per_epoch)
     ahead = BatchesAhead(batches, mine, range(trainee.step, total), workers if material.slow else 0)
 
-    with RunLog(run, recipe, trainee.step, total, accelerator) as log:
+    with RunLog(run, recipe, trainee.step, total, accelerator, batches.steps_per_epoch, {"data": data, "stream": stream}) as log:
+        for note in trainee.notes:
+            log.say(note)
         while (step := trainee.step) < total:
             weight = kl_weight(settings, step)
             for group in trainee.optimizer.param_groups:
@@ -222,12 +255,16 @@ def train(
                 names = {"train/loss": terms[0], "train/bound": -terms[1], "train/kl": terms[2], "train/kl_weight": weight}
                 names |= {"train/learning_rate": learning_rate(settings, step - 1, batches.steps_per_epoch), "train/waiting": ahead.waiting}
                 log.scalars(step, names)
-            if step % settings.validate_every == 0 or step == total:
+            validates = step % settings.validate_every == 0 or step == total
+            if validates or step == FIRST_GRID:
+                drawing_model.eval()
+                log.samples(step, "drawings", shown_drawings(drawing_model, material.shown), material.shown.captions)
+                model.train()
+            if validates:
                 drawing_model.eval()
                 scores = validate(drawing_model, validation, accelerator)
-                log.scalars(step, scores)
-                log.picture(step, "drawings", shown_drawings(drawing_model, material.shown))
                 model.train()
+                log.scalars(step, scores)
                 log.say(f"step {step}: validation bound {scores['validation/bound']:.2f} nats, KL {scores['validation/kl']:.2f}")
             if (stop := log.stopping) or step % settings.checkpoint_every == 0 or step == total:
                 trainee.save(run, accelerator)
@@ -256,16 +293,3 @@ def validate(model: LikelihoodModel, batch: Batch, accelerator: Accelerator) -> 
         sums += torch.stack([bound.value.sum(), bound.kl.sum()]).double()
     bound_mean, kl_mean = (accelerator.reduce(sums, "sum") / len(batch.images)).tolist()
     return {"validation/bound": bound_mean, "validation/kl": kl_mean}
-
-
-@torch.no_grad()
-def shown_drawings(model: DrawingModel, shown: ShownCaptions) -> np.ndarray:
-    """A grid [H, W, C] uint8 of fixed captions (rows) and seeds (columns), to watch a model learn."""
-    captions, samples = len(shown.tokens), SHOWN_SAMPLES
-    tokens, mask = (t.repeat_interleave(samples, 0).to(model.device) for t in (shown.tokens, shown.mask))
-    vectors = None if shown.vectors is None else shown.vectors.repeat_interleave(samples, 0).to(model.device)
-    noise = picture_noise(list(range(samples)) * captions, model.noise_shape)
-    images = model.picture(model.encode(tokens, mask, vectors, alone=True), noise.to(model.device)).cpu()  # [B, C, A, A]
-    side, colours = model.config.side, model.config.colours
-    grid = images.view(captions, samples, colours, side, side).permute(0, 3, 1, 4, 2)
-    return grid.reshape(captions * side, samples * side, colours).mul(255).round().to(torch.uint8).numpy()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 
 import cap2im
 from cap2im.config import AttnGANRecipe, BoundRecipe, ClassifierRecipe, DAMSMRecipe, GANRecipe, ReaderRecipe, SkipThoughtsRecipe
+from cap2im.files import shortened
 from cap2im.training.loop import machine
 
 TrainedRecipe = AttnGANRecipe | BoundRecipe | ClassifierRecipe | DAMSMRecipe | GANRecipe | ReaderRecipe | SkipThoughtsRecipe
@@ -20,8 +23,7 @@ WHAT_IS_MATCHED = {
 
 CARD = """---
 library_name: cap2im
-{task}license: mit
----
+{task}{licence}---
 
 # {name}
 
@@ -50,7 +52,7 @@ def _card(
     """A card.
 
     Args:
-        name: of the recipe.
+        name: of the model.
         recipe: what was trained.
         figures: what training measured.
         task: the hub's name for what the model does, if it has one.
@@ -60,6 +62,7 @@ def _card(
         of: what an update saw, behind the number of updates.
         parameters: which are counted, behind their number.
     """
+    data = figures.get("data", {})
     rows = {
         "command": f"`{figures['command']}`",
         **({} if origin is None else origin),
@@ -68,11 +71,59 @@ def _card(
         "time": f"{figures['seconds'] / 3600:.2f} h on {machine()}",
         "parameters": f"{figures['parameters']:,}{parameters}",
         **measured,
+        **licence_row(data),
         "written by": f"cap2im {cap2im.__version__}, torch {torch.__version__}",
     }
     table = "\n".join(f"| {what} | {told} |" for what, told in rows.items())
     told_task = "" if task is None else f"pipeline_tag: {task}\n"
-    return CARD.format(task=told_task, name=name, description=recipe.description, table=table, use=use)
+    title = description(recipe.description, data)
+    return CARD.format(task=told_task, licence=licence_line(data), name=one_line(name), description=title, table=table, use=use)
+
+
+def one_line(text: str) -> str:
+    """Return text that can stand in a line and in a cell of a Markdown table."""
+    return shortened(" ".join(text.split()), 200).replace("|", "/")
+
+
+def _dataset(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return what is known of the prepared dataset that a model was trained on; None for captioned digits and texts."""
+    found = data.get("dataset", data)
+    return found if isinstance(found.get("source"), Mapping) else None
+
+
+def description(of_recipe: str, data: Mapping[str, Any]) -> str:
+    """Return what a model is: its recipe's description, and the dataset that it was trained on.
+
+    Args:
+        of_recipe: the recipe's description.
+        data: what the model's config says of its data.
+    """
+    dataset = _dataset(data)
+    if dataset is None:
+        return of_recipe
+    title = dataset.get("title") or dataset["source"].get("path") or "captioned images"
+    images = f" ({dataset['images']:,} images)" if dataset.get("images") else ""
+    return f"{of_recipe}, trained on {one_line(str(title))}{images}"
+
+
+def licence_line(data: Mapping[str, Any]) -> str:
+    """Return the licence as the first lines of a card have it: that of the data, where it is known; MIT of captioned digits."""
+    dataset = _dataset(data)
+    if dataset is None:
+        return "license: mit\n" if not data or data.get("source") in ("mnist", "digits") else ""
+    if not (licence := dataset.get("licence")):
+        return ""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", licence):
+        return f"license: {licence.lower()}\n"
+    return f"license: other\nlicense_name: {json.dumps(one_line(licence))}\n"
+
+
+def licence_row(data: Mapping[str, Any]) -> dict[str, str]:
+    """Return a row that tells the licence of a prepared dataset, or that it is not known."""
+    dataset = _dataset(data)
+    if dataset is None:
+        return {}
+    return {"licence of the data": one_line(dataset.get("licence") or "not known: cap2im prepare --licence tells it")}
 
 
 def _interval(found: Mapping[str, Any]) -> str:

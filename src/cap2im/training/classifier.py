@@ -28,6 +28,7 @@ from cap2im.metrics.caption_accuracy import wilson
 from cap2im.models.precision import autocast
 from cap2im.models.vgg import SIDE, VGG
 from cap2im.randomness import generator
+from cap2im.training.card import description
 from cap2im.training.loop import RunLog, make_accelerator, prepare_processor, stop_if_not_finite
 from cap2im.training.trainee import Trainee, resume_state
 
@@ -126,7 +127,7 @@ class ClassifierTrainee(Trainee):
         """What a folder of this network says of it."""
         return {
             "kind": "classifier",
-            "description": self.recipe.description,
+            "description": description(self.recipe.description, self.about_data),
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "model": self.recipe.model.model_dump(),
             "data": self.about_data,
@@ -166,20 +167,22 @@ def train(
     accelerator = make_accelerator(device, settings.batch_size)
     dataset = PreparedDataset.open(data)
     checkpoint = resume_state(run, recipe, resume)
-    if checkpoint is not None and read_config(checkpoint)["data"] != dataset.about():
+    if checkpoint is not None and read_config(checkpoint)["data"]["sha256"] != dataset.sha256:
         raise ValueError(f"{run}: was begun with another dataset than this one")
     batches = LabelledBatches(LabelledImages(dataset, "train", recipe.model.classes), settings)
     validation = LabelledImages(dataset, "validation", recipe.model.classes)
 
+    recipe = recipe.model_copy(update={"train": settings.planned(batches.steps_per_epoch)})
+    settings = recipe.train
     trainee = ClassifierTrainee(recipe, dataset.about(), command)
     model = trainee.model
     if checkpoint is not None:
         trainee.restore(checkpoint, accelerator)
     prepared = trainee.prepare(accelerator)
     mine = slice(accelerator.process_index, None, accelerator.num_processes)  # this process's rows of a batch
-    total = settings.epochs * batches.steps_per_epoch
+    total = settings.total(batches.steps_per_epoch)
 
-    with RunLog(run, recipe, trainee.step, total, accelerator) as log:
+    with RunLog(run, recipe, trainee.step, total, accelerator, batches.steps_per_epoch, {"data": data}) as log:
         while (step := trainee.step) < total:
             rate = learning_rate(settings, step, total)
             for group in trainee.optimizer.param_groups:
@@ -209,9 +212,10 @@ def train(
     result = run / "model"
     figures: dict[str, Any] = {**trainee.origin, "accuracy": accuracies(model, dataset, validation, accelerator)}
     if accelerator.is_main_process:
-        figures |= {"steps": trainee.step, "seconds": round(trainee.seconds), "parameters": trainee.config()["parameters"]}
+        config = trainee.config()
+        figures |= {"steps": trainee.step, "seconds": round(trainee.seconds), **{k: config[k] for k in ("parameters", "data")}}
         with whole_folder(result) as folder:
-            write_model(folder, model.state_dict(), {**trainee.config(), "accuracy": figures["accuracy"]}, card(figures))
+            write_model(folder, model.state_dict(), {**config, "accuracy": figures["accuracy"]}, card(figures))
     accelerator.wait_for_everyone()
     del prepared  # what shares gradients must be gone before the processes part, or one of them may abort at its exit
     accelerator.free_memory()

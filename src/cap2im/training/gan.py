@@ -37,9 +37,9 @@ from cap2im.models.lapgan import (
     level_of,
 )
 from cap2im.models.precision import autocast
-from cap2im.training.bound import shown_drawings
 from cap2im.training.loop import BatchesAhead, RunLog, make_accelerator, prepare_processor, stop_if_not_finite
 from cap2im.training.material import require_same_material, training_material
+from cap2im.training.samples import FIRST_GRID, grid, shown_drawings
 from cap2im.training.trainee import DrawingTrainee, resume_state
 
 VALIDATION_BATCH = 100
@@ -219,6 +219,7 @@ def train(
     with accelerator.main_process_first():  # what is prepared once for all lies in a cache then
         material = training_material(recipe, data, stream=stream, processes=accelerator.num_processes)
     recipe, batches, validation = cast(GANRecipe, material.recipe), material.batches, material.validation
+    settings = recipe.train
     checkpoint = resume_state(run, recipe, resume)
     if checkpoint is not None:
         require_same_material(checkpoint, material, run)
@@ -229,10 +230,10 @@ def train(
     model = trainee.model
 
     mine = slice(accelerator.process_index, None, accelerator.num_processes)  # this process's rows of a batch
-    total = settings.epochs * batches.steps_per_epoch
+    total = settings.total(batches.steps_per_epoch)
     ahead = BatchesAhead(batches, mine, range(trainee.step, total), workers if material.slow else 0)
 
-    with RunLog(run, recipe, trainee.step, total, accelerator) as log:
+    with RunLog(run, recipe, trainee.step, total, accelerator, batches.steps_per_epoch, {"data": data, "stream": stream}) as log:
         while (step := trainee.step) < total:
             schedule(trainee.optimizer, settings, step // batches.steps_per_epoch)
             batch = ahead.next().to(accelerator.device)
@@ -266,18 +267,21 @@ def train(
             losses = {f"train/{name}_discriminator": value.detach() for name, value in refusals.items()}
             losses |= {f"train/{name}_generator": value.detach() for name, value in deceptions.items()}
             told = dict(zip(losses, accelerator.reduce(torch.stack(list(losses.values())), "mean").tolist(), strict=True))
-            log.advance(", ".join(f"{name.removeprefix('train/')} {value:.2f}" for name, value in told.items()))
+            log.advance("G/D " + ", ".join(f"{n} {told[f'train/{n}_generator']:.2f}/{told[f'train/{n}_discriminator']:.2f}" for n in drawn))
             if step % settings.log_every == 0:
                 epoch = (step - 1) // batches.steps_per_epoch
                 rates = {"train/learning_rate": learning_rate(settings, epoch), "train/momentum": momentum(settings, epoch)}
                 log.scalars(step, told | rates | {"train/waiting": ahead.waiting})
-            if step % settings.validate_every == 0 or step == total:
+            validates = step % settings.validate_every == 0 or step == total
+            if validates or step == FIRST_GRID:
+                if isinstance(trainee.published, LAPGAN):
+                    log.samples(step, "drawings", shown_drawings(trainee.published, material.shown), material.shown.captions)
+                else:
+                    texts, pixels = shown_sharpening(trainee.published, validation[:SHOWN_IMAGES], material.vocabulary)
+                    log.samples(step, "sharpened", pixels, texts)
+            if validates:
                 scores = validate(trainee, validation, accelerator)
                 log.scalars(step, scores)
-                if isinstance(trainee.published, LAPGAN):
-                    log.picture(step, "drawings", shown_drawings(trainee.published, material.shown))
-                else:
-                    log.picture(step, "sharpened", shown_sharpening(trainee.published, validation[:SHOWN_IMAGES]))
                 log.say(f"step {step}: validation {in_words(scores)}")
             if (stop := log.stopping) or step % settings.checkpoint_every == 0 or step == total:
                 trainee.save(run, accelerator)
@@ -330,13 +334,12 @@ def in_words(scores: Mapping[str, float]) -> str:
 
 
 @torch.no_grad()
-def shown_sharpening(model: Sharpener, batch: Batch) -> np.ndarray:
-    """A grid [H, W, C] uint8 with a row an image: blurred, sharpened, and as it is."""
+def shown_sharpening(model: Sharpener, batch: Batch, vocabulary: Vocabulary) -> tuple[list[str], np.ndarray]:
+    """Return the captions of a batch, and a grid [H, W, 3] uint8 with a row an image: blurred, sharpened, and as it is."""
     device = next(model.parameters()).device
     part = batch.to(device)
     rough = blurred(part.images)
     sharp = model.sharpen(rough, model.hear(part.tokens, part.mask, part.vectors))
     columns = torch.stack([rough, sharp, part.images], dim=1).cpu()  # [B, 3, C, A, A]
-    count, _, colours, side, _ = columns.shape
-    grid = columns.permute(0, 3, 1, 4, 2).reshape(count * side, 3 * side, colours)
-    return grid.clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
+    captions = [" ".join(vocabulary.words[n] for n in row[known].tolist()) for row, known in zip(batch.tokens, batch.mask, strict=True)]
+    return captions, grid("blurred, sharpened, real", captions, columns)

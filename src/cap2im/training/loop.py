@@ -9,7 +9,8 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -19,7 +20,9 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, NonNegativeInt
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
@@ -29,6 +32,10 @@ from cap2im.data.batch import Batch, Batches
 from cap2im.data.workers import available_workers
 from cap2im.files import atomic_path, check_regular_file, naming, parse_json, split_lines, write_atomically
 from cap2im.models.precision import WITHOUT_BF16, usable
+
+NOTE_WIDTH = 36  # columns
+LINE_EVERY = 30.0  # seconds between two lines of progress where there is no terminal
+SOURCE = "run.json"  # in a run: where its data lies. The path is local, and goes into no card or config
 
 
 def prepare_processor() -> None:
@@ -96,16 +103,16 @@ def joined(part: Tensor, accelerator: Accelerator) -> Tensor:
     return part if accelerator.num_processes == 1 else cast(Tensor, _Joined.apply(part, accelerator))
 
 
-def progress_bar() -> Progress:
-    """A bar with the count, the time left and whatever the loop puts into `note`."""
+def progress_bar(console: Console | None = None) -> Progress:
+    """Return a bar of at most 80 columns: the count, times passed and left, and what the loop puts into `note`."""
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
         MofNCompleteColumn(),
+        BarColumn(bar_width=8),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", max_width=NOTE_WIDTH)),
+        console=console,
     )
 
 
@@ -121,12 +128,14 @@ class RunLog:
         step: the step that training starts at; what an interrupted run logged after it is dropped, for it will be logged again.
         total: steps of the whole training.
         accelerator: knows whether this process is the main one.
+        steps_per_epoch: updates of an epoch, to say how long the training is.
+        source: JSON-ready; where the data lies, for going on without being told again.
 
     Attributes:
         stopping: whether the training is to end.
 
     Raises:
-        ValueError: another training writes into the folder.
+        ValueError: another training writes into the folder, or the run has made more updates than the recipe asks for.
     """
 
     def __init__(
@@ -136,15 +145,25 @@ class RunLog:
         step: int,
         total: int,
         accelerator: Accelerator,
+        steps_per_epoch: int = 1,
+        source: Mapping[str, Any] | None = None,
     ) -> None:
+        if step > total:
+            raise ValueError(
+                f"{run}: has made {step:,} updates, more than the {total:,} that are asked for; --set train.updates={2 * step} goes on"
+            )
         self.run, self.active = run, accelerator.is_main_process
+        self._train, self._step, self._total, self._steps_per_epoch = recipe.train, step, total, steps_per_epoch
         self.stopping = False
         self._hears = accelerator.num_processes == 1 and threading.current_thread() is threading.main_thread()
         self._heard_before: dict[int, Any] = {}
         self._precision, self._device = recipe.train.precision, accelerator.device
         self._progress = progress_bar()
-        self._progress.disable = not self.active
-        self._task = self._progress.add_task("training", total=total, completed=step, note="")
+        self._interactive = self._progress.console.is_terminal or self._progress.console.is_jupyter
+        self._progress.disable = not (self.active and self._interactive)
+        self._task = self._progress.add_task("", total=total, completed=step, note="")
+        self._began = self._told = time.monotonic()
+        self._began_at, self._captions_told = step, set[str]()
         if not self.active:
             return
         run.mkdir(parents=True, exist_ok=True)
@@ -158,6 +177,9 @@ class RunLog:
         if damaged:
             self.say(f"{self._stats}: {damaged} damaged line{'s' * (damaged != 1)} left out")
         write_atomically(run / "recipe.toml", to_toml(recipe))
+        if source is not None:
+            document = _located(source) | {"steps_per_epoch": steps_per_epoch}
+            write_atomically(run / SOURCE, json.dumps(document, indent=1) + "\n")
         self._excepthook, threading.excepthook = threading.excepthook, self._thread_failed
         try:
             with naming(self._board_folder):
@@ -176,6 +198,7 @@ class RunLog:
         self._progress.start()
         if usable(self._precision, self._device) != self._precision:
             self.say(WITHOUT_BF16)
+        self.say(self._plan())
         if self._hears:
             for number in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(number) is not signal.SIG_IGN:  # as it is for what a shell put into the background
@@ -185,7 +208,7 @@ class RunLog:
     def _stop(self, *_: object) -> None:
         self.stopping = True
         self._hear_no_more()
-        self._progress.update(self._task, description="stopping after this step")
+        self._progress.update(self._task, note="stopping after this step")
 
     def _hear_no_more(self) -> None:
         while self._heard_before:
@@ -206,14 +229,29 @@ class RunLog:
             threading.excepthook = self._excepthook
             self._lock.release()
 
+    def _plan(self) -> str:
+        """Return how long the training is and how often it validates and saves, in words."""
+        train, total = self._train, self._total
+        if self._step == total:
+            return f"{self.run}: finished, all {total:,} updates are made; --set train.updates={2 * total} goes on"
+        length = f"{total:,} updates of {train.batch_size} ({total / self._steps_per_epoch:,.1f} epochs)"
+        begun = f", {self._step:,} of them made" if self._step else ""
+        return f"{length}{begun}; validation every {train.validate_every:,}, a checkpoint every {train.checkpoint_every:,} updates"
+
     def advance(self, note: str) -> None:
-        """One more step is done; the note stands beside the bar."""
-        self._progress.update(self._task, advance=1, note=note)
+        """Count one more step; the note stands beside the bar. Without a terminal, print a line now and then instead."""
+        self._step += 1
+        self._progress.update(self._task, advance=1, note="stopping after this step" if self.stopping else note)
+        now = time.monotonic()
+        if not self._interactive and now - self._told >= LINE_EVERY and self._step < self._total:
+            self._told = now
+            left = (now - self._began) / (self._step - self._began_at) * (self._total - self._step)
+            self.say(f"step {self._step:,} of {self._total:,}, {timedelta(seconds=round(left))} left: {note}")
 
     def say(self, text: str) -> None:
-        """A line above the bar."""
+        """Print a line, above the bar."""
         if self.active:
-            self._progress.console.print(text)
+            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=not self._interactive)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Numbers of a step, by their names."""
@@ -225,8 +263,8 @@ class RunLog:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
 
-    def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """A picture [H, W, C] uint8, as PNG and on TensorBoard."""
+    def samples(self, step: int, name: str, pixels: np.ndarray, captions: Sequence[str]) -> None:
+        """Write a sample grid [H, W, 3] uint8 as PNG, and show it with its captions on TensorBoard."""
         if not self.active:
             return
         from PIL import Image
@@ -234,9 +272,18 @@ class RunLog:
         folder = self.run / "samples"
         folder.mkdir(exist_ok=True)
         with atomic_path(folder / f"{name}-{step:08d}.png") as draft:
-            Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(draft, "PNG")
+            Image.fromarray(pixels).save(draft, "PNG")
         with naming(self._board_folder):
             self._board.add_image(name, pixels, step, dataformats="HWC")
+            if name not in self._captions_told:  # they stay the same
+                self._captions_told.add(name)
+                self._board.add_text(f"{name}/captions", "\n".join(f"{row}. {text}" for row, text in enumerate(captions, 1)), step)
+
+
+def _located(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a source whose local path holds from any folder."""
+    data = source.get("data")
+    return {**source, "data": None if data is None else str(data) if "://" in str(data) else str(Path(data).absolute())}
 
 
 class _Logged(BaseModel):

@@ -107,6 +107,7 @@ def train(
         material = training_material(recipe, data, stream=stream, processes=accelerator.num_processes)
     assert isinstance(material.recipe, DAMSMRecipe)
     recipe, batches, validation = material.recipe, material.batches, material.validation
+    settings = recipe.train
     checkpoint = resume_state(run, recipe, resume)
     if checkpoint is not None:
         require_same_material(checkpoint, material, run)
@@ -122,10 +123,10 @@ def train(
     prepared = trainee.prepare(accelerator)
 
     mine = slice(accelerator.process_index, None, accelerator.num_processes)  # this process's rows of a batch
-    total = settings.epochs * batches.steps_per_epoch
+    total = settings.total(batches.steps_per_epoch)
     ahead = BatchesAhead(batches, mine, range(trainee.step, total), workers if material.slow else 0)
 
-    with RunLog(run, recipe, trainee.step, total, accelerator) as log:
+    with RunLog(run, recipe, trainee.step, total, accelerator, batches.steps_per_epoch, {"data": data, "stream": stream}) as log:
         while (step := trainee.step) < total:
             current_rate = learning_rate(settings, step, batches.steps_per_epoch)
             for group in trainee.optimizer.param_groups:

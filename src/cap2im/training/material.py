@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from pydantic import ValidationError
 
 from cap2im.checkpoint import read_config
 from cap2im.config import CaptionsData, DigitsData, DrawingRecipe, PicturesData
@@ -22,7 +22,9 @@ from cap2im.data.pairs import PairBatches
 from cap2im.data.prepared import PreparedDataset
 from cap2im.data.shards import ShardBatches
 from cap2im.data.vocabulary import LONGEST_CAPTION, Vocabulary, pad
+from cap2im.files import describe
 from cap2im.sentences import SentenceEncoder, find_encoder, load_sentence_encoder
+from cap2im.training.samples import ShownCaptions
 
 SHOWN_DIGITS = (
     "the digit three is at the top of the digit one .",
@@ -32,17 +34,9 @@ SHOWN_DIGITS = (
     "the digit four is at the bottom of the digit six .",
     "the digit nine is at the top right of the image .",
 )
-SHOWN_CAPTIONS = 10  # of a prepared dataset
+SHOWN_CAPTIONS = 5  # of training and of validation images each
+EXAMPLE_CAPTIONS = 10  # of validation images, that a model folder names
 JUDGED_CAPTIONS = 1000  # by how many of their words are unknown
-
-
-@dataclass(frozen=True)
-class ShownCaptions:
-    """The captions that a run draws again and again: tokens and mask [N, L], sentence vectors [N, S] or None."""
-
-    tokens: Tensor
-    mask: Tensor
-    vectors: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -112,9 +106,15 @@ def require_same_material(checkpoint: Path, material: Material, run: Path) -> No
     """Raises ValueError where the run of a checkpoint was begun with another dataset or sentence encoder."""
     before = read_config(checkpoint)["data"]
     for what, name in (("dataset", "dataset"), ("encoder", "sentence encoder")):
-        if before.get(what) != material.about.get(what):
+        if _identity(before.get(what)) != _identity(material.about.get(what)):
             streamed = ", or with other shards of it: --stream and the number of processes have to stay" if what == "dataset" else ""
             raise ValueError(f"{run}: was begun with another {name} than this one{streamed}")
+
+
+def _identity(about: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return what tells datasets or encoders apart: their content, and not what they are called."""
+    names = ("source", "title", "licence", "images", "name")
+    return None if about is None else {key: value for key, value in about.items() if key not in names}
 
 
 def sentence_encoder(recipe: DrawingRecipe) -> SentenceEncoder | None:
@@ -125,11 +125,17 @@ def sentence_encoder(recipe: DrawingRecipe) -> SentenceEncoder | None:
     """
     if not isinstance(recipe.data, CaptionsData) or recipe.model.conditioning != "sentence":
         return None
-    encoder = load_sentence_encoder(recipe.data.sentence_encoder)
+    try:
+        encoder = load_sentence_encoder(recipe.data.sentence_encoder)
+    except ValueError as error:
+        if Path(recipe.data.sentence_encoder).exists():
+            raise
+        how = "cap2im train skipthoughts-small --data DATA trains one, --set data.sentence_encoder=FOLDER names it"
+        raise ValueError(f"{error}; {how}") from None
     if encoder.features != recipe.model.sentence_features:
         raise ValueError(
-            f"{recipe.data.sentence_encoder}: answers {encoder.features} features, the recipe's model.sentence_features is "
-            f"{recipe.model.sentence_features}"
+            f"{recipe.data.sentence_encoder}: its vectors have {encoder.features} features, the recipe's model.sentence_features is "
+            f"{recipe.model.sentence_features}; --set model.sentence_features={encoder.features} takes them"
         )
     return encoder
 
@@ -143,12 +149,13 @@ def _digits(recipe: DrawingRecipe, settings: DigitsData, data: Path | None, voca
         noise_shape = recipe.model.noise_shape
         return CanvasBatches(maker, vocabulary, noise_shape, settings.samples_per_epoch, recipe.train.batch_size, recipe.train.seed)
 
+    batches = canvases("train")
     return Material(
-        recipe,
+        planned(recipe, batches),
         vocabulary,
-        batches=canvases("train"),
+        batches=batches,
         validation=canvases("validation").fixed(settings.validation_samples),
-        shown=ShownCaptions(*pad([t.numbers for t in vocabulary.encode(SHOWN_DIGITS)])),
+        shown=ShownCaptions(SHOWN_DIGITS, *pad([t.numbers for t in vocabulary.encode(SHOWN_DIGITS)])),
         about={**settings.model_dump(), "held_out": held_out.digits},
         slow=False,
     )
@@ -226,24 +233,38 @@ def _captioned(
     settings: CaptionsData | PicturesData,
     dataset: PreparedDataset,
     encoder: SentenceEncoder | None,
-    training: Batches,
+    training: CaptionBatches | ShardBatches | PairBatches,
     validation: CaptionBatches | ShardBatches | PairBatches,
     **streamed: Any,
 ) -> Material:
-    shown = spread([caption for caption in validation.captions if dataset.vocabulary.numbered(caption)], SHOWN_CAPTIONS)
-    words = pad([dataset.vocabulary.numbered(caption) for caption in shown])
+    seen, seen_images = training.examples(SHOWN_CAPTIONS)
+    unseen, unseen_images = validation.examples(SHOWN_CAPTIONS)
+    captions = [*seen, *unseen]
+    told = (*(f"{caption} (training)" for caption in seen), *(f"{caption} (validation)" for caption in unseen))
+    shown = ShownCaptions(
+        told,
+        *pad([dataset.vocabulary.numbered(caption) for caption in captions]),
+        None if encoder is None else encoder.encode(captions),
+        torch.cat([seen_images, unseen_images]),
+    )
+    examples = spread([caption for caption in validation.captions if dataset.vocabulary.numbered(caption)], EXAMPLE_CAPTIONS)
     known = {} if encoder is None else {"encoder": {"name": encoder.name, "sha256": encoder.sha256}}
     return Material(
-        recipe,
+        planned(recipe, training),
         dataset.vocabulary,
         batches=training,
         validation=validation.fixed(settings.validation_samples),
-        shown=ShownCaptions(*words, None if encoder is None else encoder.encode(shown)),
-        about={**settings.model_dump(), "dataset": dataset.about() | streamed, "shown": shown} | known,
+        shown=shown,
+        about={**settings.model_dump(), "dataset": dataset.about() | streamed, "shown": examples} | known,
         slow=True,
         encoder_folder=find_encoder(settings.sentence_encoder) if isinstance(settings, CaptionsData) and encoder is not None else None,
         unknown=unknown_share(dataset.vocabulary, spread(validation.captions, JUDGED_CAPTIONS)),
     )
+
+
+def planned(recipe: DrawingRecipe, batches: Batches) -> DrawingRecipe:
+    """Return a recipe whose length and cadence are chosen for the data, see `Training.planned`."""
+    return recipe.model_copy(update={"train": recipe.train.planned(batches.steps_per_epoch)})
 
 
 def unknown_share(vocabulary: Vocabulary, captions: Sequence[str]) -> float:
@@ -259,7 +280,12 @@ def spread(captions: Sequence[str], count: int) -> list[str]:
 
 
 def fitted(recipe: DrawingRecipe, dataset: PreparedDataset, *, resizes: bool) -> DrawingRecipe:
-    """The recipe with the dataset's vocabulary size; `resizes` tells that images of any size will do.
+    """Return the recipe with the dataset's vocabulary size and, unless the recipe says another, its side.
+
+    Args:
+        recipe: of a model of captioned images.
+        dataset: to train on.
+        resizes: whether images of any size will do.
 
     Raises:
         ValueError: the recipe insists on another vocabulary size, or on images of another size.
@@ -269,8 +295,15 @@ def fitted(recipe: DrawingRecipe, dataset: PreparedDataset, *, resizes: bool) ->
     sizes, key = (recipe.model, "model") if text is None else (text, "model.text")
     if "vocabulary_size" in sizes.model_fields_set and sizes.vocabulary_size != words:
         raise ValueError(f"{dataset.folder}: has {words} words, the recipe's {key}.vocabulary_size is {sizes.vocabulary_size}")
-    if not resizes:
+    changes = {"vocabulary_size": words}
+    follows = isinstance(recipe.data, CaptionsData) and "side" in type(sizes).model_fields and "side" not in sizes.model_fields_set
+    if follows and dataset.manifest.fit != "shorter":
+        changes["side"] = dataset.manifest.side
+    elif not resizes:
         dataset.require_size(recipe.model.side, "the recipe's model.side", "--set model.side=")
-    sizes = sizes.model_copy(update={"vocabulary_size": words})
+    try:
+        sizes = type(sizes).model_validate(sizes.model_dump() | changes)
+    except ValidationError as error:
+        raise ValueError(f"{dataset.folder}: {describe(error)}") from None
     model = sizes if text is None else recipe.model.model_copy(update={"text": sizes})
     return recipe.model_copy(update={"model": model})

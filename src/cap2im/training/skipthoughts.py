@@ -108,6 +108,8 @@ def train(
             f"{data}: none of the {len(held_out)} sentences for validation has neighbours; give data.validation_share a larger value"
         )
 
+    recipe = recipe.model_copy(update={"train": settings.planned(batches.steps_per_epoch)})
+    settings = recipe.train
     trainee = SkipThoughtsTrainee(recipe, vocabulary, sentences, command)
     model, names = trainee.model, list(trainee.published.encoders)
     if checkpoint is not None:
@@ -117,9 +119,9 @@ def train(
     prepared = trainee.prepare(accelerator)
 
     mine = slice(accelerator.process_index, None, accelerator.num_processes)  # this process's rows of a batch
-    total = settings.epochs * batches.steps_per_epoch
+    total = settings.total(batches.steps_per_epoch)
 
-    with RunLog(run, recipe, trainee.step, total, accelerator) as log:
+    with RunLog(run, recipe, trainee.step, total, accelerator, batches.steps_per_epoch, {"data": data}) as log:
         while (step := trainee.step) < total:
             for group in trainee.optimizer.param_groups:
                 group["lr"] = learning_rate(settings, step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from pydantic import BaseModel, NonNegativeFloat, NonNegativeInt
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel
 
 from cap2im.checkpoint import (
     SENTENCE_ENCODER,
@@ -23,37 +23,77 @@ from cap2im.checkpoint import (
     checkpoints,
     load_checkpoint,
     read_config,
+    read_recipe,
     read_weights,
     save_checkpoint,
     whole_folder,
     write_model,
 )
-from cap2im.config import DrawingRecipe, Section, differences, parse_recipe
+from cap2im.config import DrawingRecipe, Recipe, Section, changed, differences, parse_recipe
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.files import validate
+from cap2im.files import read_json, validate
 from cap2im.sentences import copy_encoder
-from cap2im.training.loop import machine, optimizer_tensors, random_states, restore_optimizer, restore_random_states
+from cap2im.training.card import description
+from cap2im.training.loop import SOURCE, machine, optimizer_tensors, random_states, restore_optimizer, restore_random_states
+
+
+def check_run(run: Path, resume: bool) -> None:
+    """Check that a folder holds a run to go on with, or none to begin anew.
+
+    Raises:
+        ValueError: there is a checkpoint and `resume` is false, or none and it is true.
+    """
+    found = checkpoints(run)
+    if resume and not found:
+        raise ValueError(f"{run}: no checkpoint to resume from")
+    if found and not resume:
+        raise ValueError(
+            f"{run}: holds a run already ({found[-1].name}); cap2im train --resume {run} goes on with it, or choose another --run"
+        )
 
 
 def resume_state(run: Path, recipe: Section, resume: bool) -> Path | None:
-    """The checkpoint that a run goes on from, or None for a new run.
+    """Return the checkpoint that a run goes on from, or None for a new run.
 
     Raises:
         ValueError: there is a checkpoint and `resume` is false, or none and it is true, or it was made by another recipe.
     """
-    found = checkpoints(run)
+    check_run(run, resume)
     if not resume:
-        if found:
-            raise ValueError(f"{run}: holds a run already ({found[-1].name}); add --resume to go on with it, or choose another --run")
         return None
-    if not found:
-        raise ValueError(f"{run}: no checkpoint to resume from")
+    found = checkpoints(run)
     with _naming_an_older_one(found[-1]):
         state = load_checkpoint(found[-1])
     old = parse_recipe(state.recipe, str(found[-1]))
-    if changed := differences(old, recipe):
-        raise ValueError(f"{run}: was made by another recipe (its own is {run / 'recipe.toml'}); differences: {'; '.join(changed)}")
+    if differing := differences(old, recipe):
+        raise ValueError(f"{run}: was made by another recipe (its own is {run / 'recipe.toml'}); differences: {'; '.join(differing)}")
     return found[-1]
+
+
+class Source(BaseModel):
+    """Where the data of a run lies, and how many updates an epoch of it has, as `RunLog` keeps them."""
+
+    data: str | None = None
+    stream: bool = False
+    steps_per_epoch: int = 1
+
+
+def open_run(run: Path, changes: Sequence[str] | Mapping[str, Any] = ()) -> tuple[Recipe, Source]:
+    """Return the recipe of a run's last checkpoint with changes applied, and where its data lies.
+
+    Raises:
+        ValueError: there is no checkpoint, it is damaged, or a change does not fit.
+    """
+    check_run(run, resume=True)
+    found = checkpoints(run)
+    with _naming_an_older_one(found[-1]):
+        table = read_recipe(found[-1])
+    return parse_recipe(changed(table, changes), str(run)), source_of(run)
+
+
+def source_of(run: Path) -> Source:
+    """Return where the data of a run lies; runs of older versions do not say it."""
+    return read_json(run / SOURCE, Source) if (run / SOURCE).exists() else Source()
 
 
 @contextmanager
@@ -81,6 +121,31 @@ class _Numbers(BaseModel):
     averaged: NonNegativeInt | None = None
 
 
+def decay_at(ema_decay: float, updates: int) -> float:
+    """Return the decay of the next update of an average that was updated `updates` times.
+
+    The decay rises to `ema_decay`: with 0.999 from the start, the average is the untrained network for the first thousand updates.
+    """
+    return min(ema_decay, (1 + updates) / (10 + updates))
+
+
+def moving_average(network: nn.Module, ema_decay: float, *, warm_up: bool = True) -> AveragedModel:
+    """Return an exponential moving average of a network's parameters; buffers are copied.
+
+    Args:
+        network: to average. The first `update_parameters` copies its parameters.
+        ema_decay: share of the old average in the new one.
+        warm_up: use `decay_at`; else the decay is constant.
+    """
+
+    @torch.no_grad()
+    def update(averages: PARAM_LIST, parameters: PARAM_LIST, updates: Tensor | int) -> None:
+        decay = decay_at(ema_decay, int(updates)) if warm_up else ema_decay
+        torch._foreach_lerp_(averages, parameters, 1 - decay)
+
+    return AveragedModel(network, multi_avg_fn=update)
+
+
 class Trainee(ABC):
     """A network in training, with everything that a checkpoint holds of it.
 
@@ -93,7 +158,7 @@ class Trainee(ABC):
 
     def __init__(self, recipe: Section, model: nn.Module, optimizer: Optimizer, command: str, average_decay: float = 0.0) -> None:
         self.recipe, self.model = recipe, model
-        self.average = AveragedModel(self.learned, multi_avg_fn=get_ema_multi_avg_fn(average_decay)) if average_decay else None
+        self.average = moving_average(self.learned, average_decay, warm_up=self.warms_up) if average_decay else None
         self.optimizer: Any = optimizer
         self.step, self.origin = 0, {"command": command}
         self._started, self._seconds_before = time.time(), 0.0
@@ -106,6 +171,11 @@ class Trainee(ABC):
     def effort(self, batch_size: int) -> dict[str, Any]:
         """What the training took, for the folder of the finished model; seconds include validating and saving."""
         return {"steps": self.step, "batch_size": batch_size, "seconds": round(self.seconds), "machine": machine()}
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether the decay of the average is warmed up."""
+        return True
 
     @property
     def learned(self) -> nn.Module:
@@ -146,9 +216,8 @@ class Trainee(ABC):
             with _naming_an_older_one(checkpoint):
                 weights = read_weights(checkpoint, read_config(checkpoint))
             self.average.module.load_state_dict(weights)
-            self.average.n_averaged.fill_(
-                state.numbers.get("averaged", state.step)
-            )  # before it was written, all averages moved at each step
+            updates = state.numbers.get("averaged", state.step)  # without the key, the average was updated at each step
+            self.average.n_averaged.fill_(updates)
         restore_optimizer(self.optimizer, state.tensors, state.numbers)
         restore_random_states(state.tensors, accelerator)
         self.step, self._seconds_before, self.origin = state.step, state.numbers["seconds"], state.numbers["origin"]
@@ -196,7 +265,7 @@ class DrawingTrainee(Trainee):
         """What a folder of this network says of it."""
         return {
             "kind": self.recipe.kind,
-            "description": self.recipe.description,
+            "description": description(self.recipe.description, self.about_data),
             "parameters": sum(p.numel() for p in self.learned.parameters()),
             "model": self.recipe.model.model_dump(),
             "vocabulary": self.vocabulary.model_dump(),
@@ -214,7 +283,9 @@ class DrawingTrainee(Trainee):
             encoder_folder: of the sentence encoder that goes with it, if one does.
         """
         effort, config = self.effort(self.recipe.train.batch_size), self.config()
-        told = figures | self.origin | effort | {"parameters": config["parameters"]}
+        told = figures | self.origin | effort | {"parameters": config["parameters"], "data": config["data"]}
+        if encoder := config["data"].get("sentence_encoder"):  # which has a copy in the folder
+            config["data"]["sentence_encoder"] = Path(encoder).name
         with whole_folder(result) as folder:
             write_model(folder, self.published.state_dict(), config | {"trained": effort}, card(told), torch.float16)
             if encoder_folder is not None:

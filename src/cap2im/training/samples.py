@@ -1,0 +1,82 @@
+"""Sample grids: drawings of fixed captions beside the captions and their real images, to watch a model learn."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from cap2im.models.interface import DrawingModel
+from cap2im.randomness import picture_noise
+
+FIRST_GRID = 50  # updates before the first grid, which need not wait for a validation
+SAMPLES = 6  # drawings of a caption
+LEAST_TILE = 64  # pixels; smaller images are enlarged
+LINE = 14  # pixels of a line of text
+LETTER = 6  # pixels of a letter on average
+MOST_LINES = 2
+
+
+@dataclass(frozen=True)
+class ShownCaptions:
+    """The captions that a run draws again and again.
+
+    Attributes:
+        captions: N texts, as the grid shows them.
+        tokens: [N, L] word numbers.
+        mask: [N, L] true for words.
+        vectors: [N, S] sentence vectors, or None.
+        images: [N, C, A, A] in 0..1, the real images of the captions, or None.
+    """
+
+    captions: tuple[str, ...]
+    tokens: Tensor
+    mask: Tensor
+    vectors: Tensor | None = None
+    images: Tensor | None = None
+
+
+@torch.no_grad()
+def shown_drawings(model: DrawingModel, shown: ShownCaptions) -> np.ndarray:
+    """Return a grid [H, W, 3] uint8 with a row for each caption: the real image, if there is one, and drawings of fixed seeds."""
+    captions = len(shown.tokens)
+    tokens, mask = (t.repeat_interleave(SAMPLES, 0).to(model.device) for t in (shown.tokens, shown.mask))
+    vectors = None if shown.vectors is None else shown.vectors.repeat_interleave(SAMPLES, 0).to(model.device)
+    noise = picture_noise(list(range(SAMPLES)) * captions, model.noise_shape)
+    images = model.picture(model.encode(tokens, mask, vectors, alone=True), noise.to(model.device)).cpu()  # [N * K, C, A, A]
+    rows = images.unflatten(0, (captions, SAMPLES))  # [N, K, C, A, A]
+    heading = f"{SAMPLES} drawings of each caption"
+    if shown.images is not None and shown.images.shape[1:] == rows.shape[2:]:
+        rows, heading = torch.cat([shown.images.unsqueeze(1), rows], dim=1), f"the real image, then {heading}"
+    return grid(heading, shown.captions, rows)
+
+
+def grid(heading: str, captions: Sequence[str], rows: Tensor) -> np.ndarray:
+    """Return a picture [H, W, 3] uint8 of rows of images, each row below its caption.
+
+    Args:
+        heading: the first line.
+        captions: N texts; a long one is cut to two lines.
+        rows: [N, K, C, A, A] in 0..1.
+    """
+    count, columns, colours, side = *rows.shape[:3], rows.shape[-1]
+    tile = side * -(-LEAST_TILE // side)
+    width = columns * tile
+    texts = [textwrap.wrap(text, width // LETTER, max_lines=MOST_LINES, placeholder=" …") or [""] for text in (heading, *captions)]
+    picture = Image.new("RGB", (width, sum(LINE * len(lines) for lines in texts) + count * tile), "white")
+    draw, font, top = ImageDraw.Draw(picture), ImageFont.load_default(LINE - 3), 0
+    pixels = rows.clamp(0, 1).mul(255).round().to(torch.uint8).expand(-1, -1, 3 if colours == 1 else colours, -1, -1)
+    for lines, images in zip(texts, (None, *pixels), strict=True):
+        for line in lines:
+            draw.text((2, top), line, fill="black", font=font)
+            top += LINE
+        if images is not None:
+            row = images.permute(2, 0, 3, 1).reshape(side, columns * side, 3).numpy()
+            picture.paste(Image.fromarray(row).resize((width, tile), Image.Resampling.NEAREST), (0, top))
+            top += tile
+    return np.asarray(picture)

@@ -1,0 +1,92 @@
+"""Model cards: what they say of the data, its licence and the command, and what they keep to themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from PIL import Image
+
+from cap2im.data.prepared import PreparedDataset
+from cap2im.training.card import description, licence_line, licence_row
+from cap2im.training.start import shareable
+from tests.prepared import prepared_dataset
+
+
+@pytest.mark.parametrize(
+    ("argument", "shown"),
+    [
+        ("/home/someone/my photos", "my photos"),
+        ("--data=/home/someone/photos/", "--data=photos"),
+        ("train.damsm=/x/y/damsm", "train.damsm=damsm"),
+        ("train.damsm='/x/y/damsm'", "train.damsm=damsm"),
+        ("~/photos", "photos"),
+        ("../../secret/photos", "photos"),
+        ("C:\\Users\\me\\photos", "photos"),
+        ("file:///home/someone/photos", "photos"),
+        ("runs/photos", "runs/photos"),
+        ("s3://bucket/photos", "s3://bucket/photos"),
+        ("OWNER/NAME", "OWNER/NAME"),
+        ("train.kl_weights=[[0, 0.1], [200, 1.0]]", "train.kl_weights=[[0, 0.1], [200, 1.0]]"),
+    ],
+)
+def test_of_local_paths_a_card_shows_the_last_part(argument, shown):
+    assert shareable(argument) == shown
+
+
+@pytest.mark.parametrize(
+    ("source", "path"),
+    [
+        ({"kind": "folder", "path": "/home/someone/photos/"}, "photos"),
+        ({"kind": "pairs", "path": "../photos"}, "photos"),
+        ({"kind": "folder", "path": "C:\\Users\\me\\photos"}, "photos"),
+        ({"kind": "huggingface", "path": "OWNER/NAME"}, "OWNER/NAME"),
+        ({"kind": "huggingface", "path": "/home/x.parquet"}, "x.parquet"),
+    ],
+)
+def test_of_a_dataset_no_local_path_is_told(tmp_path, source, path):
+    dataset = PreparedDataset.open(prepared_dataset(tmp_path / "data"))
+    dataset = dataclasses.replace(dataset, manifest=dataset.manifest.model_copy(update={"source": source}))
+    assert dataset.about() == {"sha256": dataset.sha256, "source": {"kind": source["kind"], "path": path}, "images": 24}
+
+
+@pytest.mark.parametrize(
+    ("licence", "line"),
+    [
+        (None, ""),
+        ("CC-BY-4.0", "license: cc-by-4.0\n"),
+        ("all rights: reserved", 'license: other\nlicense_name: "all rights: reserved"\n'),
+        ("mit\n---\n# x", 'license: other\nlicense_name: "mit --- # x"\n'),
+    ],
+)
+def test_the_licence_is_that_of_the_data(licence, line):
+    dataset = {"source": {"kind": "folder", "path": "photos"}, "images": 3} | ({} if licence is None else {"licence": licence})
+    for data in (dataset, {"source": "captions", "dataset": dataset}):
+        assert licence_line(data) == line
+        assert ("not known" in licence_row(data)["licence of the data"]) == (licence is None)
+
+
+def test_captioned_digits_stay_what_they_were():
+    for data in ({"source": "mnist"}, {"source": "digits"}, {}):
+        assert licence_line(data) == "license: mit\n"
+        assert licence_row(data) == {}
+        assert description("alignDRAW on digits", data) == "alignDRAW on digits"
+    assert licence_line({"sentences": 5, "sha256": "x"}) == "", "texts have whatever licence they have"
+
+
+def test_a_description_names_the_data():
+    source = {"kind": "folder", "path": "photos"}
+    assert description("a VAE", {"dataset": {"source": source, "images": 1234}}) == "a VAE, trained on photos (1,234 images)"
+    assert description("a VAE", {"dataset": {"source": source, "title": "My\n| cats"}}) == "a VAE, trained on My / cats"
+    assert description("a VAE", {"dataset": {"source": {"kind": "test"}}}) == "a VAE, trained on captioned images"
+
+
+def test_prepare_stores_title_and_licence(run, tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "photos" / "one.png")
+    (tmp_path / "photos" / "one.txt").write_text("a red square\n")
+    told = ("--title", "squares", "--license", "CC0-1.0", "--workers", "1")
+    code, _, err = run("prepare", "pairs", "photos", "--out", "data", "--side", "8", *told)
+    assert code == 0, err
+    about = PreparedDataset.open(tmp_path / "data").about()
+    assert (about["title"], about["licence"], about["images"]) == ("squares", "CC0-1.0", 1)

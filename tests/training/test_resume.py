@@ -1,0 +1,189 @@
+"""Going on with a run by its folder alone: its recipe, its data, more updates, and what an interruption says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+
+import pytest
+import torch
+
+import cap2im
+import cap2im.training.bound as training
+from cap2im.checkpoint import checkpoints, load_checkpoint, read_config, read_weights
+from cap2im.config import load_recipe
+from tests.prepared import prepared_dataset
+
+TINY = {
+    "model.glimpses": 2,
+    "model.inference_units": 8,
+    "model.generative_units": 8,
+    "model.latent": 3,
+    "model.read_patch": 3,
+    "model.write_patch": 3,
+    "model.language_units": 4,
+    "model.align_features": 4,
+    "batch_size": 8,
+    "precision": "fp32",
+    "log_every": 1,
+}
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    prepared_dataset(tmp_path / "photos")
+    manifest = json.loads((tmp_path / "photos" / "manifest.json").read_text())
+    manifest |= {"source": {"kind": "folder", "path": "/home/someone/my photos"}, "title": "Squares | mine", "licence": "CC-BY-4.0"}
+    (tmp_path / "photos" / "manifest.json").write_text(json.dumps(manifest))
+    return tmp_path / "photos"
+
+
+def begin(**changes):
+    return cap2im.train("aligndraw-small", data="photos", run="runs/mine", device="cpu", **TINY, **changes)
+
+
+def steps(folder):
+    return [load_checkpoint(each).step for each in checkpoints(folder)]
+
+
+def test_a_run_goes_on_by_its_folder_alone_and_is_extended(run, photos, tmp_path):
+    begin(updates=4, checkpoint_every=4)
+    (tmp_path / "elsewhere").mkdir()
+    code, out, err = run("train", "--resume", "runs/mine", "--device", "cpu", "--set", "train.updates=7", "--workers", "0")
+    assert code == 0, err
+    assert "7 updates of 8 (1.2 epochs), 4 of them made; validation every 50, a checkpoint every 4 updates" in out
+    assert steps(tmp_path / "runs" / "mine") == [4, 7]
+    assert read_config(tmp_path / "runs" / "mine" / "model")["trained"]["steps"] == 7
+    code, out, err = run("train", "runs/mine", "--resume", "--device", "cpu")
+    assert (code, "finished, all 7 updates are made; --set train.updates=14 goes on" in out) == (0, True)
+    code, _, err = run("train", "--resume", "runs/mine", "--set", "train.updates=3", "--device", "cpu")
+    assert code == 2
+    assert "has made 7 updates, more than the 3 that are asked for" in err
+    code, _, err = run("train", "--resume", "runs/mine", "--set", "train.seed=3", "--device", "cpu")
+    assert (code, "train.seed: 0 -> 3" in err) == (2, True)
+
+
+def test_extending_equals_a_longer_run_bit_for_bit(photos, tmp_path):
+    """With a learning rate that does not depend on the length."""
+    same = {"schedule": "step", "drop_epoch": 99, "ema_decay": 0.5}
+    cap2im.train("aligndraw-small", data="photos", run="whole", device="cpu", updates=6, **TINY, **same)
+    cap2im.train("aligndraw-small", data="photos", run="parts", device="cpu", updates=3, **TINY, **same)
+    cap2im.train("parts", resume=True, device="cpu", updates=6, log_every=2)
+    one, two = (tmp_path / name / "model" / "model.safetensors" for name in ("whole", "parts"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_an_interruption_names_the_step_and_the_command(run, photos, monkeypatch):
+    def stop(what, value, step):
+        if step == 2 and what == "loss":
+            signal.raise_signal(signal.SIGINT)
+
+    begin_by_hand = [f"--set={key if '.' in key else 'train.' + key}={value}" for key, value in TINY.items()]
+    monkeypatch.setattr(training, "stop_if_not_finite", stop)
+    code, _, err = run("train", "aligndraw-small", "--data", "photos", "--run", "my run", "--device", "cpu", *begin_by_hand)
+    assert (code, err.splitlines()[-1]) == (130, "cap2im: interrupted; step 3 is saved in my run: cap2im train --resume 'my run' goes on")
+    monkeypatch.setattr(training, "training_material", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    code, _, err = run("train", "aligndraw-small", "--data", "photos", "--run", "other", "--device", "cpu", *begin_by_hand)
+    assert (code, err.splitlines()[-1]) == (130, "cap2im: interrupted before the first checkpoint of other")
+
+
+def test_data_that_moved_is_told(run, photos, tmp_path):
+    begin(updates=1)
+    shutil.move("photos", "moved")
+    code, _, err = run("train", "--resume", "runs/mine", "--device", "cpu")
+    told = f"cap2im: runs/mine: its data lay in {tmp_path}/photos, which is not there; --data tells where it lies now"
+    assert (code, err.splitlines()[-1]) == (2, told)
+    code, _, err = run("train", "--resume", "runs/mine", "--data", "moved", "--device", "cpu", "--set", "train.updates=2")
+    assert code == 0, err
+    (tmp_path / "runs" / "mine" / "run.json").unlink()  # as runs of older versions have none
+    code, _, err = run("train", "--resume", "runs/mine", "--device", "cpu")
+    assert (code, "give its folder with --data" in err) == (2, True)
+
+
+def test_cards_and_configs_tell_the_data_and_no_paths(photos, tmp_path):
+    folder = begin(updates=1, name="My | squares")
+    card, config = (folder / "README.md").read_text(), (folder / "config.json").read_text()
+    assert "# My / squares\n\na small alignDRAW, trained on Squares / mine (24 images).\n" in card
+    assert "license: cc-by-4.0\n" in card
+    assert "| licence of the data | CC-BY-4.0 |" in card
+    assert read_config(folder)["description"] == "a small alignDRAW, trained on Squares / mine (24 images)"
+    for text in (card, config):
+        assert "someone" not in text
+        assert str(tmp_path) not in text
+        assert "CIFAR" not in text
+        assert "mit\n" not in text
+
+
+def test_words_are_mapped_when_a_run_starts_from_another_vocabulary(photos, tmp_path, capsys):
+    first = begin(updates=2)
+    vocabulary = json.loads((photos / "vocabulary.json").read_text())
+    old = list(vocabulary["words"])
+    new = ["zebra", *reversed([word for word in old if word != "red"])]
+    (photos / "vocabulary.json").write_text(json.dumps(vocabulary | {"words": new}))
+    capsys.readouterr()
+    frozen = {"learning_rate": 1e-30, "final_learning_rate": 1e-31, "updates": 1}
+    changes = {key if "." in key else f"train.{key}": value for key, value in (TINY | frozen).items()}
+    second = training.train(load_recipe("aligndraw-small", changes), tmp_path / "second", data=photos, device="cpu", start_from=first)
+    shared = len(old) - 1
+    assert f"{shared} of {len(new)} words are known to it and keep their weights; 1 are new and start untrained" in capsys.readouterr().out
+    before, after = (read_weights(folder, read_config(folder)) for folder in (first, second))
+    names = [name for name in before if name.endswith(".words.weight")]
+    assert names
+    for name, weight in before.items():
+        if name in names:
+            for word in set(old) & set(new):
+                assert torch.equal(weight[old.index(word)], after[name][new.index(word)]), (name, word)
+        else:
+            assert torch.equal(weight, after[name]), name
+    with pytest.raises(ValueError, match=r"is of another size: its model\.latent is 3, this training's is 4; --set takes its sizes over$"):
+        training.train(
+            load_recipe("aligndraw-small", changes | {"model.latent": 4}), tmp_path / "third", data=photos, device="cpu", start_from=first
+        )
+
+
+def test_a_dry_run_with_data_tells_updates_time_and_words(run, photos, tmp_path):
+    sets = [f"--set={key if '.' in key else 'train.' + key}={value}" for key, value in TINY.items()]
+    code, out, err = run("train", "aligndraw-small", "--data", "photos", "--device", "cpu", "--dry-run", *sets)
+    assert code == 0, err
+    first, *toml = out.splitlines()
+    assert first.startswith("# 2,000 updates of 0")
+    for line in ("vocabulary_size = 19", "side = 8", "updates = 2000", "validate_every = 100", "checkpoint_every = 100", "log_every = 1"):
+        assert line in toml
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "3"], "No such option: --epochs; --set train.epochs=3 changes that setting of the recipe"),
+        (["--epoch", "3"], "No such option: --epoch; --set train.epochs=3 changes that setting of the recipe"),
+        (["--batch-size=64"], "; --set train.batch_size=64 changes that setting"),
+        (["--glimpses", "4"], "; --set model.glimpses=4 changes that setting"),
+        (["--data", "nowhere"], "nowhere: no such folder"),
+        (["--data", "photos", "--set", "model.side=16"], "the recipe's model.side is 16; prepare with --side 16, or --set model.side=8"),
+        (["--resume"], "runs/aligndraw-small: no checkpoint to resume from"),
+        (["--data", "photos"], "24 captions"),
+    ],
+)
+def test_what_is_refused_says_what_to_type(run, photos, arguments, message):
+    prepared_dataset(photos.parent / "few", train=12)
+    shutil.rmtree(photos)
+    shutil.move("few", "photos")
+    code, out, err = run("train", "aligndraw-small", "--device", "cpu", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_a_run_that_is_not_there_is_told(run, photos):
+    code, _, err = run("train", "--resume", "runs/nothing")
+    assert (code, err.splitlines()[-1]) == (2, "cap2im: --resume runs/nothing: neither a run's folder nor a recipe (see cap2im list)")
+    code, _, err = run("train", "--resume")
+    assert (code, err.splitlines()[-1]) == (2, "cap2im: give a recipe (see cap2im list), or --resume and the folder of a run")
+
+
+def test_a_missing_sentence_encoder_says_how_to_train_one(run, photos):
+    code, _, err = run("train", "skipthoughtdraw-cifar", "--data", "photos", "--set", "model.side=8", "--device", "cpu")
+    assert code == 2
+    assert "cap2im train skipthoughts-small --data DATA trains one, --set data.sentence_encoder=FOLDER names it" in err
