@@ -112,9 +112,9 @@ def test_what_a_killed_worker_had_queued_is_not_counted(tmp_path):
 def test_a_model_that_fails_to_load_unexpectedly_stops_it(tiny):
     """As one for which there is no memory: a server that lives and never draws would be worse."""
     program = """
-import sys, cap2im.pipeline
+import sys, cap2im.loading
 def read_weights(*arguments): raise MemoryError("no memory left")
-cap2im.pipeline.read_weights = read_weights
+cap2im.loading.read_weights = read_weights
 from cap2im.cli import main
 main()
 """
@@ -143,7 +143,7 @@ def test_a_port_that_is_taken(run, tiny):
         (["--set", "smaples=3"], "smaples: Extra inputs are not permitted"),
         (["--set", "samples"], "--set samples: expected KEY=VALUE"),
         (["--set", "port=1"], "--set port=1: expected KEY=VALUE of a setting that has no option of its own"),
-        (["--api-key-file", "missing"], "missing: No such file or directory"),
+        (["--api-key-file", "missing"], "missing: no such file or folder"),
         (["--host", "no.such.host.invalid"], "cannot listen on http://no.such.host.invalid:8000"),
     ],
 )

@@ -288,7 +288,7 @@ def test_both_learn_from_a_prepared_dataset_with_sentence_vectors(tmp_path):
         train(load_recipe(f"{kind}-coco", [*small, *more]), tmp_path / kind, data=dataset, device="cpu", workers=0)
         assert (tmp_path / kind / "samples").is_dir()
     other = load_recipe("sharpener-coco", [*small, "model.sentence_features=5"])
-    with pytest.raises(ValueError, match=r"encoder: answers 6 features, the recipe's model.sentence_features is 5"):
+    with pytest.raises(ValueError, match=r"encoder: its vectors have 6 features, the recipe's model.sentence_features is 5"):
         train(other, tmp_path / "other", data=dataset, device="cpu", workers=0)
     shutil.rmtree(encoder)  # the models have their own copies
     pipeline = Pipeline.load(str(tmp_path / "lapgan"), sharpen=str(tmp_path / "sharpener"))

@@ -99,10 +99,15 @@ def test_a_log_that_was_moved_away_is_begun_anew(tmp_path):
         (tmp_path / "stats.jsonl").rename(tmp_path / "old.jsonl")
         log.scalars(2, {"loss": 2.0})
         assert json.loads((tmp_path / "stats.jsonl").read_text()) == {"step": 2, "loss": 2.0}
-        shutil.rmtree(tmp_path)
-        with pytest.raises(OSError, match="No such file") as error:
+
+    def log_into_nothing() -> None:
+        with run_log(tmp_path / "gone") as log:
+            shutil.rmtree(tmp_path / "gone")
             log.scalars(3, {"loss": 3.0})
-        assert error.value.filename == str(tmp_path / "stats.jsonl")
+
+    with pytest.raises(OSError, match="No such file") as error:
+        log_into_nothing()
+    assert error.value.filename == str(tmp_path / "gone" / "stats.jsonl")
 
 
 def test_damaged_lines_of_a_log_are_counted_and_left_out(tmp_path, capsys):

@@ -273,7 +273,8 @@ def _read(where: str) -> bytes:
         with open_file(where) as file:
             data = file.read(LARGEST_DOCUMENT + 1)
     except Exception as error:  # each remote file system has exceptions of its own: of httpx, botocore, aiohttp
-        if isinstance(error, FileNotFoundError) and error.__cause__ is None:
+        missing = isinstance(error, FileNotFoundError) and error.__cause__ is None
+        if missing or (isinstance(error, ValueError) and not is_url(where)):
             raise
         reason = explain(error.__cause__ or error)  # fsspec calls a host that it cannot reach a missing file
         raise ValueError(f"{where}: cannot be read: {shortened(reason.removeprefix(f'{where}: '), 200)}") from None
