@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -11,6 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GIB = 2**30
+# a small process between this one and the command: Linux counts the memory of the process that forks as the child's
+LAUNCHER = """
+import json, os, resource, sys
+usage, space, seconds, *command = sys.argv[1:]
+child = os.fork()
+if child == 0:
+    resource.setrlimit(resource.RLIMIT_AS, (int(space), int(space)))
+    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds)))
+    os.execv(command[0], command)
+_, status, used = os.wait4(child, 0)
+with open(usage, "w", encoding="utf-8") as file:
+    json.dump([os.waitstatus_to_exitcode(status), used.ru_maxrss, used.ru_utime + used.ru_stime], file)
+"""
 
 
 @dataclass(frozen=True)
@@ -42,18 +55,12 @@ def run_limited(*arguments: str, cwd: Path, address_space: int = 8 * GIB, cpu: i
         code: Python code to run in place of the command line.
     """
 
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
-        resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
-
     start = [sys.executable, "-c", code] if code is not None else [sys.executable, "-m", "cap2im"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as out, tempfile.TemporaryFile("w+", encoding="utf-8") as err:
-        child = subprocess.Popen(
-            [*start, *arguments], cwd=cwd, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, preexec_fn=limit
+    with tempfile.NamedTemporaryFile("r", encoding="utf-8") as usage:
+        launcher = [sys.executable, "-I", "-S", "-c", LAUNCHER, usage.name, str(address_space), str(cpu), *start, *arguments]
+        done = subprocess.run(
+            launcher, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", env=environment, check=True
         )
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        out.seek(0)
-        err.seek(0)
-        return Limited(child.returncode, out.read(), err.read(), usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime)
+        status, peak, seconds = json.load(usage)
+    return Limited(status, done.stdout, done.stderr, peak * 1024, seconds)
