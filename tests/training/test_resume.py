@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import sys
 
 import pytest
 import torch
@@ -102,6 +104,16 @@ def test_data_that_moved_is_told(run, photos, tmp_path):
     assert (code, "give its folder with --data" in err) == (2, True)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="file systems elsewhere have names in UTF-8 alone")
+def test_a_run_on_data_whose_path_is_not_utf8_goes_on(run, photos, tmp_path):
+    data = os.fsdecode(b"\xff")
+    shutil.move("photos", data)
+    cap2im.train("aligndraw-small", data=data, run="runs/mine", device="cpu", updates=1, **TINY)
+    code, _, err = run("train", "--resume", "runs/mine", "--device", "cpu")
+    assert (code, "--data tells where it lies now" in err) == (2, True)
+    assert run("train", "--resume", "runs/mine", "--data", data, "--device", "cpu", "--set", "train.updates=2")[0] == 0
+
+
 def test_cards_and_configs_tell_the_data_and_no_paths(photos, tmp_path):
     folder = begin(updates=1, name="My | squares")
     card, config = (folder / "README.md").read_text(), (folder / "config.json").read_text()
@@ -162,7 +174,7 @@ def test_a_dry_run_with_data_tells_updates_time_and_words(run, photos, tmp_path)
         (["--batch-size=64"], "; --set train.batch_size=64 changes that setting"),
         (["--glimpses", "4"], "; --set model.glimpses=4 changes that setting"),
         (["--data", "nowhere"], "nowhere: no such folder"),
-        (["--data", "photos", "--set", "model.side=16"], "the recipe's model.side is 16; prepare with --side 16, or --set model.side=8"),
+        (["--data", "photos", "--set", "model.side=16"], "the recipe's model.side is 16; prepare with --side 16, or give --set model.side=8"),
         (["--resume"], "runs/aligndraw-small: no checkpoint to resume from"),
         (["--data", "photos"], "24 captions"),
     ],
