@@ -174,7 +174,10 @@ def test_a_dry_run_with_data_tells_updates_time_and_words(run, photos, tmp_path)
         (["--batch-size=64"], "; --set train.batch_size=64 changes that setting"),
         (["--glimpses", "4"], "; --set model.glimpses=4 changes that setting"),
         (["--data", "nowhere"], "nowhere: no such folder"),
-        (["--data", "photos", "--set", "model.side=16"], "the recipe's model.side is 16; prepare with --side 16, or give --set model.side=8"),
+        (
+            ["--data", "photos", "--set", "model.side=16"],
+            "the recipe's model.side is 16; prepare with --side 16, or give --set model.side=8",
+        ),
         (["--resume"], "runs/aligndraw-small: no checkpoint to resume from"),
         (["--data", "photos"], "24 captions"),
     ],
