@@ -6,12 +6,16 @@ import codecs
 import errno
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
 from cap2im import files
+from cap2im.convert.recognise import convert
+from cap2im.loading import weights_header
+from cap2im.training.trainee import check_run
 from tests.kills import run_child
 
 
@@ -184,6 +188,20 @@ def test_every_failure_of_a_disk_names_the_file(tmp_path, monkeypatch, number, o
     monkeypatch.undo()
     assert (error.value.errno, error.value.filename) == (number, str(tmp_path / "a"))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"old"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file systems elsewhere have names in UTF-8 alone")
+@pytest.mark.parametrize(
+    "use",
+    [lambda path: check_run(path, False), lambda path: convert(path.parent, path / "out"), lambda path: weights_header(path / "weights")],
+)
+def test_weights_in_a_path_that_is_not_utf8_are_refused(tmp_path, use):
+    files.check_unicode_path(tmp_path / "\u00e9\u2028")
+    path = tmp_path / os.fsdecode(b"\xff")
+    path.mkdir()
+    (path / "weights").write_bytes(b"")
+    with pytest.raises(ValueError, match="the path is not UTF-8, or the locale is not"):
+        use(path)
 
 
 def test_json_with_lone_surrogates_is_read_back():

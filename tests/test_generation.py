@@ -201,6 +201,14 @@ def test_a_sample_of_what_was_drawn_is_what_a_sample_draws(pipeline, dataset, tm
         assert (taken / "real" / pair.file).read_bytes() == (tmp_path / "whole" / "real" / f"{pair.image}.png").read_bytes()
 
 
+def test_pairs_that_were_cut_off_are_refused(pipeline, dataset, tmp_path):
+    generate(pipeline, dataset, tmp_path / "whole", real=True)
+    pairs = tmp_path / "whole" / "pairs.jsonl"
+    pairs.write_text("".join(pairs.read_text().splitlines(keepends=True)[:4]))
+    with pytest.raises(ValueError, match=r"pairs\.jsonl: has 4 pictures; .*manifest\.json says 12; cap2im generate --resume"):
+        sample_pairs(tmp_path / "whole", 2, tmp_path / "taken")
+
+
 def line_of(**changes: object) -> str:
     return json.dumps({"file": "a-c1-s1.png", "image": "a", "number": 1, "sample": 1, "seed": 0, "caption": "red \u2028 bus"} | changes)
 

@@ -178,6 +178,18 @@ def check_writable_file(path: Path) -> None:
         raise ValueError(f"{path}: cannot write this file: permission denied")
 
 
+def check_unicode_path(path: Path) -> None:
+    """Refuse a path that is not UTF-8: safetensors and TensorBoard open no such files.
+
+    Raises:
+        ValueError: the path is not UTF-8, or the locale is not.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{path}: the path is not UTF-8, or the locale is not (LC_ALL=C.UTF-8); weights need such a path") from None
+
+
 def explain(error: BaseException) -> str:
     """Return any error as one line for people: the file and a sentence, without error numbers and the names of Python's classes."""
     if isinstance(error, OSError) and error.strerror is not None and error.errno is not None:

@@ -110,6 +110,12 @@ class _PairLine(BaseModel):
         return name
 
 
+class _Drawn(BaseModel):
+    """What a sample needs of `manifest.json`."""
+
+    pictures: PositiveInt | None = None
+
+
 def all_pairs(pipeline: Pipeline, images: CaptionedImages, per_caption: int, seed: int) -> tuple[list[Pair], int]:
     """The pictures of all captions that the model can read, and how many captions it cannot.
 
@@ -310,7 +316,12 @@ def read_pairs(folder: Path) -> list[Pair]:
     if not path.exists():
         raise ValueError(f"{folder}: has no {PAIRS}; cap2im generate MODEL --data DIR --real --out DIR makes it, with the pictures")
     lines = enumerate(split_lines(read_text(path)), 1)
-    return [Pair(**parse_json(line, _PairLine, f"{path}: line {number}").model_dump()) for number, line in lines]
+    pairs = [Pair(**parse_json(line, _PairLine, f"{path}: line {number}").model_dump()) for number, line in lines]
+    manifest = folder / MANIFEST
+    drawn = read_json(manifest, _Drawn).pictures if manifest.exists() else None
+    if drawn is not None and len(pairs) != drawn:
+        raise ValueError(f"{path}: has {len(pairs)} pictures; {manifest} says {drawn}; cap2im generate --resume writes it again")
+    return pairs
 
 
 def sample_pairs(folder: Path, count: int, out: Path, *, seed: int = 0) -> list[Pair]:

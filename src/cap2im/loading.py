@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from cap2im.checkpoint import WEIGHTS, existing_folder, read_config, read_weights
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.files import check_regular_file, describe, shortened
+from cap2im.files import check_regular_file, check_unicode_path, describe, shortened
 
 Network = TypeVar("Network", bound=nn.Module)
 Header = Mapping[str, tuple[bool, tuple[int, ...]]]
@@ -138,9 +138,10 @@ def weights_header(path: Path) -> Header:
     """Return of each tensor in a safetensors file whether it holds fractions, and its shape; the weights are not read.
 
     Raises:
-        ValueError: no regular file, damaged, or of a type that no network here has.
+        ValueError: no regular file, of a path that is not UTF-8, damaged, or of a type that no network here has.
     """
     check_regular_file(path)
+    check_unicode_path(path)
     header = {}
     try:
         with safe_open(path, "pt") as file:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -175,6 +178,32 @@ def test_damaged_manifests_are_told(dataset, tmp_path, changes, message):
     change_manifest(folder, **changes)
     with pytest.raises(ValueError, match=re.escape(message)):
         PreparedDataset.open(folder)
+
+
+def quota(*_: object, **__: object) -> None:
+    raise datasets.exceptions.DatasetGenerationError("An error occurred") from OSError(errno.EFBIG, "File too large")
+
+
+def full(*_: object, **__: object) -> None:
+    raise OSError("Not enough disk space. Needed: Unknown size (download: Unknown size)")
+
+
+@pytest.mark.parametrize(("load", "number"), [(quota, errno.EFBIG), (full, errno.ENOSPC)])
+def test_a_cache_that_cannot_be_written_is_one_line(dataset, monkeypatch, load, number):
+    monkeypatch.setattr("datasets.load_dataset", load)
+    told = f"the cache of `datasets` cannot be written ({os.strerror(number).lower()}); HF_DATASETS_CACHE names another folder"
+    with pytest.raises(OSError, match=re.escape(told)) as raised:
+        CaptionedImages(dataset, "train")
+    assert (raised.value.errno, raised.value.filename) == (number, str(datasets.config.HF_DATASETS_CACHE))
+
+
+def test_a_damaged_shard_without_a_checksum_is_one_line(dataset, tmp_path):
+    folder = copied(dataset, tmp_path / "copy")
+    shards = json.loads((folder / "manifest.json").read_text())["shards"]
+    (folder / shards[0]["file"]).write_bytes(b"PAR1" + bytes(100) + b"PAR1")
+    change_manifest(folder, shards=[shards[0] | {"sha256": None}])
+    with pytest.raises(ValueError, match=r"copy, train: cannot be read: "):
+        CaptionedImages(PreparedDataset.open(folder), "train")
 
 
 def test_damaged_missing_and_exchanged_shards_are_told(dataset, tmp_path):

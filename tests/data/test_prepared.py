@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from cap2im.data.prepared import PreparedDataset
 from cap2im.data.preparing import PROGRESS
 from cap2im.data.shards import read_shard
+from cap2im.files import file_sha256
 from tests.prepared import prepared_dataset
 
 
@@ -19,7 +21,7 @@ from tests.prepared import prepared_dataset
         ("file", "file: is a file, and the folder of a prepared dataset is needed"),
         ("empty", "empty: no prepared dataset, for it has no manifest.json"),
         ("interrupted", "interrupted: its preparation was interrupted; the same cap2im prepare command with --resume finishes it"),
-        ("strange", "manifest.json: is a folder, and a file is needed"),
+        ("strange", "manifest.json: cannot be read: is a folder, and a file is needed"),
         ("foo://bucket/x", "foo://bucket/x/manifest.json: cannot be read: Protocol not known: foo"),
         ("http://127.0.0.1:9/x", "http://127.0.0.1:9/x/manifest.json: cannot be read: "),
         ("memory://nothing", "memory://nothing: no prepared dataset, for it has no manifest.json"),
@@ -49,6 +51,17 @@ def test_any_error_of_a_remote_file_system_is_one_line(monkeypatch, read):
     monkeypatch.setattr("fsspec.open", unreachable)
     with pytest.raises(ValueError, match=r"^hf://datasets/a/b.*no such host, or no network second line$"):
         read("hf://datasets/a/b")
+
+
+def test_an_altered_vocabulary_is_refused(tmp_path):
+    folder = prepared_dataset(tmp_path / "data", train=4)
+    words, manifest = folder / "vocabulary.json", folder / "manifest.json"
+    document = json.loads(manifest.read_text()) | {"vocabulary": {"sha256": file_sha256(words)}}
+    manifest.write_text(json.dumps(document))
+    PreparedDataset.open(folder)
+    words.write_text(words.read_text().replace('"red"', '"rot"'))
+    with pytest.raises(ValueError, match=r"vocabulary\.json: truncated or altered: SHA-256 "):
+        PreparedDataset.open(folder)
 
 
 def test_another_size_offers_the_setting(tmp_path):

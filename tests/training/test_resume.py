@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import sys
 
 import pytest
 import torch
@@ -100,6 +102,16 @@ def test_data_that_moved_is_told(run, photos, tmp_path):
     (tmp_path / "runs" / "mine" / "run.json").unlink()  # as runs of older versions have none
     code, _, err = run("train", "--resume", "runs/mine", "--device", "cpu")
     assert (code, "give its folder with --data" in err) == (2, True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file systems elsewhere have names in UTF-8 alone")
+def test_a_run_on_data_whose_path_is_not_utf8_goes_on(run, photos, tmp_path):
+    data = os.fsdecode(b"\xff")
+    shutil.move("photos", data)
+    cap2im.train("aligndraw-small", data=data, run="runs/mine", device="cpu", updates=1, **TINY)
+    code, _, err = run("train", "--resume", "runs/mine", "--device", "cpu")
+    assert (code, "--data tells where it lies now" in err) == (2, True)
+    assert run("train", "--resume", "runs/mine", "--data", data, "--device", "cpu", "--set", "train.updates=2")[0] == 0
 
 
 def test_cards_and_configs_tell_the_data_and_no_paths(photos, tmp_path):

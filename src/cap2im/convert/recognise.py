@@ -41,7 +41,7 @@ from cap2im.convert.theano import (
 from cap2im.data.mnist_captions import ALIASES
 from cap2im.data.published import words_by_number
 from cap2im.data.vocabulary import UNKNOWN, Vocabulary
-from cap2im.files import brief, check_regular_file, file_sha256, shortened
+from cap2im.files import brief, check_regular_file, check_unicode_path, file_sha256, shortened
 from cap2im.models.aligndraw import DRAW
 from cap2im.models.lapgan import Sharpener
 
@@ -115,8 +115,9 @@ def convert(
         the folder.
 
     Raises:
-        ValueError: nothing known, damaged, wanting a dictionary, or `out` holds something.
+        ValueError: nothing known, damaged, wanting a dictionary, `out` holds something, or its path is not UTF-8.
     """
+    check_unicode_path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out}: exists already; give a new or an empty folder")
     if path.is_dir():

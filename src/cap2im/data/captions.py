@@ -8,8 +8,10 @@ may be smaller. `equal_lengths` does the former; captions that do not fill a bat
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,7 +30,7 @@ from cap2im.data.digits import Split
 from cap2im.data.pictures import Fit, ImageBytes, fitted, read_image
 from cap2im.data.prepared import PreparedDataset
 from cap2im.data.vocabulary import Vocabulary, pad
-from cap2im.files import atomic_path
+from cap2im.files import atomic_path, explain
 from cap2im.randomness import generator
 
 CAPTIONS_AT_ONCE = 1_000
@@ -73,6 +75,7 @@ class CaptionedImages:
 
     Raises:
         ValueError: there is no such split, or its files are missing, damaged or not those of the manifest.
+        OSError: the cache of `datasets`, into which the files are unpacked, cannot be written.
     """
 
     def __init__(self, dataset: PreparedDataset, split: Split) -> None:
@@ -82,9 +85,18 @@ class CaptionedImages:
         files = [glob.escape(str(file.absolute())) for file in dataset.files(split)]  # `datasets` takes them as patterns
         if named := next((file for file in files if "::" in file), None):
             raise ValueError(f"{named}: `datasets` cannot open a path with '::'; rename the folder, or read it with --stream")
-        rows = datasets.load_dataset("parquet", data_files=files, split="train")
-        if len(rows) != (told := sum(shard.rows for shard in dataset.shards(split))):
-            raise ValueError(f"{self.name}: holds {len(rows)} images; the manifest says {told}")
+        try:
+            rows = datasets.load_dataset("parquet", data_files=files, split="train")
+        except (datasets.exceptions.DatasetsError, OSError) as error:
+            cause = error.__cause__ or error
+            full = str(error).startswith("Not enough disk space")  # has no number
+            number = errno.ENOSPC if full else getattr(cause, "errno", None)
+            if number is None:
+                raise ValueError(f"{self.name}: cannot be read: {explain(cause)}") from None
+            told = f"the cache of `datasets` cannot be written ({os.strerror(number).lower()}); HF_DATASETS_CACHE names another folder"
+            raise OSError(number, told, str(datasets.config.HF_DATASETS_CACHE)) from None
+        if len(rows) != (listed := sum(shard.rows for shard in dataset.shards(split))):
+            raise ValueError(f"{self.name}: holds {len(rows)} images; the manifest says {listed}")
         self._rows = rows.cast_column("image", datasets.Image(decode=False))
         self.ids: list[str] = self._rows.data.column("id").to_pylist()
         column = self._rows.data.column("captions").combine_chunks()

@@ -172,10 +172,14 @@ class PreparedDataset:
         except FileNotFoundError:
             raise ValueError(f"{folder}: no prepared dataset, for it has no {MANIFEST}; {made}") from None
         manifest = parse_manifest(data, where)
+        words = join_url(where, VOCABULARY)
         try:
-            vocabulary = parse_json(_read(join_url(where, VOCABULARY)), Vocabulary, join_url(where, VOCABULARY))
+            content = _read(words)
         except FileNotFoundError:
             raise ValueError(f"{folder}: damaged dataset: no {VOCABULARY}") from None
+        vocabulary = parse_json(content, Vocabulary, words)
+        if (expected := manifest.vocabulary.sha256) is not None and (found := sha256(content)) != expected:
+            raise ValueError(f"{words}: truncated or altered: SHA-256 {found[:12]}…, expected {expected[:12]}…")
         return cls(where, manifest, vocabulary, sha256(data))
 
     def has(self, split: Split) -> bool:

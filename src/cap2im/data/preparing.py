@@ -10,7 +10,6 @@ source and options give the same bytes. Each shard is opened again as training o
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
 from collections import Counter, deque
@@ -29,7 +28,7 @@ from cap2im.data.digits import Split
 from cap2im.data.pictures import JPEG_QUALITY, LARGEST_PNG, Fit, PictureTask, prepare_pictures
 from cap2im.data.vocabulary import Tokenizer, Vocabulary
 from cap2im.data.workers import available_workers, batched, parallel, progress_bar
-from cap2im.files import atomic_path, file_sha256, is_unbegun, read_json, write_atomically
+from cap2im.files import atomic_path, dump_json, file_sha256, is_unbegun, read_json, write_atomically
 
 FORMAT = "cap2im captioned images 1"
 MANIFEST, VOCABULARY, PROBLEMS_FILE, CARD = "manifest.json", "vocabulary.json", "problems.txt", "README.md"
@@ -115,7 +114,7 @@ class _Progress(BaseModel):
 
 
 def _write_json(path: Path, document: Any) -> None:
-    write_atomically(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(path, dump_json(document) + "\n")
 
 
 def _schema() -> Any:

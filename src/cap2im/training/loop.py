@@ -30,7 +30,7 @@ from torch.utils.tensorboard import SummaryWriter
 from cap2im.config import ClassifierRecipe, DrawingRecipe, SkipThoughtsRecipe, to_toml
 from cap2im.data.batch import Batch, Batches
 from cap2im.data.workers import available_workers
-from cap2im.files import atomic_path, check_regular_file, naming, parse_json, split_lines, write_atomically
+from cap2im.files import atomic_path, check_regular_file, dump_json, naming, parse_json, split_lines, write_atomically
 from cap2im.models.precision import WITHOUT_BF16, usable
 
 NOTE_WIDTH = 36  # columns
@@ -179,7 +179,7 @@ class RunLog:
         write_atomically(run / "recipe.toml", to_toml(recipe))
         if source is not None:
             document = _located(source) | {"steps_per_epoch": steps_per_epoch}
-            write_atomically(run / SOURCE, json.dumps(document, indent=1) + "\n")
+            write_atomically(run / SOURCE, dump_json(document) + "\n")
         self._excepthook, threading.excepthook = threading.excepthook, self._thread_failed
         try:
             with naming(self._board_folder):

@@ -31,7 +31,7 @@ from cap2im.checkpoint import (
 )
 from cap2im.config import DrawingRecipe, Recipe, Section, changed, differences, parse_recipe
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.files import read_json, validate
+from cap2im.files import check_unicode_path, read_json, validate
 from cap2im.sentences import copy_encoder
 from cap2im.training.card import description
 from cap2im.training.loop import SOURCE, machine, optimizer_tensors, random_states, restore_optimizer, restore_random_states
@@ -41,8 +41,9 @@ def check_run(run: Path, resume: bool) -> None:
     """Check that a folder holds a run to go on with, or none to begin anew.
 
     Raises:
-        ValueError: there is a checkpoint and `resume` is false, or none and it is true.
+        ValueError: there is a checkpoint and `resume` is false, or none and it is true; or the path is not UTF-8.
     """
+    check_unicode_path(run)
     found = checkpoints(run)
     if resume and not found:
         raise ValueError(f"{run}: no checkpoint to resume from")
