@@ -159,7 +159,7 @@ def test_unusable_keys(run, tmp_path, monkeypatch):
     (tmp_path / "key").write_text("two words\n")
     assert run("serve", "--api-key-file", "key")[::2] == (
         2,
-        "cap2im: key: expected an API key of visible ASCII characters without spaces\n",
+        "cap2im: key: expected an API key of at most 4,096 visible ASCII characters without spaces\n",
     )
     monkeypatch.setenv("CAP2IM_API_KEY", "")
     assert "CAP2IM_API_KEY: expected an API key" in run("serve")[2]

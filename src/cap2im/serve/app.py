@@ -30,12 +30,14 @@ from cap2im.files import shortened
 from cap2im.serve import released, store
 from cap2im.serve.api import drawing_router, model_router
 from cap2im.serve.engine import Engine
-from cap2im.serve.guard import DOCS, Guard
+from cap2im.serve.guard import DOCS, Connection, Guard
 from cap2im.serve.metrics import FOLDER, Metrics
 from cap2im.serve.page import page_router
 from cap2im.serve.settings import ServeSettings
 
 HEAD_BYTES = 64 * 1024  # of a request line with headers, of a chunk's header, of trailers
+UNREADABLE = "There was an error parsing the body"  # FastAPI's words for all that json raises besides JSONDecodeError
+NOT_READ = "the body is no JSON text in UTF-8, or its numbers are too long or its brackets nested too deeply"
 _log = logging.getLogger(__name__)
 
 
@@ -51,10 +53,10 @@ def create_app(settings: ServeSettings) -> FastAPI:
     engine.load()
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, float]]:
         process = f" (process {os.getpid()})" if settings.workers > 1 else ""
         print(f"{', '.join(engine.models)}: ready on {address(settings)}{process}", flush=True)
-        yield
+        yield {"stall_s": settings.stall_s}  # for each `Connection`
         engine.close()
 
     app = FastAPIOffline(  # its /docs needs no CDN
@@ -94,7 +96,8 @@ def create_app(settings: ServeSettings) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> JSONResponse:
-        return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
+        detail = NOT_READ if error.detail == UNREADABLE else error.detail
+        return JSONResponse({"detail": detail}, error.status_code, error.headers)
 
     @app.exception_handler(store.StoreError)
     async def not_kept(_: Request, error: store.StoreError) -> JSONResponse:
@@ -177,7 +180,7 @@ def configuration(app: Any, settings: ServeSettings, **more: Any) -> uvicorn.Con
     """Return uvicorn's configuration. h11 is the parser that bounds heads, chunk headers and trailers."""
     return uvicorn.Config(
         app,
-        http="h11",
+        http=Connection,
         h11_max_incomplete_event_size=HEAD_BYTES,
         ws="none",
         root_path=settings.root_path,
@@ -241,8 +244,8 @@ def _close_on_signal(listening: socket.socket, number: int) -> None:
 def listen(settings: ServeSettings) -> socket.socket:
     """Return the listening socket.
 
-    On Linux the kernel ends each of its connections whose client accepts no byte of its answer for `stall_s`, and frees what was
-    to be sent; uvicorn alone would keep it for ever.
+    On Linux the kernel ends each of its connections whose client accepts no byte of its answer for `stall_s`, and frees what it has
+    still to send; see also `Connection`.
 
     Raises:
         ValueError: the port cannot be used.
