@@ -366,7 +366,15 @@ def test_malformed_settings_are_refused(setting, value):
 
 @pytest.mark.parametrize(
     ("header", "name"),
-    [("localhost", "localhost"), ("LOCALHOST.:80", "localhost"), ("[0:0::1]:80", "::1"), ("a\n", None), ("", None), ("a b", None)],
+    [
+        ("localhost", "localhost"),
+        ("LOCALHOST.:80", "localhost"),
+        ("localhost:65536", None),
+        ("[0:0::1]:80", "::1"),
+        ("a\n", None),
+        ("", None),
+        ("a b", None),
+    ],
 )
 def test_host_names(header, name):
     assert host_name(header) == name
