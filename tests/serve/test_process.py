@@ -15,7 +15,9 @@ from functools import partial
 import pytest
 
 import cap2im.serve.metrics
-from tests.serve.conftest import CAPTION, process, together, wait_until
+from cap2im.serve.app import serve
+from cap2im.serve.settings import VARIABLE, ServeSettings
+from tests.serve.conftest import CAPTION, Client, process, together, wait_until
 
 
 def test_told_to_stop_it_finishes_what_it_accepted(tiny):
@@ -76,6 +78,59 @@ def test_interrupted_again_it_gives_up_without_a_traceback(tiny, workers):
         messages = server.stderr.read()
         assert messages.endswith("cap2im: interrupted\n")
         assert workers > 1 or messages.count("\n") == 1
+
+
+ENCODES_FOR_MINUTES = """
+import sys, time
+from cap2im.serve import api
+from cap2im.serve.app import serve
+from cap2im.serve.settings import ServeSettings
+api.answer = lambda *_: time.sleep(600)
+serve(ServeSettings.of({"models": (sys.argv[1],), "port": 0, "shutdown_s": 1}))
+"""
+
+
+@pytest.mark.parametrize(("signals", "status"), [((signal.SIGTERM,), 0), ((signal.SIGINT, signal.SIGINT), 1)])
+def test_a_stop_does_not_wait_for_what_is_encoded(tiny, signals, status):
+    command = [sys.executable, "-c", ENCODES_FOR_MINUTES, str(tiny)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            client = Client(int(server.stdout.readline().rsplit(":", 1)[1]))
+            with client.begin("/v1/draw", {"captions": [CAPTION], "steps": True}):
+                wait_until(lambda: client.count("cap2im_pictures_total") == 1)
+                for number in signals:
+                    server.send_signal(number)
+                    wait_until(lambda: refuses(client.port))
+                assert server.wait(30) in (status, 130)
+        finally:
+            server.kill()
+
+
+def test_stopped_while_it_starts_a_worker(tiny, monkeypatch):
+    done = []
+
+    class StoppedEarly:
+        processes = ()
+
+        def __init__(self, _, sockets):
+            self.listening = sockets[0]
+
+        def run(self):
+            self.listening.close()
+            raise ValueError("bad value(s) in fds_to_keep")
+
+        def terminate_all(self):
+            done.append("terminated")
+
+        def join_all(self):
+            done.append("joined")
+
+    for variable in (VARIABLE, cap2im.serve.metrics.FOLDER):
+        monkeypatch.setenv(variable, "")
+    monkeypatch.setattr("cap2im.serve.app.Multiprocess", StoppedEarly)
+    monkeypatch.setattr("cap2im.serve.app._close_on_signal", lambda *_: None)
+    serve(ServeSettings.of({"models": (str(tiny),), "port": 0, "workers": 2}))
+    assert done == ["terminated", "joined"]
 
 
 def test_workers_leave_when_the_process_that_started_them_is_killed(tiny):
@@ -159,8 +214,9 @@ def test_unusable_keys(run, tmp_path, monkeypatch):
     (tmp_path / "key").write_text("two words\n")
     assert run("serve", "--api-key-file", "key")[::2] == (
         2,
-        "cap2im: key: expected an API key of visible ASCII characters without spaces\n",
+        "cap2im: key: expected an API key of at most 4,096 visible ASCII characters without spaces\n",
     )
+    assert "/dev/zero: expected an API key" in run("serve", "--api-key-file", "/dev/zero")[2]
     monkeypatch.setenv("CAP2IM_API_KEY", "")
     assert "CAP2IM_API_KEY: expected an API key" in run("serve")[2]
 

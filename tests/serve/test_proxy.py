@@ -16,7 +16,8 @@ from cap2im.serve.settings import ServeSettings
 from tests.serve.conftest import CAPTION, Client, served, wait_until
 
 CONFIG = (Path(__file__).resolve().parents[2] / "deploy" / "nginx.conf").read_text("utf-8")
-PREFIX = "location /draw/ { proxy_pass http://cap2im/; proxy_set_header Host $host; }"
+GUIDE = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text("utf-8")
+PREFIX = GUIDE.split("```nginx\n")[1].split("```")[0]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def proxy(tiny, tmp_path_factory) -> Iterator[Client]:
         port = free.getsockname()[1]
     with served(ServeSettings.of({"models": (str(tiny),), "shutdown_s": 5, "root_path": "/draw", "timeout_s": 5})) as client:
         text = CONFIG.replace("/tmp/", f"{folder}/").replace("cap2im:8000", f"127.0.0.1:{client.port}")
-        text = text.replace("listen 8080;", f"listen 127.0.0.1:{port}; {PREFIX}")
+        text = text.replace("listen 8080;", f"listen 127.0.0.1:{port};\n{PREFIX}")
         text = text.replace("client_header_timeout 10s", "client_header_timeout 1s")
         (folder / "nginx.conf").write_text(text)
         start = [program, "-e", "stderr", "-p", str(folder), "-c", "nginx.conf"]
@@ -59,6 +60,7 @@ def test_requests_and_streams_pass(proxy):
 
 def test_metrics_stay_inside(proxy):
     assert proxy.get("/metrics").status == 404
+    assert proxy.get("/draw/metrics").status == 404
 
 
 def test_paths_below_a_prefix(proxy):

@@ -36,11 +36,19 @@ from cap2im.serve.page import page_router
 from cap2im.serve.settings import ServeSettings
 
 HEAD_BYTES = 64 * 1024  # of a request line with headers, of a chunk's header, of trailers
+CONNECTION: Any = "cap2im.serve.guard:Connection"  # by name: uvicorn kills a worker that needs 5 s for the imports of what is passed to it
+LEAVING_S = 1.0  # for a process that has stopped to end by itself
+UNREADABLE = "There was an error parsing the body"  # FastAPI's words for all that json raises besides JSONDecodeError
+NOT_READ = "the body is no JSON text in UTF-8, or its numbers are too long or its brackets nested too deeply"
 _log = logging.getLogger(__name__)
 
 
-def create_app(settings: ServeSettings) -> FastAPI:
+def create_app(settings: ServeSettings, *, ends_process: bool = False) -> FastAPI:
     """Return the application, with its models loaded; takes seconds.
+
+    Args:
+        settings: of the server.
+        ends_process: whether the process ends when the application has stopped, whatever its threads still do.
 
     Raises:
         ValueError: the store cannot be used, or a model cannot be loaded.
@@ -51,11 +59,13 @@ def create_app(settings: ServeSettings) -> FastAPI:
     engine.load()
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, float]]:
         process = f" (process {os.getpid()})" if settings.workers > 1 else ""
         print(f"{', '.join(engine.models)}: ready on {address(settings)}{process}", flush=True)
-        yield
+        yield {"stall_s": settings.stall_s}  # for each `Connection`
         engine.close()
+        if ends_process:
+            _end_process(0)
 
     app = FastAPIOffline(  # its /docs needs no CDN
         docs_url=DOCS,
@@ -94,7 +104,8 @@ def create_app(settings: ServeSettings) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> JSONResponse:
-        return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
+        detail = NOT_READ if error.detail == UNREADABLE else error.detail
+        return JSONResponse({"detail": detail}, error.status_code, error.headers)
 
     @app.exception_handler(store.StoreError)
     async def not_kept(_: Request, error: store.StoreError) -> JSONResponse:
@@ -135,16 +146,23 @@ def app_of_environment() -> FastAPI:
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
-        return _loaded(ServeSettings.from_environment())
+        return _loaded(ServeSettings.from_environment(), ends_process=True)
     except (ValueError, OSError) as error:
         print(f"cap2im: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(STARTUP_FAILURE)  # uvicorn then stops, and does not start the worker again
 
 
-def _loaded(settings: ServeSettings) -> FastAPI:
+def _end_process(status: int) -> None:
+    """End this process soon: Python alone would wait for threads that draw and encode what nobody waits for any more."""
+    leaving = threading.Timer(LEAVING_S, os._exit, [status])
+    leaving.daemon = True
+    leaving.start()
+
+
+def _loaded(settings: ServeSettings, *, ends_process: bool = False) -> FastAPI:
     """Call `create_app`; what is no ValueError or OSError becomes a ValueError, with a traceback in the log."""
     try:
-        return create_app(settings)
+        return create_app(settings, ends_process=ends_process)
     except (ValueError, OSError):
         raise
     except Exception as error:
@@ -177,7 +195,7 @@ def configuration(app: Any, settings: ServeSettings, **more: Any) -> uvicorn.Con
     """Return uvicorn's configuration. h11 is the parser that bounds heads, chunk headers and trailers."""
     return uvicorn.Config(
         app,
-        http="h11",
+        http=CONNECTION,
         h11_max_incomplete_event_size=HEAD_BYTES,
         ws="none",
         root_path=settings.root_path,
@@ -207,7 +225,12 @@ def serve(settings: ServeSettings) -> None:
         signal.signal(signal.SIGTERM, lambda *_: None)
         # interrupted again, it cancels what it does; its tracebacks of that tell nobody anything
         logging.getLogger("uvicorn.error").addFilter(lambda _: not server.force_exit)
-        server.run(sockets=[listening])
+        try:
+            server.run(sockets=[listening])
+        except KeyboardInterrupt:
+            _end_process(130)
+            raise
+        _end_process(0)
         return
     _store(settings)  # report its errors once, and not from every worker
     settings.to_environment()
@@ -217,7 +240,13 @@ def serve(settings: ServeSettings) -> None:
         workers = Multiprocess(config, sockets=[listening])
         for number in (signal.SIGINT, signal.SIGTERM):
             _close_on_signal(listening, number)
-        workers.run()
+        try:
+            workers.run()
+        except (ValueError, OSError):
+            workers.terminate_all()
+            workers.join_all()
+            if listening.fileno() != -1:
+                raise  # else it was stopped while it started a worker, which found the socket closed
     if any(process.exitcode == STARTUP_FAILURE for process in workers.processes):
         raise ValueError("the models cannot be loaded")
 
@@ -241,8 +270,8 @@ def _close_on_signal(listening: socket.socket, number: int) -> None:
 def listen(settings: ServeSettings) -> socket.socket:
     """Return the listening socket.
 
-    On Linux the kernel ends each of its connections whose client accepts no byte of its answer for `stall_s`, and frees what was
-    to be sent; uvicorn alone would keep it for ever.
+    On Linux the kernel ends each of its connections whose client accepts no byte of its answer for `stall_s`, and frees what it has
+    still to send; see also `Connection`.
 
     Raises:
         ValueError: the port cannot be used.

@@ -1,4 +1,4 @@
-"""The middleware that every request passes first: Host check, limits of the body, response headers, metrics, clients that stop reading."""
+"""What every request passes first: the connection, and the middleware with Host check, limits, response headers and metrics."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cap2im.serve.api import GONE, ClientLeftError
 from cap2im.serve.metrics import Metrics
@@ -28,9 +29,10 @@ HEADERS = {
 }
 DOCS = "/docs"
 SWAGGER = "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+CUT_OFF_S = 1.0  # after `stall_s`: the middleware's time limit comes first, and counts the request as 499
 PIECE_BYTES = 64 * 1024  # of an answer, handed to the connection at a time: a client that stops reading holds no more than two of them
 
-_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9_.-]+))(?::[0-9]{0,5})?")
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9_.-]+))(?::([0-9]{0,5}))?")
 _log = logging.getLogger(__name__)
 
 
@@ -40,7 +42,9 @@ def host_name(host: str) -> str | None:
     match = _HOST.fullmatch(host)
     if match is None:
         return None
-    literal, name = match.groups()
+    literal, name, port = match.groups()
+    if port and int(port) > 65_535:
+        return None
     if literal is None:
         return name.lower().removesuffix(".") or None
     try:
@@ -55,6 +59,52 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+class Connection(H11Protocol):
+    """A connection that is cut off when its client accepts too little of an answer for `stall_s`.
+
+    uvicorn alone would wait for the client, and so would a server that is to stop: to close a connection is to send what is left first.
+    """
+
+    _cut_off: asyncio.TimerHandle | None = None
+
+    def _await_client(self) -> None:
+        if self._cut_off is None:
+            self._cut_off = self.loop.call_later(self.app_state["stall_s"] + CUT_OFF_S, self.transport.abort)
+
+    def _client_accepts(self) -> None:
+        if self._cut_off is not None:
+            self._cut_off.cancel()
+            self._cut_off = None
+
+    def pause_writing(self) -> None:
+        """Start the time limit: the client does not keep up."""
+        super().pause_writing()
+        self._await_client()
+
+    def resume_writing(self) -> None:
+        """End the time limit, unless the rest of the last answer is still to be sent."""
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._client_accepts()
+
+    def on_response_complete(self) -> None:
+        """Start the time limit for the rest of the last answer."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._await_client()
+
+    def shutdown(self) -> None:
+        """Start the time limit for the rest of the last answer: the server stops."""
+        super().shutdown()
+        if self.transport.is_closing():
+            self._await_client()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the time limit."""
+        self._client_accepts()
+        super().connection_lost(exc)
 
 
 class Guard:

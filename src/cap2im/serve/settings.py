@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 
 VARIABLE = "CAP2IM_SERVE"  # the settings as JSON, for worker processes
 KEY_VARIABLE = "CAP2IM_API_KEY"
+LONGEST_KEY = 4096  # characters
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 HostName = Annotated[str, Field(pattern=r"^[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?$")]
@@ -137,11 +138,15 @@ def read_key(file: Path | None) -> str | None:
     """The API key: that of a file, or else of the environment's CAP2IM_API_KEY; None where neither has one.
 
     Raises:
-        ValueError: the key is empty or holds what no header can carry.
+        ValueError: the key is empty, too long, or holds what no header can carry.
         OSError: the file cannot be read.
     """
     place = KEY_VARIABLE if file is None else str(file)
-    key = os.environ.get(KEY_VARIABLE) if file is None else file.read_text("utf-8-sig", "replace").strip()
-    if key is not None and not re.fullmatch(r"[!-~]+", key):
-        raise ValueError(f"{place}: expected an API key of visible ASCII characters without spaces")
+    if file is None:
+        key = os.environ.get(KEY_VARIABLE)
+    else:
+        with file.open("rb") as stream:  # a pipe is welcome; a device may never end
+            key = stream.read(2 * LONGEST_KEY).decode("utf-8-sig", "replace").strip()
+    if key is not None and not re.fullmatch(rf"[!-~]{{1,{LONGEST_KEY}}}", key):
+        raise ValueError(f"{place}: expected an API key of at most {LONGEST_KEY:,} visible ASCII characters without spaces")
     return key
