@@ -17,7 +17,7 @@ from cap2im.data.mnist_captions import ALIASES, WORDS
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.drawing import Drawings
 from cap2im.models.kinds import DRAWING_KINDS
-from cap2im.pipeline import Pipeline, bundled_models, find_device, find_model
+from cap2im.pipeline import Pipeline, bundled_models, find_device, find_model, shown_name
 from tests.stages import staged_pipeline
 from tests.tiny import tiny_model
 
@@ -310,3 +310,13 @@ def test_a_drawing_in_rising_sizes_has_each_of_them_and_where_its_own_words_were
 
 def test_fewer_large_pictures_are_drawn_at_once():
     assert [staged_pipeline(side=side).at_once for side in (8, 64, 128, 256, 1024)] == [100, 100, 32, 8, 1]
+
+
+def test_the_model_folder_of_a_run_is_named_after_it(tmp_path):
+    for folder in ("photos/checkpoints/step-00000001", "photos/model", "alone/model"):
+        (tmp_path / folder).mkdir(parents=True)
+    assert [shown_name(str(tmp_path / name), tmp_path / name) for name in ("photos", "photos/model", "alone/model")] == [
+        "photos",
+        "photos",
+        "model",
+    ]

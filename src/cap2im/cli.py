@@ -264,7 +264,7 @@ def _read_captions(captions: list[str], file: Path | None) -> list[str]:
     captions = [_decoded(caption) for caption in captions]
     if len(captions) > 1 and not any(re.search(r"\s", caption.strip()) for caption in captions):
         captions = [" ".join(captions)]
-        print(f"one caption: {captions[0]!r}; to draw several, put each in quotes or in a line of --file", file=sys.stderr)
+        print(f"one caption: {captions[0]!r}; to draw several, put each in quotes or in a line of --captions FILE", file=sys.stderr)
     if file is not None:
         captions = [*captions, *(caption for group in _captions_in(file) for caption in group)]
     return captions
@@ -337,7 +337,7 @@ def draw(
         drawn[slug(caption)] = {"files": [str(path) for path in saved.paths], "replaced": replaced}
         if not as_json:
             shown = saved.page or (saved.paths[0] if saved.paths else f"{folder}: nothing of that kind")
-            more = f" and {len(saved.paths) - 1} files beside it" if len(saved.paths) > 1 else ""
+            more = f" and {beside} file{'s' * (beside > 1)} beside it" if (beside := len(saved.paths) - 1) > 0 else ""
             print(f"{caption}\n  {shown}{more}{', in place of the drawing that was there' if replaced else ''}")
     if as_json:
         same = {"model": pipeline.name, "precision": pipeline.precision, "seed": seed}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from cap2im.files import explain
@@ -15,6 +17,34 @@ ENCODER_FILES = ("*.json", "*.txt", "*.safetensors", "*.model")  # all that a se
 def is_repository(name: str) -> bool:
     """Whether a name has the form OWNER/NAME, and is not a folder that is missing here: there is no folder OWNER."""
     return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None and not Path(name).parent.is_dir()
+
+
+@contextmanager
+def offline_if_unreachable(dataset: str) -> Iterator[None]:
+    """Let `datasets` read its cache at once where the hub does not answer; it would retry for half a minute and log each attempt."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError
+
+    before = constants.HF_HUB_OFFLINE
+    try:
+        HfApi().dataset_info(dataset, timeout=10)
+    except HfHubHTTPError:  # the hub answered; datasets says what is wrong
+        pass
+    except Exception:  # of the HTTP client, which huggingface_hub changes from version to version
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def licence_lines(licence: str) -> str:
+    """Return a licence, one line of text, as the YAML header of a card has it: an identifier, or else a name; empty if it is not known."""
+    if not licence:
+        return ""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", licence):
+        return f"license: {licence.lower()}\n"
+    return f"license: other\nlicense_name: {json.dumps(licence)}\n"
 
 
 def download(repository: str, wanted: Sequence[str], unwanted: Sequence[str] = (), *, ask: bool = True) -> Path:

@@ -108,8 +108,11 @@ def own_encoder(folder: Path, config: Mapping[str, Any], features: int) -> Sente
 
 
 def shown_name(name: str, folder: Path) -> str:
-    """What people call the model of a name that `find_model` found in a folder."""
-    return name if folder.parent == BUNDLED else Path(name).resolve().name
+    """Return the display name of a model that `find_model` found in a folder; RUN/model is named after its run."""
+    if folder.parent == BUNDLED:
+        return name
+    path = Path(name).resolve()
+    return path.parent.name if path.name == "model" and (path.parent / "checkpoints").is_dir() else path.name
 
 
 @dataclass(frozen=True, repr=False)

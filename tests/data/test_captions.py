@@ -228,6 +228,9 @@ def test_damaged_missing_and_exchanged_shards_are_told(dataset, tmp_path):
     change_manifest(folder, shards=[shards[0], shards[1] | {"file": "validation-00000-of-00001.parquet"}])
     with pytest.raises(ValueError, match=r"has no test images; its splits: train, validation; --split validation takes those$"):
         CaptionedImages(PreparedDataset.open(folder), "test")
+    change_manifest(folder, shards=[shards[0]])
+    with pytest.raises(ValueError, match=r"; prepare with --test SHARE; --split train takes the training images$"):
+        CaptionedImages(PreparedDataset.open(folder), "test")
 
 
 class ByColumn(list):

@@ -295,3 +295,32 @@ def test_hugging_face_parquet(tmp_path, monkeypatch):
         read("huggingface", file, image_column="gone")
     with pytest.raises(ValueError, match="no such file or folder"):
         read("huggingface", tmp_path / "gone")
+
+
+def test_an_unreachable_hub_is_not_asked_again(monkeypatch, capfd):
+    from huggingface_hub import HfApi, constants
+
+    def unreachable(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(HfApi, "dataset_info", unreachable)
+    with pytest.raises(ValueError, match=r"^nobody/nothing: datasets cannot open it"):
+        read("huggingface", "nobody/nothing")
+    assert capfd.readouterr().err == "downloading nobody/nothing from the Hugging Face hub, or finding it in its cache\n"
+    assert not constants.HF_HUB_OFFLINE
+
+
+def test_columns_of_sentences_in_parquet_are_named(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = {
+        "image": [sources.picture(n) for n in range(2)],
+        "text": ["x", "y"],
+        "title": ["a dog on a chair", "a cat on a bed"],
+        "terms": ["CC"] * 2,
+    }
+    table(tmp_path, rows).to_parquet(tmp_path / "x.parquet")
+    problems = read("huggingface", tmp_path / "x.parquet").problems
+    assert [problem.detail.split(" may")[0] for problem in problems] == ["column 'title'"]

@@ -229,7 +229,7 @@ PROSE = "It was late, and the dog slept.\nHe said: \u201cyes, of course\u201d.\n
     ("content", "message"),
     [
         (PROSE.encode() + b"".join(b"1%d.jpg,a dog runs\n" % n for n in range(9)), "lines look like a table"),
-        (b"".join(b"%d,a dog runs,0\n" % n for n in range(9)), "lines look like a table"),
+        (b"".join(b"%d,a dog runs,0\n" % n for n in range(9)), "make a dataset of the table: cap2im prepare table"),
         (b"a dog runs\tpositive\n" * 9, "lines look like a table"),
         (b"sentence,label\n" + b"a dog runs,positive\n" * 9, "lines look like a table"),
         (b'[{"caption": "a dog"},\n{"caption": "a cat"}]\n', "is JSON"),

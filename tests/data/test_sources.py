@@ -575,3 +575,10 @@ def test_what_is_nothing_cannot_be_guessed(tmp_path):
         guess_kind(str(tmp_path))
     with pytest.raises(ValueError, match="no such file or folder"):
         guess_kind(str(tmp_path / "gone"))
+
+
+def test_a_table_of_another_name_is_named(tmp_path):
+    sources.save(tmp_path / "a.jpg", 1)
+    sources.write(tmp_path / "list.csv", "file,text\na.jpg,one\n")
+    with pytest.raises(ValueError, match=r"another name is read as cap2im prepare table .*list\.csv$"):
+        read("folder", tmp_path)

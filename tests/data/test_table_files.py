@@ -126,3 +126,12 @@ def test_messages_list_the_columns_with_what_they_hold(row, asked, message):
 
 def test_class_numbers_have_63_bits():
     assert [as_class_id(value) for value in (7, "8", " 9 ", "x", 2**63, "9" * 30, True, None, 1.5)] == [7, 8, 9, -1, -1, -1, -1, -1, -1]
+
+
+def test_columns_of_sentences_may_hold_captions():
+    rows = [
+        {"file": f"{n}.jpg", "title": f"a dog on {n} chairs", "text": "a dog", "url": "https://x", "terms": "all rights reserved"}
+        for n in "abc"
+    ]
+    assert choose_columns(list(rows[0]), AskedColumns(), rows, "x.csv").unused == ("title",)
+    assert choose_columns(list(rows[0]), AskedColumns(captions=("text",)), rows, "x.csv").unused == ()

@@ -90,3 +90,7 @@ def test_prepare_stores_title_and_licence(run, tmp_path):
     assert code == 0, err
     about = PreparedDataset.open(tmp_path / "data").about()
     assert (about["title"], about["licence"], about["images"]) == ("squares", "CC0-1.0", 1)
+    card = (tmp_path / "data" / "README.md").read_text()
+    assert card.startswith("---\nlicense: cc0-1.0\n")
+    assert "\n# squares\n" in card
+    assert card.endswith("\nLicence: CC0-1.0.\n")

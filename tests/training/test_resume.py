@@ -57,7 +57,9 @@ def test_a_run_goes_on_by_its_folder_alone_and_is_extended(run, photos, tmp_path
     assert code == 0, err
     assert "7 updates of 8 (1.2 epochs), 4 of them made; validation every 50, a checkpoint every 4 updates" in out
     assert steps(tmp_path / "runs" / "mine") == [4, 7]
-    assert read_config(tmp_path / "runs" / "mine" / "model")["trained"]["steps"] == 7
+    config = read_config(tmp_path / "runs" / "mine" / "model")
+    assert config["trained"]["steps"] == 7
+    assert config["command"].endswith("; cap2im train --resume runs/mine --device cpu --set train.updates=7 --workers 0")
     code, out, err = run("train", "runs/mine", "--resume", "--device", "cpu")
     assert (code, "finished, all 7 updates are made; --set train.updates=14 goes on" in out) == (0, True)
     code, _, err = run("train", "--resume", "runs/mine", "--set", "train.updates=3", "--device", "cpu")

@@ -6,6 +6,7 @@ import glob
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from cap2im.data.table_columns import (
     as_captions,
     as_class_id,
     caption_columns,
+    holds_sentences,
     split_named,
 )
 from cap2im.files import shortened
-from cap2im.hub import is_repository
+from cap2im.hub import is_repository, offline_if_unreachable
 
 
 def read_huggingface(name: str, columns: AskedColumns) -> Source:
@@ -40,6 +42,7 @@ def read_huggingface(name: str, columns: AskedColumns) -> Source:
 
     path = Path(name).expanduser()
     load: dict[str, Any]
+    on_hub = False
     if path.is_file() or (path.is_dir() and any(path.glob("*.parquet"))):
         load = {"path": "parquet", "data_files": _parquet_files(path)}
     elif path.is_dir():
@@ -48,9 +51,10 @@ def read_huggingface(name: str, columns: AskedColumns) -> Source:
         raise ValueError(f"{name}: no such file or folder, nor a name on the Hugging Face hub, OWNER/NAME")
     else:
         print(f"downloading {name} from the Hugging Face hub, or finding it in its cache", file=sys.stderr)
-        load = {"path": name}
+        load, on_hub = {"path": name}, True
     try:
-        tables = datasets.load_dataset(**load)
+        with offline_if_unreachable(name) if on_hub else nullcontext():
+            tables = datasets.load_dataset(**load)
     except Exception as error:  # datasets raises its own and its readers' errors
         raise ValueError(f"{name}: datasets cannot open it ({' '.join(str(error).split())[:300]})") from None
     source = Source({})
@@ -61,7 +65,7 @@ def read_huggingface(name: str, columns: AskedColumns) -> Source:
             source.problems.append(Problem("split not used", name, f"{name_there} {reason}"))
             continue
         image = _image_column(table.features, columns.image, name)
-        captions = _caption_columns(table.features, columns.captions, name, source.problems)
+        captions = _caption_columns(table, columns.captions, name, source.problems)
         table = table.cast_column(image, datasets.Image(decode=False))
         for part, rows in _rows_by_split(table, split, columns.split, name, source.problems).items():
             if part in source.splits:
@@ -168,7 +172,8 @@ def _image_column(features: Mapping[str, Any], asked: str | None, where: str) ->
     return images[0]
 
 
-def _caption_columns(features: Mapping[str, Any], asked: tuple[str, ...], where: str, problems: list[Problem]) -> tuple[str, ...]:
+def _caption_columns(table: Any, asked: tuple[str, ...], where: str, problems: list[Problem]) -> tuple[str, ...]:
+    features: Mapping[str, Any] = table.features
     for column in asked:
         if column not in features:
             raise ValueError(f"{where}: no column {column!r} (--caption-column); its columns: {_describe(features)}")
@@ -186,10 +191,16 @@ def _caption_columns(features: Mapping[str, Any], asked: tuple[str, ...], where:
             f"{where}: no column of captions ({', '.join(CAPTION_COLUMNS[:3])}, ...); --caption-column names it; its columns: "
             f"{_describe(features)}"
         )
-    for name in unused:
+    for name in (*unused, *_sentence_columns(table, [text for text in texts if text not in (*chosen, *unused)])):
         detail = f"column {name!r} may hold captions; {' and '.join(chosen)} is used, --caption-column adds columns"
         problems.append(Problem("column not used", where, detail))
     return chosen
+
+
+def _sentence_columns(table: Any, names: list[str]) -> list[str]:
+    """Return the columns whose first rows hold sentences."""
+    rows = table.select_columns(names)[:100] if names else {}
+    return [name for name in names if holds_sentences(rows[name])]
 
 
 def _records(table: Any, image: str, columns: tuple[str, ...], split: Split, rows: Any) -> LazyRecords:

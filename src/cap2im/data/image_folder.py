@@ -73,7 +73,9 @@ def read_folder(path: Path, columns: AskedColumns) -> Source:
         hint = "; ".join(
             f"{p.file}: {p.detail}" for p in problems if p.kind == "misspelt metadata file"
         ) or "with lines such as " + json.dumps({"file_name": "cat.jpg", "text": "a cat on a chair"})
-        raise ValueError(f"{path}: no {', '.join(METADATA[:2])} or {METADATA[2]} in this folder ({hint})")
+        tables = [file for file in listing.files if file.suffix.lower() in TABLES and file.suffix.lower() != ".txt"]
+        other = f"; a table of another name is read as cap2im prepare table {tables[0]}" if tables else ""
+        raise ValueError(f"{path}: no {', '.join(METADATA[:2])} or {METADATA[2]} in this folder ({hint}){other}")
     if len({file.parent for file in files}) < len(files):
         raise ValueError(f"{path}: two metadata files in one folder ({', '.join(str(file.relative_to(path)) for file in files)}); keep one")
     entries: dict[str, _Entry] = {}

@@ -200,6 +200,8 @@ class PreparedDataset:
                 hint = "; prepare with --validation SHARE, larger for few images, or put some into a folder named validation"
             elif split == "test" and "validation" in there:
                 hint = "; --split validation takes those"
+            elif split == "test":
+                hint = "; prepare with --test SHARE" + ("; --split train takes the training images" if "train" in there else "")
             raise ValueError(f"{self.folder}: has no {split} images; its splits: {', '.join(there) or 'none'}{hint}")
         return found
 

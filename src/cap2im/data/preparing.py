@@ -28,7 +28,8 @@ from cap2im.data.digits import Split
 from cap2im.data.pictures import JPEG_QUALITY, LARGEST_PNG, Fit, PictureTask, prepare_pictures
 from cap2im.data.vocabulary import Tokenizer, Vocabulary
 from cap2im.data.workers import available_workers, batched, parallel, progress_bar
-from cap2im.files import atomic_path, dump_json, file_sha256, is_unbegun, read_json, write_atomically
+from cap2im.files import atomic_path, dump_json, file_sha256, is_unbegun, read_json, shortened, write_atomically
+from cap2im.hub import licence_lines
 
 FORMAT = "cap2im captioned images 1"
 MANIFEST, VOCABULARY, PROBLEMS_FILE, CARD = "manifest.json", "vocabulary.json", "problems.txt", "README.md"
@@ -411,8 +412,12 @@ def _card(manifest: dict[str, Any]) -> str:
     """The dataset's card, in the form of the Hugging Face hub."""
     files = "".join(f"  - split: {split}\n    path: data/{split}-*.parquet\n" for split in manifest["splits"])
     rows = "".join(f"| {split} | {counts['images']:,} | {counts['captions']:,} |\n" for split, counts in manifest["splits"].items())
+    title, licence = (shortened(" ".join(manifest.get(key, "").split()), 200) for key in ("title", "licence"))
+    heading, terms = title or "Captioned images", licence or "not known"
     return (
-        f"---\ntask_categories:\n- text-to-image\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n\n# Captioned images\n\n"
+        f"---\n{licence_lines(licence)}"
+        f"task_categories:\n- text-to-image\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n\n# {heading}\n\n"
         f"Made by `cap2im prepare` {manifest['version']} from a source of kind `{manifest['source']['kind']}`: side {manifest['side']}, "
         f"fit {manifest['fit']}, stored as {manifest['stored']}.\n\n| split | images | captions |\n| --- | --- | --- |\n{rows}"
+        f"\nLicence: {terms}.\n"
     )

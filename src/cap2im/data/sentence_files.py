@@ -122,7 +122,8 @@ def recognise(path: Path) -> Literal["text", "tokens", "table"]:
     if counts["table"] >= enough:
         raise ValueError(
             f"{path}: {counts['table']:,} of its {counts['lines']:,} lines look like a table, and its first line has no columns of images "
-            f"({', '.join(IMAGE_COLUMNS[:4])}) and captions ({', '.join(CAPTION_COLUMNS[:3])}): {shortened(first)}"
+            f"({', '.join(IMAGE_COLUMNS[:4])}) and captions ({', '.join(CAPTION_COLUMNS[:3])}): {shortened(first)}; "
+            "rename them, or make a dataset of the table: cap2im prepare table"
         )
     return "text"
 

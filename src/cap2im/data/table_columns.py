@@ -37,7 +37,7 @@ class Columns:
     image: str
     captions: tuple[str, ...]
     split: str | None
-    unused: tuple[str, ...] = ()  # other columns whose names are those of captions
+    unused: tuple[str, ...] = ()  # other columns that may hold captions, by their names or their text
 
 
 def plain(name: str) -> str:
@@ -58,6 +58,13 @@ def caption_columns(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, .
             groups.setdefault(match[1], []).append((-1 if match[2] is None else int(match[2]), name))
     ordered = [tuple(name for _, name in sorted(groups[base])) for base in CAPTION_COLUMNS if base in groups]
     return (ordered[0], tuple(name for group in ordered[1:] for name in group)) if ordered else ((), ())
+
+
+def holds_sentences(cells: Sequence[Any]) -> bool:
+    """Return whether most cells are different texts of three words or more, as captions are and names, URLs and licences are not."""
+    texts = [cell for cell in cells if isinstance(cell, str) and cell.strip()]
+    sentences = {text for text in texts if len(text.split()) >= 3}
+    return len(sentences) > len(texts) / 2
 
 
 def choose_columns(names: Sequence[str], asked: AskedColumns, rows: Sequence[Mapping[str, Any]], where: str) -> Columns:
@@ -95,6 +102,9 @@ def choose_columns(names: Sequence[str], asked: AskedColumns, rows: Sequence[Map
         texts = [name for name in others if any(isinstance(row.get(name), str) and row[name].strip() for row in rows)]
         if not captions and len(texts) == 1:
             captions = (texts[0],)
+        if captions:
+            told = (*captions, *unused)
+            unused += tuple(name for name in texts if name not in told and holds_sentences([row.get(name) for row in rows]))
         if not captions:
             raise ValueError(
                 f"{where}: no column of captions ({', '.join(CAPTION_COLUMNS[:3])}, ...); its columns: {describe_columns(names, rows)}; "

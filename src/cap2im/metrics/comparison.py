@@ -401,7 +401,7 @@ def _count(number: Any, noun: str) -> str:
 def _data(data: Any) -> str:
     if not isinstance(data, Mapping):
         return f"captioned digits ({data})"
-    return f"dataset {source_name(data.get('source', {}))} with SHA-256 {_plain(data.get('sha256'))}"
+    return f"dataset {source_name(data)} with SHA-256 {_plain(data.get('sha256'))}"
 
 
 PHRASES: dict[str, Callable[[Any], str]] = {

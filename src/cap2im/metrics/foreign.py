@@ -64,20 +64,23 @@ def foreign_data(pipeline: Pipeline, dataset: PreparedDataset, captions: Sequenc
     if "held_out" in data:
         trained_on = "captioned digits of MNIST" if data.get("source") == "mnist" else "captioned digits of scikit-learn"
     elif own:
-        trained_on = source_name(own.get("source", {}))
+        trained_on = source_name(own)
     elif not unknown:
         return None
     else:
         trained_on = None
-    return ForeignData(
-        pipeline.name, trained_on, f"{PurePath(dataset.folder).name}, made of {source_name(dataset.manifest.source)}", unknown
-    )
+    return ForeignData(pipeline.name, trained_on, f"{PurePath(dataset.folder).name}, made of {source_name(dataset.about())}", unknown)
 
 
-def source_name(source: Mapping[str, Any]) -> str:
-    """Return what people call the source of a prepared dataset: its title, or else its kind and the last part of its path."""
-    if isinstance(title := source.get("title"), str) and title:
+def source_name(about: Mapping[str, Any]) -> str:
+    """Return the display name of a prepared dataset: its title, or else the last part of its source's path, with the kind.
+
+    Args:
+        about: what models and protocols say of the dataset, see `PreparedDataset.about`.
+    """
+    if isinstance(title := about.get("title"), str) and title:
         return title
+    source = about.get("source", {})
     kind, path = source.get("kind", "unknown"), str(source.get("path", ""))
     name = path if kind == "huggingface" and "/" in path else PurePath(path).name
     return f"{name} ({kind})" if name else f"a source of kind {kind}"

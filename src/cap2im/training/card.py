@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 import cap2im
 from cap2im.config import AttnGANRecipe, BoundRecipe, ClassifierRecipe, DAMSMRecipe, GANRecipe, ReaderRecipe, SkipThoughtsRecipe
 from cap2im.files import shortened
+from cap2im.hub import licence_lines
 from cap2im.training.loop import machine
 
 TrainedRecipe = AttnGANRecipe | BoundRecipe | ClassifierRecipe | DAMSMRecipe | GANRecipe | ReaderRecipe | SkipThoughtsRecipe
@@ -111,11 +110,7 @@ def licence_line(data: Mapping[str, Any]) -> str:
     dataset = _dataset(data)
     if dataset is None:
         return "license: mit\n" if not data or data.get("source") in ("mnist", "digits") else ""
-    if not (licence := dataset.get("licence")):
-        return ""
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", licence):
-        return f"license: {licence.lower()}\n"
-    return f"license: other\nlicense_name: {json.dumps(one_line(licence))}\n"
+    return licence_lines(one_line(dataset.get("licence") or ""))
 
 
 def licence_row(data: Mapping[str, Any]) -> dict[str, str]:

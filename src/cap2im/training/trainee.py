@@ -221,7 +221,11 @@ class Trainee(ABC):
             self.average.n_averaged.fill_(updates)
         restore_optimizer(self.optimizer, state.tensors, state.numbers)
         restore_random_states(state.tensors, accelerator)
-        self.step, self._seconds_before, self.origin = state.step, state.numbers["seconds"], state.numbers["origin"]
+        command = self.origin["command"]
+        self.step, self._seconds_before, self.origin = state.step, state.numbers["seconds"], dict(state.numbers["origin"])
+        before, now = state.recipe["train"], self.recipe.model_dump()["train"]
+        if any(before.get(key) != now.get(key) for key in ("epochs", "updates")):  # the first command alone makes another model
+            self.origin["command"] = f"{self.origin['command']}; {command}"
 
     def prepare(self, accelerator: Accelerator) -> Any:
         """Moves to the device; answers the network to call, which shares gradients among the processes."""
