@@ -145,6 +145,8 @@ def app_of_environment() -> FastAPI:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+    # a terminal interrupts all processes: the first SIGINT is the parent's, which then stops this one; the second ends it at once
+    signal.signal(signal.SIGINT, lambda *_: signal.signal(signal.SIGINT, signal.SIG_DFL))
     try:
         return _loaded(ServeSettings.from_environment(), ends_process=True)
     except (ValueError, OSError) as error:
