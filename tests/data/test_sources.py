@@ -611,3 +611,12 @@ def test_what_is_nothing_cannot_be_guessed(tmp_path):
         guess_kind(str(tmp_path))
     with pytest.raises(ValueError, match="no such file or folder"):
         guess_kind(str(tmp_path / "gone"))
+
+
+def test_a_word_of_any_length_is_no_caption(tmp_path):
+    sources.pairs(tmp_path, 2)
+    sources.write(tmp_path / "p1.txt", "x" * 10_001 + "\n" + "x" * 10_000)
+    record = next(record for record in read("pairs", tmp_path).splits["train"] if record.id == "p1")
+    captions, problems = usable_captions(record)
+    assert [len(caption) for caption in captions] == [10_000]
+    assert [(problem.kind, problem.detail[:33]) for problem in problems] == [("over-long caption", "10,001 characters, at most 10,000")]

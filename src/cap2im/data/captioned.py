@@ -29,6 +29,8 @@ SPLIT_FOLDERS: dict[str, Split] = {
     "testing": "test",
 }
 
+MOST_CHARACTERS = 10_000  # of a caption
+
 # what can be wrong -> whether data is lost by it
 PROBLEMS = {
     "unreadable image": True,
@@ -220,6 +222,10 @@ def usable_captions(record: CaptionedImage, most: int | None = None, tokens: Tok
     captions, problems = [], []
     for caption in record.captions:
         tidy = " ".join(caption.split())
+        if len(tidy) > MOST_CHARACTERS:  # a word may have any length, and would be in the vocabulary
+            detail = f"{len(tidy):,} characters, at most {MOST_CHARACTERS:,}: {tidy[:50]}…"
+            problems.append(Problem("over-long caption", record.image.name, detail))
+            continue
         words = split_words(tidy, tokens)
         if not re.search(r"\w", tidy):
             problems.append(Problem("empty caption", record.image.name))

@@ -37,6 +37,7 @@ CAPTION_KEYS = (
 )  # of a sample's JSON, the first that holds text
 CAPTION_FILES = (".json", ".txt", ".caption")  # the first that holds captions is read
 LARGEST_TEXT = 2**20  # bytes of a caption file or a .cls
+MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 MOST_FILES = 100_000  # tar files of a pattern
 
@@ -318,8 +319,20 @@ def read_webdataset(path: str) -> Source:
                     id = "/".join(part for part in parts if part not in ("/", ".."))
                     splits[_split_of(relative)].append(CaptionedImage(id, image, sample.captions, sample.class_id))
         except (tarfile.TarError, OSError) as error:
+            if file.is_file() and (packed := _compression(file)) is not None:
+                raise ValueError(f"{file}: is compressed by {packed}; unpack it") from None
             raise ValueError(f"{file}: not an uncompressed, whole tar file ({' '.join(str(error).split())})") from None
     return Source({split: records for split, records in splits.items() if records}, problems)
+
+
+def _compression(file: Path) -> str | None:
+    """Return how a file is compressed, by its first bytes."""
+    try:
+        with open(file, "rb") as opened:
+            head = opened.read(6)
+    except OSError:
+        return None
+    return next((name for start, name in MAGIC.items() if head.startswith(start)), None)
 
 
 def _common(folders: set[Path]) -> Path:
