@@ -285,6 +285,14 @@ _MARKUP = re.compile(r"<\?xml|<!doctype|<html|\{\\rtf", re.I)
 
 def not_a_sentence(line: str) -> str | None:
     """Return why a line of a text file beside a picture is no caption; None for captions."""
+    fields = line.strip()[:500].replace(",", " ").split()
+    if len(fields) >= 4 and all(re.fullmatch(r"[-+.\d]+(e[-+]?\d+)?", field) for field in fields[:-1]):
+        return "it is numbers, as of boxes"
+    return data_format(line)
+
+
+def data_format(line: str) -> str | None:
+    """Return what a line of a table, of JSON or of markup is; None for sentences and numbers."""
     start = line.strip()[:500]
     if _PICTURE_NAME.match(start):
         return "it begins with the name of a picture, as tables do"
@@ -292,9 +300,6 @@ def not_a_sentence(line: str) -> str | None:
         return "it is JSON"
     if _MARKUP.match(start):
         return "it is markup"
-    fields = start.replace(",", " ").split()
-    if len(fields) >= 4 and all(re.fullmatch(r"[-+.\d]+(e[-+]?\d+)?", field) for field in fields[:-1]):
-        return "it is numbers, as of boxes"
     return None
 
 
