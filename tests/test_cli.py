@@ -576,6 +576,10 @@ def test_figures(run, tmp_path, monkeypatch):
     assert [len(group) for group in asked[0].flips] == [1, 1], "a line of blanks is an empty one"
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     assert run("figures", "one", "--captions", "latin.txt")[2].startswith("cap2im: latin.txt: line 1 is not UTF-8")
+    for data in ('["the digit three", "the digit four"]', "a.jpg#0\tthe digit three", "a.jpg,the digit three", "<html>"):
+        (tmp_path / "data.txt").write_text(f"the digit one\n{data}\n")
+        code, _, err = run("draw", "--captions", "data.txt")
+        assert (code, err.startswith("cap2im: data.txt, line 2: one caption a line is read, and it ")) == (2, True)
     (tmp_path / "empty.txt").write_text("\n\n")
     code, _, err = run("figures", "one", "--captions", "empty.txt")
     assert (code, err) == (2, "cap2im: empty.txt: no captions in it\n")

@@ -237,7 +237,12 @@ def _read_text(file: Path) -> str:
 
 def _captions_in(file: Path) -> list[list[str]]:
     """Return the captions of a file or of standard input (`-`), one a line, in groups that empty lines separate."""
+    from cap2im.data.captioned import data_format  # slow to import
+
     lines = [line.strip() for line in split_lines(_read_text(file))]
+    for number, line in enumerate(lines, 1):
+        if (reason := data_format(line)) is not None:
+            raise ValueError(f"{file}, line {number}: one caption a line is read, and {reason}: {shortened(line, 50)}")
     groups = [list(group) for filled, group in itertools.groupby(lines, key=bool) if filled]
     if not groups:
         raise ValueError(f"{file}: no captions in it")

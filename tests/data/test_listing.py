@@ -56,6 +56,11 @@ def test_hidden_files_are_left_out(tmp_path):
     assert names(list_files(tmp_path)) == ["a.jpg"]
 
 
+def test_names_that_begin_with_underscores_are_read(tmp_path):
+    sources.save(tmp_path / "__drawn_by_me__" / "__cat__.jpg", 1)
+    assert names(list_files(tmp_path)) == ["__drawn_by_me__/__cat__.jpg"]
+
+
 def index(tmp_path, *files):
     for name in files:
         sources.write(tmp_path / name, "")
@@ -68,6 +73,7 @@ def index(tmp_path, *files):
         ("a/b.png", "a/b.png"),
         ("./a//b.png", "a/b.png"),
         ("a/../a/b.png", "a/b.png"),
+        ("a:b.png", "a:b.png"),
         (" a/b.png ", "a/b.png"),
         ("a\\b.png", "a/b.png"),
         ("A/B.PNG", "a/b.png"),
@@ -77,7 +83,7 @@ def index(tmp_path, *files):
     ],
 )
 def test_names_match_files(tmp_path, written, file):
-    assert index(tmp_path, "a/b.png", unicodedata.normalize("NFD", "café.png"), "back\\slash.png").find(written) == file
+    assert index(tmp_path, "a/b.png", "a:b.png", unicodedata.normalize("NFD", "café.png"), "back\\slash.png").find(written) == file
 
 
 @pytest.mark.parametrize(

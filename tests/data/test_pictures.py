@@ -396,3 +396,17 @@ def test_out_of_memory_is_no_fault_of_the_picture(monkeypatch):
     monkeypatch.setattr(pictures, "fitted", full)
     with pytest.raises(ValueError, match="a picture: out of memory; --resume with fewer --workers goes on"):
         prepare_picture(ImageBytes("a picture", stored(picture(1), "PNG")), 16, "stretch", None)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\n", "Git LFS"),
+        (b"<!DOCTYPE html><title>404</title>", "HTML"),
+        (b"nonsense", "not a picture"),
+    ],
+)
+def test_what_is_no_picture_is_named_by_its_content(tmp_path, data, reason):
+    (tmp_path / "a.jpg").write_bytes(data)
+    assert reason in prepare_picture(ImageFile(tmp_path / "a.jpg"), 8, "stretch", None)

@@ -204,7 +204,7 @@ def test_tar_shards_hold_images_beside_their_captions(folder, tmp_path):
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"1.png": b"x"}, r"image without captions: .*image 1: no \.txt and no \.json"),
+        ({"1.png": b"x"}, r"image without captions: .*image 1: no \.json, \.txt or \.caption"),
         ({"1.txt": b"red ."}, r"caption without image: .*image 1: its members: \.txt"),
         ({"1.cls": b"3"}, r"unusable entry: .*image 1: neither picture nor captions; its members: \.cls"),
         ({"1.heic": b"x", "1.txt": b"red ."}, r"unreadable image: .*image 1: \.heic pictures are not read"),

@@ -10,6 +10,7 @@ import pytest
 from cap2im.convert.pickles import read_pickle
 from cap2im.data.captioned import held_out, usable_captions
 from cap2im.data.class_folders import class_caption
+from cap2im.data.pictures import prepare_picture
 from cap2im.data.sources import guess_kind, read_source
 from tests.data import sources
 from tests.real_data import data_folder
@@ -497,6 +498,41 @@ def test_captions_in_columns_and_objects_of_parquet(tmp_path, name):
         }
 
 
+def picture_names(path, names):
+    """Write a Parquet file that holds names of pictures in place of pictures."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = pa.array([{"bytes": None, "path": name} for name in names], kind)
+    pq.write_table(pa.table({"image": images, "text": ["a dog"] * len(names)}), path)
+
+
+def test_file_names_in_parquet_are_beside_it_and_nowhere_else(tmp_path, monkeypatch):
+    for folder in ("data", "elsewhere"):
+        sources.save(tmp_path / folder / "a.jpg", 1)
+    picture_names(
+        tmp_path / "data" / "train.parquet", ["a.jpg", str(tmp_path / "elsewhere" / "a.jpg"), "../elsewhere/a.jpg", "b.jpg", None]
+    )
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    images = [record.image for record in read("huggingface", tmp_path / "data").splits["train"]]
+    assert images[0].path == tmp_path / "data" / "a.jpg"
+    reasons = [prepare_picture(image, 8, "stretch", None) for image in images[1:]]
+    for reason, expected in zip(reasons, ("is absolute", "leaves", "there is no", "it holds no picture"), strict=True):
+        assert expected in reason
+
+
+def test_parquet_files_with_other_columns_end_in_one_line(tmp_path, capfd):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for name in ("text", "caption"):
+        pq.write_table(pa.table({"image": [b"x"], name: ["a dog"]}), tmp_path / f"{name}.parquet")
+    with pytest.raises(ValueError, match=r"datasets cannot open it \(Couldn't cast .* because column names don't match\)"):
+        read("huggingface", tmp_path)
+    assert "Failed to read" not in capfd.readouterr().err
+
+
 def test_two_held_out_shares_do_not_overlap(tmp_path):
     sources.pairs(tmp_path, 60)
     alone = {record.id for record in read("pairs", tmp_path, validation=0.2).splits["validation"]}
@@ -582,3 +618,12 @@ def test_a_table_of_another_name_is_named(tmp_path):
     sources.write(tmp_path / "list.csv", "file,text\na.jpg,one\n")
     with pytest.raises(ValueError, match=r"another name is read as cap2im prepare table .*list\.csv$"):
         read("folder", tmp_path)
+
+
+def test_a_word_of_any_length_is_no_caption(tmp_path):
+    sources.pairs(tmp_path, 2)
+    sources.write(tmp_path / "p1.txt", "x" * 10_001 + "\n" + "x" * 10_000)
+    record = next(record for record in read("pairs", tmp_path).splits["train"] if record.id == "p1")
+    captions, problems = usable_captions(record)
+    assert [len(caption) for caption in captions] == [10_000]
+    assert [(problem.kind, problem.detail[:33]) for problem in problems] == [("over-long caption", "10,001 characters, at most 10,000")]

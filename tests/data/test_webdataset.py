@@ -103,7 +103,7 @@ def test_ids_from_tar_names_never_leave_a_folder(tmp_path):
 def test_damaged_tar_files_end_in_one_line(tmp_path, content):
     path = shard(tmp_path / "0.tar", range(3))
     path.write_bytes(path.read_bytes()[:1000] if content == "cut" else content)
-    with pytest.raises(ValueError, match=r"0\.tar: not an uncompressed, whole tar file"):
+    with pytest.raises(ValueError, match=r"0\.tar: (not an uncompressed, whole tar file|is compressed by gzip)"):
         read(path)
 
 
@@ -222,3 +222,69 @@ def test_sentence_vectors_are_whole_or_absent(tmp_path, monkeypatch):
         sentence_vectors(dataset, "train", captions, Ones())
     assert "sentence-vectors/train-" in caught.value.filename
     assert list((folder / "sentence-vectors").iterdir()) == []
+
+
+def test_what_is_not_read_of_a_sample_is_listed(tmp_path):
+    extra = {
+        "a.jpg": stored(sources.picture(1), "JPEG"),
+        "a.png": stored(sources.picture(2), "PNG"),
+        "a.mask.png": stored(sources.picture(3), "PNG"),
+        "a.txt": b"a dog",
+        "a.long.txt": b"a large dog",
+        "b.jpg": stored(sources.picture(4), "JPEG"),
+        "b.json": b'{"caption": "a cat"}',
+        "b.txt": b"another cat",
+    }
+    source = read(shard(tmp_path / "a.tar", range(1), extra))
+    assert [record.captions for record in source.splits["train"]] == [("picture 0",), ("a dog",), ("a cat",)]
+    assert {(problem.kind, problem.file.rpartition(": ")[2]) for problem in source.problems} == {
+        ("image without captions", "a.png"),
+        ("file not used", "a.mask.png"),
+        ("file not used", "a.long.txt"),
+        ("file not used", "image b"),
+    }
+
+
+def test_equal_captions_in_text_and_json_are_no_problem(tmp_path):
+    assert read(shard(tmp_path / "a.tar", range(2), {"00000.txt": b"picture 0", "00001.caption": b"picture 1\r\n"})).problems == []
+
+
+@pytest.mark.parametrize(
+    ("member", "data"),
+    [
+        ("a.caption", b"a dog"),
+        ("a.json", b'{"captions": [{"raw": "a dog"}]}'),
+        ("a.json", b'{"sentences": ["a dog"]}'),
+        ("a.json", b'{"sentence": {"text": "a dog"}}'),
+    ],
+)
+def test_usual_names_of_captions_in_samples(tmp_path, member, data):
+    source = read(shard(tmp_path / "a.tar", range(0), {"a.png": stored(sources.picture(1), "PNG"), member: data}))
+    assert source.splits["train"][0].captions == ("a dog",)
+
+
+def test_samples_that_begin_with_underscores_are_read(tmp_path):
+    source = read(shard(tmp_path / "a.tar", range(0), {"__cat__.png": stored(sources.picture(1), "PNG"), "__cat__.txt": b"a cat"}))
+    assert [record.id for record in source.splits["train"]] == ["a/__cat__"]
+
+
+def test_compressed_and_linked_shards_of_a_folder(tmp_path):
+    shard(tmp_path / "elsewhere" / "b.TAR", range(1))
+    shard(tmp_path / "shards" / "a.tar", range(1))
+    (tmp_path / "shards" / "linked").symlink_to(tmp_path / "elsewhere")
+    for name in ("c.tar.gz", "d.tgz"):
+        (tmp_path / "shards" / name).write_bytes(b"x")
+    source = read(tmp_path / "shards")
+    assert [record.id for record in source.splits["train"]] == ["a/00000", "linked/b/00000"]
+    assert [(problem.kind, Path(problem.file).name) for problem in source.problems] == [
+        ("unreadable file", "c.tar.gz"),
+        ("unreadable file", "d.tgz"),
+    ]
+
+
+@pytest.mark.parametrize(("mode", "name"), [("w:gz", "gzip"), ("w:bz2", "bzip2"), ("w:xz", "xz")])
+def test_compressed_shards_are_named_as_such(tmp_path, mode, name):
+    with tarfile.open(tmp_path / "a.tar", mode) as archive:
+        archive.addfile(tarfile.TarInfo("a.txt"))
+    with pytest.raises(ValueError, match=f"a.tar: is compressed by {name}; unpack it"):
+        read(tmp_path / "a.tar")

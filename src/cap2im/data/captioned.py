@@ -29,6 +29,8 @@ SPLIT_FOLDERS: dict[str, Split] = {
     "testing": "test",
 }
 
+MOST_CHARACTERS = 10_000  # of a caption
+
 # what can be wrong -> whether data is lost by it
 PROBLEMS = {
     "unreadable image": True,
@@ -220,6 +222,10 @@ def usable_captions(record: CaptionedImage, most: int | None = None, tokens: Tok
     captions, problems = [], []
     for caption in record.captions:
         tidy = " ".join(caption.split())
+        if len(tidy) > MOST_CHARACTERS:  # a word may have any length, and would be in the vocabulary
+            detail = f"{len(tidy):,} characters, at most {MOST_CHARACTERS:,}: {tidy[:50]}…"
+            problems.append(Problem("over-long caption", record.image.name, detail))
+            continue
         words = split_words(tidy, tokens)
         if not re.search(r"\w", tidy):
             problems.append(Problem("empty caption", record.image.name))
@@ -279,6 +285,14 @@ _MARKUP = re.compile(r"<\?xml|<!doctype|<html|\{\\rtf", re.I)
 
 def not_a_sentence(line: str) -> str | None:
     """Return why a line of a text file beside a picture is no caption; None for captions."""
+    fields = line.strip()[:500].replace(",", " ").split()
+    if len(fields) >= 4 and all(re.fullmatch(r"[-+.\d]+(e[-+]?\d+)?", field) for field in fields[:-1]):
+        return "it is numbers, as of boxes"
+    return data_format(line)
+
+
+def data_format(line: str) -> str | None:
+    """Return what a line of a table, of JSON or of markup is; None for sentences and numbers."""
     start = line.strip()[:500]
     if _PICTURE_NAME.match(start):
         return "it begins with the name of a picture, as tables do"
@@ -286,9 +300,6 @@ def not_a_sentence(line: str) -> str | None:
         return "it is JSON"
     if _MARKUP.match(start):
         return "it is markup"
-    fields = start.replace(",", " ").split()
-    if len(fields) >= 4 and all(re.fullmatch(r"[-+.\d]+(e[-+]?\d+)?", field) for field in fields[:-1]):
-        return "it is numbers, as of boxes"
     return None
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import glob
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from cap2im.data.captioned import SPLIT_FOLDERS, CaptionedImage, LazyRecords, Problem, Source
 from cap2im.data.digits import Split
-from cap2im.data.pictures import ImageBytes, ImageFile
+from cap2im.data.listing import FileIndex, Missing, list_files
+from cap2im.data.pictures import ImageBytes, ImageFile, ImageReference, MissingImage
 from cap2im.data.table_columns import (
     CAPTION_COLUMNS,
     SPLIT_COLUMN,
@@ -26,6 +28,8 @@ from cap2im.data.table_columns import (
 )
 from cap2im.files import shortened
 from cap2im.hub import is_repository, offline_if_unreachable
+
+TABLES = ("parquet", "arrow", "json", "csv")  # what datasets reads whose file names are as somebody wrote them
 
 
 def read_huggingface(name: str, columns: AskedColumns) -> Source:
@@ -52,12 +56,19 @@ def read_huggingface(name: str, columns: AskedColumns) -> Source:
     else:
         print(f"downloading {name} from the Hugging Face hub, or finding it in its cache", file=sys.stderr)
         load, on_hub = {"path": name}, True
+    verbosity = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its log has the error that is raised, on many lines
     try:
         with offline_if_unreachable(name) if on_hub else nullcontext():
             tables = datasets.load_dataset(**load)
     except Exception as error:  # datasets raises its own and its readers' errors
+        while error.__cause__ is not None and isinstance(error.__cause__, Exception):  # the outer ones only say that there is one
+            error = error.__cause__
         raise ValueError(f"{name}: datasets cannot open it ({' '.join(str(error).split())[:300]})") from None
+    finally:
+        datasets.logging.set_verbosity(verbosity)
     source = Source({})
+    beside = _pictures_beside(path if path.is_dir() else path.parent) if path.exists() else _no_picture
     for name_there, table in tables.items():
         split = split_named(str(name_there))
         if split is None or (split in source.splits and columns.split is None):
@@ -66,11 +77,12 @@ def read_huggingface(name: str, columns: AskedColumns) -> Source:
             continue
         image = _image_column(table.features, columns.image, name)
         captions = _caption_columns(table, columns.captions, name, source.problems)
+        locate = beside if table.info.builder_name in TABLES else _local_picture
         table = table.cast_column(image, datasets.Image(decode=False))
         for part, rows in _rows_by_split(table, split, columns.split, name, source.problems).items():
             if part in source.splits:
                 raise ValueError(f"{name}: rows of {part} are in several of its splits; leave out --split-column")
-            source.splits[part] = _records(table, image, captions, part, rows)
+            source.splits[part] = _records(table, image, captions, part, rows, locate)
     return source
 
 
@@ -203,7 +215,33 @@ def _sentence_columns(table: Any, names: list[str]) -> list[str]:
     return [name for name in names if holds_sentences(rows[name])]
 
 
-def _records(table: Any, image: str, columns: tuple[str, ...], split: Split, rows: Any) -> LazyRecords:
+def _pictures_beside(folder: Path) -> Callable[[str], ImageReference]:
+    """Return what finds a picture whose file name a Parquet file holds: below the folder of the Parquet file."""
+
+    @cache
+    def index() -> FileIndex:
+        return FileIndex(folder, list_files(folder).files)
+
+    def locate(name: str) -> ImageReference:
+        found = index().find(name)
+        return MissingImage(name, found.detail) if isinstance(found, Missing) else ImageFile(index().files[found])
+
+    return locate
+
+
+def _no_picture(name: str) -> ImageReference:
+    """Return that a table of the hub names a file, which may not be one of this machine."""
+    return MissingImage(name, "the dataset holds its name alone, not the picture")
+
+
+def _local_picture(name: str) -> ImageReference:
+    """Return the picture that `datasets` unpacked or listed; what it lists has absolute paths."""
+    return ImageFile(Path(name)) if Path(name).is_absolute() else MissingImage(name, "there is no such file in the dataset")
+
+
+def _records(
+    table: Any, image: str, columns: tuple[str, ...], split: Split, rows: Any, locate: Callable[[str], ImageReference]
+) -> LazyRecords:
     def make(row: int, id: str) -> CaptionedImage:
         entry = table[row]
         picture = entry[image] or {}
@@ -211,9 +249,11 @@ def _records(table: Any, image: str, columns: tuple[str, ...], split: Split, row
         if len(columns) > 1:  # columns that are empty in this row are no empty captions
             captions = tuple(text for text in captions if text.strip())
         if picture.get("bytes") is not None:
-            reference: ImageBytes | ImageFile = ImageBytes(f"{split} row {row}", picture["bytes"])
+            reference: ImageReference = ImageBytes(f"{split} row {row}", picture["bytes"])
+        elif picture.get("path"):
+            reference = locate(picture["path"])
         else:
-            reference = ImageFile(Path(picture.get("path") or f"{split} row {row}"))
+            reference = MissingImage(f"{split} row {row}", "it holds no picture")
         return CaptionedImage(id, reference, captions, as_class_id(entry.get("class_id")))
 
     return LazyRecords(rows, split, make, f"{table._fingerprint} {image} {' '.join(columns)}")

@@ -18,6 +18,11 @@ from cap2im.data.pictures import EXTENSIONS, UNREADABLE_EXTENSIONS, unreadable_f
 PICTURES = EXTENSIONS | UNREADABLE_EXTENSIONS  # endings of pictures that people have
 
 
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is left out: its name begins with a dot, or macOS or Python made it."""
+    return name.startswith(".") or name in ("__MACOSX", "__pycache__")
+
+
 def is_picture(path: Path | PurePosixPath) -> bool:
     """Return whether a file's ending is that of a picture that can be read."""
     return path.suffix.lower() in EXTENSIONS
@@ -29,7 +34,7 @@ class Listing:
 
     Attributes:
         root: the folder.
-        files: sorted; names that begin with `.` or `__` are left out.
+        files: sorted, without hidden ones; see `is_hidden`.
         problems: folders, files and links that cannot be read, and links to a folder that is read already.
     """
 
@@ -91,7 +96,7 @@ def list_files(root: Path) -> Listing:
                     listing.problems.append(Problem("linked folder", str(folder), f"leads to {first}, which is read already"))
                     continue
                 with os.scandir(folder) as entries:
-                    found = [entry for entry in entries if not entry.name.startswith((".", "__"))]
+                    found = [entry for entry in entries if not is_hidden(entry.name)]
             except OSError as error:
                 listing.problems.append(Problem("unreadable file", str(folder), error.strerror or str(error)))
                 continue
@@ -163,13 +168,13 @@ class FileIndex:
             return Missing("picture outside the folder", f"{name!r} is a URL; download the picture and give its file")
         matches: list[str] = []
         for written in dict.fromkeys((name, name.strip(), name.strip().replace("\\", "/"))):
+            joined = posixpath.normpath(posixpath.join(folder, written))
+            if joined in self.files:  # also a:b.jpg, which is no drive here
+                return joined
             if posixpath.isabs(written) or ntpath.splitdrive(written)[0] or written.startswith("\\"):
                 return self._outside(name, "is absolute", folder)
-            joined = posixpath.normpath(posixpath.join(folder, written))
             if joined.split("/")[0] == "..":
                 return self._outside(name, f"leaves {self.root}", folder)
-            if joined in self.files:
-                return joined
             matches = matches or self._folded.get(fold(joined), []) or self._by_stem.get(fold(joined), [])
         if not matches and (through := self._through_link(joined)):
             return through

@@ -185,7 +185,27 @@ class ArrayImage:
         return b""
 
 
-ImageReference = ImageFile | ImageBytes | ArrayImage
+@dataclass(frozen=True)
+class MissingImage:
+    """A picture that is named but not there, and why."""
+
+    name: str
+    reason: str
+
+    @property
+    def state(self) -> str:
+        return "missing"
+
+    def open(self) -> Image.Image:
+        """Raise a ValueError with the reason."""
+        raise ValueError(self.reason)
+
+    def content(self) -> bytes:
+        """Raise a ValueError with the reason."""
+        raise ValueError(self.reason)
+
+
+ImageReference = ImageFile | ImageBytes | ArrayImage | MissingImage
 
 
 def open_array(path: Path, key: str | None = None) -> Any:
@@ -469,10 +489,25 @@ def _reason(error: Exception, reference: ImageReference) -> str:
         suffix = Path(reference.path).suffix.lower() if isinstance(reference, ImageFile) else ""
         if suffix in UNREADABLE_EXTENSIONS:
             return unreadable_format(suffix)
-        return "not a picture that can be read"
+        return _what_it_is(reference)
     if isinstance(error, Image.DecompressionBombError):
         return f"at most {MOST_PIXELS:,} pixels are read: {error}"
     return " ".join(str(error).split()).removeprefix(f"{reference.name}: ") or type(error).__name__
+
+
+def _what_it_is(reference: ImageReference) -> str:
+    """Return what a file is that no reader knows, by its first bytes."""
+    try:
+        head = reference.content()[:200]
+    except (OSError, ValueError):
+        head = b""
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"):
+        return "it is HEIC, which is not read; convert it to JPEG or PNG"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, not the picture; git lfs pull downloads it"
+    if head.lstrip()[:1] == b"<":
+        return "it is HTML, XML or SVG, not a picture that can be read"
+    return "not a picture that can be read"
 
 
 def unreadable_format(suffix: str) -> str:

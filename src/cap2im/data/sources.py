@@ -11,7 +11,7 @@ from cap2im.data import class_folders, coco, flickr, huggingface, image_folder, 
 from cap2im.data.captioned import LazyRecords, PickleReader, Problem, Source, hold_out, is_utf8
 from cap2im.data.digits import Split
 from cap2im.data.kinds import KINDS, Kind
-from cap2im.data.listing import list_files
+from cap2im.data.listing import is_hidden, list_files
 from cap2im.data.table_columns import AskedColumns
 from cap2im.data.webdataset import read_webdataset
 
@@ -177,7 +177,9 @@ def guess_kind(path: str, columns: AskedColumns | None = None) -> Kind:
 
 def _one_folder_deeper(folder: Path, kinds: Sequence[str]) -> str:
     """Return a hint to a folder below that is of one of some kinds."""
-    for inner in sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith((".", "__", "annotations")))[:20]:
+    for inner in sorted(
+        each for each in folder.iterdir() if each.is_dir() and not is_hidden(each.name) and not each.name.startswith("annotations")
+    )[:20]:
         if (kind := _kind_of_folder(inner, AskedColumns())) in kinds:
             return f"; one folder deeper, {inner} is {kind}"
     return ""

@@ -21,11 +21,24 @@ from pydantic_core import from_json
 
 from cap2im.data.captioned import SPLIT_FOLDERS, CaptionedImage, Problem, Source
 from cap2im.data.digits import Split
+from cap2im.data.listing import is_hidden, list_files
 from cap2im.data.pictures import EXTENSIONS, LARGEST_FILE, UNREADABLE_EXTENSIONS, ImageFile, unreadable_format
 from cap2im.files import decode_text, shortened, split_lines
 
-CAPTION_KEYS = ("captions", "caption", "text", "txt")  # of a sample's JSON, the first that holds text
-LARGEST_TEXT = 2**20  # bytes of a .txt, .json or .cls
+CAPTION_KEYS = (
+    "captions",
+    "caption",
+    "text",
+    "txt",
+    "texts",
+    "sentences",
+    "sentence",
+    "raw",
+)  # of a sample's JSON, the first that holds text
+CAPTION_FILES = (".json", ".txt", ".caption")  # the first that holds captions is read
+LARGEST_TEXT = 2**20  # bytes of a caption file or a .cls
+MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 MOST_FILES = 100_000  # tar files of a pattern
 
 
@@ -46,13 +59,14 @@ class Sample:
     class_id: int = -1
 
 
-def read_samples(archive: tarfile.TarFile, name: str, problems: list[Problem]) -> list[Sample]:
+def read_samples(archive: tarfile.TarFile, name: str, problems: list[Problem], unused: list[Problem] | None = None) -> list[Sample]:
     """List the samples of a tar file; incomplete ones are added to the problems.
 
     Args:
         archive: opened, not compressed.
         name: of the tar file, for messages.
-        problems: is extended.
+        problems: is extended by the samples that cannot be used.
+        unused: is extended by pictures and captions beside those that are read.
 
     Raises:
         tarfile.TarError: the file is truncated or damaged.
@@ -60,7 +74,7 @@ def read_samples(archive: tarfile.TarFile, name: str, problems: list[Problem]) -
     groups: dict[str, dict[str, tarfile.TarInfo]] = {}
     for member in archive:
         path = PurePosixPath(member.name)
-        if any(part.startswith((".", "__")) and part != ".." for part in path.parts) or not (member.isfile() or _is_link(member)):
+        if any(is_hidden(part) and part != ".." for part in path.parts) or not (member.isfile() or _is_link(member)):
             continue  # folders, devices, and what macOS adds
         stem, dot, extension = path.name.partition(".")
         parts = groups.setdefault(str(path.with_name(stem)), {})
@@ -68,44 +82,64 @@ def read_samples(archive: tarfile.TarFile, name: str, problems: list[Problem]) -
             twice = "two members have this name; the last one is read"
             problems.append(Problem("unusable entry", f"{name}: {shortened(member.name)}", twice))
         parts[dot + extension.lower()] = member
-    return [sample for key, parts in groups.items() for sample in _samples(archive, name, key, parts, problems)]
+    others: list[Problem] = [] if unused is None else unused
+    return [sample for key, parts in groups.items() for sample in _samples(archive, name, key, parts, problems, others)]
 
 
 def _is_link(member: tarfile.TarInfo) -> bool:
     return member.issym() or member.islnk()
 
 
-def _samples(archive: tarfile.TarFile, name: str, key: str, parts: dict[str, tarfile.TarInfo], problems: list[Problem]) -> Iterator[Sample]:
+def _samples(
+    archive: tarfile.TarFile,
+    name: str,
+    key: str,
+    parts: dict[str, tarfile.TarInfo],
+    problems: list[Problem],
+    unused: list[Problem],
+) -> Iterator[Sample]:
     """Yield the samples of one key: extension -> member."""
     variants: dict[str, dict[str, tarfile.TarInfo]] = {}
     for extension, member in parts.items():
         suffix = PurePosixPath(f"x{extension}").suffix
         variants.setdefault(extension.removesuffix(suffix), {}).setdefault(suffix, member)
-    complete = {variant: each for variant, each in variants.items() if EXTENSIONS & each.keys() and {".txt", ".json"} & each.keys()}
+    complete = {variant: each for variant, each in variants.items() if EXTENSIONS & each.keys() and set(CAPTION_FILES) & each.keys()}
     if not complete:  # 0001.img.jpg beside 0001.txt
         merged: dict[str, tarfile.TarInfo] = {}
         for _, each in sorted(variants.items()):
             merged = each | merged
         complete = {"": merged}
+    read = {id(member) for each in complete.values() for member in each.values()}
+    for extension, member in parts.items():
+        suffix = PurePosixPath(f"x{extension}").suffix
+        if id(member) not in read and suffix in EXTENSIONS:
+            unused.append(Problem("file not used", f"{name}: {shortened(member.name)}", f"another picture of {shortened(key)} is read"))
+        elif id(member) not in read and suffix in (".txt", ".caption"):
+            unused.append(Problem("file not used", f"{name}: {shortened(member.name)}", f"other captions of {shortened(key)} are read"))
     for variant, each in complete.items():
         where = f"{name}: image {shortened(key + variant)}"
-        image = next((each[suffix] for suffix in sorted(EXTENSIONS & each.keys())), None)
+        pictures = [each[suffix] for suffix in sorted(EXTENSIONS & each.keys())]
+        image = pictures[0] if pictures else None
         if image is None:
             other = next((suffix for suffix in each if suffix in UNREADABLE_EXTENSIONS), None)
             if other is not None:
                 problems.append(Problem("unreadable image", where, unreadable_format(other)))
-            elif {".txt", ".json"} & each.keys():
+            elif set(CAPTION_FILES) & each.keys():
                 problems.append(Problem("caption without image", where, f"its members: {', '.join(sorted(each))}"))
             else:
                 problems.append(Problem("unusable entry", where, f"neither picture nor captions; its members: {', '.join(sorted(each))}"))
             continue
+        detail = f"the captions are of another picture of this key, {shortened(image.name)}"
+        unused.extend(Problem("image without captions", f"{name}: {shortened(other.name)}", detail) for other in pictures[1:])
         captions, reasons = _captions(archive, each)
+        if captions:
+            unused.extend(Problem("file not used", where, reason) for reason in reasons)
         if (image := _resolved(archive, image)) is None or image.size > LARGEST_FILE or image.issparse():
             problems.append(Problem("unreadable image", where, "a link that leads nowhere, or a member that is too large"))
         elif captions:
             yield Sample(key + variant, image, captions, _class_id(archive, each))
         else:
-            problems.append(Problem("image without captions", where, "; ".join(reasons) or "no .txt and no .json"))
+            problems.append(Problem("image without captions", where, "; ".join(reasons) or "no .json, .txt or .caption"))
 
 
 def _resolved(archive: tarfile.TarFile, member: tarfile.TarInfo) -> tarfile.TarInfo | None:
@@ -150,23 +184,28 @@ def _text(archive: tarfile.TarFile, member: tarfile.TarInfo) -> str:
 
 
 def _captions(archive: tarfile.TarFile, parts: dict[str, tarfile.TarInfo]) -> tuple[tuple[str, ...], list[str]]:
-    """Return the captions of the JSON, else of the text; and what is wrong with either."""
-    reasons = []
-    if (member := parts.get(".json")) is not None:
+    """Return the captions of the first file that has some, and why other captions are not read."""
+    captions: tuple[str, ...] = ()
+    source, reasons = "", []
+    for member in (parts[suffix] for suffix in CAPTION_FILES if suffix in parts):
+        is_json = member.name.lower().endswith(".json")
         try:
-            if captions := captions_of(from_json(_text(archive, member))):
-                return captions, []
-            reasons.append(f"{member.name} has no text under {' or '.join(CAPTION_KEYS)}")
+            text = _text(archive, member)
+            found = captions_of(from_json(text)) if is_json else tuple(line.strip() for line in split_lines(text) if line.strip())
         except ValueError as error:  # also of documents that are nested too deeply
-            reasons.append(f"{member.name}: {' '.join(str(error).split())[:100]}")
-    if (member := parts.get(".txt")) is not None:
-        try:
-            if captions := tuple(line.strip() for line in split_lines(_text(archive, member)) if line.strip()):
-                return captions, []
-            reasons.append(f"{member.name} is empty")
-        except ValueError as error:
-            reasons.append(" ".join(str(error).split())[:100])
-    return (), [shortened(reason, 150) for reason in reasons]
+            message = " ".join(str(error).split()).removeprefix(f"{member.name}: ")
+            if not captions:
+                reasons.append(f"{member.name}: {message[:100]}")
+            continue
+        if captions and not set(map(str.strip, found)) <= set(map(str.strip, captions)):
+            reasons.append(f"{member.name} has other captions than {source}, which is read")
+        elif not captions and found:
+            captions, source = found, member.name
+        elif not captions:
+            reasons.append(f"{member.name} has no text under {' or '.join(CAPTION_KEYS[:3])}" if is_json else f"{member.name} is empty")
+    if captions:
+        reasons = [reason for reason in reasons if reason.endswith("which is read")]
+    return captions, [shortened(reason, 150) for reason in reasons]
 
 
 def captions_of(document: Any) -> tuple[str, ...]:
@@ -226,7 +265,7 @@ def tar_files(path: str) -> list[Path]:
     """
     where = Path(os.path.expanduser(path))  # of the text: Path drops the ./ of ./~name
     if where.is_dir():
-        files = sorted(file for file in where.rglob("*.tar") if not file.name.startswith("."))
+        files = [file for file in list_files(where).files if file.suffix.lower() == ".tar"]
         if not files:
             raise ValueError(f"{path}: no .tar in this folder")
         return files
@@ -264,20 +303,36 @@ def read_webdataset(path: str) -> Source:
     root = where.absolute() if where.is_dir() else _common(parents)
     splits: dict[Split, list[CaptionedImage]] = {"train": [], "validation": [], "test": []}
     problems: list[Problem] = []
+    if where.is_dir():
+        listing = list_files(where)
+        compressed = [file for file in listing.files if file.name.lower().endswith(COMPRESSED)]
+        problems += listing.problems + [Problem("unreadable file", str(file), "is compressed; unpack it to .tar") for file in compressed]
     for file in files:
         relative = file.absolute().relative_to(root)
         try:
             if not file.is_file():
                 raise tarfile.ReadError("is not a regular file")
             with tarfile.open(file, "r:") as archive:
-                for sample in read_samples(archive, str(file), problems):
+                for sample in read_samples(archive, str(file), problems, problems):
                     image = ImageFile(file, sample.image.offset_data, sample.image.size, sample.image.name)
                     parts = (*relative.with_suffix("").parts, *PurePosixPath(sample.key).parts)
                     id = "/".join(part for part in parts if part not in ("/", ".."))
                     splits[_split_of(relative)].append(CaptionedImage(id, image, sample.captions, sample.class_id))
         except (tarfile.TarError, OSError) as error:
+            if file.is_file() and (packed := _compression(file)) is not None:
+                raise ValueError(f"{file}: is compressed by {packed}; unpack it") from None
             raise ValueError(f"{file}: not an uncompressed, whole tar file ({' '.join(str(error).split())})") from None
     return Source({split: records for split, records in splits.items() if records}, problems)
+
+
+def _compression(file: Path) -> str | None:
+    """Return how a file is compressed, by its first bytes."""
+    try:
+        with open(file, "rb") as opened:
+            head = opened.read(6)
+    except OSError:
+        return None
+    return next((name for start, name in MAGIC.items() if head.startswith(start)), None)
 
 
 def _common(folders: set[Path]) -> Path:
