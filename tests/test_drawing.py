@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import io
 import json
 import re
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 
 from cap2im import drawing as module
-from cap2im.drawing import Drawing, attention_figure, grid, maps_figure, page, page_data, save_all, save_gif, save_page, slug
+from cap2im.drawing import Drawing, attention_figure, gif, grid, maps_figure, page, page_data, save_all, save_gif, save_page, slug
 
 CAPTION = "the digit 3 is here ."
 
@@ -186,6 +187,19 @@ def test_gif_shows_each_glimpse_and_pauses_on_the_last(tmp_path: Path, colours: 
     brightness = [frame.mean() for frame in frames]
     assert brightness == sorted(brightness)
     assert brightness[0] < brightness[-1]
+
+
+def test_gif_of_many_pixels_is_enlarged_less(monkeypatch) -> None:
+    drawings = blobs(4)
+    whole = Image.open(io.BytesIO(gif(drawings)))
+    pixels = sum(drawing.canvases[..., 0].size for drawing in drawings)
+    monkeypatch.setattr("cap2im.drawing.MOST_GIF_PIXELS", 4 * pixels + 1)
+    smaller = Image.open(io.BytesIO(gif(drawings)))
+    side = 2 * 2 * drawings[0].image.width + 6
+    assert (smaller.n_frames, smaller.size) == (12, (side, side))  # type: ignore[attr-defined]
+    assert whole.size == (486, 486)
+    monkeypatch.setattr("cap2im.drawing.MOST_GIF_PIXELS", 1)
+    assert Image.open(io.BytesIO(gif(drawings))).n_frames == 12  # type: ignore[attr-defined]
 
 
 def test_gif_outlines_the_written_window_until_the_picture_is_finished(tmp_path: Path) -> None:

@@ -91,6 +91,8 @@ def test_a_large_file_is_refused_before_it_is_read(tmp_path):
         ("[" * 100_000, "p.json: Invalid JSON"),
         ('{"x": ' + "9" * 10_000 + "}", "p.json: Invalid JSON: number out of range"),
         (b"\xff\xfe\x00", "p.json: has the byte order mark"),
+        ('{"x": 1, "y": [' + "[]," * 10_000_000 + "1]}", "p.json: JSON of 10,000,001 values; at most 1,073,741,824 bytes of memory"),
+        ("[" + '{"a":1},' * 5_000_000 + "1]", "p.json: JSON of 5,000,000 values; at most"),
     ],
 )
 def test_hostile_json_is_one_line(data, message):

@@ -17,6 +17,7 @@ from cap2im.checkpoint import read_config, write_model
 from cap2im.data.sentences import sentence_vocabulary
 from cap2im.models.skipthoughts import SkipThoughts, SkipThoughtsConfig
 from cap2im.sentences import SentenceEncoder, copy_encoder, load_sentence_encoder
+from tests.limits import GIB, run_limited
 
 CAPTIONS = ["a dog .", "a red dog runs over the table .", "the table is red .", "red ."]
 WORDS = ("a", "dog", "red", "runs", "over", "the", "table", "is", ".")
@@ -276,3 +277,67 @@ def test_skipthoughts_need_no_extra_and_the_others_say_what_they_need(tmp_path):
     assert features == "14"
     assert len(told) == 2
     assert all("needs more than the core" in line and "'.[sentences]'" in line for line in told)
+
+
+HUGE_CONFIGS = {
+    "clip": [
+        ("vocab_size", 10**9),
+        ("hidden_size", 2 * 10**5),
+        ("max_position_embeddings", 10**10),
+        ("num_hidden_layers", 10**9),
+        ("intermediate_size", 10**9),
+        ("projection_dim", 10**10),
+    ],
+    "sentence-transformers": [
+        ("vocab_size", 10**9),
+        ("hidden_size", 2 * 10**5),
+        ("max_position_embeddings", 10**10),
+        ("num_hidden_layers", 10**9),
+        ("intermediate_size", 10**9),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"), [(kind, field, value) for kind, fields in HUGE_CONFIGS.items() for field, value in fields]
+)
+def test_huge_configs_are_refused(tmp_path, kind, field, value):
+    folder = MAKERS[kind][0](tmp_path / "mine")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {field: value}))
+    code = f"from cap2im.sentences import load_sentence_encoder\nload_sentence_encoder({str(folder)!r})"
+    ended = run_limited(cwd=tmp_path, cpu=30, code=code)
+    assert ended.status == 1
+    assert "more parameters than the weights hold" in ended.err
+    assert ended.peak < GIB
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize("kind", ["clip", "sentence-transformers"])
+def test_encoder_fifos_are_refused(tmp_path, kind, name):
+    folder = MAKERS[kind][0](tmp_path / "mine")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(ValueError, match=r"FIFO|no sentence encoder"):
+        load_sentence_encoder(str(folder))
+
+
+@pytest.mark.parametrize("function", ["torch.utils.collect_env.main", "torch.hub.list", "os.getcwd", 5, None])
+def test_dense_calls_no_other_functions(tmp_path, function):
+    folder = sentence_transformer(tmp_path / "mine")
+    (folder / "2_Dense").mkdir()
+    (folder / "2_Dense" / "config.json").write_text(
+        json.dumps({"in_features": 8, "out_features": 4, "bias": True, "activation_function": function})
+    )
+    save_file({"linear.weight": torch.zeros(4, 8), "linear.bias": torch.zeros(4)}, folder / "2_Dense" / "model.safetensors")
+    modules = json.loads((folder / "modules.json").read_text())
+    modules.append({"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ValueError, match="activation_function"):
+        load_sentence_encoder(str(folder))
+    config = {"in_features": 8, "out_features": 4, "bias": True, "activation_function": "torch.nn.modules.activation.Tanh"}
+    (folder / "2_Dense" / "config.json").write_text(json.dumps(config))
+    assert load_sentence_encoder(str(folder)).features == 4
+    (folder / "2_Dense" / "config.json").write_text(json.dumps(config | {"in_features": 10**4, "out_features": 10**4}))
+    with pytest.raises(ValueError, match="more parameters than the weights hold"):
+        load_sentence_encoder(str(folder))

@@ -222,6 +222,9 @@ def save_gif(drawings: Sequence[Drawing], path: str | Path) -> Path:
     return _write(path, gif(drawings))
 
 
+MOST_GIF_PIXELS = 2**26  # of all frames; where there would be more, canvases are enlarged less
+
+
 def gif(drawings: Sequence[Drawing]) -> bytes:
     """The samples as they are drawn, in a grid: a frame a glimpse, the written window outlined, then a pause on the last.
 
@@ -229,7 +232,8 @@ def gif(drawings: Sequence[Drawing]) -> bytes:
         ValueError: the drawings are not samples of one caption.
     """
     _check_samples(drawings)
-    zoom = _zoom(drawings[0].image)
+    pixels = sum(drawing.glimpses * drawing.image.width * drawing.image.height for drawing in drawings)
+    zoom = max(1, min(_zoom(drawings[0].image), math.isqrt(MOST_GIF_PIXELS // pixels)))
     moving = [[_enlarge(_picture(drawing.canvases[t]), zoom) for drawing in drawings] for t in range(drawings[0].glimpses)]
     for t, tiles in enumerate(moving[:-1]):  # nothing lies over the finished pictures
         for drawing, tile in zip(drawings, tiles, strict=True):

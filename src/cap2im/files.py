@@ -28,6 +28,7 @@ except ModuleNotFoundError:  # Windows has other locks
     fcntl = None  # type: ignore[assignment]
 
 LARGEST_DOCUMENT = 256 * 2**20  # bytes of a text or JSON document that is read into memory
+LARGEST_PARSED = 2**30  # bytes that the values of a JSON document may take in memory, as `check_parsed_size` estimates them
 LONGEST_NAME = 180  # bytes of a file name that is made of other text; most file systems allow 255, and endings follow
 RESERVED_NAMES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))})  # Windows
 
@@ -240,13 +241,28 @@ def parse_json(data: bytes | str, model: type[Model], name: str) -> Model:
         name: of the file, for messages.
 
     Raises:
-        ValueError: not UTF-8, not JSON, nested too deeply, or of another structure.
+        ValueError: not UTF-8, not JSON, nested too deeply, of another structure, or of too many values.
     """
     text = decode_text(data, name) if isinstance(data, bytes) else data
+    try:
+        check_parsed_size(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
         raise ValueError(f"{name}: {describe(error)}") from None
+
+
+def check_parsed_size(text: str) -> None:
+    """Refuse a JSON document whose values would take too much memory: `[],` of 3 bytes takes 100.
+
+    Raises:
+        ValueError: they would take more than `LARGEST_PARSED` bytes, by an estimate.
+    """
+    objects, lists, strings, values = text.count("{"), text.count("["), text.count('"') // 2, text.count(",")
+    if len(text) + 200 * objects + 80 * lists + 56 * strings + 32 * values > LARGEST_PARSED:
+        raise ValueError(f"JSON of {values:,} values; at most {LARGEST_PARSED:,} bytes of memory are used for them")
 
 
 def validate(document: Any, model: type[Model], name: str) -> Model:

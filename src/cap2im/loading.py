@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.modules.module import register_module_buffer_registration_hook, register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from cap2im.checkpoint import WEIGHTS, existing_folder, read_config, read_weights
@@ -211,7 +211,7 @@ class _NoRandomValues(TorchFunctionMode):
 
 @contextmanager
 def bounded_parameters(tensors: int, values: int) -> Iterator[None]:
-    """Raise ValueError in the block as soon as this thread makes a network of far more parameters than these.
+    """Raise ValueError in the block as soon as this thread makes a network of far more parameters and buffers than these.
 
     Args:
         tensors: number of tensors in a file of weights.
@@ -219,20 +219,21 @@ def bounded_parameters(tensors: int, values: int) -> Iterator[None]:
     """
     thread, counts = threading.get_ident(), [0, 0]
 
-    def count(_module: nn.Module, _name: str, parameter: Any) -> None:
-        if threading.get_ident() != thread or parameter is None:
+    def count(_module: nn.Module, _name: str, value: Any) -> None:
+        if threading.get_ident() != thread or value is None:
             return
-        counts[0] += 1
-        counts[1] += parameter.numel()
+        counts[0] += isinstance(value, nn.Parameter)
+        counts[1] += value.numel()
         if counts[0] > SHARED * tensors + 16 or counts[1] > SHARED * values + 2**20:
             held = f"{values:,} numbers in {tensors:,} tensors"
             raise ValueError(f"the config asks for a network of more parameters than the weights hold: {held}")
 
-    handle = register_module_parameter_registration_hook(count)
+    handles = [register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def require_canvases(folder: Path, glimpses: int, side: int, colours: int) -> None:

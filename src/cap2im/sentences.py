@@ -6,9 +6,11 @@ comes with a model is executed: code in it is refused, and weights are read from
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,9 @@ from cap2im.checkpoint import CONFIG, WEIGHTS, checkpoints, existing_folder, map
 from cap2im.data.captions import SentenceEncoder
 from cap2im.data.tokenizer import normalise
 from cap2im.data.vocabulary import pad
-from cap2im.files import JSONObject, file_sha256, read_json, sha256, shortened
+from cap2im.files import JSONObject, check_regular_file, file_sha256, read_json, sha256, shortened
 from cap2im.hub import ENCODER_FILES, download, is_repository
-from cap2im.loading import checked_config, checked_vocabulary, network_blueprint
+from cap2im.loading import bounded_parameters, checked_config, checked_vocabulary, network_blueprint, weights_header
 from cap2im.models.skipthoughts import SkipThoughts, SkipThoughtsConfig
 
 KIND = "sentence-encoder"
@@ -31,6 +33,7 @@ SENTENCES_AT_ONCE = 64
 MODULES = "modules.json"  # what sentence-transformers calls the list of a model's parts
 CARD = "README.md"
 KNOWN_MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
+ACTIVATIONS = ("torch.nn.modules.activation.", "torch.nn.modules.linear.Identity")  # what a Dense may call
 CLIP_TYPES = ("clip", "clip_text_model")
 NEEDED = "needs more than the core; in the checkout: pip install -c constraints.txt '.[sentences]'"
 
@@ -83,8 +86,9 @@ class SentenceTransformersEncoder(SentenceEncoder):
             if not f"{package}.".startswith("sentence_transformers.") or kind not in KNOWN_MODULES:
                 raise ValueError(f"{folder / MODULES}: part {shortened(repr(module.type))} is not allowed; {', '.join(KNOWN_MODULES)} are")
             _refuse_pickles(folder / module.path)
+            _refuse_functions(folder / module.path)
         try:
-            with _Quiet():
+            with _Quiet(), _bounded_network(folder):
                 self._model = SentenceTransformer(
                     str(folder), device="cpu", local_files_only=True, trust_remote_code=False, model_kwargs={"use_safetensors": True}
                 ).float()
@@ -119,7 +123,7 @@ class CLIPEncoder(SentenceEncoder):
             raise ValueError(f"{folder}: a CLIP {NEEDED}") from None
         _refuse_pickles(folder)
         try:
-            with _Quiet():
+            with _Quiet(), _bounded_network(folder):
                 self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
                 model = CLIPTextModelWithProjection.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
         except Exception as error:  # the library names no base class
@@ -217,6 +221,23 @@ class _Quiet:
             logging.enable_progress_bar()
 
 
+@contextmanager
+def _bounded_network(folder: Path) -> Iterator[None]:
+    """Raise ValueError in the block as soon as a network is made that is far larger than the weights of an encoder.
+
+    The files that the libraries would read are checked first: no FIFO, and no JSON document that takes too much memory.
+    """
+    shapes = []
+    for file in _files(folder):
+        check_regular_file(file)
+        if file.suffix == ".json":
+            read_json(file, _AnyJSON)
+        if file.suffix == ".safetensors":
+            shapes += [shape for _, shape in weights_header(file).values()]
+    with bounded_parameters(len(shapes), sum(map(math.prod, shapes))):
+        yield
+
+
 def _config(folder: Path) -> dict[str, Any]:
     return read_json(folder / CONFIG, JSONObject).root if (folder / CONFIG).exists() else {}
 
@@ -233,6 +254,10 @@ def _files(folder: Path) -> list[Path]:
 
 def _weights_sha256(folder: Path) -> str:
     return sha256("".join(file_sha256(file) for file in _files(folder) if file.suffix == ".safetensors").encode())
+
+
+class _AnyJSON(RootModel[Any]):
+    """Any JSON document."""
 
 
 class _Module(BaseModel):
@@ -267,6 +292,14 @@ def _refuse_pickles(folder: Path) -> None:
     pickled = [path.name for path in folder.glob("*.bin")]
     if pickled and not list(folder.glob("*.safetensors")):
         raise ValueError(f"{folder}: weights are in {pickled[0]}, which is a pickle; only safetensors files are read")
+
+
+def _refuse_functions(folder: Path) -> None:
+    """Raise ValueError where a part asks for a function that is no activation; sentence-transformers calls anything in torch."""
+    name = _config(folder).get("activation_function", ACTIVATIONS[1])
+    if not isinstance(name, str) or not name.startswith(ACTIVATIONS):
+        allowed = " and ".join(ACTIVATIONS)
+        raise ValueError(f"{folder / CONFIG}: activation_function {shortened(repr(name))} is not allowed; {allowed} are")
 
 
 def _refuse_empty(captions: Sequence[str]) -> None:

@@ -514,3 +514,14 @@ def test_kinds_are_told_apart_by_their_own_names():
     """Complete files have no rival: no kind's names are another's."""
     names = [kind.names for kind in kinds()]
     assert len(set(names)) == len(names)
+
+
+def test_slow_text_encodings_are_never_called(tmp_path):
+    text = "".join(chr(0x4E00 + n % 20_000) for n in range(60_000)).encode()  # Punycode takes minutes for it
+    called = b"\x80\x02c_codecs\nencode\n(X" + len(text).to_bytes(4, "little") + text + b"X\x08\0\0\0punycodetR."
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", called)
+        archive.writestr("archive/version", "3\n")
+    ended = run_limited("convert", "a.pth", "--out", "out", cwd=tmp_path, cpu=10)
+    assert ended.status == 2
+    assert "refused: it asks for _codecs.encode" in ended.err

@@ -331,6 +331,27 @@ def test_too_many_pixels_are_refused_before_decoding(monkeypatch):
         assert refused(data) == f"11 x 10 pixels; at most {most} are read"
 
 
+def scanned(scans: int) -> bytes:
+    """Return a progressive JPEG whose last scan is repeated."""
+    data = stored(picture(1, 64, 48), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * scans + data[-2:]
+
+
+def test_jpeg_of_many_scans_is_refused():
+    assert refused(scanned(5000)) == "more than 100 scans in a JPEG"
+    assert prepared(scanned(80), 16, "crop").size == (16, 16)
+    thumbnails = b"".join(b"\xff\xe1\x00\x06\xff\xda\x00\x00" for _ in range(200))  # markers inside of metadata are none
+    data = scanned(1)
+    assert prepared(data[:2] + thumbnails + data[2:], 16, "crop").size == (16, 16)
+
+
+def test_large_jpeg_of_several_scans_is_refused(monkeypatch):
+    data = scanned(2).replace(b"\xff\xc2", b"\xff\xc0", 1)  # said to be sequential
+    monkeypatch.setitem(pictures.MOST_PIXELS_OF, "progressive JPEG", 3000)
+    assert refused(data) == "64 x 48 pixels; at most 3,000 in JPEG of several scans are read"
+
+
 def test_a_header_of_a_billion_pixels_is_refused():
     data = bytearray(stored(picture(1), "PNG"))
     data[16:24] = struct.pack(">II", 40_000, 40_000)

@@ -278,8 +278,8 @@ def _scan_pytorch(path: Path, zipped: bool) -> None:
 
 
 def _refuse_growth(name: str) -> None:
-    """Refuse what torch would call and what makes much of a number."""
-    if name.rpartition(".")[2] == "bytearray":
+    """Refuse what torch would call and what makes much of a number, or takes time that grows with the square of a text."""
+    if name == "_codecs.encode" or name.rpartition(".")[2] == "bytearray":
         raise RefusedError(f"it asks for {shortened(name)}")
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import re
 import struct
 import warnings
 import zlib
@@ -37,12 +38,16 @@ JPEG_QUALITY = 95
 MOST_PIXELS = 178_956_970  # of a picture, before it is decoded: where Pillow refuses as well
 # decoders that need several times the memory of the pixels
 MOST_PIXELS_OF = {"WEBP": 60_000_000, "AVIF": 40_000_000, "JPEG2000": 40_000_000, "progressive JPEG": 80_000_000}
+MOST_SCANS = 100  # of a JPEG: each is decoded over the whole picture; encoders write about ten
 LARGEST_FILE = 512 * 2**20  # bytes of a picture
 LARGEST_PROFILE = 16 * 2**20  # bytes of a colour profile
 LONGEST_SHAPE = 50  # longer side / shorter side of what "shorter" stores
 MOST_NUMBERS = 3 * 4096**2  # of a row of an array
 LARGE = 2**24  # pixels; larger pictures are converted and reduced in bands
 BAND = 2**22  # pixels of a band
+
+_JPEG_SEGMENT = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # no escaped byte, restart, start or filling
+_JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
 
 # Pillow registers extensions for them; they need another program, are no pictures, or hold measurements without a known white
 _NO_PICTURES = frozenset({"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "PALM", "PDF", "WMF"})
@@ -246,6 +251,8 @@ def read_image(reference: ImageReference, use: Callable[[Image.Image], Result]) 
         try:
             with reference.open() as image:
                 _check_pixels(image)
+                if image.format in ("JPEG", "MPO"):
+                    _check_scans(image, reference.content())
                 return use(image)
         except PixelsError:
             raise
@@ -275,6 +282,19 @@ def _check_pixels(image: Image.Image) -> None:
     if image.width * image.height > most:
         kind = f" in {name}" if name in MOST_PIXELS_OF else ""
         raise PixelsError(f"{image.width} x {image.height} pixels; at most {most:,}{kind} are read")
+
+
+def _check_scans(image: Image.Image, data: bytes) -> None:
+    """Refuse a JPEG of so many scans that decoding it takes minutes, or of several scans that would not fit into memory."""
+    place, scans = 2, 0
+    while (found := _JPEG_SEGMENT.search(data, place)) is not None and found[0] != _JPEG_END and scans <= MOST_SCANS:
+        scans += found[0] == _JPEG_SCAN
+        place = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+    if scans > MOST_SCANS:
+        raise PixelsError(f"more than {MOST_SCANS} scans in a JPEG")
+    most = MOST_PIXELS_OF["progressive JPEG"]
+    if scans > 1 and image.width * image.height > most:
+        raise PixelsError(f"{image.width} x {image.height} pixels; at most {most:,} in JPEG of several scans are read")
 
 
 def _without_metadata(data: bytes) -> tuple[bytes, bytes]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from cap2im.data.captioned import Problem, read_lines
 from cap2im.data.table_columns import IMAGE_COLUMNS, caption_columns, has_picture_ending, plain
-from cap2im.files import check_regular_file, read_text, shortened
+from cap2im.files import check_parsed_size, check_regular_file, read_text, shortened
 
 SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
 LARGEST_TABLE = 2**28  # bytes of a Parquet file's cells in memory
@@ -87,6 +87,7 @@ def json_document(path: Path) -> Any:
 def _json(text: str) -> Any:
     """Parse JSON; every failure is a ValueError with a short reason."""
     try:
+        check_parsed_size(text)
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{error.msg} at line {error.lineno} column {error.colno}") from None
