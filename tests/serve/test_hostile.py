@@ -385,6 +385,7 @@ def test_host_names(header, name):
 
 def test_a_public_server_without_a_key_warns(run, monkeypatch, tiny):
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
+    monkeypatch.setattr("cap2im.serve.app._end_process", lambda status: None)  # this process tests on
     warning = "cap2im: warning: listening on 0.0.0.0 without an API key: everyone who reaches this machine can draw; see --api-key-file\n"
     assert run("serve", "--model", str(tiny), "--host", "0.0.0.0", "--port", "0")[2] == warning
     assert run("serve", "--model", str(tiny), "--host", "127.0.0.2", "--port", "0")[2] == ""

@@ -211,7 +211,7 @@ def configuration(app: Any, settings: ServeSettings, **more: Any) -> uvicorn.Con
 
 
 def serve(settings: ServeSettings) -> None:
-    """Serve until a signal stops the process.
+    """Serve until a signal stops the process, which ends soon after.
 
     Raises:
         ValueError: the port or the store cannot be used, or a model cannot be loaded.
