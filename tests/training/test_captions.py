@@ -176,7 +176,7 @@ def test_a_model_is_not_measured_on_images_of_another_size(dataset, tmp_path):
     model = run("noaligndraw-cifar", tmp_path / "run", dataset, "train.epochs=1")
     larger = prepared_dataset(tmp_path / "larger", side=12, train=4)
     how = {"split": "test", "samples": 1, "bound_samples": 1, "images": 4, "seed": 0}
-    with pytest.raises(ValueError, match=r"its images are 12 pixels wide, a drawing of model is 8; prepare with --side 8"):
+    with pytest.raises(ValueError, match=r"its images are 12 pixels wide, a drawing of run is 8; prepare with --side 8"):
         evaluate(Pipeline.load(str(model)), data=larger, **how)
     with pytest.raises(ValueError, match="give a prepared dataset with --data"):
         evaluate(Pipeline.load(str(model)), data=None, **how)
