@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import io
 import json
+import multiprocessing
+import os
 import platform
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -19,11 +22,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from cap2im.config import load_recipe
-from cap2im.training.loop import RunLog, make_accelerator, progress_bar
+from cap2im.training.loop import BatchesAhead, RunLog, make_accelerator, progress_bar
 
 FETCHED = """
 import resource, sys, torch
-from cap2im.training.loop import keep_memory
+from cap2im.training.loop import BatchesAhead, keep_memory
 if sys.argv[1] == "kept":
     keep_memory()
 fetched = []
@@ -33,6 +36,27 @@ for _ in range(6):
     fetched.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 print(min(fetched[1:]))
 """
+
+
+class Numbers:
+    """Batches that are the number of their step."""
+
+    def at(self, step, rows):
+        time.sleep(0.01)
+        return step
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_to_all_processes_leave_the_loader_alive(number):
+    """A terminal and a service manager send them so; the training needs its batches until its step is done."""
+    ahead = BatchesAhead(Numbers(), slice(None), range(40), 1)
+    assert ahead.next() == 0
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, number)
+    assert [ahead.next() for _ in range(39)] == list(range(1, 40))
+    del ahead
+    worker.join(10)
+    assert worker.exitcode == 0
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="for glibc alone")

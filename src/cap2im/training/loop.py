@@ -334,9 +334,9 @@ class _Steps(Dataset[Batch | Exception]):
 
 
 def _leave_stopping_to_parent(_: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the training still needs the batches of the step that it ends."""
+    """Ignore SIGINT and SIGTERM: a terminal and a service manager send them to all processes, and the training ends its step first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torch ends its workers by an event
 
 
 class BatchesAhead:
