@@ -39,7 +39,7 @@ from cap2im.models.discriminators import discriminator_loss, generator_loss
 from cap2im.models.text import EncodedText
 from cap2im.randomness import generator
 from cap2im.training.attngan import AttnGANTrainee, real_pictures, sum_of
-from cap2im.training.loop import keep_memory, make_accelerator
+from cap2im.training.run import keep_memory, make_accelerator
 
 WORDS, VOCABULARY = 12, 27_297  # of a caption; of COCO, about
 PICTURES = 4

@@ -20,8 +20,8 @@ from benchmarks.speed import COCO_WORDS, Clock, precisions_of, training_step
 
 from cap2im.config import load_recipe
 from cap2im.convert.pickles import read_pickle
-from cap2im.data.captions import CaptionBatches, PreparedDataset
-from cap2im.data.preparing import prepare
+from cap2im.data.caption_batches import CaptionBatches, PreparedDataset
+from cap2im.data.prepare import prepare
 from cap2im.data.shards import ShardBatches
 from cap2im.data.sources import read_source
 from cap2im.data.workers import available_workers

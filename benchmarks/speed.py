@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cap2im.config import load_recipe
 from cap2im.data.batch import Batch
 from cap2im.data.canvas_batches import caption_tokens
-from cap2im.data.digits import scikit_learn_digits
+from cap2im.data.mnist import scikit_learn_digits
 from cap2im.data.mnist_captions import ALIASES, WORDS, CanvasMaker, HeldOut
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.models import aligndraw, text

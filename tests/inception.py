@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cap2im.metrics.drawn import Eye
-from cap2im.metrics.perceptual import Seen
+from cap2im.metrics.fid import Seen
+from cap2im.metrics.sample_quality import Eye
 from cap2im.models.inception import Inception
 
 
@@ -43,8 +43,8 @@ def quick_look(replace: Callable[[str, object], None]) -> list[int]:
         colours = [part.float().mean(dim=(2, 3)) / 25 for part in (pictures, pictures[..., 4:8, 4:8])]
         return Seen(torch.cat(colours, dim=1), torch.cat(colours, dim=1))
 
-    replace("cap2im.metrics.drawn.look", look)
-    replace("cap2im.metrics.drawn.FEATURES", 6)
-    replace("cap2im.metrics.drawn.CLASSES", {"fid": 6})
-    replace("cap2im.metrics.drawn.Eye.load", lambda path, device: Eye(torch.nn.Identity(), path or "published"))
+    replace("cap2im.metrics.sample_quality.look", look)
+    replace("cap2im.metrics.sample_quality.FEATURES", 6)
+    replace("cap2im.metrics.sample_quality.CLASSES", {"fid": 6})
+    replace("cap2im.metrics.sample_quality.Eye.load", lambda path, device: Eye(torch.nn.Identity(), path or "published"))
     return seen

@@ -15,9 +15,9 @@ from PIL import Image
 
 import cap2im
 from cap2im import cli
-from cap2im.drawing import slug
 from cap2im.pipeline import Pipeline
-from tests.metrics.test_sharing import models
+from cap2im.rendering.drawing import slug
+from tests.metrics.test_distributed import models
 from tests.real_data import data_folder
 from tests.tiny import CHANGES, tiny_model, tiny_recipe
 
@@ -441,7 +441,7 @@ def test_compare_refuses_before_it_measures_trains_or_writes(run, tmp_path, monk
     def too_late(*_, **__):
         raise AssertionError("measured or trained first")
 
-    monkeypatch.setattr("cap2im.metrics.comparison.evaluate", too_late)
+    monkeypatch.setattr("cap2im.evaluation.comparison.evaluate", too_late)
     monkeypatch.setattr("cap2im.cli.train", too_late)
     for arguments, problem in (
         (("one", "reader-mnist", "--train"), "reader-mnist: a recipe of kind 'reader' makes nothing that draws"),
@@ -491,7 +491,7 @@ def test_compare_checks_recipes_before_it_trains(run, tmp_path, monkeypatch, arg
     def too_late(*_, **__):
         raise AssertionError("measured or trained first")
 
-    monkeypatch.setattr("cap2im.metrics.comparison.evaluate", too_late)
+    monkeypatch.setattr("cap2im.evaluation.comparison.evaluate", too_late)
     monkeypatch.setattr("cap2im.cli.train", too_late)
     code, _, err = run("compare", *arguments)
     assert (code, problem in err.splitlines()[-1]) == (2, True), err
@@ -571,7 +571,7 @@ def test_figures(run, tmp_path, monkeypatch):
     assert (code, "here: holds figures of another model, which stay; writing to here-two" in err) == (0, True)
     assert all(line.startswith("here-two/") for line in out.splitlines())
     asked = []
-    monkeypatch.setattr("cap2im.figures.write_figures", lambda *arguments, **_: asked.append(arguments[2]) or [])
+    monkeypatch.setattr("cap2im.evaluation.figures.write_figures", lambda *arguments, **_: asked.append(arguments[2]) or [])
     assert run("figures", "one", "--captions", "flips.txt")[0] == 0
     assert [len(group) for group in asked[0].flips] == [1, 1], "a line of blanks is an empty one"
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")

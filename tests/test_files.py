@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from cap2im import files
 from cap2im.convert.recognise import convert
 from cap2im.loading import weights_header
-from cap2im.training.trainee import check_run
+from cap2im.training.state import check_run
 from tests.kills import run_child
 
 

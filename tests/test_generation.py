@@ -19,15 +19,15 @@ from PIL import Image
 from cap2im import generation
 from cap2im.checkpoint import write_model
 from cap2im.config import parse_recipe
-from cap2im.data.captions import CaptionedImages
-from cap2im.data.prepared import PreparedDataset
+from cap2im.data.caption_batches import CaptionedImages
+from cap2im.data.dataset import PreparedDataset
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.files import safe_file_name
 from cap2im.generation import Pair, all_pairs, choose, generate, read_pairs, sample_pairs
-from cap2im.metrics.sharing import Sharing
+from cap2im.metrics.distributed import Sharing
 from cap2im.pipeline import Pipeline
-from cap2im.training.bound import BoundTrainee
-from cap2im.training.material import training_material
+from cap2im.training.data import training_material
+from cap2im.training.variational import BoundTrainee
 from tests.kills import kills, run_child
 from tests.prepared import prepared_dataset
 from tests.stages import staged_pipeline

@@ -13,8 +13,8 @@ import torch
 from cap2im import loading
 from cap2im.checkpoint import read_config, read_weights, write_model
 from cap2im.loading import bounded_parameters, require_canvases
-from cap2im.models.kinds import DRAWING_KINDS
 from cap2im.pipeline import Pipeline
+from cap2im.registry import DRAWING_KINDS
 from tests.limits import GIB, run_limited
 from tests.tiny import tiny_encoder, tiny_model
 

@@ -15,9 +15,9 @@ from cap2im.checkpoint import read_weights, write_model
 from cap2im.config import load_recipe
 from cap2im.data.mnist_captions import ALIASES, WORDS
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.drawing import Drawings
-from cap2im.models.kinds import DRAWING_KINDS
 from cap2im.pipeline import Pipeline, bundled_models, find_device, find_model, shown_name
+from cap2im.registry import DRAWING_KINDS
+from cap2im.rendering.drawing import Drawings
 from tests.stages import staged_pipeline
 from tests.tiny import tiny_model
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from cap2im.drawing import Drawing, page_data, save_page
-from tests.test_drawing import blobs, last_stage_alone, staged
+from cap2im.rendering.drawing import Drawing, page_data, save_page
+from tests.rendering.test_drawing import blobs, last_stage_alone, staged
 
 Opener = Callable[..., Any]
 

@@ -10,8 +10,8 @@ from cap2im.checkpoint import write_model
 from cap2im.config import DRAWRecipe, load_recipe
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.models.skipthoughts import SkipThoughts, SkipThoughtsConfig
-from cap2im.training.bound import BoundTrainee
-from cap2im.training.material import training_material
+from cap2im.training.data import training_material
+from cap2im.training.variational import BoundTrainee
 
 CHANGES = (
     "model.blank=0.0",

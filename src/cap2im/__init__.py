@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from cap2im.drawing import Drawings
     from cap2im.pipeline import Pipeline
+    from cap2im.rendering.drawing import Drawings
 
 __all__ = ["DEFAULT_MODEL", "__version__", "draw", "load", "train"]
 __version__ = version("cap2im")
@@ -75,7 +75,7 @@ def train(
         ValueError: no such recipe, a change that does not fit, missing or damaged data, a loss that is not finite.
     """
     from cap2im.config import load_recipe
-    from cap2im.training import start as training
+    from cap2im.training import dispatch as training
 
     settings = {key if "." in key else f"train.{key}": value for key, value in changes.items()}
     given = {"name": name, "data": None if data is None else str(data), "device": device}

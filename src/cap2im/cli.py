@@ -27,7 +27,8 @@ from rich.progress import track
 from rich.table import Table
 
 import cap2im
-from cap2im.data.kinds import Kind
+from cap2im.data.source_kinds import Kind
+from cap2im.evaluation.report import print_check, print_evaluation
 from cap2im.files import (
     LARGEST_DOCUMENT,
     atomic_path,
@@ -41,11 +42,10 @@ from cap2im.files import (
     split_lines,
     write_atomically,
 )
-from cap2im.tables import print_check, print_evaluation
 
 if TYPE_CHECKING:
-    from cap2im.data.digits import Split
-    from cap2im.metrics.evaluation import Measures
+    from cap2im.data.mnist import Split
+    from cap2im.evaluation.evaluate import Measures
     from cap2im.models.lapgan import SharpenerConfig
     from cap2im.pipeline import Pipeline
 
@@ -237,7 +237,7 @@ def _read_text(file: Path) -> str:
 
 def _captions_in(file: Path) -> list[list[str]]:
     """Return the captions of a file or of standard input (`-`), one a line, in groups that empty lines separate."""
-    from cap2im.data.captioned import data_format  # slow to import
+    from cap2im.data.records import data_format  # slow to import
 
     lines = [line.strip() for line in split_lines(_read_text(file))]
     for number, line in enumerate(lines, 1):
@@ -314,8 +314,14 @@ def draw(
     if not wanted and model == cap2im.DEFAULT_MODEL:
         raise ValueError('no caption given; try: cap2im draw "the digit three is at the top of the digit one"')
     check_writable_folder(out)
-    from cap2im.drawing import PARTS, drawn_by, folder_for, save_all, slug  # torch takes a second to import: bad arguments need not wait
     from cap2im.pipeline import Pipeline
+    from cap2im.rendering.drawing import (  # torch takes a second to import: bad arguments need not wait
+        PARTS,
+        drawn_by,
+        folder_for,
+        save_all,
+        slug,
+    )
 
     pipeline = Pipeline.load(model, device=device, sharpen=sharpen, precision=precision)
     if not wanted:
@@ -404,8 +410,8 @@ def train(
         return
     _needs_training()
     from cap2im.pipeline import find_model
-    from cap2im.training import start as training
-    from cap2im.training.trainee import open_run
+    from cap2im.training import dispatch as training
+    from cap2im.training.state import open_run
 
     how: dict[str, Any] = {"stream": stream, "device": device}
     if dry_run:
@@ -539,10 +545,10 @@ def evaluate(
     """Measure a model: bound, caption accuracy on digits, image retrieval, similarity of drawings, FID, Inception Score, R-precision."""
     if out is not None:
         check_writable_file(out)
-    from cap2im.metrics.comparison import check_evaluation_file, identity, keep_evaluation
-    from cap2im.metrics.evaluation import Measures, Subject
-    from cap2im.metrics.evaluation import evaluate as measure
-    from cap2im.metrics.sharing import Sharing
+    from cap2im.evaluation.comparison import check_evaluation_file, identity, keep_evaluation
+    from cap2im.evaluation.evaluate import Measures, Subject
+    from cap2im.evaluation.evaluate import evaluate as measure
+    from cap2im.metrics.distributed import Sharing
     from cap2im.pipeline import Pipeline
 
     asked: dict[str, Any] = {
@@ -623,10 +629,10 @@ def compare(
     ),
 ) -> None:
     """Measure several models and write one table: Markdown, JSON and a picture. Numbers of different protocols get columns of their own."""
-    from cap2im.figures import comparison_picture, needs_matplotlib
-    from cap2im.metrics.comparison import compare as table_of
-    from cap2im.metrics.comparison import evaluated, free_stem
-    from cap2im.metrics.evaluation import Measures
+    from cap2im.evaluation.comparison import compare as table_of
+    from cap2im.evaluation.comparison import evaluated, free_stem
+    from cap2im.evaluation.evaluate import Measures
+    from cap2im.evaluation.figures import comparison_picture, needs_matplotlib
     from cap2im.pipeline import Pipeline, Sharpening
 
     names = [*(models or []), *(PRESETS[preset] if preset else ())]
@@ -682,8 +688,8 @@ def _models_to_compare(names: list[str], runs: Path, train_missing: bool) -> tup
     """
     from cap2im.checkpoint import existing_folder
     from cap2im.config import load_recipe, recipe_names
-    from cap2im.models.kinds import DRAWING_KINDS
     from cap2im.pipeline import find_model
+    from cap2im.registry import DRAWING_KINDS
 
     found: dict[str, str] = {}
     missing: list[str] = []
@@ -710,7 +716,7 @@ def _models_to_compare(names: list[str], runs: Path, train_missing: bool) -> tup
 
 def _data_for(pipeline: Pipeline, data: str | None) -> str | None:
     """Return the data that a model of a comparison is measured on: those of scikit-learn's digits need none."""
-    from cap2im.metrics.evaluation import Subject
+    from cap2im.evaluation.evaluate import Subject
 
     return None if Subject.of(pipeline).digits == "digits" else data
 
@@ -732,9 +738,9 @@ def _check_comparison(
     """
     from cap2im.config import DigitsData, DrawingRecipe, PicturesData, load_recipe
     from cap2im.data.canvas_batches import load_digits
-    from cap2im.data.prepared import PreparedDataset
-    from cap2im.metrics.evaluation import Subject
-    from cap2im.training.material import fitted, sentence_encoder
+    from cap2im.data.dataset import PreparedDataset
+    from cap2im.evaluation.evaluate import Subject
+    from cap2im.training.data import fitted, sentence_encoder
 
     recipes = {name: recipe for name in missing if isinstance(recipe := load_recipe(name, []), DrawingRecipe)}
     if recipes:
@@ -798,7 +804,7 @@ def figures(
 ) -> None:
     """Draw the figures of the paper: flipped captions, attended words, nearest training images, sharpening, captions never seen."""
     check_writable_folder(out)
-    from cap2im.figures import check_figures, folder_for, nearest_training_images, needs_matplotlib, subjects, write_figures
+    from cap2im.evaluation.figures import check_figures, folder_for, nearest_training_images, needs_matplotlib, subjects, write_figures
     from cap2im.pipeline import Pipeline
 
     needs_matplotlib()
@@ -849,13 +855,13 @@ def generate(
     """Draw all captions of a dataset, a file each; several processes share the work."""
     _needs_datasets()
     check_writable_folder(out)
-    from cap2im.data.prepared import PreparedDataset
+    from cap2im.data.dataset import PreparedDataset
     from cap2im.files import JSONObject, read_json
 
     dataset = PreparedDataset.open(data)
     dataset.shards(split)  # raises where there are none
     from cap2im.generation import generate as generate_pictures
-    from cap2im.metrics.sharing import Sharing
+    from cap2im.metrics.distributed import Sharing
     from cap2im.pipeline import Pipeline
 
     pipeline, sharing = Pipeline.load(model, device=device, precision=precision), Sharing.launched()
@@ -943,10 +949,10 @@ def prepare(
     """Make captioned images of any kind into one dataset to train on."""
     _needs_datasets()
     from cap2im.convert.pickles import read_pickle
-    from cap2im.data.checking import missing_validation
-    from cap2im.data.preparing import Options
-    from cap2im.data.preparing import prepare as prepare_dataset
+    from cap2im.data.prepare import Options
+    from cap2im.data.prepare import prepare as prepare_dataset
     from cap2im.data.sources import read_source
+    from cap2im.data.validate import missing_validation
 
     options = Options(side, fit, captions, tokens, minimum_count, words, title, licence)
     source = read_source(
@@ -983,7 +989,7 @@ def check(
     """Say what is wrong with captioned images; exit status 1 if something would be lost."""
     _needs_datasets()
     from cap2im.convert.pickles import read_pickle
-    from cap2im.data.checking import check as check_path
+    from cap2im.data.validate import check as check_path
 
     report = check_path(
         path,

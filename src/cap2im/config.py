@@ -38,9 +38,9 @@ from cap2im.files import decode_text, read_bytes, shortened
 from cap2im.models.aligndraw import DRAWConfig
 from cap2im.models.attngan import AttnGANConfig
 from cap2im.models.damsm import DAMSMConfig
+from cap2im.models.digit_reader import ReaderConfig
 from cap2im.models.lapgan import LAPGANConfig, SharpenerConfig
 from cap2im.models.precision import Precision
-from cap2im.models.reader import ReaderConfig
 from cap2im.models.skipthoughts import SkipThoughtsConfig
 from cap2im.models.vae import VAEConfig
 from cap2im.models.vgg import VGGConfig

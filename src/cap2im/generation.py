@@ -33,10 +33,11 @@ from torch import Tensor
 
 import cap2im
 from cap2im.checkpoint import WEIGHTS, whole_folder
-from cap2im.data.captions import CaptionedImages
-from cap2im.data.digits import Split
-from cap2im.data.prepared import PreparedDataset
+from cap2im.data.caption_batches import CaptionedImages
+from cap2im.data.dataset import PreparedDataset
+from cap2im.data.mnist import Split
 from cap2im.data.workers import progress_bar
+from cap2im.evaluation.other_dataset import foreign_data
 from cap2im.files import (
     JSONObject,
     atomic_path,
@@ -52,8 +53,7 @@ from cap2im.files import (
     split_lines,
     write_atomically,
 )
-from cap2im.metrics.foreign import foreign_data
-from cap2im.metrics.sharing import Sharing
+from cap2im.metrics.distributed import Sharing
 from cap2im.pipeline import Pipeline
 from cap2im.randomness import generator
 

@@ -19,17 +19,17 @@ from torch import Tensor
 from cap2im.checkpoint import CONFIG, SENTENCE_ENCODER, TRAINING_STATE, WEIGHTS, checkpoints, existing_folder, read_config
 from cap2im.data.mnist_captions import LAYOUTS
 from cap2im.data.vocabulary import Tokens, Unknown, Vocabulary, pad
-from cap2im.drawing import Drawing, Drawings
 from cap2im.files import brief
 from cap2im.hub import ENCODER_FILES, download, is_repository
 from cap2im.loading import MOST_CANVAS_VALUES, load_network, require_canvases
 from cap2im.models.interface import DrawingModel, Step
-from cap2im.models.kinds import DRAWING_KINDS, DrawingKind
 from cap2im.models.lapgan import Sharpener, SharpenerConfig
 from cap2im.models.precision import WITHOUT_BF16, Precision, autocast, usable
 from cap2im.models.text import EncodedText
 from cap2im.randomness import picture_noise
-from cap2im.sentences import SentenceEncoder, load_sentence_encoder
+from cap2im.registry import DRAWING_KINDS, DrawingKind
+from cap2im.rendering.drawing import Drawing, Drawings
+from cap2im.sentence_encoders import SentenceEncoder, load_sentence_encoder
 
 BUNDLED = Path(__file__).parent / "pretrained"
 PICTURES_AT_ONCE = 100  # bounds memory; a canvas sequence of 60 x 60 x 32 is half a megabyte

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from cap2im.checkpoint import WEIGHTS, read_config
 from cap2im.convert.skipthoughts import convert_skipthoughts
-from cap2im.sentences import load_sentence_encoder
+from cap2im.sentence_encoders import load_sentence_encoder
 from tests.convert.legacy import run
 from tests.parity.golden import Golden, golden
 from tests.released_skipthoughts import write_released

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cap2im.data.digits import DIGIT_SIDE, Digits, scikit_learn_digits
+from cap2im.data.mnist import DIGIT_SIDE, Digits, scikit_learn_digits
 from cap2im.data.mnist_captions import ALIASES, LAYOUTS, PLACES, WORDS, WORDS_PER_CAPTION, CanvasMaker, HeldOut
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.randomness import generator

@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cap2im.data.captions import CaptionedImages
-from cap2im.data.prepared import PreparedDataset
+from cap2im.data.caption_batches import CaptionedImages
+from cap2im.data.dataset import PreparedDataset
 from cap2im.data.shards import ShardBatches, read_shard
 from cap2im.data.vocabulary import Vocabulary
 from tests.prepared import COLOURS, prepared_dataset

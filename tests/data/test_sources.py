@@ -8,9 +8,9 @@ import os
 import pytest
 
 from cap2im.convert.pickles import read_pickle
-from cap2im.data.captioned import held_out, usable_captions
 from cap2im.data.class_folders import class_caption
 from cap2im.data.pictures import prepare_picture
+from cap2im.data.records import held_out, usable_captions
 from cap2im.data.sources import guess_kind, read_source
 from tests.data import sources
 from tests.real_data import data_folder

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cap2im.data.captioned import CaptionedImage, usable_captions
 from cap2im.data.pictures import ImageBytes
+from cap2im.data.records import CaptionedImage, usable_captions
 from cap2im.data.tokenizer import is_unspaced, normalise
 from cap2im.data.vocabulary import Vocabulary, pad, split_words
 from tests.limits import GIB, run_limited

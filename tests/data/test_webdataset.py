@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from cap2im.convert.pickles import read_pickle
-from cap2im.data.captions import CaptionedImages, sentence_vectors
-from cap2im.data.checking import check
-from cap2im.data.prepared import PreparedDataset, is_url, join_url
-from cap2im.data.preparing import Options, prepare
+from cap2im.data.caption_batches import CaptionedImages, sentence_vectors
+from cap2im.data.dataset import PreparedDataset, is_url, join_url
+from cap2im.data.prepare import Options, prepare
 from cap2im.data.shards import ShardBatches
 from cap2im.data.sources import guess_kind, read_source
+from cap2im.data.validate import check
 from cap2im.data.webdataset import expand_braces, tar_files
 from tests.data import sources
 from tests.data.test_pictures import stored

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from cap2im import checkpoint
 from cap2im.checkpoint import CONFIG, TRAINING_STATE, TrainingState, load_checkpoint, read_config, save_checkpoint
 from cap2im.config import load_recipe, parse_recipe, to_toml
-from cap2im.data.digits import LARGEST_IDX, parse_idx, read_idx
+from cap2im.data.mnist import LARGEST_IDX, parse_idx, read_idx
+from cap2im.evaluation.comparison import _is_whole, compare, kept_evaluations
 from cap2im.files import dump_json
 from cap2im.generation import MANIFEST, PAIRS, _begin, read_pairs
-from cap2im.metrics.comparison import _is_whole, compare, kept_evaluations
-from cap2im.metrics.perceptual import _read_statistics
-from cap2im.sentences import _modules
-from cap2im.training.loop import _forget_later_steps
-from cap2im.training.trainee import resume_state
+from cap2im.metrics.fid import _read_statistics
+from cap2im.sentence_encoders import _modules
+from cap2im.training.run import _forget_later_steps
+from cap2im.training.state import resume_state
 from tests.fuzz.floats import FLOATS, SHARES
 
 HOSTILE = (

@@ -9,10 +9,10 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from cap2im.drawing import drawn_by, folder_for
+from cap2im.evaluation import comparison
+from cap2im.evaluation.comparison import check_evaluation_file, keep_evaluation, kept_evaluations
 from cap2im.generation import GENERATED, MANIFEST, PAIRS, REAL, read_pairs, sample_pairs
-from cap2im.metrics import comparison
-from cap2im.metrics.comparison import check_evaluation_file, keep_evaluation, kept_evaluations
+from cap2im.rendering.drawing import drawn_by, folder_for
 from tests.fuzz.floats import FLOATS
 
 LEAVES = st.none() | st.booleans() | st.integers() | FLOATS | st.text(max_size=8)

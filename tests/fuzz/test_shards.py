@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cap2im.data.prepared import Manifest, parse_manifest
+from cap2im.data.dataset import Manifest, parse_manifest
 from cap2im.data.shards import CaptionedBytes, read_shard
 from cap2im.data.webdataset import captions_of, expand_braces
 from tests.fuzz.floats import FINITE, FLOATS, SHARES

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cap2im.convert.pickles import read_pickle
-from cap2im.data.captioned import Problem, caption_lines, usable_captions
-from cap2im.data.kinds import Kind
 from cap2im.data.listing import FileIndex
+from cap2im.data.records import Problem, caption_lines, usable_captions
+from cap2im.data.source_kinds import Kind
 from cap2im.data.sources import guess_kind, read_source
 from cap2im.data.table_columns import AskedColumns, as_captions, choose_columns
 from cap2im.data.table_files import read_rows

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from cap2im.config import DRAWRecipe, load_recipe, setting_keys, settings, to_toml
 from cap2im.files import read_json
-from cap2im.training.start import shareable
-from cap2im.training.trainee import Source
+from cap2im.training.dispatch import shareable
+from cap2im.training.state import Source
 
 WORDS = st.text(max_size=12)
 KEYS = st.one_of(st.sampled_from(setting_keys()), WORDS, st.builds("{}.{}".format, WORDS, WORDS))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cap2im.checkpoint import write_model
-from cap2im.data.digits import Digits, mnist, scikit_learn_digits
+from cap2im.data.mnist import Digits, mnist, scikit_learn_digits
 from cap2im.data.mnist_captions import PLACES, Configuration, HeldOut
 from cap2im.metrics.caption_accuracy import (
     BUNDLED,
@@ -28,7 +28,7 @@ from cap2im.metrics.caption_accuracy import (
     summary,
     wilson,
 )
-from cap2im.models.reader import NOTHING, Reader, ReaderConfig
+from cap2im.models.digit_reader import NOTHING, Reader, ReaderConfig
 from tests.real_data import data_folder, find_data_folder
 
 HELD_OUT = HeldOut.from_seed(0)

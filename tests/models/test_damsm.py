@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from cap2im.models import damsm
+from cap2im.models.attngan_text import TextEncoderConfig
 from cap2im.models.damsm import (
     DAMSM,
     DAMSMConfig,
@@ -21,7 +22,6 @@ from cap2im.models.damsm import (
     word_scores,
 )
 from cap2im.models.text import EncodedText
-from cap2im.models.word_encoder import TextEncoderConfig
 
 LENGTHS = torch.tensor([4, 1, 3])
 MASK = torch.arange(4) < LENGTHS[:, None]

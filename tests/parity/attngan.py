@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cap2im.convert.attngan import text_encoder_layout
-from cap2im.models.word_encoder import TextEncoder, TextEncoderConfig
+from cap2im.models.attngan_text import TextEncoder, TextEncoderConfig
 from tests.parity.golden import Golden, golden
 
 FEATURES, WORD_FEATURES, VOCABULARY = 16, 12, 30  # section 3

@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from cap2im.config import PicturesData
-from cap2im.data.captioned import CaptionedImage, usable_captions
-from cap2im.data.pairs import PairBatches, pyramid
+from cap2im.data.image_batches import PairBatches, pyramid
 from cap2im.data.pictures import ImageBytes
 from cap2im.data.published import square_around
+from cap2im.data.records import CaptionedImage, usable_captions
 from cap2im.data.vocabulary import END, Vocabulary, split_words
 from tests.real_data import data_folder
 

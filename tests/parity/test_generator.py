@@ -8,8 +8,8 @@ from torch import Tensor
 
 from cap2im.convert.attngan import released_layout
 from cap2im.models.attngan import AttentionStage, AttnGANConfig, FirstStage, Generator, WordAttention, conditioning_kl
+from cap2im.models.attngan_text import TextEncoderConfig
 from cap2im.models.text import EncodedText
-from cap2im.models.word_encoder import TextEncoderConfig
 from tests.parity.attngan import FEATURES, VOCABULARY, Near, attngan, take
 from tests.parity.golden import Golden
 

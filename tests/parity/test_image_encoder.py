@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from cap2im.convert.attngan import image_encoder_layout
+from cap2im.models.attngan_text import TextEncoderConfig
 from cap2im.models.damsm import DAMSMConfig, InceptionEncoder
 from cap2im.models.inception import resized
-from cap2im.models.word_encoder import TextEncoderConfig
 from tests.parity.attngan import FEATURES, VOCABULARY, Near, attngan
 
 SEED = 7000

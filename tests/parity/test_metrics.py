@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cap2im.metrics.perceptual import NeuralDistance, Statistics, frechet_distance, neural_distance, ranking_loss
+from cap2im.metrics.fid import NeuralDistance, Statistics, frechet_distance, neural_distance, ranking_loss
 from tests.parity.golden import golden
 
 FRECHET = {"full_rank": 1e-6, "shifted": 1e-6, "rank_deficient": 1e-5}  # relative, the README's tolerances; "identical" is 0

@@ -15,7 +15,7 @@ from cap2im.models.damsm import EncodedImage, Gammas, damsm_losses
 from cap2im.models.discriminators import generator_loss
 from cap2im.models.text import EncodedText
 from cap2im.training.attngan import AttnGANTrainee, sum_of
-from cap2im.training.loop import make_accelerator
+from cap2im.training.run import make_accelerator
 from tests.parity.attngan import Near, attngan, golden_text_encoder, text_mask
 from tests.parity.golden import Golden, distance
 from tests.parity.test_discriminator import golden_discriminator, pixels

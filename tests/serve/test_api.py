@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cap2im.drawing import page_data
 from cap2im.pipeline import Pipeline
+from cap2im.rendering.drawing import page_data
 from tests.serve.conftest import CAPTION, wait_until
 
 OTHERS = ["the digit 7 is at the bottom left of the image .", "the digit 2 is on the left of the digit 2"]

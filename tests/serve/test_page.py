@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 import cap2im
-from cap2im.drawing import Drawing, viewer_file
+from cap2im.rendering.drawing import Drawing, viewer_file
 from cap2im.serve.settings import ServeSettings
 from tests.serve.conftest import Client, Gate, served
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import cap2im
-from cap2im.drawing import Drawing
+from cap2im.rendering.drawing import Drawing
 from cap2im.serve.released import BIRDS, SIZES, three_sizes, two_maps
 
 WORDS = ("this", "bird", "is", "red")

@@ -20,14 +20,14 @@ from cap2im.checkpoint import checkpoints, load_checkpoint, read_config, read_we
 from cap2im.config import AttnGANRecipe, load_recipe
 from cap2im.data.mnist_captions import ALIASES, WORDS
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.figures import nearest_training_images
+from cap2im.evaluation.figures import nearest_training_images
 from cap2im.models.attngan import AttentionStage, AttnGANConfig
+from cap2im.models.attngan_text import TextEncoderConfig
 from cap2im.models.damsm import DAMSM, DAMSMConfig, SmallEncoder
 from cap2im.models.discriminators import Discriminator
-from cap2im.models.word_encoder import TextEncoderConfig
 from cap2im.pipeline import Pipeline
 from cap2im.training.attngan import AttnGANTrainee, initialise, real_pictures, train
-from cap2im.training.loop import make_accelerator
+from cap2im.training.run import make_accelerator
 from tests.prepared import prepared_dataset
 from tests.processes import in_two_processes
 

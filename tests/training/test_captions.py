@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-import cap2im.training.bound as training
+import cap2im.training.variational as training
 from cap2im.checkpoint import read_config, read_weights
 from cap2im.config import load_recipe
-from cap2im.metrics.evaluation import evaluate
+from cap2im.evaluation.evaluate import evaluate
 from cap2im.pipeline import Pipeline
-from cap2im.sentences import SentenceEncoder
+from cap2im.sentence_encoders import SentenceEncoder
 from tests.prepared import prepared_dataset
 
 CHANGES = (
@@ -74,10 +74,10 @@ def letters(monkeypatch, tmp_path):
     folder.mkdir()
     (folder / "letters").write_text("rgbu")
     monkeypatch.chdir(tmp_path)
-    for module in ("cap2im.training.material", "cap2im.pipeline"):
+    for module in ("cap2im.training.data", "cap2im.pipeline"):
         monkeypatch.setattr(f"{module}.load_sentence_encoder", lambda name, **_: Letters(Path(name)))
-    monkeypatch.setattr("cap2im.training.material.find_encoder", Path)
-    monkeypatch.setattr("cap2im.training.trainee.copy_encoder", shutil.copytree)
+    monkeypatch.setattr("cap2im.training.data.find_encoder", Path)
+    monkeypatch.setattr("cap2im.training.state.copy_encoder", shutil.copytree)
     return folder
 
 
@@ -202,7 +202,7 @@ def test_a_streamed_run_remembers_it_and_is_measured_from_its_shards(dataset, tm
         run("aligndraw-cifar", tmp_path / "run", dataset, "train.epochs=1", resume=True)
     how = {"split": "test", "samples": 1, "bound_samples": 2, "images": 6, "seed": 0}
     here = evaluate(Pipeline.load(str(model)), data=dataset, **how)
-    monkeypatch.setattr("cap2im.data.prepared.PreparedDataset.is_here", lambda *_: False)
+    monkeypatch.setattr("cap2im.data.dataset.PreparedDataset.is_here", lambda *_: False)
     streamed = evaluate(Pipeline.load(str(model)), data=dataset, **how)
     assert streamed["likelihood"]["bound"] == pytest.approx(here["likelihood"]["bound"], rel=0.05)
     with pytest.raises(ValueError, match=r"--stream takes captions of every length as they come: --set data.shortest=1"):
@@ -214,6 +214,6 @@ def test_what_is_wrong_with_an_image_is_one_line_from_any_process(dataset, tmp_p
     def broken(*_, **__):
         raise OSError("broken")
 
-    monkeypatch.setattr("cap2im.data.captions.Image.open", broken)
+    monkeypatch.setattr("cap2im.data.caption_batches.Image.open", broken)
     with pytest.raises(ValueError, match=r"^[^\n]*: image (train|validation)-\d+: cannot be decoded: broken$"):
         run("aligndraw-cifar", tmp_path / "run", dataset, workers=workers)

@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 from PIL import Image
 
-from cap2im.data.prepared import PreparedDataset
+from cap2im.data.dataset import PreparedDataset
 from cap2im.training.card import description, licence_line, licence_row
-from cap2im.training.start import shareable
+from cap2im.training.dispatch import shareable
 from tests.prepared import prepared_dataset
 
 

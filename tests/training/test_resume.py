@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import cap2im
-import cap2im.training.bound as training
+import cap2im.training.variational as training
 from cap2im.checkpoint import checkpoints, load_checkpoint, read_config, read_weights
 from cap2im.config import load_recipe
 from tests.prepared import prepared_dataset

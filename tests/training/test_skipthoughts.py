@@ -11,10 +11,10 @@ import torch
 
 from cap2im.checkpoint import checkpoints, load_checkpoint, read_config
 from cap2im.config import SkipThoughtsRecipe, load_recipe
-from cap2im.sentences import load_sentence_encoder
+from cap2im.sentence_encoders import load_sentence_encoder
 from cap2im.training.skipthoughts import train
 from tests.processes import in_two_processes
-from tests.training.test_bound import stats
+from tests.training.test_variational import stats
 
 CHANGES = (
     "model.uni=12",

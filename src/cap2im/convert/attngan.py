@@ -28,9 +28,9 @@ from cap2im.data.published import read_attngan_captions
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.files import file_sha256
 from cap2im.models.attngan import SEED_SIDE, AttnGAN, AttnGANConfig, Generator
+from cap2im.models.attngan_text import TextEncoder, TextEncoderConfig
 from cap2im.models.damsm import DAMSM, DAMSMConfig, InceptionEncoder
 from cap2im.models.discriminators import WIDEST, Discriminator
-from cap2im.models.word_encoder import TextEncoder, TextEncoderConfig
 
 CAPTIONS_FILE = "captions.pickle"
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from cap2im.convert.recognise import read_tensors
-from cap2im.data.digits import cache_folder
+from cap2im.data.mnist import cache_folder
 from cap2im.files import explain, file_sha256, naming
 from cap2im.models.inception import Inception, InceptionVariant
 

@@ -62,7 +62,7 @@ def fill_encoders(model: SkipThoughts, parameters: Mapping[str, Mapping[str, np.
 
 
 def convert_skipthoughts(folder: Path, out: Path, *, half: bool = False) -> Path:
-    """Turns a folder of the released files into a model folder, which `cap2im.sentences.load_sentence_encoder` reads.
+    """Turns a folder of the released files into a model folder, which `cap2im.sentence_encoders.load_sentence_encoder` reads.
 
     Args:
         folder: with `uni_skip.npz`, `bi_skip.npz`, `utable.npy`, `btable.npy` and `dictionary.txt`.

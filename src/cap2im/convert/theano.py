@@ -96,7 +96,7 @@ def released_names(conditioning: Literal["align", "none"]) -> frozenset[str]:
 
 
 def released_draw(tensors: Tensors, glimpses: int | None = None) -> DRAW:
-    """alignDRAW or DRAW, `variant="released"`, of released parameters.
+    """AlignDRAW or DRAW, `variant="released"`, of released parameters.
 
     Args:
         tensors: all parameters by their released names.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cap2im.data.batch import ALL, Batch, fixed_noise, step_noise
-from cap2im.data.digits import Digits, Split, mnist, scikit_learn_digits
+from cap2im.data.mnist import Digits, Split, mnist, scikit_learn_digits
 from cap2im.data.mnist_captions import CanvasMaker, CaptionedCanvases
 from cap2im.data.vocabulary import Vocabulary, pad
 from cap2im.randomness import generator

@@ -6,10 +6,10 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from cap2im.data.captioned import CaptionedImage, Problem, Source
-from cap2im.data.digits import Split
 from cap2im.data.listing import is_picture, list_files
+from cap2im.data.mnist import Split
 from cap2im.data.pictures import ImageFile
+from cap2im.data.records import CaptionedImage, Problem, Source
 
 
 def class_caption(name: str) -> str:

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
-from cap2im.data.captioned import SPLIT_FOLDERS, CaptionedImage, Problem, Source, visible
-from cap2im.data.digits import Split
 from cap2im.data.listing import FileIndex, Missing, is_picture, list_files, unique_ids, unread_format
+from cap2im.data.mnist import Split
 from cap2im.data.pictures import ImageFile
+from cap2im.data.records import SPLIT_FOLDERS, CaptionedImage, Problem, Source, visible
 from cap2im.data.table_files import json_document
 from cap2im.files import describe, shortened
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from cap2im.data.captioned import CaptionedImage, Problem, Source, read_lines
-from cap2im.data.digits import Split
 from cap2im.data.listing import FileIndex, Missing, is_picture, list_files, unique_ids, unread_format
+from cap2im.data.mnist import Split
 from cap2im.data.pictures import ImageFile
+from cap2im.data.records import CaptionedImage, Problem, Source, read_lines
 from cap2im.data.table_columns import AskedColumns, as_captions, choose_columns, split_named
 from cap2im.data.table_files import json_document, read_rows
 from cap2im.files import describe, shortened

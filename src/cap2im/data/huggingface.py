@@ -11,10 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cap2im.data.captioned import SPLIT_FOLDERS, CaptionedImage, LazyRecords, Problem, Source
-from cap2im.data.digits import Split
 from cap2im.data.listing import FileIndex, Missing, list_files
+from cap2im.data.mnist import Split
 from cap2im.data.pictures import ImageBytes, ImageFile, ImageReference, MissingImage
+from cap2im.data.records import SPLIT_FOLDERS, CaptionedImage, LazyRecords, Problem, Source
 from cap2im.data.table_columns import (
     CAPTION_COLUMNS,
     SPLIT_COLUMN,

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cap2im.data.captioned import CaptionedImage, Problem, Source
-from cap2im.data.digits import Split
 from cap2im.data.listing import FileIndex, Listing, Missing, is_picture, list_files, split_of, unread_format
+from cap2im.data.mnist import Split
 from cap2im.data.pictures import ImageFile
+from cap2im.data.records import CaptionedImage, Problem, Source
 from cap2im.data.table_columns import (
     AskedColumns,
     Columns,

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from cap2im.data.captioned import SPLIT_FOLDERS, Problem
-from cap2im.data.digits import Split
+from cap2im.data.mnist import Split
 from cap2im.data.pictures import EXTENSIONS, UNREADABLE_EXTENSIONS, unreadable_format
+from cap2im.data.records import SPLIT_FOLDERS, Problem
 
 PICTURES = EXTENSIONS | UNREADABLE_EXTENSIONS  # endings of pictures that people have
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cap2im.data.digits import DIGIT_SIDE, Digits
+from cap2im.data.mnist import DIGIT_SIDE, Digits
 
 CANVAS_SIDE = 60
 NUMERALS = tuple("0123456789")

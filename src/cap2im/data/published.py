@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from cap2im.arrays import open_hdf5
-from cap2im.data.captioned import SPLIT_FOLDERS, CaptionedImage, LazyRecords, PickleReader, Problem, Source, caption_lines
-from cap2im.data.digits import Split
 from cap2im.data.listing import needed_file
+from cap2im.data.mnist import Split
 from cap2im.data.mnist_captions import NUMBER_WORDS
 from cap2im.data.pictures import ArrayImage, Box, ImageFile, open_array
+from cap2im.data.records import SPLIT_FOLDERS, CaptionedImage, LazyRecords, PickleReader, Problem, Source, caption_lines
 from cap2im.data.vocabulary import UNKNOWN, Vocabulary
 from cap2im.files import brief, read_text, shortened, split_lines
 
@@ -231,7 +231,7 @@ def read_attngan(path: Path, read_pickle: PickleReader) -> Source:
 
 
 def read_released(path: Path, read_pickle: PickleReader, side: int) -> Source:
-    """alignDRAW's arrays as published, or `mnist.h5`, whose digits are captioned "the digit three .".
+    """AlignDRAW's arrays as published, or `mnist.h5`, whose digits are captioned "the digit three .".
 
     The arrays: `{train,dev,test}-images-32x32.npy` (or 56x56), `-captions.npy`, `-captions-len.npy`, `-cap2im.pkl`, and `dictionary.pkl`.
     Images are rows of 3 * side * side numbers, colours first, in 0..1 (or 0..255); the last column of `-captions-len.npy` is the length

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from cap2im.data.captioned import SPLIT_FOLDERS
-from cap2im.data.digits import Split
 from cap2im.data.listing import PICTURES
+from cap2im.data.mnist import Split
+from cap2im.data.records import SPLIT_FOLDERS
 from cap2im.files import shortened
 
 IMAGE_COLUMNS = ("file_name", "filename", "image", "image_name", "image_path", "image_file", "file", "path", "img", "picture", "photo")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cap2im.data.captioned import Problem, read_lines
+from cap2im.data.records import Problem, read_lines
 from cap2im.data.table_columns import IMAGE_COLUMNS, caption_columns, has_picture_ending, plain
 from cap2im.files import check_parsed_size, check_regular_file, read_text, shortened
 

@@ -19,10 +19,10 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from cap2im.data.captioned import SPLIT_FOLDERS, CaptionedImage, Problem, Source
-from cap2im.data.digits import Split
 from cap2im.data.listing import is_hidden, list_files
+from cap2im.data.mnist import Split
 from cap2im.data.pictures import EXTENSIONS, LARGEST_FILE, UNREADABLE_EXTENSIONS, ImageFile, unreadable_format
+from cap2im.data.records import SPLIT_FOLDERS, CaptionedImage, Problem, Source
 from cap2im.files import decode_text, shortened, split_lines
 
 CAPTION_KEYS = (

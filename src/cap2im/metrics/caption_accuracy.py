@@ -4,8 +4,8 @@ No number of this kind has been published for any model, so here is the whole de
 
 A canvas has eight places (`PLACES`): the four corners, and the left, right, top and bottom of the middle. Around each lies a window of
 32 x 32 pixels, over which the digit's square of 28 x 28 moves by one or two pixels either way. A small network, the reader, trained on
-real handwriting only (`cap2im.training.reader`), looks at one window at a time, without knowing the caption, and gives probabilities of
-eleven classes: the digits, and "nothing", which is also its answer to the parts of digits that stand at other places, to digits that are
+real handwriting only (`cap2im.training.digit_reader`), looks at one window at a time, without knowing the caption, and gives probabilities
+of eleven classes: the digits, and "nothing", which is also its answer to the parts of digits that stand at other places, to digits that are
 clearly displaced, to ghosts, to blends of two digits and to scribbles. The class of a window is the most probable one.
 
 Of one drawing, with the places and digits that its caption asks for:
@@ -50,11 +50,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cap2im.data.digits import DIGIT_SIDE, Digits, Split
+from cap2im.data.mnist import DIGIT_SIDE, Digits, Split
 from cap2im.data.mnist_captions import CANVAS_SIDE, LAYOUTS, PLACES, CanvasMaker, Configuration, HeldOut
 from cap2im.loading import load_network
-from cap2im.metrics.sharing import Sharing
-from cap2im.models.reader import NOTHING, Reader, ReaderConfig
+from cap2im.metrics.distributed import Sharing
+from cap2im.models.digit_reader import NOTHING, Reader, ReaderConfig
 
 METRIC_VERSION = 1  # goes up whenever the same drawings would get another number
 INK = 0.4

@@ -30,7 +30,7 @@ from torch import Tensor
 from cap2im.convert.pickles import read_pickle
 from cap2im.loading import load_network
 from cap2im.metrics.caption_accuracy import wilson
-from cap2im.metrics.sharing import Sharing
+from cap2im.metrics.distributed import Sharing
 from cap2im.models.interface import LikelihoodModel
 from cap2im.models.text import EncodedText, sentences_as_text
 from cap2im.models.vgg import VGG, VGGConfig

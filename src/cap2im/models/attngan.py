@@ -29,9 +29,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from cap2im.models import convolutions
+from cap2im.models.attngan_text import ReadingConfig, TextEncoder
 from cap2im.models.interface import DrawingModel, DrawnSequence
 from cap2im.models.text import EncodedText
-from cap2im.models.word_encoder import ReadingConfig, TextEncoder
 
 SEED_SIDE = 4  # of the map that noise and caption become first
 LARGE_SIDE = 32  # of a map from which on an upsampling block sums its kernel

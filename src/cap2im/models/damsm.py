@@ -28,9 +28,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from cap2im.models import inception
+from cap2im.models.attngan_text import ReadingConfig, TextEncoder
 from cap2im.models.inception import Inception
 from cap2im.models.text import EncodedText
-from cap2im.models.word_encoder import ReadingConfig, TextEncoder
 
 SMALLEST_NORM = 1e-8  # of two vectors' norms multiplied, below which their cosine is not divided by it
 SCORES_AT_ONCE = 2**18  # of words and regions on a processor: what its caches hold

@@ -64,7 +64,7 @@ class Gaussian:
         return 0.5 * (gap * (-2 * prior.log_sigma).exp() - 1 - 2 * (self.log_sigma - prior.log_sigma)).sum(dim=-1)
 
     def log_ratio(self, prior: Gaussian, noise: Tensor) -> Tensor:
-        """log self(z) - log prior(z) in nats at z = `sample(noise)`, summed over the last axis; its mean over noise is `kl`."""
+        """Log self(z) - log prior(z) in nats at z = `sample(noise)`, summed over the last axis; its mean over noise is `kl`."""
         away = (self.sample(noise) - prior.mean) * (-prior.log_sigma).exp()
         return 0.5 * (away.square() - noise.square() - 2 * (self.log_sigma - prior.log_sigma)).sum(dim=-1)
 

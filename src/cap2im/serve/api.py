@@ -23,7 +23,7 @@ from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
 from cap2im.data.vocabulary import Tokens, Unknown
-from cap2im.drawing import Drawing, canvas_uri, canvases_png, gif, page, page_data, rounded_attention, rounded_boxes
+from cap2im.rendering.drawing import Drawing, canvas_uri, canvases_png, gif, page, page_data, rounded_attention, rounded_boxes
 from cap2im.serve.engine import Asked, BrokenError, BusyError, Engine, Places, Seen
 from cap2im.serve.settings import ServeSettings
 from cap2im.serve.store import Files

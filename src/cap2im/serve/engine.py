@@ -22,8 +22,8 @@ from anyio import CapacityLimiter, to_thread
 from numpy.typing import NDArray
 
 from cap2im.data.vocabulary import Tokens, Unknown
-from cap2im.drawing import Drawing
 from cap2im.pipeline import Glimpses, Pipeline, find_device
+from cap2im.rendering.drawing import Drawing
 from cap2im.serve.metrics import Metrics
 from cap2im.serve.settings import ServeSettings
 

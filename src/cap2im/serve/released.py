@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from cap2im.drawing import Drawing, attention_figure, maps_figure
+from cap2im.rendering.drawing import Drawing, attention_figure, maps_figure
 from cap2im.serve.api import EXAMPLE, LARGEST_SEED, WHOLE, accept, drawn, key_needed, problems
 from cap2im.serve.settings import ServeSettings
 from cap2im.serve.store import Files

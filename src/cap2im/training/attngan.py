@@ -31,19 +31,19 @@ from cap2im import randomness
 from cap2im.checkpoint import read_config
 from cap2im.config import AttnGANRecipe
 from cap2im.data.batch import Batch
-from cap2im.data.pairs import pyramid
+from cap2im.data.image_batches import pyramid
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.metrics.matching import OTHERS, fewest_wrong, load_damsm, own_caption_first, require_sight
-from cap2im.metrics.sharing import Sharing
+from cap2im.metrics.distributed import Sharing
+from cap2im.metrics.r_precision import OTHERS, fewest_wrong, load_damsm, own_caption_first, require_sight
 from cap2im.models.attngan import AttnGAN, AttnGANConfig, Generated, conditioning_kl, cut
 from cap2im.models.damsm import DAMSM, EncodedImage, Gammas, damsm_losses
 from cap2im.models.discriminators import Discriminator, discriminator_loss, generator_loss
 from cap2im.models.precision import autocast
 from cap2im.models.text import EncodedText
-from cap2im.training.loop import BatchesAhead, RunLog, keep_memory, make_accelerator, prepare_processor, stop_if_not_finite
-from cap2im.training.material import require_same_material, training_material
+from cap2im.training.data import require_same_material, training_material
+from cap2im.training.run import BatchesAhead, RunLog, keep_memory, make_accelerator, prepare_processor, stop_if_not_finite
 from cap2im.training.samples import FIRST_GRID, ShownCaptions, shown_drawings
-from cap2im.training.trainee import DrawingTrainee, resume_state
+from cap2im.training.state import DrawingTrainee, resume_state
 
 VALIDATION_BATCH = 20
 MOST_UNKNOWN = 0.5  # share of the captions' words; a matching model that knows less was trained on other captions

@@ -11,7 +11,7 @@ import cap2im
 from cap2im.config import AttnGANRecipe, BoundRecipe, ClassifierRecipe, DAMSMRecipe, GANRecipe, ReaderRecipe, SkipThoughtsRecipe
 from cap2im.files import shortened
 from cap2im.hub import licence_lines
-from cap2im.training.loop import machine
+from cap2im.training.run import machine
 
 TrainedRecipe = AttnGANRecipe | BoundRecipe | ClassifierRecipe | DAMSMRecipe | GANRecipe | ReaderRecipe | SkipThoughtsRecipe
 WHAT_IS_MATCHED = {
@@ -218,7 +218,7 @@ def sentences_card(name: str, recipe: SkipThoughtsRecipe, figures: dict[str, Any
         measured={
             "validation perplexity of the neighbours' words": ", ".join(f"{key}-skip {value:.2f}" for key, value in told.items()),
         },
-        use="From Python: `cap2im.sentences.load_sentence_encoder(FOLDER).encode([...])`.",
+        use="From Python: `cap2im.sentence_encoders.load_sentence_encoder(FOLDER).encode([...])`.",
     )
 
 

@@ -21,16 +21,16 @@ from torch.nn import functional as F
 
 from cap2im.checkpoint import read_config, whole_folder, write_model
 from cap2im.config import ClassifierRecipe, ClassifierTraining
-from cap2im.data.captions import CaptionedImages
-from cap2im.data.digits import Split
-from cap2im.data.prepared import PreparedDataset
+from cap2im.data.caption_batches import CaptionedImages
+from cap2im.data.dataset import PreparedDataset
+from cap2im.data.mnist import Split
 from cap2im.metrics.caption_accuracy import wilson
 from cap2im.models.precision import autocast
 from cap2im.models.vgg import SIDE, VGG
 from cap2im.randomness import generator
 from cap2im.training.card import description
-from cap2im.training.loop import RunLog, make_accelerator, prepare_processor, stop_if_not_finite
-from cap2im.training.trainee import Trainee, resume_state
+from cap2im.training.run import RunLog, make_accelerator, prepare_processor, stop_if_not_finite
+from cap2im.training.state import Trainee, resume_state
 
 VALIDATION_BATCH = 500
 

@@ -16,12 +16,12 @@ from accelerate import Accelerator
 
 from cap2im.checkpoint import read_config, whole_folder, write_model
 from cap2im.config import SkipThoughtsRecipe, SkipThoughtsTraining
-from cap2im.data.sentences import SentenceGroups, SentenceSource, TripleBatch, TripleBatches, sentence_vocabulary, spread_triples
+from cap2im.data.sentence_batches import SentenceGroups, SentenceSource, TripleBatch, TripleBatches, sentence_vocabulary, spread_triples
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.models.precision import autocast
 from cap2im.models.skipthoughts import SkipThoughts, SkipThoughtsObjective
-from cap2im.training.loop import RunLog, make_accelerator, prepare_processor, stop_if_not_finite
-from cap2im.training.trainee import Trainee, resume_state
+from cap2im.training.run import RunLog, make_accelerator, prepare_processor, stop_if_not_finite
+from cap2im.training.state import Trainee, resume_state
 
 VALIDATION_BATCH = 128
 

@@ -1,0 +1,112 @@
+"""R-precision: the conventions that make it a number, and matching models that are none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cap2im.checkpoint import write_model
+from cap2im.data.vocabulary import Vocabulary
+from cap2im.metrics.distributed import Sharing
+from cap2im.metrics.r_precision import load_damsm, matching_codes, own_caption_first, r_precision
+from cap2im.models.attngan_text import TextEncoderConfig
+from cap2im.models.damsm import DAMSM, DAMSMConfig
+from cap2im.randomness import generator
+
+CONFIG = DAMSMConfig(text=TextEncoderConfig(vocabulary_size=4, word_features=3, features=6), image_encoder="small", side=16, width=2)
+
+
+def vectors(count: int, features: int = 16, name: str = "codes") -> torch.Tensor:
+    return torch.randn(count, features, generator=generator(name))
+
+
+def test_a_perfect_encoder_gets_100_percent():
+    sentences = vectors(150)
+    assert own_caption_first(sentences, sentences).eq(1).all()
+    found = r_precision(3 * sentences, 0.1 * sentences)  # a cosine sees no lengths
+    assert (found["rate"], found["n"], found["chance"]) == (1.0, 150, 0.01)
+    assert 0.97 < found["low"] < found["high"] == 1.0
+
+
+def test_shuffled_pairs_get_one_percent():
+    codes = vectors(2000)
+    found = r_precision(codes, codes.roll(1, 0))
+    assert found["low"] < 0.01 < found["high"]
+    assert found["rate"] < 0.02
+
+
+def test_captions_that_tie_share_the_first_place():
+    same = torch.ones(120, 4)
+    assert own_caption_first(vectors(120, 4), same).tolist() == pytest.approx([0.01] * 120)
+    halves = torch.eye(2).repeat(60, 1)  # every other caption is the same
+    first = own_caption_first(halves, halves, torch.arange(120) % 2, others=50)
+    assert first.eq(1).all()  # those are no wrong ones
+
+
+def test_better_codes_score_higher():
+    sentences, noise = vectors(400), vectors(400, name="noise")
+    rates = [r_precision(sentences + share * noise, sentences)["rate"] for share in (0.5, 1.0, 2.0, 8.0)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] > 0.9 > 0.3 > rates[-1]
+
+
+def test_fewer_others_are_easier_and_the_seed_chooses_them():
+    sentences = vectors(300)
+    codes = sentences + vectors(300, name="noise")
+    assert r_precision(codes, sentences, others=9)["rate"] > r_precision(codes, sentences)["rate"]
+    assert not torch.equal(own_caption_first(codes, sentences, seed=1), own_caption_first(codes, sentences))
+    assert torch.equal(own_caption_first(codes, sentences, seed=1), own_caption_first(codes, sentences, seed=1))
+
+
+def test_pictures_are_judged_alike_however_the_work_is_shared():
+    codes, sentences = vectors(160), vectors(160, name="sentences")
+    sentences += codes
+    whole = own_caption_first(codes, sentences)
+    assert 0 < whole.mean() < 1
+
+    class Half(Sharing):
+        def joined(self, mine):
+            return mine
+
+    parts = [own_caption_first(codes, sentences, sharing=Half(index, 2)) for index in (0, 1)]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_too_few_wrong_captions():
+    with pytest.raises(ValueError, match="R-precision among 100 captions: of 60 pairs only 59 captions are wrong"):
+        r_precision(vectors(60), vectors(60))
+    with pytest.raises(ValueError, match="of 120 pairs only 60 captions"):
+        r_precision(vectors(120), vectors(120), torch.arange(120) % 2)
+
+
+def stored(folder, **changes):
+    torch.manual_seed(0)
+    model = DAMSM(CONFIG)
+    config = {"kind": "damsm", "model": CONFIG.model_dump(), "vocabulary": Vocabulary(words=("a", "b", "c", "d")).model_dump()}
+    folder.mkdir()
+    write_model(folder, model.state_dict(), config | changes)
+    return model
+
+
+def test_a_matching_model_is_loaded_as_it_was_stored(tmp_path):
+    model = stored(tmp_path / "model")
+    loaded, vocabulary, config, sha256 = load_damsm(str(tmp_path / "model"))
+    assert vocabulary.words == ("a", "b", "c", "d")
+    assert sha256 == config["sha256"]["model.safetensors"]
+    assert not loaded.training
+    images, tokens, mask = torch.rand(3, 3, 16, 16), torch.zeros(3, 2, dtype=torch.long), torch.ones(3, 2, dtype=torch.bool)
+    ours, theirs = (matching_codes(damsm, images, tokens, mask) for damsm in (loaded, model.eval()))
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert torch.equal(ours[0], model.image(2 * images - 1).code)  # pictures are given in 0..1, and seen in -1..1
+
+
+def test_what_is_no_matching_model(tmp_path):
+    stored(tmp_path / "other", kind="draw")
+    with pytest.raises(ValueError, match="a model of kind 'draw', where a matching model is needed"):
+        load_damsm(str(tmp_path / "other"))
+    stored(tmp_path / "words", vocabulary=Vocabulary(words=("a", "b")).model_dump())
+    with pytest.raises(ValueError, match="4 word vectors for 2 words"):
+        load_damsm(str(tmp_path / "words"))
+    stored(tmp_path / "sizes", model=CONFIG.model_copy(update={"width": 3}).model_dump())
+    with pytest.raises(ValueError, match="config and weights do not fit"):
+        load_damsm(str(tmp_path / "sizes"))

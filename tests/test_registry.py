@@ -1,0 +1,30 @@
+"""Every kind of model that draws: what it says of a drawing beforehand is so."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cap2im.registry import DRAWING_KINDS
+from tests.models import test_attngan, test_lapgan, test_vae
+
+SIZES = {
+    "draw": [{"side": 8, "glimpses": 3, "vocabulary_size": 30, "generative_units": 6, "latent": 2, "language_units": 3}],
+    "vae": [test_vae.TINY],
+    "lapgan": [test_lapgan.TINY],
+    "attngan": [test_attngan.TINY, {**test_attngan.TINY, "architecture": "attndcgan"}],
+}
+
+
+def test_every_kind_is_here():
+    assert SIZES.keys() == DRAWING_KINDS.keys()
+
+
+@pytest.mark.parametrize(("name", "sizes"), [(name, sizes) for name, each in SIZES.items() for sizes in each])
+def test_a_drawing_has_as_many_canvases_as_the_model_says(name, sizes):
+    kind = DRAWING_KINDS[name]
+    model = kind.make(kind.config.model_validate(sizes)).eval().requires_grad_(False)
+    tokens = torch.ones(1, 3, dtype=torch.long)
+    vectors = torch.ones(1, model.config.sentence_features) if model.config.conditioning == "sentence" else None
+    sequence = model.sample(model.encode(tokens, tokens > 0, vectors), torch.zeros(1, *model.noise_shape))
+    assert model.glimpses == sequence.canvases.shape[1]

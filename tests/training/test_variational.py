@@ -1,0 +1,216 @@
+"""Training: exact resume after a kill, equal losses on two processes, golden losses, stopping on a broken loss."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+
+from cap2im.checkpoint import checkpoints, load_checkpoint, read_config, read_weights
+from cap2im.config import BoundTraining, load_recipe
+from cap2im.pipeline import Pipeline
+from cap2im.training.data import training_material
+from cap2im.training.run import RunLog, make_accelerator
+from cap2im.training.variational import kl_weight, learning_rate, train
+from tests.processes import in_two_processes
+from tests.tiny import CHANGES, tiny_recipe
+from tests.training.golden import golden_losses, logged_losses
+
+VAES = {
+    "conv-vae": ("model.latent=4", "model.language_units=4", "model.hidden=9", "model.maps=2"),
+    "fc-vae": ("model.latent=4", "model.language_units=4", "model.hidden=9"),
+}
+
+
+def stats(run: Path, *names: str) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    return [{name: line[name] for name in ("step", *names)} for line in lines if all(name in line for name in names)]
+
+
+def command(run: Path, *more: str) -> list[str]:
+    changes = [part for change in CHANGES for part in ("--set", change)]
+    return ["-m", "cap2im", "train", "aligndraw-digits", "--run", str(run), "--device", "cpu", *changes, *more]
+
+
+@pytest.mark.parametrize(("optimizer", "end"), [("adam", signal.SIGKILL), ("rmsprop", signal.SIGTERM)])
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, optimizer, end):
+    changes = [f"train.optimizer={optimizer}", "model.language_dropout=0.2"]  # dropout draws from the global generator
+    if asked := end == signal.SIGTERM:
+        changes.append("train.checkpoint_every=1000")  # there is one where it was stopped, all the same
+    more = [part for change in changes for part in ("--set", change)]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(tiny_recipe(*changes), whole, device="cpu")
+
+    log = (tmp_path / "log").open("w")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, *command(broken, *more)], env=environment, stderr=log, stdout=log, start_new_session=True)
+    deadline = time.monotonic() + 120
+    stats_of_broken = broken / "stats.jsonl"
+    while not ((asked or checkpoints(broken)) and stats_of_broken.exists() and len(stats_of_broken.read_text().splitlines()) > 3):
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.killpg(process.pid, end)  # its loader's workers get it too, as from a service manager
+    assert process.wait() == (130 if asked else -end)
+    assert (f"is saved in {broken}: cap2im train --resume {broken} goes on" in (tmp_path / "log").read_text()) == asked
+    assert not (broken / "model").exists(), "it was stopped before its end"
+    stopped_at = load_checkpoint(checkpoints(broken)[-1]).step
+    assert 0 < stopped_at < 10
+
+    train(tiny_recipe(*changes), broken, device="cpu", resume=True)
+    ours, theirs = (load_checkpoint(checkpoints(run)[-1]) for run in (whole, broken))
+    assert ours.step == theirs.step == 10
+    assert ours.tensors.keys() == theirs.tensors.keys()
+    for name, tensor in ours.tensors.items():
+        assert torch.equal(tensor, theirs.tensors[name]), name
+    assert (whole / "model" / "model.safetensors").read_bytes() == (broken / "model" / "model.safetensors").read_bytes()
+    assert stats(whole, "train/loss") == stats(broken, "train/loss")
+    assert stats(whole, "validation/bound") == stats(broken, "validation/bound")
+
+
+def test_two_processes_have_the_losses_of_one(tmp_path):
+    train(tiny_recipe(), tmp_path / "one", device="cpu")
+    in_two_processes(*command(tmp_path / "two"))
+    for name in ("train/loss", "train/kl", "validation/bound"):
+        one, two = stats(tmp_path / "one", name), stats(tmp_path / "two", name)
+        assert len(one) == len(two) > 0
+        for a, b in zip(one, two, strict=True):
+            assert a["step"] == b["step"]
+            assert b[name] == pytest.approx(a[name], rel=2e-5, abs=1e-4)
+    ranks = [name for name in load_checkpoint(checkpoints(tmp_path / "two")[-1]).tensors if name.startswith("random.")]
+    assert sorted(ranks) == ["random.0.cpu", "random.1.cpu"]
+
+
+def test_losses_are_the_golden_ones(tmp_path):
+    train(tiny_recipe(), tmp_path, device="cpu")
+    assert logged_losses("aligndraw", tmp_path) == golden_losses("aligndraw")
+
+
+@pytest.mark.parametrize("kind", ["conv-vae", "fc-vae"])
+def test_losses_of_vaes_are_the_golden_ones(tmp_path, kind):
+    data = [change for change in CHANGES if not change.startswith("model.")]
+    train(load_recipe(f"{kind}-mnist", [*data, "data.source=digits", *VAES[kind]]), tmp_path, device="cpu")
+    assert logged_losses(kind, tmp_path) == golden_losses(kind)
+
+
+def test_training_learns_and_its_model_draws(tmp_path):
+    changes = ("epochs=40", "learning_rate=0.02", "ema_decay=0.5", "validate_every=5", "checkpoint_every=200")
+    recipe = tiny_recipe(*(f"train.{change}" for change in changes))
+    train(recipe, tmp_path, device="cpu", card=lambda figures: f"{figures['steps']} steps")
+    bounds = [line["validation/bound"] for line in stats(tmp_path, "validation/bound")]
+    assert bounds[-1] > bounds[0] + 30
+    assert (tmp_path / "model" / "README.md").read_text() == "200 steps"
+    assert list((tmp_path / "samples").glob("*.png"))
+    assert list((tmp_path / "tensorboard").iterdir())
+    drawing = Pipeline.load(str(tmp_path)).draw("the digit three is at the top of the digit one")[0]
+    assert drawing.canvases.shape == (3, 60, 60, 1)
+
+
+def test_broken_loss_stops_before_the_update(tmp_path):
+    with pytest.raises(ValueError, match=r"(loss|the gradient's norm) is (nan|inf) at step [1-9]"):
+        train(tiny_recipe("train.learning_rate=1e30", "train.checkpoint_every=1"), tmp_path, device="cpu")
+    last = load_checkpoint(checkpoints(tmp_path)[-1])
+    assert last.step >= 1
+    assert all(tensor.isfinite().all() for name, tensor in last.tensors.items() if name.startswith("model."))
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.usefixtures("without_bf16")
+def test_a_machine_without_bf16_trains_in_fp32_and_says_so(tmp_path, capsys):
+    for precision in ("fp32", "bf16"):
+        train(tiny_recipe(f"train.precision={precision}"), tmp_path / precision, device="cpu")
+        told = "this machine does not multiply in bf16 by itself: fp32 in its place" in " ".join(capsys.readouterr().out.split())
+        assert told == (precision == "bf16")
+    assert stats(tmp_path / "fp32", "train/loss") == stats(tmp_path / "bf16", "train/loss")
+
+
+@pytest.mark.usefixtures("bf16")
+def test_bf16_follows_fp32(tmp_path):
+    train(tiny_recipe(), tmp_path / "fp32", device="cpu")
+    train(tiny_recipe("train.precision=bf16"), tmp_path / "bf16", device="cpu")
+    exact, rounded = (stats(tmp_path / name, "train/loss") for name in ("fp32", "bf16"))
+    assert exact != rounded
+    for a, b in zip(exact, rounded, strict=True):
+        assert b["train/loss"] == pytest.approx(a["train/loss"], rel=0.02)
+
+
+def test_resume_refuses_what_does_not_fit(tmp_path):
+    with pytest.raises(ValueError, match="no checkpoint to resume from"):
+        train(tiny_recipe(), tmp_path, device="cpu", resume=True)
+    train(tiny_recipe("train.epochs=1"), tmp_path, device="cpu")
+    with pytest.raises(ValueError, match="holds a run already"):
+        train(tiny_recipe("train.epochs=1"), tmp_path, device="cpu")
+    with pytest.raises(ValueError, match=r"another recipe .*recipe.toml\); differences: train.learning_rate: 0.002 -> 0.5"):
+        train(tiny_recipe("train.epochs=1", "train.learning_rate=0.5"), tmp_path, device="cpu", resume=True)
+
+
+def test_batches_depend_on_the_step_alone():
+    one, two = (training_material(tiny_recipe(), None).batches for _ in range(2))
+    for step in (0, 1, 7):
+        one.at(step)
+    a, b = one.at(3), two.at(3)
+    assert torch.equal(a.images, b.images)
+    assert torch.equal(a.noise, b.noise)
+    assert not torch.equal(a.images, one.at(4).images)
+    assert not torch.equal(a.images, one.at(8).images), "the second epoch is fresh"
+
+
+def test_schedules():
+    by_updates = BoundTraining(updates=1000, schedule="cosine", warmup_steps=10, final_learning_rate=1e-5)
+    assert learning_rate(by_updates, 505, 7) == pytest.approx((1e-3 + 1e-5) / 2)
+    step = BoundTraining(epochs=150, drop_epoch=110)
+    assert [learning_rate(step, s, 100) for s in (0, 10_999, 11_000, 14_999)] == [1e-3, 1e-3, 1e-4, 1e-4]
+    cosine = BoundTraining(epochs=10, schedule="cosine", warmup_steps=10, final_learning_rate=1e-5)
+    assert learning_rate(cosine, 4, 10) == pytest.approx(5e-4)
+    assert learning_rate(cosine, 10, 10) == pytest.approx(1e-3)
+    assert learning_rate(cosine, 55, 10) == pytest.approx((1e-3 + 1e-5) / 2)
+    assert learning_rate(cosine, 100, 10) == pytest.approx(1e-5)
+    assert [kl_weight(BoundTraining(), s) for s in (0, 10**6)] == [1.0, 1.0]
+    knots = BoundTraining(kl_weights=((0, 0.2), (100, 1.0), (200, 1.0), (300, 4.0)))
+    assert [kl_weight(knots, s) for s in (0, 50, 100, 150, 250, 300, 999)] == pytest.approx([0.2, 0.6, 1.0, 1.0, 2.5, 4.0, 4.0])
+
+
+def test_a_run_can_start_from_another_models_weights_and_says_so(tmp_path):
+    first = train(tiny_recipe("train.epochs=1"), tmp_path / "first", device="cpu")
+    recipe = tiny_recipe("train.epochs=1", "train.learning_rate=1e-30", "train.final_learning_rate=1e-30", "train.seed=9")
+    second = train(recipe, tmp_path / "second", device="cpu", start_from=first, command="cap2im train it")
+    before, after = (read_weights(folder, read_config(folder)) for folder in (first, second))
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]), name
+    config = read_config(second)
+    assert config["started_from"] == read_config(first)["sha256"]["model.safetensors"]
+    assert config["command"] == "cap2im train it"
+    assert (config["trained"]["steps"], config["trained"]["batch_size"]) == (5, 4)
+    with pytest.raises(ValueError, match=r"its model\.variant is 'paper', this training's is 'released'"):
+        train(tiny_recipe("model.variant=released"), tmp_path / "third", device="cpu", start_from=first)
+    with pytest.raises(ValueError, match="other configurations were held out"):
+        train(tiny_recipe("data.held_out_seed=5"), tmp_path / "third", device="cpu", start_from=first)
+
+
+def test_released_captions_cannot_be_shared_among_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
+    with pytest.raises(ValueError, match="cannot be shared among processes"):
+        train(tiny_recipe("model.variant=released"), tmp_path, device="cpu")
+
+
+def test_a_folder_that_another_training_writes_into_is_refused(tmp_path):
+    with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="another training writes into this folder"):
+        train(tiny_recipe(), tmp_path, device="cpu")
+    assert not (tmp_path / "stats.jsonl").exists()
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_log(tmp_path):
+    recipe = tiny_recipe()
+    with RunLog(tmp_path, recipe, 0, 1, make_accelerator("cpu", 1)) as log:
+        (tmp_path / "stats.jsonl").symlink_to("/dev/full")
+        with pytest.raises(OSError, match="No space left") as error:
+            log.scalars(1, {"bound": 1.0})
+    assert error.value.filename == str(tmp_path / "stats.jsonl")
