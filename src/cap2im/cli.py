@@ -921,7 +921,7 @@ def _needs_datasets() -> None:
     )
 )
 def prepare(
-    kind: Annotated[Kind, typer.Argument(help="What PATH is: see docs/own-captions.md.", show_choices=True)],
+    kind: Annotated[Kind, typer.Argument(help="What PATH is: see docs/guides/own-captions.md.", show_choices=True)],
     path: Annotated[str, typer.Argument(help="A folder or file; for huggingface also a name on the hub.", **PLACE)],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the prepared dataset.", **PATH)],
     side: Annotated[int, typer.Option(min=4, max=1024, help="Side of the images, in pixels.")] = 32,

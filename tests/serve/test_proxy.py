@@ -16,7 +16,7 @@ from cap2im.serve.settings import ServeSettings
 from tests.serve.conftest import CAPTION, Client, served, wait_until
 
 CONFIG = (Path(__file__).resolve().parents[2] / "deploy" / "nginx.conf").read_text("utf-8")
-GUIDE = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text("utf-8")
+GUIDE = (Path(__file__).resolve().parents[2] / "docs" / "guides" / "serving.md").read_text("utf-8")
 PREFIX = GUIDE.split("```nginx\n")[1].split("```")[0]
 
 

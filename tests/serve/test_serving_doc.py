@@ -14,7 +14,7 @@ from cap2im.cli import app
 from cap2im.serve.metrics import Metrics
 from cap2im.serve.settings import ServeSettings
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text("utf-8")
+TEXT = (Path(__file__).resolve().parents[2] / "docs" / "guides" / "serving.md").read_text("utf-8")
 ONE_LINE = TEXT.replace("\\\n", "")
 COMMANDS = re.findall(r"^ {4,}(\S.*)$", re.sub(r"```.*?```", "", ONE_LINE, flags=re.DOTALL), re.MULTILINE)
 CURLS = [command for line in COMMANDS for command in line.split(" | ") if command.startswith("curl ")]
