@@ -14,7 +14,7 @@ from cap2im import loading
 from cap2im.checkpoint import read_config, read_weights, write_model
 from cap2im.loading import bounded_parameters, require_canvases
 from cap2im.pipeline import Pipeline
-from cap2im.registry import DRAWING_KINDS
+from cap2im.registry import MODELS
 from tests.limits import GIB, run_limited
 from tests.tiny import tiny_encoder, tiny_model
 
@@ -126,11 +126,11 @@ def test_what_is_no_file_is_refused(tiny, tmp_path, name, what):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("kind", DRAWING_KINDS)
+@pytest.mark.parametrize("kind", [kind for kind, spec in MODELS.items() if spec.draws])
 def test_every_kind_is_made_on_the_meta_device(kind):
-    config = DRAWING_KINDS[kind].config()
+    config = MODELS[kind].config_class()
     with torch.device("meta"):
-        network = DRAWING_KINDS[kind].make(config)
+        network = MODELS[kind].network_class(config)
     assert all(value.is_meta for value in network.state_dict().values())
 
 
@@ -157,7 +157,7 @@ def test_many_canvases_are_drawn_few_at_once(tiny, monkeypatch):
 def sentence_model(tiny: Path, folder: Path, encoder: str) -> Path:
     """Write a model that is conditioned on sentences, and whose config names an encoder."""
     config = sizes(tiny, conditioning="sentence", sentence_features=6)
-    network = DRAWING_KINDS["draw"].make(DRAWING_KINDS["draw"].config.model_validate(config))
+    network = MODELS["draw"].network_class(MODELS["draw"].config_class.model_validate(config))
     return changed(tiny, folder, network.state_dict(), model=config, data={"sentence_encoder": encoder})
 
 

@@ -16,7 +16,7 @@ from cap2im.config import load_recipe
 from cap2im.data.mnist_captions import ALIASES, WORDS
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.pipeline import Pipeline, bundled_models, find_device, find_model, shown_name
-from cap2im.registry import DRAWING_KINDS
+from cap2im.registry import MODELS
 from cap2im.rendering.drawing import Drawings
 from tests.stages import staged_pipeline
 from tests.tiny import tiny_model
@@ -101,7 +101,7 @@ def test_glimpses_are_seen_before_the_drawing_is_finished(pipeline, monkeypatch)
 def test_a_model_of_every_kind_draws_in_half_precision_nearly_the_same(recipe):
     wanted = load_recipe(recipe)
     torch.manual_seed(0)
-    model = DRAWING_KINDS[wanted.kind].make(wanted.model).eval().requires_grad_(False)
+    model = MODELS[wanted.kind].network_class(wanted.model).eval().requires_grad_(False)
     for weights in model.parameters():
         if weights.ndim > 1:
             weights.mul_(2)  # a picture in which something can be told apart

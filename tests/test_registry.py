@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cap2im.registry import DRAWING_KINDS
+from cap2im.registry import MODELS
 from tests.models import test_attngan, test_lapgan, test_vae
 
 SIZES = {
@@ -17,14 +17,24 @@ SIZES = {
 
 
 def test_every_kind_is_here():
-    assert SIZES.keys() == DRAWING_KINDS.keys()
+    assert SIZES.keys() == {kind for kind, spec in MODELS.items() if spec.draws}
 
 
 @pytest.mark.parametrize(("name", "sizes"), [(name, sizes) for name, each in SIZES.items() for sizes in each])
 def test_a_drawing_has_as_many_canvases_as_the_model_says(name, sizes):
-    kind = DRAWING_KINDS[name]
-    model = kind.make(kind.config.model_validate(sizes)).eval().requires_grad_(False)
+    spec = MODELS[name]
+    model = spec.network_class(spec.config_class.model_validate(sizes)).eval().requires_grad_(False)
     tokens = torch.ones(1, 3, dtype=torch.long)
     vectors = torch.ones(1, model.config.sentence_features) if model.config.conditioning == "sentence" else None
     sequence = model.sample(model.encode(tokens, tokens > 0, vectors), torch.zeros(1, *model.noise_shape))
     assert model.glimpses == sequence.canvases.shape[1]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_part_is_importable(kind):
+    spec = MODELS[kind]
+    assert spec.recipe_class.model_fields["model"].annotation is spec.config_class
+    assert spec.recipe_class.model_fields["kind"].annotation.__args__ == (kind,)
+    assert callable(spec.trainer_class)
+    assert callable(spec.write_card)
+    assert issubclass(spec.network_class, torch.nn.Module)

@@ -689,7 +689,7 @@ def _models_to_compare(names: list[str], runs: Path, train_missing: bool) -> tup
     from cap2im.checkpoint import existing_folder
     from cap2im.config import load_recipe, recipe_names
     from cap2im.pipeline import find_model
-    from cap2im.registry import DRAWING_KINDS
+    from cap2im.registry import MODELS
 
     found: dict[str, str] = {}
     missing: list[str] = []
@@ -704,7 +704,7 @@ def _models_to_compare(names: list[str], runs: Path, train_missing: bool) -> tup
         except ValueError as error:
             if name not in recipe_names():
                 problems.append(str(error))
-            elif (kind := load_recipe(name, []).kind) not in DRAWING_KINDS:
+            elif not MODELS[kind := load_recipe(name, []).kind].draws:
                 problems.append(f"{name}: a recipe of kind {kind!r} makes nothing that draws")
             else:
                 missing.append(name)

@@ -27,7 +27,7 @@ from cap2im.models.lapgan import Sharpener, SharpenerConfig
 from cap2im.models.precision import WITHOUT_BF16, Precision, autocast, usable
 from cap2im.models.text import EncodedText
 from cap2im.randomness import picture_noise
-from cap2im.registry import DRAWING_KINDS, DrawingKind
+from cap2im.registry import MODELS, Spec
 from cap2im.rendering.drawing import Drawing, Drawings
 from cap2im.sentence_encoders import SentenceEncoder, load_sentence_encoder
 
@@ -39,7 +39,7 @@ PIXELS_AT_ONCE = 8 * 256 * 256  # of large pictures, of which a network may hold
 
 def bundled_models() -> list[str]:
     """Names of the models inside the package that draw."""
-    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{CONFIG}") if read_config(path.parent)["kind"] in DRAWING_KINDS)
+    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{CONFIG}") if MODELS[read_config(path.parent)["kind"]].draws)
 
 
 def find_model(name: str) -> Path:
@@ -249,7 +249,7 @@ class Pipeline:
         """
         target = find_device(device)
         folder = find_model(name)
-        makers = {name: partial(_make, kind) for name, kind in DRAWING_KINDS.items()}
+        makers = {name: partial(_make, kind) for name, kind in MODELS.items() if kind.draws}
         loaded = load_network(folder, makers, " does not draw", partial(_require_drawable, folder))
         model, vocabulary, config, sizes = loaded.network, loaded.vocabulary, loaded.config, loaded.network.config
         if vocabulary is None:
@@ -456,8 +456,9 @@ class Pipeline:
         return torch.cat(pictures)
 
 
-def _make(kind: DrawingKind, sizes: dict[str, Any]) -> DrawingModel:
-    return kind.make(kind.config.model_validate(sizes))
+def _make(kind: Spec, sizes: dict[str, Any]) -> DrawingModel:
+    network: DrawingModel = kind.network_class(kind.config_class.model_validate(sizes))
+    return network
 
 
 def _require_drawable(folder: Path, model: DrawingModel) -> None:

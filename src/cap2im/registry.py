@@ -1,32 +1,130 @@
-"""The models that draw, by the `kind` that recipes and model folders name."""
+"""The models, by the `kind` that recipes and model folders name: a line each.
+
+A part is written as "module:name" and imported on first use, so that this module imports nothing and a part's libraries are needed only
+where it is used. A new model is a network with its configuration, a trainer with its recipe, and a line in `MODELS`; see
+docs/adding-a-model.md.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-from pydantic import BaseModel
-
-from cap2im.models.aligndraw import DRAW, DRAWConfig
-from cap2im.models.attngan import AttnGAN, AttnGANConfig
-from cap2im.models.interface import DrawingModel
-from cap2im.models.lapgan import LAPGAN, LAPGANConfig
-from cap2im.models.vae import VAE, VAEConfig
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import Any
 
 
-class DrawingKind(NamedTuple):
-    """The configuration and the network of a kind."""
+@dataclass(frozen=True)
+class Spec:
+    """The parts of a model as "module:name".
 
-    config: type[BaseModel]
-    model: type[DrawingModel]
+    Attributes:
+        network: an `nn.Module` that is built from one argument, the configuration; a `DrawingModel` if it draws.
+        config: its configuration, a pydantic model.
+        recipe: what `cap2im train` reads from TOML; its `kind` is the key of this entry, its `model` the configuration.
+        trainer: how a recipe is trained.
+        card: `(name, recipe, figures) -> text` of the model card that training writes.
+    """
 
-    def make(self, config: Any) -> DrawingModel:
-        """A new network of a configuration."""
-        return self.model(config)
+    network: str
+    config: str
+    recipe: str
+    trainer: str
+    card: str
+
+    @property
+    def network_class(self) -> Any:
+        """The network, a type."""
+        return resolve_name(self.network)
+
+    @property
+    def config_class(self) -> Any:
+        """The configuration, a type."""
+        return resolve_name(self.config)
+
+    @property
+    def recipe_class(self) -> Any:
+        """The recipe, a type."""
+        return resolve_name(self.recipe)
+
+    @property
+    def trainer_class(self) -> Any:
+        """The trainer."""
+        return resolve_name(self.trainer)
+
+    @property
+    def write_card(self) -> Any:
+        """The function that writes the model card."""
+        return resolve_name(self.card)
+
+    @property
+    def draws(self) -> bool:
+        """Whether the network draws captions."""
+        from cap2im.models.interface import DrawingModel
+
+        return issubclass(self.network_class, DrawingModel)
 
 
-DRAWING_KINDS = {
-    "draw": DrawingKind(DRAWConfig, DRAW),
-    "vae": DrawingKind(VAEConfig, VAE),
-    "lapgan": DrawingKind(LAPGANConfig, LAPGAN),
-    "attngan": DrawingKind(AttnGANConfig, AttnGAN),
+MODELS = {
+    "draw": Spec(
+        "cap2im.models.aligndraw:DRAW",
+        "cap2im.models.aligndraw:DRAWConfig",
+        "cap2im.config:DRAWRecipe",
+        "cap2im.training.variational:train",
+        "cap2im.training.card:bound_card",
+    ),
+    "vae": Spec(
+        "cap2im.models.vae:VAE",
+        "cap2im.models.vae:VAEConfig",
+        "cap2im.config:VAERecipe",
+        "cap2im.training.variational:train",
+        "cap2im.training.card:bound_card",
+    ),
+    "lapgan": Spec(
+        "cap2im.models.lapgan:LAPGAN",
+        "cap2im.models.lapgan:LAPGANConfig",
+        "cap2im.config:LAPGANRecipe",
+        "cap2im.training.lapgan:train",
+        "cap2im.training.card:gan_card",
+    ),
+    "sharpener": Spec(
+        "cap2im.models.lapgan:Sharpener",
+        "cap2im.models.lapgan:SharpenerConfig",
+        "cap2im.config:SharpenerRecipe",
+        "cap2im.training.lapgan:train",
+        "cap2im.training.card:gan_card",
+    ),
+    "damsm": Spec(
+        "cap2im.models.damsm:DAMSM",
+        "cap2im.models.damsm:DAMSMConfig",
+        "cap2im.config:DAMSMRecipe",
+        "cap2im.training.damsm:train",
+        "cap2im.training.card:matching_card",
+    ),
+    "attngan": Spec(
+        "cap2im.models.attngan:AttnGAN",
+        "cap2im.models.attngan:AttnGANConfig",
+        "cap2im.config:AttnGANRecipe",
+        "cap2im.training.attngan:train",
+        "cap2im.training.card:attngan_card",
+    ),
+    "reader": Spec(
+        "cap2im.models.digit_reader:Reader",
+        "cap2im.models.digit_reader:ReaderConfig",
+        "cap2im.config:ReaderRecipe",
+        "cap2im.training.digit_reader:train",
+        "cap2im.training.card:reader_card",
+    ),
+    "skipthoughts": Spec(
+        "cap2im.models.skipthoughts:SkipThoughts",
+        "cap2im.models.skipthoughts:SkipThoughtsConfig",
+        "cap2im.config:SkipThoughtsRecipe",
+        "cap2im.training.skipthoughts:train",
+        "cap2im.training.card:sentences_card",
+    ),
+    "classifier": Spec(
+        "cap2im.models.vgg:VGG",
+        "cap2im.models.vgg:VGGConfig",
+        "cap2im.config:ClassifierRecipe",
+        "cap2im.training.classifier:train",
+        "cap2im.training.card:classifier_card",
+    ),
 }

@@ -38,7 +38,7 @@ from cap2im.metrics.sample_quality import Captions, Eye, Judges, Matcher, measur
 from cap2im.models.interface import DrawingModel, LikelihoodModel
 from cap2im.pipeline import Pipeline, Sharpening, find_model
 from cap2im.randomness import generator
-from cap2im.registry import DRAWING_KINDS
+from cap2im.registry import MODELS
 
 CAPTION_SAMPLES = 10  # drawings of each of the 440 captions of digits
 CANDIDATES = 100  # images of a shortlist that the network makes
@@ -168,7 +168,7 @@ class Subject:
     def of_recipe(cls, name: str, recipe: DrawingRecipe) -> Subject:
         """Describe the model that a recipe will make."""
         digits = recipe.data.source if isinstance(recipe.data, DigitsData) else None
-        return cls(name, recipe.model, issubclass(DRAWING_KINDS[recipe.kind].model, LikelihoodModel), digits)
+        return cls(name, recipe.model, issubclass(MODELS[recipe.kind].network_class, LikelihoodModel), digits)
 
     @property
     def ranks_images(self) -> bool:

@@ -29,7 +29,7 @@ from cap2im.files import describe
 from cap2im.models.aligndraw import DRAW
 from cap2im.models.interface import LikelihoodModel
 from cap2im.models.precision import autocast
-from cap2im.registry import DRAWING_KINDS
+from cap2im.registry import MODELS
 from cap2im.training.data import require_same_material, training_material
 from cap2im.training.optimizers import RMSprop, clip_blocks
 from cap2im.training.run import (
@@ -144,7 +144,7 @@ class BoundTrainee(DrawingTrainee):
 
     def __init__(self, recipe: BoundRecipe, vocabulary: Vocabulary, about_data: Mapping[str, Any], command: str) -> None:
         torch.manual_seed(recipe.train.seed)
-        model = DRAWING_KINDS[recipe.kind].make(recipe.model)
+        model = MODELS[recipe.kind].network_class(recipe.model)
         assert isinstance(model, LikelihoodModel)
         super().__init__(recipe, model, _optimizer(model, recipe.train), command, recipe.train.ema_decay, vocabulary, about_data)
         self.notes: list[str] = []
