@@ -79,7 +79,7 @@ def written_plainly() -> None:
     attngan.UpBlock.forward = up  # type: ignore[method-assign]
     attngan.ResidualBlock.forward = residual  # type: ignore[method-assign]
     attngan.FirstStage.forward = first  # type: ignore[method-assign]
-    attngan.gated = lambda units: F.glu(units, dim=1)
+    attngan.glu = lambda units: F.glu(units, dim=1)
 
 
 def sampling(device: torch.device, precision: str) -> tuple[Callable[[], object], float]:
@@ -139,7 +139,7 @@ def training(device: torch.device, precision: str, batch: int, plainly: bool, re
             discriminator_loss(network(real, drawn.detach(), text.sentence)).backward()
             optimizer.step()
         optimizers[-1].zero_grad(set_to_none=False)
-        verdicts = [network.judge(drawn, text.sentence) for network, drawn in zip(discriminators, made.images, strict=True)]
+        verdicts = [network.logits(drawn, text.sentence) for network, drawn in zip(discriminators, made.images, strict=True)]
         loss = torch.stack([generator_loss(verdict) for verdict in verdicts]).sum()
         loss = loss + settings.matching_weight * sum_of(damsm_losses(eyes(made.images[-1]), text, None, Gammas()))
         (loss + conditioning_kl(made.mean, made.log_variance)).backward()

@@ -66,7 +66,7 @@ def align(model: DRAW, words: Tensor, mask: Tensor, hidden: Tensor) -> Tensor:
     return (weights.unsqueeze(2) * words).sum(dim=1)
 
 
-def prior_of(model: DRAW, hidden: Tensor, first: bool) -> tuple[Tensor, Tensor]:
+def latent_prior(model: DRAW, hidden: Tensor, first: bool) -> tuple[Tensor, Tensor]:
     """Mean and log sigma [B, Z] (eq. 1)."""
     mean, log_sigma = model.prior(hidden).tanh().chunk(2, dim=1)
     return (torch.zeros_like(mean), torch.zeros_like(mean)) if first else (mean, log_sigma)
@@ -103,7 +103,7 @@ def bound(model: DRAW, batch: Batch) -> Tensor:
         read = [(gamma * (rows @ each @ columns.mT)).flatten(1) for each in (images, error)]
         seen, memory = lstm(model.inference(torch.cat([*read, hidden, seen], dim=1)), memory)
         mean, log_variance = model.posterior(seen).chunk(2, dim=1)
-        prior_mean, prior_log_sigma = prior_of(model, hidden, t == 0)
+        prior_mean, prior_log_sigma = latent_prior(model, hidden, t == 0)
         ratio = ((mean - prior_mean) ** 2 + log_variance.exp()) / (2 * prior_log_sigma).exp()
         kl = kl + 0.5 * (ratio - 1 - log_variance + 2 * prior_log_sigma).sum(dim=1)
         sentence = align(model, words, batch.mask, hidden)
@@ -116,7 +116,7 @@ def draw(model: DRAW, batch: Batch) -> Tensor:
     words = language(model, batch.tokens, batch.mask)
     canvas, hidden, cell = start(model, len(batch.noise))
     for t, noise in enumerate(batch.noise.unbind(1)):
-        mean, log_sigma = prior_of(model, hidden, t == 0)
+        mean, log_sigma = latent_prior(model, hidden, t == 0)
         sentence = align(model, words, batch.mask, hidden)
         canvas, hidden, cell = generate(model, mean + log_sigma.exp() * noise, sentence, canvas, hidden, cell)
     return canvas.sigmoid()

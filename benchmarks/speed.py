@@ -32,7 +32,7 @@ from cap2im.data.mnist_captions import ALIASES, WORDS, CanvasMaker, HeldOut
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.models import aligndraw, text
 from cap2im.models.aligndraw import DRAW, DRAWConfig
-from cap2im.models.precision import Precision, multiplies_bf16
+from cap2im.models.precision import Precision, supports_bf16
 from cap2im.models.recurrence import Plain
 from cap2im.randomness import generator
 
@@ -83,7 +83,7 @@ def multiply_rate(clock: Clock, dtype: torch.dtype = torch.float32) -> float:
 
 def precisions_of(device: torch.device) -> list[Precision]:
     """Those that a device multiplies in by itself: emulated ones would take minutes a row."""
-    return ["fp32", "bf16"] if multiplies_bf16(device) else ["fp32"]
+    return ["fp32", "bf16"] if supports_bf16(device) else ["fp32"]
 
 
 def multiply_rates(clock: Clock) -> str:
@@ -135,7 +135,7 @@ def sampling(model: DRAW, device: torch.device) -> Callable[[], None]:
 
     @torch.inference_mode()
     def draw() -> None:
-        for _ in model.drawing(model.encode(batch.tokens, batch.mask, batch.vectors), batch.noise):
+        for _ in model.sample_steps(model.encode(batch.tokens, batch.mask, batch.vectors), batch.noise):
             pass
 
     return draw

@@ -40,13 +40,13 @@ def run(monkeypatch, capsys, tmp_path):
 @pytest.fixture
 def bf16(monkeypatch):
     """Networks multiply in bf16 also on a processor that has to emulate it."""
-    monkeypatch.setattr("cap2im.models.precision.multiplies_bf16", lambda device: True)
+    monkeypatch.setattr("cap2im.models.precision.supports_bf16", lambda device: True)
 
 
 @pytest.fixture
 def without_bf16(monkeypatch):
     """The machine does not multiply in bf16, whichever it is."""
-    monkeypatch.setattr("cap2im.models.precision.multiplies_bf16", lambda device: False)
+    monkeypatch.setattr("cap2im.models.precision.supports_bf16", lambda device: False)
 
 
 @pytest.fixture(scope="module")  # while it runs no test can have an event loop of its own

@@ -17,7 +17,7 @@ def golden_skipthoughts(file: Golden) -> tuple[SkipThoughts, dict[str, int]]:
     m = file.meta
     model = SkipThoughts(SkipThoughtsConfig(uni=m["dim_uni"], bi=m["dim_bi"], embedding=m["dim_word"]), m["n_words"])
     fill_encoders(model, {name: released_arrays(file, name) for name in ("uni", "bi")}, {"uni": "uni", "bi": "bi"})
-    for name, encoder in model.by_name().items():
+    for name, encoder in model.encoders_by_name().items():
         encoder.table.weight.data.copy_(torch.from_numpy(file.arrays[f"{name[0]}table"]))
     return model.double(), {str(word): row for row, word in enumerate(file.arrays["dictionary"])}
 

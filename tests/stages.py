@@ -40,7 +40,7 @@ class Stages(DrawingModel):
     def glimpses(self) -> int:
         return 2
 
-    def encode(self, tokens: Tensor, mask: Tensor, vectors: Tensor | None = None, *, alone: bool = False) -> EncodedText:
+    def encode(self, tokens: Tensor, mask: Tensor, vectors: Tensor | None = None, *, independent: bool = False) -> EncodedText:
         words = (tokens * mask).float()[..., None]
         return EncodedText(words, words.sum(dim=1) / mask.sum(dim=1, keepdim=True), mask)
 

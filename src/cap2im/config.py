@@ -38,7 +38,7 @@ from cap2im.files import decode_text, read_bytes, shortened
 from cap2im.models.aligndraw import DRAWConfig
 from cap2im.models.attngan import AttnGANConfig
 from cap2im.models.damsm import DAMSMConfig
-from cap2im.models.digit_reader import ReaderConfig
+from cap2im.models.digit_reader import DigitReaderConfig
 from cap2im.models.lapgan import LAPGANConfig, SharpenerConfig
 from cap2im.models.precision import Precision
 from cap2im.models.skipthoughts import SkipThoughtsConfig
@@ -390,7 +390,7 @@ class ReaderRecipe(Section):
     kind: Literal["reader"] = Field(description="which network, and so which training")
     name: str = Field("", description="of the model, for its card; the run folder's name if empty")
     description: str = Field(description="what the recipe trains, for cap2im list")
-    model: ReaderConfig = ReaderConfig()
+    model: DigitReaderConfig = DigitReaderConfig()
     train: ReaderTraining = ReaderTraining()
 
 

@@ -22,9 +22,9 @@ from cap2im.data.vocabulary import Tokens, Unknown, Vocabulary, pad
 from cap2im.files import brief
 from cap2im.hub import ENCODER_FILES, download, is_repository
 from cap2im.loading import MOST_CANVAS_VALUES, load_network, require_canvases
-from cap2im.models.interface import DrawingModel, Step
+from cap2im.models.interface import DrawingModel, Frame
 from cap2im.models.lapgan import Sharpener, SharpenerConfig
-from cap2im.models.precision import WITHOUT_BF16, Precision, autocast, usable
+from cap2im.models.precision import BF16_UNSUPPORTED, Precision, autocast, usable_precision
 from cap2im.models.text import EncodedText
 from cap2im.randomness import picture_noise
 from cap2im.registry import MODELS, Spec
@@ -176,7 +176,7 @@ class Sharpening:
         if self.encoder is not None:
             return self.encoder.encode(captions).to(self.device)
         tokens, mask = pad([t.numbers for t in self.tokens(captions, unknown)])
-        return self.model.hear(tokens.to(self.device), mask.to(self.device))
+        return self.model.encode(tokens.to(self.device), mask.to(self.device))
 
     @torch.inference_mode()
     def of(self, captions: Sequence[str], unknown: Unknown = "error") -> Callable[[Tensor, slice | Tensor], Tensor]:
@@ -255,9 +255,11 @@ class Pipeline:
         if vocabulary is None:
             raise ValueError(f"{folder}: config and weights do not fit: config.json has no vocabulary")
         encoder = own_encoder(folder, config, sizes.sentence_features) if sizes.conditioning == "sentence" else None
-        if usable(precision, target) != precision:
-            print(f"{shown_name(name, folder)}: {WITHOUT_BF16}", file=sys.stderr)
-        pipeline = cls(shown_name(name, folder), model.to(target), vocabulary, config, encoder, precision=usable(precision, target))
+        if usable_precision(precision, target) != precision:
+            print(f"{shown_name(name, folder)}: {BF16_UNSUPPORTED}", file=sys.stderr)
+        pipeline = cls(
+            shown_name(name, folder), model.to(target), vocabulary, config, encoder, precision=usable_precision(precision, target)
+        )
         return pipeline if sharpen is None else pipeline.sharpened(Sharpening.load(sharpen, device=device))
 
     def sharpened(self, sharpening: Sharpening) -> Pipeline:
@@ -401,14 +403,14 @@ class Pipeline:
     def _inputs(self, captions: Sequence[str], tokens: Sequence[Tokens], seeds: Sequence[int]) -> tuple[EncodedText | None, Tensor]:
         numbers, mask = pad([t.numbers for t in tokens])
         vectors = None if self.encoder is None else self.encoder.encode(captions).to(self.device)
-        text = self.model.encode(numbers.to(self.device), mask.to(self.device), vectors, alone=True)
+        text = self.model.encode(numbers.to(self.device), mask.to(self.device), vectors, independent=True)
         return text, picture_noise(seeds, self.model.noise_shape).to(self.device)
 
     @torch.inference_mode()
-    def picture(self, text: EncodedText | None, noise: Tensor) -> Tensor:
+    def sample_images(self, text: EncodedText | None, noise: Tensor) -> Tensor:
         """The model's own `picture` [B, C, A, A] of encoded captions, in the precision in which it is to draw; not sharpened."""
         with autocast(self.device, self.precision):
-            return self.model.picture(text, noise).float()
+            return self.model.sample_images(text, noise).float()
 
     @torch.inference_mode()
     def _draw(
@@ -423,7 +425,7 @@ class Pipeline:
         seen = None if watch is None else lambda step: watch(_glimpses(first, step))
         inputs = self._inputs(captions, tokens, seeds)
         with autocast(self.device, self.precision):
-            sequence = self.model.sample(*inputs) if seen is None else self.model.watched(*inputs, seen)
+            sequence = self.model.sample(*inputs) if seen is None else self.model.sample_streaming(*inputs, seen)
         sequence = sequence.in_fp32()
         pictures, attention, boxes = sequence.pictures, sequence.words, sequence.boxes  # [B, T, C, A, A], [B, T, L], [B, T, 4]
         if self.sharpening is not None:  # one more step, which writes over the whole canvas and hears all words alike
@@ -432,7 +434,7 @@ class Pipeline:
             attention = None if attention is None else _followed_by(attention, _alike([len(t.words) for t in tokens], attention))
             boxes = None if boxes is None else _followed_by(boxes, boxes.new_tensor([0, 0, side, side]).expand_as(boxes[:, -1]))
             if seen is not None:
-                seen(Step(pictures[:, -1], *(None if each is None else each[:, -1] for each in (attention, boxes))))
+                seen(Frame(pictures[:, -1], *(None if each is None else each[:, -1] for each in (attention, boxes))))
         canvases = _levels(pictures)  # [B, T, A, A, C]
         stages = [_levels(stage) for stage in sequence.stages]  # [B, a, a, C]
         drawer = self.drawer
@@ -451,7 +453,7 @@ class Pipeline:
         pictures = []
         for start in range(0, len(tokens), self.at_once):
             rows = slice(start, start + self.at_once)
-            drawn = self.picture(*self._inputs(captions[rows], tokens[rows], seeds[rows]))
+            drawn = self.sample_images(*self._inputs(captions[rows], tokens[rows], seeds[rows]))
             pictures.append((drawn if self.sharpening is None else self.sharpening.sharpen(drawn, captions[rows], unknown)).cpu())
         return torch.cat(pictures)
 
@@ -490,6 +492,6 @@ def _alike(lengths: Sequence[int], like: Tensor) -> Tensor:
     return (there / there.sum(dim=1, keepdim=True)).to(like)
 
 
-def _glimpses(first: int, step: Step) -> Glimpses:
+def _glimpses(first: int, step: Frame) -> Glimpses:
     words, boxes = (None if each is None else each.float().cpu().numpy() for each in (step.words, step.boxes))
     return Glimpses(first, _levels(step.pictures.float()), words, boxes)

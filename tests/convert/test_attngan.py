@@ -159,7 +159,7 @@ def test_discriminators(tmp_path, name):
     model = Discriminator(**config["model"])
     model.load_state_dict(read_weights(tmp_path / "model", config))
     near = Near(file)
-    verdict = model.eval().judge(file[f"in/img{side}"].float() / 127.5 - 1, file["in/sent_emb"].float())
+    verdict = model.eval().logits(file[f"in/img{side}"].float() / 127.5 - 1, file["in/sent_emb"].float())
     near(f"{name}/out/eval/cond", verdict.conditional.sigmoid().double(), 5e-6)
     if verdict.unconditional is not None:
         near(f"{name}/out/eval/uncond", verdict.unconditional.sigmoid().double(), 5e-6)

@@ -176,7 +176,7 @@ def test_port_draws_as_its_equations_say(tmp_path, windows, changes):
     assert model.config == sizes
     tokens = torch.tensor([[1, 2, 3, 4, 5], [10, 0, 7, 7, 1]])
     noise = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(1)).double()
-    text = model.encode(tokens, torch.ones_like(tokens, dtype=torch.bool), alone=True)
+    text = model.encode(tokens, torch.ones_like(tokens, dtype=torch.bool), independent=True)
     drawn = model.sample(text, noise)
     canvases, alphas = port_drawing(weights, sizes, windows, tokens, noise)
     assert distance(drawn.canvases, canvases) <= FORWARD
@@ -184,7 +184,7 @@ def test_port_draws_as_its_equations_say(tmp_path, windows, changes):
     for variant in set(get_args(Variant)) - {"port"}:  # the control: none of the others would do
         other = type(model)(sizes.model_copy(update={"variant": variant})).double()
         other.load_state_dict(model.state_dict())
-        text = other.encode(tokens, torch.ones_like(tokens, dtype=torch.bool), alone=True)
+        text = other.encode(tokens, torch.ones_like(tokens, dtype=torch.bool), independent=True)
         assert distance(other.sample(text, noise).canvases, canvases) > 1e-3
 
 

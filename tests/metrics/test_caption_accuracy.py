@@ -28,7 +28,7 @@ from cap2im.metrics.caption_accuracy import (
     summary,
     wilson,
 )
-from cap2im.models.digit_reader import NOTHING, Reader, ReaderConfig
+from cap2im.models.digit_reader import NO_DIGIT, DigitReader, DigitReaderConfig
 from tests.real_data import data_folder, find_data_folder
 
 HELD_OUT = HeldOut.from_seed(0)
@@ -38,7 +38,7 @@ EIGHT = {
 
 
 @pytest.fixture(scope="module")
-def reader() -> Reader:
+def reader() -> DigitReader:
     return load_reader()
 
 
@@ -57,11 +57,11 @@ def digits(is_mnist) -> Digits:
     return scikit_learn_digits("test")
 
 
-def scored(reader: Reader, images: Tensor, configurations: list[Configuration]) -> Scores:
+def scored(reader: DigitReader, images: Tensor, configurations: list[Configuration]) -> Scores:
     return score(read_canvases(reader, images), images, configurations)
 
 
-def rates(reader: Reader, images: Tensor, configurations: list[Configuration]) -> dict[str, float]:
+def rates(reader: DigitReader, images: Tensor, configurations: list[Configuration]) -> dict[str, float]:
     scores = scored(reader, images, configurations)
     return {name: getattr(scores, name).float().mean().item() for name in FIELDS}
 
@@ -69,7 +69,7 @@ def rates(reader: Reader, images: Tensor, configurations: list[Configuration]) -
 def answered(configuration: Configuration, **instead: int) -> Tensor:
     """[1, 8, 11] the probabilities of a reader that sees what the configuration asks for, but for the places named."""
     wanted = dict(zip(configuration.places, configuration.digits, strict=True)) | {k.replace("_", " "): v for k, v in instead.items()}
-    classes = torch.tensor([wanted.get(place, NOTHING) for place in PLACES])
+    classes = torch.tensor([wanted.get(place, NO_DIGIT) for place in PLACES])
     return torch.nn.functional.one_hot(classes, 11).float()[None] * 0.9 + 0.01
 
 
@@ -90,8 +90,8 @@ def test_all_right(configuration):
         ({"left": 4}, False, True, True),  # wrong digit
         ({"left": 7, "right": 3}, False, True, True),  # the two are swapped
         ({"top_left": 4}, True, True, False),  # one more
-        ({"left": NOTHING}, False, False, True),  # one missing; what is most probable of the rest is 0 here
-        ({"left": NOTHING, "top": 3}, False, False, False),  # moved
+        ({"left": NO_DIGIT}, False, False, True),  # one missing; what is most probable of the rest is 0 here
+        ({"left": NO_DIGIT, "top": 3}, False, False, False),  # moved
     ],
 )
 def test_what_goes_wrong(instead, digits, places, clean):
@@ -209,7 +209,7 @@ def test_a_digit_between_the_places(reader, digits):
     chosen = torch.randint(len(digits), (len(images),), generator=torch.Generator().manual_seed(0))
     images[..., 16:44, 16:44] = digits.images[chosen, None].float() / 255
     readings = read_canvases(reader, images)
-    assert (readings.argmax(2) == NOTHING).float().mean() > 0.97
+    assert (readings.argmax(2) == NO_DIGIT).float().mean() > 0.97
     found = score(readings, images, configurations)
     assert found.clean.float().mean() < 0.2
     added = torch.maximum(images, real_canvases(digits, configurations, seed=4))
@@ -243,7 +243,7 @@ def test_one_digit_less(reader, digits):
 def test_plain_grey_is_nothing(reader, level):
     configurations = list(EIGHT.values())
     images = torch.full((8, 1, 60, 60), level)
-    assert (read_canvases(reader, images).argmax(2) == NOTHING).all()
+    assert (read_canvases(reader, images).argmax(2) == NO_DIGIT).all()
     found = rates(reader, images, configurations)
     assert found["places"] == found["joint"] == 0
 
@@ -353,5 +353,5 @@ def test_the_bundled_folder(reader):
     assert stored["digest"] == reader.digest()
     assert reader.digest() in (BUNDLED / "README.md").read_text()
     assert (BUNDLED / "model.safetensors").stat().st_size < 400_000
-    assert reader.config == ReaderConfig()
+    assert reader.config == DigitReaderConfig()
     assert place_windows(BLANK, reader.config.window).shape == (1, 8, 1, 32, 32)

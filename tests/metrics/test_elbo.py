@@ -96,7 +96,7 @@ class LinearGaussian(LikelihoodModel):
         self.weight = torch.nn.Parameter(torch.tensor([[1.0, 0.5], [0.5, -1.0], [1.0, 0.0], [0.0, 1.0]]).double())  # orthogonal columns
         self.deviation, self.spread = 0.7, spread
 
-    def encode(self, tokens, mask, vectors=None, *, alone=False):
+    def encode(self, tokens, mask, vectors=None, *, independent=False):
         return None
 
     def sample(self, text, noise):

@@ -26,7 +26,7 @@ class Scores(LikelihoodModel):
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.value = value
 
-    def encode(self, tokens, mask, vectors=None, *, alone=False):
+    def encode(self, tokens, mask, vectors=None, *, independent=False):
         return sentences_as_text(tokens[:, :1].float())
 
     def sample(self, text, noise):
@@ -102,7 +102,7 @@ def test_random_scores_have_chance_within_the_interval(images):
 
 def test_wrong_captions_find_no_more_than_chance(images):
     model = memory(images)
-    model.encode = lambda tokens, mask, vectors=None, *, alone=False: sentences_as_text(((tokens[:, :1] + 29) % IMAGES).float())
+    model.encode = lambda tokens, mask, vectors=None, *, independent=False: sentences_as_text(((tokens[:, :1] + 29) % IMAGES).float())
     assert summary(ratios(model, images), OWN, 0)["R@1"]["rate"] < 0.15
 
 

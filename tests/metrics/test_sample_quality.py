@@ -75,8 +75,8 @@ class Copies(DrawingModel):
         self.model, self.config = model, model.config
         self.pictures, self.drawn = pictures, 0
 
-    def encode(self, tokens, mask, vectors=None, *, alone=False):
-        return self.model.encode(tokens, mask, vectors, alone=alone)
+    def encode(self, tokens, mask, vectors=None, *, independent=False):
+        return self.model.encode(tokens, mask, vectors, independent=independent)
 
     def sample(self, text, noise):
         self.drawn += len(noise)

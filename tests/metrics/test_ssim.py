@@ -55,7 +55,7 @@ class Album(DrawingModel):
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.config, self.pictures, self.noise = SimpleNamespace(side=16), pictures, noise
 
-    def encode(self, tokens, mask, vectors=None, *, alone=False):
+    def encode(self, tokens, mask, vectors=None, *, independent=False):
         return sentences_as_text(tokens[:, :1])
 
     def sample(self, text, noise):

@@ -15,7 +15,7 @@ from cap2im.models.attngan import (
     UpBlock,
     WordAttention,
     conditioning_kl,
-    cut,
+    crop_margin,
 )
 from cap2im.models.interface import Gaussian, standard_normal
 from cap2im.models.text import EncodedText
@@ -48,7 +48,7 @@ def noise_of(model: AttnGAN, batch: int = 5) -> Tensor:
 def alone(model: AttnGAN, tokens: Tensor, mask: Tensor, noise: Tensor, row: int) -> Tensor:
     length = int(mask[row].sum())
     text = model.encode(tokens[row : row + 1, :length], mask[row : row + 1, :length])
-    return model.picture(text, noise[row : row + 1])[0]
+    return model.sample_images(text, noise[row : row + 1])[0]
 
 
 @pytest.mark.parametrize("architecture", ["attngan", "attndcgan"])
@@ -57,22 +57,22 @@ def test_pictures_do_not_depend_on_the_batch(architecture, branches):
     model = make(architecture=architecture, branches=branches)
     tokens, mask = captions()
     noise = noise_of(model)
-    drawn = model.picture(model.encode(tokens, mask), noise)
+    drawn = model.sample_images(model.encode(tokens, mask), noise)
     for row in range(5):
         torch.testing.assert_close(alone(model, tokens, mask, noise, row), drawn[row], rtol=0, atol=1e-12)
     longer = torch.nn.functional.pad(mask, (0, 3)), torch.nn.functional.pad(tokens, (0, 3), value=7)
-    torch.testing.assert_close(model.picture(model.encode(longer[1], longer[0]), noise), drawn, rtol=0, atol=1e-12)
+    torch.testing.assert_close(model.sample_images(model.encode(longer[1], longer[0]), noise), drawn, rtol=0, atol=1e-12)
 
 
 def test_the_released_ones_depend_on_the_batch_unless_captions_are_equally_long():
     model = make(variant="released")
     tokens, mask = captions()
     noise = noise_of(model)
-    drawn = model.picture(model.encode(tokens, mask), noise)
+    drawn = model.sample_images(model.encode(tokens, mask), noise)
     apart = [float((alone(model, tokens, mask, noise, row) - drawn[row]).abs().max()) for row in range(5)]
     assert min(apart) > 1e-3
     whole = torch.ones_like(mask)
-    drawn = model.picture(model.encode(tokens, whole), noise)
+    drawn = model.sample_images(model.encode(tokens, whole), noise)
     for row in range(5):
         torch.testing.assert_close(alone(model, tokens, whole, noise, row), drawn[row], rtol=0, atol=1e-12)
 
@@ -107,7 +107,7 @@ def test_what_a_drawing_holds(architecture, branches, first_side, colours, margi
     assert (drawing.words * ~mask[:, None]).abs().max() == 0, "padding is not read"
     assert all(stage.min() >= 0 and stage.max() <= 1 for stage in drawing.stages)
     torch.testing.assert_close(drawing.images, drawing.stages[-1])
-    torch.testing.assert_close(model.picture(model.encode(tokens, mask), noise_of(model)), drawing.images)
+    torch.testing.assert_close(model.sample_images(model.encode(tokens, mask), noise_of(model)), drawing.images)
     factor = c.side // drawing.stages[0].shape[-1]
     if c.side == factor * drawing.stages[0].shape[-1]:
         torch.testing.assert_close(drawing.canvases[:, 0, :, ::factor, ::factor], drawing.stages[0])
@@ -120,13 +120,13 @@ def test_caption_and_noise_count():
     tokens, mask = captions(2)
     noise = noise_of(model, 2)
     same = noise[:1].expand(2, -1, -1)
-    one, other = model.picture(model.encode(tokens, mask), same)
+    one, other = model.sample_images(model.encode(tokens, mask), same)
     assert (one - other).abs().max() > 1e-3, "the caption counts"
     words = model.encode(tokens[:1], mask[:1])
     for part in (slice(0, 6), slice(6, 10)):  # z, and the noise of the conditioning augmentation
         changed = noise[:1].clone()
         changed[..., part] += 1
-        assert (model.picture(words, changed) - model.picture(words, noise[:1])).abs().max() > 1e-5
+        assert (model.sample_images(words, changed) - model.sample_images(words, noise[:1])).abs().max() > 1e-5
 
 
 def test_a_caption_without_words_is_drawn():
@@ -207,8 +207,8 @@ def test_up_blocks_are_what_their_docstring_says(side, training):
 def test_a_cut_picture_is_the_middle():
     config = AttnGANConfig(**{**TINY, "branches": 2, "margin": 2})
     planes = torch.arange(32.0).expand(1, 1, 32, 32)
-    assert cut(planes, 32, config)[0, 0, 0].tolist() == list(range(2, 30))
-    assert cut(planes[..., :16, :16], 16, config)[0, 0, 0].tolist() == list(range(1, 15))
+    assert crop_margin(planes, 32, config)[0, 0, 0].tolist() == list(range(2, 30))
+    assert crop_margin(planes[..., :16, :16], 16, config)[0, 0, 0].tolist() == list(range(1, 15))
 
 
 def test_conditioning_kl_is_a_gaussians():

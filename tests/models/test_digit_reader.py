@@ -13,7 +13,7 @@ from cap2im.config import ReaderRecipe, parse_recipe
 from cap2im.data.mnist import Digits, scikit_learn_digits
 from cap2im.data.mnist_captions import LAYOUTS, PLACES, HeldOut
 from cap2im.metrics.caption_accuracy import load_reader, place_windows, read_canvases, real_canvases, score
-from cap2im.models.digit_reader import CLASSES, NOTHING, Reader, ReaderConfig
+from cap2im.models.digit_reader import CLASSES, NO_DIGIT, DigitReader, DigitReaderConfig
 from cap2im.training import digit_reader as training
 from cap2im.training.card import reader_card
 from cap2im.training.digit_reader import FAR, NEAR, UNLABELLED, CanvasMix, _breadth, erase, save_reader, scribbles, train_reader
@@ -33,21 +33,21 @@ def digits() -> Digits:
 
 
 def test_sizes():
-    reader = Reader(ReaderConfig()).eval()
+    reader = DigitReader(DigitReaderConfig()).eval()
     assert reader(torch.rand(5, 1, 32, 32)).shape == (5, CLASSES)
     assert sum(p.numel() for p in reader.parameters()) < 100_000
-    assert Reader(ReaderConfig(window=40, channels=4)).eval()(torch.rand(2, 1, 40, 40)).shape == (2, CLASSES)
+    assert DigitReader(DigitReaderConfig(window=40, channels=4)).eval()(torch.rand(2, 1, 40, 40)).shape == (2, CLASSES)
 
 
 @pytest.mark.parametrize("wrong", [{"window": 30}, {"window": 16}, {"channels": 0}, {"layers": 3}])
 def test_config_refuses(wrong):
     with pytest.raises(ValidationError):
-        ReaderConfig(**wrong)
+        DigitReaderConfig(**wrong)
 
 
 def test_digest_names_the_weights():
     torch.manual_seed(0)
-    first, second = Reader(ReaderConfig(channels=4)), Reader(ReaderConfig(channels=4))
+    first, second = DigitReader(DigitReaderConfig(channels=4)), DigitReader(DigitReaderConfig(channels=4))
     assert first.digest() != second.digest()
     second.load_state_dict(first.state_dict())
     assert first.digest() == second.digest()
@@ -96,7 +96,7 @@ def test_a_run_writes_a_folder_that_loads(tmp_path, digits, monkeypatch):
 
 def test_save_and_load(tmp_path):
     torch.manual_seed(0)
-    reader = Reader(ReaderConfig(channels=4)).eval()
+    reader = DigitReader(DigitReaderConfig(channels=4)).eval()
     save_reader(reader, tmp_path / "reader")
     loaded = load_reader(tmp_path / "reader")
     assert loaded.digest() == reader.digest()
@@ -118,8 +118,8 @@ def test_labels_follow_the_distance_from_the_place(digits):
 
     assert [label(c) for c in range(low, high + NEAR + 1)] == [7] * (high - low + NEAR + 1)
     assert {label(c) for c in range(high + NEAR + 1, high + FAR)} == {UNLABELLED}
-    assert {label(c) for c in range(high + FAR, 33)} == {NOTHING}
-    assert {label(c, NOTHING) for c in range(33)} == {NOTHING}  # what is no digit is none wherever it is
+    assert {label(c) for c in range(high + FAR, 33)} == {NO_DIGIT}
+    assert {label(c, NO_DIGIT) for c in range(33)} == {NO_DIGIT}  # what is no digit is none wherever it is
 
 
 def test_digits_that_run_into_each_other_have_no_label(digits):
@@ -129,7 +129,7 @@ def test_digits_that_run_into_each_other_have_no_label(digits):
     labels, shown = mix.place_labels(torch.tensor([[7, 8, 9]]), offsets, torch.ones(1, 3, dtype=torch.bool))
     assert labels[0, names.index("top left")] == UNLABELLED
     assert labels[0, names.index("bottom right")] == 9
-    assert labels[0, names.index("bottom left")] == NOTHING
+    assert labels[0, names.index("bottom left")] == NO_DIGIT
     assert shown[0].nonzero().flatten().tolist() == [names.index("top left"), names.index("bottom right")]
 
 
@@ -143,9 +143,9 @@ def test_canvases_of_the_mix(digits):
     assert images.min() >= 0
     assert images.max() <= 1
     values = set(labels.unique().tolist())
-    assert values == {UNLABELLED, NOTHING, *range(10)}
-    assert (shown | (labels == NOTHING) | (labels == UNLABELLED)).all()  # a digit only where a thing is
-    assert 0.6 < ((labels >= 0) & (labels < NOTHING)).sum() / len(images) < 1.4  # digits of a canvas
+    assert values == {UNLABELLED, NO_DIGIT, *range(10)}
+    assert (shown | (labels == NO_DIGIT) | (labels == UNLABELLED)).all()  # a digit only where a thing is
+    assert 0.6 < ((labels >= 0) & (labels < NO_DIGIT)).sum() / len(images) < 1.4  # digits of a canvas
 
 
 def test_what_is_no_digit():
@@ -183,4 +183,4 @@ def test_an_untrained_reader_scores_about_nothing(digits):
     torch.manual_seed(0)
     configurations = list(HeldOut.from_seed(0).configurations())
     images = real_canvases(digits, configurations, seed=0)
-    assert score(read_canvases(Reader(ReaderConfig()).eval(), images), images, configurations).joint.float().mean() < 0.02
+    assert score(read_canvases(DigitReader(DigitReaderConfig()).eval(), images), images, configurations).joint.float().mean() < 0.02

@@ -33,19 +33,19 @@ def test_trunks_end_in_four_by_four(side, normed):
 def test_captions_count_for_one_head_alone():
     network = make().eval()
     real, _, sentences = inputs()
-    right, wrong = network.judge(real, sentences), network.judge(real, sentences.roll(1, 0))
+    right, wrong = network.logits(real, sentences), network.logits(real, sentences.roll(1, 0))
     torch.testing.assert_close(right.unconditional, wrong.unconditional, rtol=0, atol=0)
     assert (right.conditional - wrong.conditional).abs().min() > 1e-6
-    assert make(unconditional=False).judge(real, sentences).unconditional is None
+    assert make(unconditional=False).logits(real, sentences).unconditional is None
 
 
 def test_mismatched_captions_are_those_of_the_next():
     network = make().eval()
     real, drawn, sentences = inputs()
-    judgement = network(real, drawn, sentences)
-    torch.testing.assert_close(judgement.mismatched, network.judge(real[:-1], sentences[1:]).conditional)
-    torch.testing.assert_close(judgement.real.conditional, network.judge(real, sentences).conditional)
-    torch.testing.assert_close(judgement.drawn.unconditional, network.judge(drawn, sentences).unconditional)
+    output = network(real, drawn, sentences)
+    torch.testing.assert_close(output.mismatched, network.logits(real[:-1], sentences[1:]).conditional)
+    torch.testing.assert_close(output.real.conditional, network.logits(real, sentences).conditional)
+    torch.testing.assert_close(output.fake.unconditional, network.logits(drawn, sentences).unconditional)
 
 
 @pytest.mark.parametrize("normed", [False, True])
@@ -58,9 +58,9 @@ def test_they_learn_to_tell_pictures_and_captions_apart(normed):
         optimizer.zero_grad()
         discriminator_loss(network(2 * bright - 1, torch.zeros_like(bright), sentences)).backward()
         optimizer.step()
-    judgement = network(2 * bright - 1, torch.zeros_like(bright), sentences)
-    assert judgement.real.conditional.min() > 0 > judgement.mismatched.max()
-    assert judgement.real.unconditional.min() > 0 > judgement.drawn.unconditional.max()
+    output = network(2 * bright - 1, torch.zeros_like(bright), sentences)
+    assert output.real.conditional.min() > 0 > output.mismatched.max()
+    assert output.real.unconditional.min() > 0 > output.fake.unconditional.max()
 
 
 def test_spectral_norm_bounds_every_singular_value():
@@ -87,8 +87,8 @@ def test_spectral_norm_bounds_every_singular_value():
 def test_of_spectral_norm_no_picture_depends_on_its_batch():
     network = make(spectral_norm=True).eval()
     real, _, sentences = inputs()
-    whole = network.judge(real, sentences).conditional
-    torch.testing.assert_close(network.judge(real[:1], sentences[:1]).conditional, whole[:1])
+    whole = network.logits(real, sentences).conditional
+    torch.testing.assert_close(network.logits(real[:1], sentences[:1]).conditional, whole[:1])
 
 
 @pytest.mark.parametrize("normed", [False, True])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cap2im.models.inception import Inception, resized
+from cap2im.models.inception import Inception, resize
 
 SHAPES = {"first_pool": (64, 73, 73), "second_pool": (192, 35, 35), "regions": (768, 17, 17), "pooled": (2048,), "logits": (1000,)}
 
@@ -75,8 +75,8 @@ def test_the_last_block_of_fid_takes_the_highest():
 
 def test_resizing_with_and_without_aligned_corners():
     ramp = torch.arange(3.0).expand(1, 1, 3, 3)
-    aligned = resized(ramp, corners=True)[0, 0, 0]
+    aligned = resize(ramp, corners=True)[0, 0, 0]
     assert torch.allclose(aligned, torch.linspace(0, 2, 299), atol=1e-6)
-    assert resized(ramp)[0, 0, 0, :49].eq(0).all()  # half a pixel at each end is flat
+    assert resize(ramp)[0, 0, 0, :49].eq(0).all()  # half a pixel at each end is flat
     same = torch.rand(1, 3, 299, 299)
-    assert torch.equal(resized(same), same)
+    assert torch.equal(resize(same), same)

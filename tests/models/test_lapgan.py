@@ -14,13 +14,13 @@ from cap2im.models.lapgan import (
     LAPGANConfig,
     Sharpener,
     SharpenerConfig,
-    blurred,
+    blur,
     discriminator_loss,
-    enlarged,
+    downsample,
     generator_loss,
     gradient_penalty,
-    level_of,
-    shrunk,
+    level_target,
+    upsample,
 )
 from cap2im.models.text import sentences_as_text
 
@@ -47,22 +47,22 @@ def noise_of(model: LAPGAN, batch: int = 5):
 @pytest.mark.parametrize("colours", [1, 3])
 def test_the_pyramid_reconstructs_images(side, colours):
     images = torch.rand(3, colours, side, side, generator=torch.Generator().manual_seed(0)).double()
-    assert shrunk(images).shape == (3, colours, side // 2, side // 2)
-    residual = images - blurred(images)
-    torch.testing.assert_close(enlarged(shrunk(images), side) + residual, images, rtol=0, atol=1e-15)
-    assert level_of(images, "fine") is images
-    assert torch.equal(level_of(images, "coarse"), shrunk(images))
+    assert downsample(images).shape == (3, colours, side // 2, side // 2)
+    residual = images - blur(images)
+    torch.testing.assert_close(upsample(downsample(images), side) + residual, images, rtol=0, atol=1e-15)
+    assert level_target(images, "fine") is images
+    assert torch.equal(level_target(images, "coarse"), downsample(images))
 
 
 def test_the_residual_holds_the_edges_alone():
     flat = torch.full((1, 1, 16, 16), 0.3)
-    torch.testing.assert_close(blurred(flat), flat)
+    torch.testing.assert_close(blur(flat), flat)
     stripes = torch.arange(16).remainder(2).float().expand(1, 1, 16, 16)
     slope = torch.linspace(0, 1, 16).expand(1, 1, 16, 16)
-    lost = [float((images - blurred(images)).abs().mean()) for images in (stripes, slope)]
+    lost = [float((images - blur(images)).abs().mean()) for images in (stripes, slope)]
     assert lost[0] > 0.4
     assert lost[1] < 0.02
-    assert blurred(slope)[0, 0, 0].argmax() == 15, "nothing is mirrored or shifted"
+    assert blur(slope)[0, 0, 0].argmax() == 15, "nothing is mirrored or shifted"
 
 
 @pytest.mark.parametrize("conditioning", ["mean", "sentence"])
@@ -74,7 +74,7 @@ def test_pictures_do_not_depend_on_the_batch(conditioning, colours):
     drawn = model.sample(model.encode(tokens, mask, vectors), noise)
     assert drawn.pictures.shape == (5, 2, colours, 12, 12)
     assert 0 <= drawn.pictures.min() < drawn.pictures.max() <= 1
-    torch.testing.assert_close(model.picture(model.encode(tokens, mask, vectors), noise), drawn.pictures[:, 1])
+    torch.testing.assert_close(model.sample_images(model.encode(tokens, mask, vectors), noise), drawn.pictures[:, 1])
     for row in range(5):
         one, length = slice(row, row + 1), int(mask[row].sum())  # alone, without the padding
         text = model.encode(tokens[one, :length], mask[one, :length], vectors[one])
@@ -90,7 +90,7 @@ def test_each_stage_hears_its_caption_and_its_noise(conditioning):
     assert torch.equal(plane.flatten(1), noise[:, 0, 5:])
     rough, finished = model.sample(text, noise).pictures.unbind(1)
     coarse_sentence, fine_sentence = text.sentence.chunk(2, dim=1)
-    torch.testing.assert_close(rough, enlarged(model.coarse(coarse_sentence, coarse_noise), 12))
+    torch.testing.assert_close(rough, upsample(model.coarse(coarse_sentence, coarse_noise), 12))
     torch.testing.assert_close(finished, (rough + model.fine(rough, fine_sentence, plane)).clamp(0, 1))
     for stage in (0, 1):  # another caption for one stage alone
         heard = [coarse_sentence, fine_sentence]
@@ -122,7 +122,7 @@ def test_discriminators_judge_each_picture_by_itself(conditioning, side):
     for network, width in ((CoarseDiscriminator(config, 6, 0.5), side // 2), (FineDiscriminator(config, 4, 0.5), side)):
         network = network.double().eval()
         images = torch.rand(5, 3, width, width).double()
-        sentences = network.hear(tokens, mask, vectors)
+        sentences = network.encode(tokens, mask, vectors)
         logits = network(images, sentences)
         assert logits.shape == (5,)
         torch.testing.assert_close(network(images[2:3], sentences[2:3]), logits[2:3])
@@ -155,7 +155,7 @@ def test_the_gradient_penalty_of_a_linear_discriminator_is_the_square_of_its_wei
 def test_normalised_sentences_stand_out_as_much_as_the_noise():
     tokens, mask, _ = captions()
     plain, normalised = (make(conditioning="mean", normalised=whether).coarse for whether in (False, True))
-    sentences, same = normalised.hear(tokens, mask), plain.hear(tokens, mask)
+    sentences, same = normalised.encode(tokens, mask), plain.encode(tokens, mask)
     torch.testing.assert_close(sentences.mean(1), torch.zeros(5).double(), rtol=0, atol=1e-12)
     torch.testing.assert_close(sentences.std(1, correction=0), torch.ones(5).double(), rtol=0, atol=0.01)
     for one, other in zip(sentences, same, strict=True):

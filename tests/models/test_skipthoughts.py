@@ -69,7 +69,7 @@ def test_each_encoder_has_length_one_unless_told_otherwise(model):
 def test_bi_skip_reads_both_ways(model):
     sentence = [3, 1, 4, 1, 5]
     ahead, back = (model(*pad([words]), normalise=False)[0] for words in (sentence, sentence[::-1]))
-    bi = model.by_name()["bi"]
+    bi = model.encoders_by_name()["bi"]
     bi.backwards.load_state_dict(bi.forwards.state_dict())
     ahead, back = (model(*pad([words]), normalise=False)[0] for words in (sentence, sentence[::-1]))
     torch.testing.assert_close(ahead[5:8], back[8:])
@@ -94,7 +94,7 @@ def test_objective_is_the_sum_over_words_of_both_neighbours(objective):
     tokens, mask = triples()
     nats = objective(tokens, mask)
     assert nats.shape == (2, 2)
-    encoder, decoders = objective.skipthoughts.by_name()["uni"], objective.decoders["uni"]
+    encoder, decoders = objective.skipthoughts.encoders_by_name()["uni"], objective.decoders["uni"]
     for row in range(2):
         expected = torch.zeros(()).double()
         length = int(mask[1, row].sum())
@@ -126,7 +126,7 @@ def test_padding_changes_neither_loss_nor_gradient(objective):
 
 
 def test_encoders_learn_apart(objective):
-    ours, theirs = objective.learners()
+    ours, theirs = objective.parameter_groups()
     assert {id(p) for p in ours} & {id(p) for p in theirs} == set()
     assert len(ours) + len(theirs) == len(list(objective.parameters()))
     objective(*triples())[:, 0].sum().backward()

@@ -51,7 +51,7 @@ def test_released_backward_states_come_from_another_caption(language):
     language.variant = "released"
     tokens, mask = batch([[3, 1, 4], [1, 5, 9]], 3, 0)
     neighbours = language(tokens, mask)
-    alone = language(tokens, mask, alone=True)
+    alone = language(tokens, mask, independent=True)
     units = neighbours.words.shape[2] // 2
     torch.testing.assert_close(neighbours.words[:, :, units:], alone.words.flip(0)[:, :, units:])
     torch.testing.assert_close(language(tokens[:1], mask[:1]).words[0], alone.words[0])

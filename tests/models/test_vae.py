@@ -75,7 +75,7 @@ def test_pictures_of_every_side(architecture, side, colours):
     assert drawn.boxes is None
     assert ((drawn.images > 0) & (drawn.images < 1)).all()
     assert torch.equal(drawn.images, drawn.pictures[:, -1])
-    assert torch.equal(model.picture(text, noise), drawn.images)
+    assert torch.equal(model.sample_images(text, noise), drawn.images)
     assert model(images, tokens, mask, noise).value.isfinite().all()
 
 
@@ -91,7 +91,7 @@ def test_neither_batch_nor_padding_changes_bound_or_picture(architecture, condit
     model = make(architecture=architecture, conditioning=conditioning)
     images, tokens, mask, noise, vectors = inputs(model)
     bound = model(images, tokens, mask, noise, vectors)
-    pictures = model.picture(model.encode(tokens, mask, vectors), noise)
+    pictures = model.sample_images(model.encode(tokens, mask, vectors), noise)
     for row in range(5):
         one = slice(row, row + 1)
         length = int(mask[row].sum())
@@ -99,7 +99,7 @@ def test_neither_batch_nor_padding_changes_bound_or_picture(architecture, condit
         alone = model(images[one], tokens[one, :length], mask[one, :length], noise[one], vector)
         torch.testing.assert_close(alone.value, bound.value[one])
         text = model.encode(tokens[one, :length], mask[one, :length], vector)
-        torch.testing.assert_close(model.picture(text, noise[one]), pictures[one])
+        torch.testing.assert_close(model.sample_images(text, noise[one]), pictures[one])
 
 
 @pytest.mark.parametrize("conditioning", ["mean", "sentence"])
@@ -110,7 +110,7 @@ def test_encoder_and_decoder_hear_the_caption(architecture, conditioning):
     text = model.encode(tokens, mask, vectors)
     other = model.encode(tokens.flip(0), mask.flip(0), None if vectors is None else vectors.flip(0))
     assert not torch.allclose(model.infer(images, text).mean, model.infer(images, other).mean)
-    assert not torch.allclose(model.picture(text, noise), model.picture(other, noise))
+    assert not torch.allclose(model.sample_images(text, noise), model.sample_images(other, noise))
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
@@ -134,6 +134,6 @@ def test_learns_which_caption_has_which_picture(architecture):
         (-bound.value.mean()).backward()
         optimizer.step()
     with torch.no_grad():
-        drawn = model.picture(model.encode(tokens, mask), torch.randn(4, 1, 4, generator=generator))
+        drawn = model.sample_images(model.encode(tokens, mask), torch.randn(4, 1, 4, generator=generator))
     assert (drawn - images).abs().mean() < 0.05, "drawn from the prior: what the caption says"
     assert bound.kl.mean() < 3, "and the latents need not say it"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cap2im.convert.attngan import released_layout
-from cap2im.models.discriminators import Discriminator, Judgement, Verdict, discriminator_loss, generator_loss
+from cap2im.models.discriminators import Discriminator, DiscriminatorOutput, Logits, discriminator_loss, generator_loss
 from tests.parity.attngan import FEATURES, Near, attngan
 from tests.parity.golden import Golden
 from tests.parity.test_generator import buffers, fill
@@ -74,12 +74,12 @@ def test_discriminator_loss_and_its_gradients(name, mode):
 
 def test_losses_of_known_logits():
     far = torch.full((4,), 30.0)
-    certain, fooled = Verdict(far, far), Verdict(-far, -far)
+    certain, fooled = Logits(far, far), Logits(-far, -far)
     zero = torch.zeros(4)
-    unsure = Verdict(zero, zero)
+    unsure = Logits(zero, zero)
     assert generator_loss(certain).item() == pytest.approx(0, abs=1e-12)
     assert generator_loss(unsure).item() == pytest.approx(2 * torch.tensor(2.0).log().item())
-    assert generator_loss(Verdict(zero, None)).item() == pytest.approx(torch.tensor(2.0).log().item())
-    assert discriminator_loss(Judgement(certain, fooled, -far[1:])).item() == pytest.approx(0, abs=1e-12)
-    assert discriminator_loss(Judgement(unsure, unsure, zero[1:])).item() == pytest.approx(2 * torch.tensor(2.0).log().item())
-    assert discriminator_loss(Judgement(certain, certain, -far[1:])).item() == pytest.approx(20)
+    assert generator_loss(Logits(zero, None)).item() == pytest.approx(torch.tensor(2.0).log().item())
+    assert discriminator_loss(DiscriminatorOutput(certain, fooled, -far[1:])).item() == pytest.approx(0, abs=1e-12)
+    assert discriminator_loss(DiscriminatorOutput(unsure, unsure, zero[1:])).item() == pytest.approx(2 * torch.tensor(2.0).log().item())
+    assert discriminator_loss(DiscriminatorOutput(certain, certain, -far[1:])).item() == pytest.approx(20)

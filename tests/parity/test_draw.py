@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cap2im.convert.theano import released_layout
-from cap2im.models.aligndraw import Pass
+from cap2im.models.aligndraw import StepContext
 from cap2im.models.filterbank import filter_bank
 from cap2im.training.optimizers import RMSprop, clip_blocks
 from tests.parity.golden import FORWARD, GRADIENT, SCALAR, UPDATE, VARIANTS, Golden, distance, golden, golden_model, pixels
@@ -69,8 +69,8 @@ def test_posterior_pass(name, variant):
             check(f"grad/{key}", gradient, GRADIENT)
 
     with torch.no_grad():
-        state, inference = model.generative_start(len(images)), model.inference_start(len(images))
-        layers = Pass(model, text)
+        state, inference = model.initial_generative_state(len(images)), model.initial_inference_state(len(images))
+        layers = StepContext(model, text)
         steps = {key: [] for key in ("c_ts", "read_attent_params", "write_attent_params", "h_dec", "cell_dec", "h_enc", "cell_enc")}
         for eps in noise.unbind(1):
             posterior, inference, read_window = model.infer(images, state, inference, layers)
@@ -83,7 +83,7 @@ def test_posterior_pass(name, variant):
                 check(f"out/{key}", torch.stack(values), float32 if key == "c_ts" else FORWARD)
         if text is not None:
             check("out/h_lang", text.words.transpose(0, 1), FORWARD)
-            prior = model.prior_of(torch.stack(steps["h_dec"]))
+            prior = model.latent_prior(torch.stack(steps["h_dec"]))
             check("out/mu_prior", prior.mean, FORWARD)
             check("out/logsigma_prior", prior.log_sigma, FORWARD)
         if name == "C_mnist_full":
@@ -98,7 +98,7 @@ def test_generation_pass(name, variant):
     model = golden_model(file, variant)
     check = Comparison(file, variant)
     _, text, _, noise = inputs(file, model)
-    steps = list(model.drawing(text, noise))
+    steps = list(model.sample_steps(text, noise))
     hidden = torch.stack([state.hidden for state, _ in steps])
     check("gen/c_ts_gener", torch.stack([pixels(state.canvas) for state, _ in steps]), 1e-7 if name == "C_mnist_full" else FORWARD)
     check("gen/write_attent_params", torch.stack([glimpse.write_window for _, glimpse in steps]), FORWARD)
@@ -106,7 +106,7 @@ def test_generation_pass(name, variant):
     if f"{variant}/gen/cell_dec" in file:
         check("gen/cell_dec", torch.stack([state.cell for state, _ in steps]), FORWARD)
     if text is not None:
-        prior = model.prior_of(hidden)
+        prior = model.latent_prior(hidden)
         check("gen/alphas", torch.stack([glimpse.words for _, glimpse in steps]), FORWARD)
         check("gen/mu_prior", prior.mean, FORWARD)
         check("gen/logsigma_prior", prior.log_sigma, FORWARD)

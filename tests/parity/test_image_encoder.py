@@ -9,7 +9,7 @@ import torch
 from cap2im.convert.attngan import image_encoder_layout
 from cap2im.models.attngan_text import TextEncoderConfig
 from cap2im.models.damsm import DAMSMConfig, InceptionEncoder
-from cap2im.models.inception import resized
+from cap2im.models.inception import resize
 from tests.parity.attngan import FEATURES, VOCABULARY, Near, attngan
 
 SEED = 7000
@@ -75,7 +75,7 @@ def test_features_of_the_forks_fid(image_encoder):
     """Its network sees images in 0..1 as if they were normalised for ImageNet; `fid_features` are the means of two depths."""
     file, weights = image_encoder
     check = Near(file)
-    images = resized(file["in/img_u8"].float() / 255, corners=True)
+    images = resize(file["in/img_u8"].float() / 255, corners=True)
     scale, shift = (torch.tensor(values).view(1, 3, 1, 1) for values in ((0.229, 0.224, 0.225), (0.485, 0.456, 0.406)))
     network = golden_encoder(weights, corners=True, mode="eval").network
     found = network(images * (scale / 0.5) + (shift - 0.5) / 0.5)

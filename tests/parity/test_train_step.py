@@ -157,7 +157,7 @@ def test_generator_loss_and_its_gradients(case):
     image = EncodedImage(file["in/g_region_features"].requires_grad_(), file["in/g_cnn_code"].requires_grad_())
     classes = {"given": file["in/g_class_ids"], "own": torch.arange(3), "none": None}[kind]
     judges = [golden_discriminator(inputs, name) for name in names]
-    deceptions = [generator_loss(judge.judge(images, sentence)) for judge, images in zip(judges, drawn, strict=True)]
+    deceptions = [generator_loss(judge.logits(images, sentence)) for judge, images in zip(judges, drawn, strict=True)]
     parts = damsm_losses(image, text, classes, Gammas(*gammas))
     loss = torch.stack(deceptions).sum() + weight * sum_of(parts)
     check(f"{where}errG_total", loss, 1e-3)

@@ -221,12 +221,12 @@ def test_the_generator_learns_to_draw_what_is_real(tmp_path):
         text = damsm.text(tokens, torch.ones_like(tokens, dtype=torch.bool))
     reals = real_pictures(torch.full((8, 1, 60, 60), 0.9), wanted.model)
     noise = torch.randn(8, *wanted.model.noise_shape, generator=random)
-    before = trainee.published.picture(text, noise).mean()
+    before = trainee.published.sample_images(text, noise).mean()
     for _ in range(60):
         trainee.update(*networks, reals, text, noise, None, damsm.image, accelerator)
     trainee.learned.eval()
-    assert trainee.learned.picture(text, noise).mean() > before + 0.2
-    assert trainee.published.picture(text, noise).mean() > before + 0.2
+    assert trainee.learned.sample_images(text, noise).mean() > before + 0.2
+    assert trainee.published.sample_images(text, noise).mean() > before + 0.2
 
 
 def test_real_pictures_have_margins_and_every_size():

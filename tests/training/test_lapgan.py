@@ -102,7 +102,7 @@ def test_the_penalty_flattens_the_coarse_discriminator_alone(tmp_path):
         trainee.model.load_state_dict({k.removeprefix("model."): v for k, v in state.tensors.items() if k.startswith("model.")})
         discriminators = trainee.model.discriminators.eval()
         images = torch.rand(8, 1, 60, 60, generator=torch.Generator().manual_seed(0))
-        pairs = {name: [training.level_of(images, name).requires_grad_()] for name in ("coarse", "fine")}
+        pairs = {name: [training.level_target(images, name).requires_grad_()] for name in ("coarse", "fine")}
         verdicts = discriminators(pairs, torch.zeros(8, 3, dtype=torch.long), torch.ones(8, 3, dtype=torch.bool))
         return {name: float(training.gradient_penalty(logits, pairs[name][0]).detach()) for name, (logits,) in verdicts.items()}
 
@@ -136,7 +136,7 @@ def test_discriminators_learn_to_tell_bright_from_dark():
     random = torch.Generator().manual_seed(0)
     bright = 0.6 + 0.4 * torch.rand(16, 1, 60, 60, generator=random)
     tokens, mask = torch.zeros(16, 3, dtype=torch.long), torch.ones(16, 3, dtype=torch.bool)
-    pairs = {name: [training.level_of(images, name) for images in (bright, 1 - bright)] for name in ("coarse", "fine")}
+    pairs = {name: [training.level_target(images, name) for images in (bright, 1 - bright)] for name in ("coarse", "fine")}
     for _ in range(40):
         verdicts = trainee.model.discriminators(pairs, tokens, mask)
         trainee.update(trainee.model.discriminators, sum(training.discriminator_loss(*logits) for logits in verdicts.values()), accelerator)
@@ -149,7 +149,7 @@ def test_mismatched_captions_are_those_of_a_neighbour():
     trainee = GANTrainee(wanted, Vocabulary(words=("a",)), {}, "")
     images = torch.rand(4, 1, 60, 60, generator=torch.Generator().manual_seed(0))
     tokens, mask = torch.arange(8).view(4, 2), torch.ones(4, 2, dtype=torch.bool)
-    pairs = {name: [training.level_of(images, name)] for name in ("coarse", "fine")}
+    pairs = {name: [training.level_target(images, name)] for name in ("coarse", "fine")}
     both = trainee.model.discriminators(pairs, tokens, mask, mismatched=True)
     rolled = trainee.model.discriminators(pairs, tokens.roll(1, 0), mask)
     for name, (right, wrong) in both.items():

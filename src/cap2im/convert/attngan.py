@@ -342,7 +342,7 @@ def _attngan(file: Path, tensors: Tensors, encoder: TextEncoder, vocabulary: Voc
     model = AttnGAN(c)
     model.generator, model.text = generator, encoder
     name = {"attngan": "AttnGAN", "attndcgan": "AttnDCGAN"}[c.architecture]
-    sides = ", ".join(str(c.drawn_sides[stage]) for stage in c.shown)
+    sides = ", ".join(str(c.stage_sides[stage]) for stage in c.shown_stages)
     return _Converted("attngan", f"{name} of the authors' program, {sides} pixels", model, c.model_dump(), (file, *read), vocabulary)
 
 

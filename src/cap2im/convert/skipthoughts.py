@@ -49,7 +49,7 @@ def fill_encoders(model: SkipThoughts, parameters: Mapping[str, Mapping[str, np.
     Raises:
         ValueError: a parameter is missing or has another shape than its neighbours ask for.
     """
-    for name, encoder in model.by_name().items():
+    for name, encoder in model.encoders_by_name().items():
         for prefix, direction in DIRECTIONS[name].items():
             for key, view in released_layout(getattr(encoder, direction), prefix).items():
                 array = parameters[name].get(key)

@@ -54,7 +54,7 @@ from cap2im.data.mnist import DIGIT_SIDE, Digits, Split
 from cap2im.data.mnist_captions import CANVAS_SIDE, LAYOUTS, PLACES, CanvasMaker, Configuration, HeldOut
 from cap2im.loading import load_network
 from cap2im.metrics.distributed import Sharing
-from cap2im.models.digit_reader import NOTHING, Reader, ReaderConfig
+from cap2im.models.digit_reader import NO_DIGIT, DigitReader, DigitReaderConfig
 
 METRIC_VERSION = 1  # goes up whenever the same drawings would get another number
 INK = 0.4
@@ -80,13 +80,13 @@ class Scores:
         return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in FIELDS))
 
 
-def load_reader(folder: str | Path = BUNDLED) -> Reader:
+def load_reader(folder: str | Path = BUNDLED) -> DigitReader:
     """The reader in a folder (config.json and model.safetensors), ready to read; the bundled one by default.
 
     Raises:
         ValueError: a file is missing or damaged, or the folder holds a model of another kind.
     """
-    makers = {"reader": lambda sizes: Reader(ReaderConfig.model_validate(sizes))}
+    makers = {"reader": lambda sizes: DigitReader(DigitReaderConfig.model_validate(sizes))}
     return load_network(Path(folder), makers, ", where a reader is needed").network
 
 
@@ -104,7 +104,7 @@ def place_windows(images: Tensor, side: int) -> Tensor:
 
 
 @torch.no_grad()
-def read_canvases(reader: Reader, images: Tensor, batch: int = 256) -> Tensor:
+def read_canvases(reader: DigitReader, images: Tensor, batch: int = 256) -> Tensor:
     """[N, P, 11] probabilities of the digits and of "nothing" at each place in the order of `PLACES`.
 
     Args:
@@ -145,18 +145,18 @@ def score(probabilities: Tensor, images: Tensor, configurations: Sequence[Config
     """
     assert len(probabilities) == len(images) == len(configurations)
     names = list(PLACES)
-    wanted = torch.full((len(configurations), len(PLACES)), NOTHING)  # [N, P]
+    wanted = torch.full((len(configurations), len(PLACES)), NO_DIGIT)  # [N, P]
     for row, configuration in enumerate(configurations):
         for place, digit in zip(configuration.places, configuration.digits, strict=True):
             wanted[row, names.index(place)] = digit
     wanted = wanted.to(probabilities.device)
-    asked = wanted != NOTHING
+    asked = wanted != NO_DIGIT
     found = probabilities.argmax(dim=2)  # [N, P]
-    forced = probabilities[..., :NOTHING].argmax(dim=2)
-    clean = ((found == NOTHING) | asked).all(dim=1) & (stray_pixels(images, configurations) < STRAY_PIXELS)
+    forced = probabilities[..., :NO_DIGIT].argmax(dim=2)
+    clean = ((found == NO_DIGIT) | asked).all(dim=1) & (stray_pixels(images, configurations) < STRAY_PIXELS)
     return Scores(
         digits=((forced == wanted) | ~asked).all(dim=1),
-        places=((found != NOTHING) | ~asked).all(dim=1),
+        places=((found != NO_DIGIT) | ~asked).all(dim=1),
         clean=clean,
         joint=(found == wanted).all(dim=1) & clean,
     )
@@ -219,7 +219,7 @@ def real_canvases(digits: Digits, configurations: Sequence[Configuration], seed:
 
 def caption_accuracy(
     draw: Draw,
-    reader: Reader,
+    reader: DigitReader,
     held_out: HeldOut,
     *,
     digits: Digits,

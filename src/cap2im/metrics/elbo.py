@@ -99,7 +99,7 @@ def lower_bound(
         own = rows - mine.start
         here = images[rows].to(device)
         given = None if vectors is None else vectors[rows].to(device)
-        text = model.encode(tokens[rows].to(device), mask[rows].to(device), given, alone=True)
+        text = model.encode(tokens[rows].to(device), mask[rows].to(device), given, independent=True)
         for sample in range(samples):
             noise = item_noise("bound", seed, rows.tolist(), sample, model.noise_shape)
             bound = model.bound(here, text, noise.to(here))

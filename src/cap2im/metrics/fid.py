@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 from cap2im.files import LARGEST_DOCUMENT, atomic_path, check_regular_file, sha256
 from cap2im.metrics.distributed import Sharing
-from cap2im.models.inception import Inception, resized
+from cap2im.models.inception import Inception, resize
 from cap2im.randomness import generator
 
 METRIC_VERSION = 1  # goes up whenever the same pictures would get another number
@@ -77,7 +77,7 @@ def look(network: Inception, pictures: Tensor) -> Seen:
     assert network.fc is not None
     parts = []
     for part in pictures.split(PICTURES_AT_ONCE):
-        images = resized(part.to(network.fc.weight.device).float().div(127.5).sub(1).expand(-1, 3, -1, -1))
+        images = resize(part.to(network.fc.weight.device).float().div(127.5).sub(1).expand(-1, 3, -1, -1))
         features = network(images.contiguous(memory_format=torch.channels_last), until="pooled").pooled
         assert features is not None
         parts.append((features.cpu(), (features @ network.fc.weight.T).cpu()))

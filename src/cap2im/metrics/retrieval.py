@@ -162,7 +162,7 @@ def mean_sentence(
     """
     sums: list[Tensor] = []
     for tokens, mask in (captions[i] for i in sharing.mine(len(captions))):
-        text = model.encode(tokens.to(model.device), mask.to(model.device), alone=True)
+        text = model.encode(tokens.to(model.device), mask.to(model.device), independent=True)
         assert text is not None
         sums.append(torch.cat([text.sentence.double().sum(dim=0), text.sentence.new_tensor([len(tokens)]).double()]).cpu())
         advance(len(tokens))
@@ -226,7 +226,7 @@ def likelihood_ratios(
     for rows in torch.arange(mine.start, mine.stop).split(max(1, PAIRS_AT_ONCE // size)):
         longest = int(mask[rows].sum(dim=1).max())
         given = None if vectors is None else vectors[rows].to(device)
-        text = model.encode(tokens[rows, :longest].to(device), mask[rows, :longest].to(device), given, alone=True)
+        text = model.encode(tokens[rows, :longest].to(device), mask[rows, :longest].to(device), given, independent=True)
         assert text is not None
         pairs = torch.arange(len(rows), device=device).repeat_interleave(size)
         found.append(bounds(shortlists[rows].flatten(), text[pairs]).view(len(rows), size))

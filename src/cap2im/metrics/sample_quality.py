@@ -118,8 +118,8 @@ def draw(pipeline: Pipeline, captions: Captions, rows: range, seed: int, sharpen
     model = pipeline.model
     tokens, mask = pad([captions.numbers[row] for row in rows])
     vectors = None if pipeline.encoder is None else pipeline.encoder.encode(captions.texts[rows.start : rows.stop]).to(model.device)
-    text = model.encode(tokens.to(model.device), mask.to(model.device), vectors, alone=True)
-    pictures = pipeline.picture(text, item_noise("drawings", seed, rows, 0, model.noise_shape).to(model.device))
+    text = model.encode(tokens.to(model.device), mask.to(model.device), vectors, independent=True)
+    pictures = pipeline.sample_images(text, item_noise("drawings", seed, rows, 0, model.noise_shape).to(model.device))
     return pictures if sharpen is None else sharpen(pictures, torch.tensor(rows))
 
 

@@ -96,10 +96,10 @@ def similarity(
     for part in jobs.split(pictures_at_once(model.config.side)):
         rows, place = part[:, 0].unique(return_inverse=True)
         given = None if vectors is None else vectors[rows].to(device)
-        text = model.encode(tokens[rows].to(device), mask[rows].to(device), given, alone=True)
+        text = model.encode(tokens[rows].to(device), mask[rows].to(device), given, independent=True)
         noise = torch.cat([item_noise("similarity", seed, [row], sample, model.noise_shape) for row, sample in part.tolist()])
         with autocast(device, precision):
-            pictures = model.picture(None if text is None else text[place.to(device)], noise.to(device)).float()
+            pictures = model.sample_images(None if text is None else text[place.to(device)], noise.to(device)).float()
         if sharpen is not None:
             pictures = sharpen(pictures, part[:, 0])
         theirs = images[part[:, 0]].to(device)

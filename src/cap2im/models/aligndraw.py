@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cap2im.models.filterbank import PARAMETERS, Variant, filter_bank, filter_offsets, first_pixel
-from cap2im.models.interface import Bound, DrawnSequence, Gaussian, LikelihoodModel, Step, standard_normal
+from cap2im.models.interface import Bound, DrawnSequence, Frame, Gaussian, LikelihoodModel, standard_normal
 from cap2im.models.recurrence import Plain, Unrolled
 from cap2im.models.text import Alignment, AlignmentPass, BidirectionalLanguageModel, EncodedText, lstm_cell, tanh
 
@@ -100,7 +100,7 @@ class Glimpse:
     read_window: Tensor | None = None
 
 
-class Pass:
+class StepContext:
     """What stays the same in all steps of one pass over a batch: what is known of the captions, and the layers, unrolled.
 
     A sentence vector that never changes enters the generative LSTM once, by its own product [B, 4D], instead of at every step.
@@ -172,7 +172,7 @@ class DRAW(LikelihoodModel):
 
     # The states before the first glimpse
 
-    def generative_start(self, batch: int) -> GenerativeState:
+    def initial_generative_state(self, batch: int) -> GenerativeState:
         c = self.config
         zeros = self.patch.weight.new_zeros
         if c.conditioning == "none":
@@ -181,13 +181,13 @@ class DRAW(LikelihoodModel):
             canvas, hidden = self.start_canvas.expand(batch, -1, -1, -1), self.start_generative.expand(batch, -1)
         return GenerativeState(canvas, hidden, zeros(batch, c.generative_units))
 
-    def inference_start(self, batch: int) -> InferenceState:
+    def initial_inference_state(self, batch: int) -> InferenceState:
         zeros = self.patch.weight.new_zeros(batch, self.config.inference_units)
         return InferenceState(zeros if self.config.conditioning == "none" else self.start_inference.expand(batch, -1), zeros)
 
     # One step
 
-    def read(self, images: Tensor, state: GenerativeState, layers: Pass) -> tuple[Tensor, Tensor]:
+    def read(self, images: Tensor, state: GenerativeState, layers: StepContext) -> tuple[Tensor, Tensor]:
         """r_t [B, 2*C*P*P] of the image and of the error image x - sigmoid(c), and the read window [B, 5] (eq. 10-11).
 
         Reading is linear, so the error's patch is the difference of two patches.
@@ -200,7 +200,7 @@ class DRAW(LikelihoodModel):
         return (torch.cat([image, error], dim=1) * bank.gamma.unsqueeze(1)).flatten(1), window
 
     def infer(
-        self, images: Tensor, state: GenerativeState, inference: InferenceState, layers: Pass
+        self, images: Tensor, state: GenerativeState, inference: InferenceState, layers: StepContext
     ) -> tuple[Gaussian, InferenceState, Tensor]:
         """Posterior of z_t, the next inference state and the read window (eq. 10-13)."""
         patches, window = self.read(images, state, layers)
@@ -209,7 +209,7 @@ class DRAW(LikelihoodModel):
         mean, log_variance = layers.posterior(inference.hidden).chunk(2, dim=1)  # [B, Z] each
         return Gaussian(mean, 0.5 * log_variance), inference, window
 
-    def generate(self, latent: Tensor, state: GenerativeState, layers: Pass) -> tuple[GenerativeState, Glimpse]:
+    def generate(self, latent: Tensor, state: GenerativeState, layers: StepContext) -> tuple[GenerativeState, Glimpse]:
         """Draws one glimpse from z_t [B, Z] (eq. 2-4)."""
         c = self.config
         inputs, words = [latent], None
@@ -225,7 +225,7 @@ class DRAW(LikelihoodModel):
         patch = layers.patch(hidden).view(-1, c.colours, c.write_patch, c.write_patch) / bank.gamma.unsqueeze(1)
         return GenerativeState(state.canvas + bank.write(patch), hidden, cell), Glimpse(words, window)
 
-    def prior_of(self, hidden: Tensor) -> Gaussian:
+    def latent_prior(self, hidden: Tensor) -> Gaussian:
         """P(Z_t | Z_1..t-1) for t > 1 from h_gen of the step before (eq. 1)."""
         if self.config.conditioning == "none":
             return standard_normal(hidden, self.config.latent)
@@ -236,9 +236,9 @@ class DRAW(LikelihoodModel):
 
     def bound(self, images: Tensor, text: EncodedText | None, noise: Tensor) -> Bound:
         """The lower bound of each picture from one posterior sample (eq. 14)."""
-        state = self.generative_start(len(images))
-        inference = self.inference_start(len(images))
-        layers = Pass(self, text)
+        state = self.initial_generative_state(len(images))
+        inference = self.initial_inference_state(len(images))
+        layers = StepContext(self, text)
         hidden, means, log_sigmas = [], [], []
         with torch.autocast(images.device.type, enabled=False):  # the layers keep autocast's type; windows and canvases stay exact
             for eps in noise.unbind(1):
@@ -258,7 +258,7 @@ class DRAW(LikelihoodModel):
     def prior_sequence(self, hidden: Tensor) -> Gaussian:
         """Priors of z_1..z_T [B, T, Z] from the states before each step [B, T, D]; the first is N(0, I)."""
         first = standard_normal(hidden[:, :1], self.config.latent)
-        later = self.prior_of(hidden[:, 1:])
+        later = self.latent_prior(hidden[:, 1:])
         return Gaussian(torch.cat([first.mean, later.mean], 1), torch.cat([first.log_sigma, later.log_sigma], 1))
 
     @property
@@ -266,25 +266,25 @@ class DRAW(LikelihoodModel):
         """T"""
         return self.config.glimpses
 
-    def drawing(self, text: EncodedText | None, noise: Tensor) -> Iterator[tuple[GenerativeState, Glimpse]]:
+    def sample_steps(self, text: EncodedText | None, noise: Tensor) -> Iterator[tuple[GenerativeState, Glimpse]]:
         """Draws from the prior, one glimpse at a time (section 3.4); noise is [B, T, Z] standard normal."""
-        state = self.generative_start(len(noise))
-        layers = Pass(self, text)
+        state = self.initial_generative_state(len(noise))
+        layers = StepContext(self, text)
         for t, eps in enumerate(noise.unbind(1)):
-            prior = self.prior_of(state.hidden) if t else standard_normal(state.hidden, self.config.latent)
+            prior = self.latent_prior(state.hidden) if t else standard_normal(state.hidden, self.config.latent)
             state, glimpse = self.generate(prior.sample(eps), state, layers)
             yield state, glimpse
 
     def sample(self, text: EncodedText | None, noise: Tensor) -> DrawnSequence:
         """Draws from the prior and keeps every step; noise is [B, T, Z] standard normal."""
-        return self._kept(self.drawing(text, noise))
+        return self._kept(self.sample_steps(text, noise))
 
-    def watched(self, text: EncodedText | None, noise: Tensor, watch: Callable[[Step], None]) -> DrawnSequence:
+    def sample_streaming(self, text: EncodedText | None, noise: Tensor, on_frame: Callable[[Frame], None]) -> DrawnSequence:
         """`sample`, and shows every step as soon as it is drawn."""
 
         def shown() -> Iterator[tuple[GenerativeState, Glimpse]]:
-            for state, glimpse in self.drawing(text, noise):
-                watch(Step(state.canvas.sigmoid(), glimpse.words, self.write_boxes(glimpse.write_window)))
+            for state, glimpse in self.sample_steps(text, noise):
+                on_frame(Frame(state.canvas.sigmoid(), glimpse.words, self.write_boxes(glimpse.write_window)))
                 yield state, glimpse
 
         return self._kept(shown())
@@ -298,9 +298,9 @@ class DRAW(LikelihoodModel):
             boxes=self.write_boxes(torch.stack([glimpse.write_window for _, glimpse in steps], dim=1)),
         )
 
-    def picture(self, text: EncodedText | None, noise: Tensor) -> Tensor:
+    def sample_images(self, text: EncodedText | None, noise: Tensor) -> Tensor:
         """`sample(text, noise).images`, one canvas at a time."""
-        for state, _ in self.drawing(text, noise):
+        for state, _ in self.sample_steps(text, noise):
             last = state
         return last.canvas.sigmoid()
 

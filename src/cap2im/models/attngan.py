@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from cap2im.models import convolutions
-from cap2im.models.attngan_text import ReadingConfig, TextEncoder
+from cap2im.models.attngan_text import TextEncoder, WordConditioningConfig
 from cap2im.models.interface import DrawingModel, DrawnSequence
 from cap2im.models.text import EncodedText
 
@@ -38,7 +38,7 @@ LARGE_SIDE = 32  # of a map from which on an upsampling block sums its kernel
 PLACES_AT_ONCE = 256**2  # of the last maps that a processor draws together; larger tensors are fetched anew from the system, page by page
 
 
-class AttnGANConfig(ReadingConfig):
+class AttnGANConfig(WordConditioningConfig):
     """Sizes of a generator and its text encoder (`text`). The defaults are the release's for COCO."""
 
     architecture: Literal["attngan", "attndcgan"] = Field("attngan", description='"attndcgan" draws the last size alone')
@@ -58,24 +58,24 @@ class AttnGANConfig(ReadingConfig):
             raise ValueError(f"first_side {self.first_side} is no power of two")
         if self.margin % 2 ** (self.branches - 1):
             raise ValueError(f"margin {self.margin} does not shrink to whole pixels of the first of {self.branches} sizes")
-        if 2 * self.margin >= self.drawn_sides[-1]:
-            raise ValueError(f"margin {self.margin} leaves nothing of {self.drawn_sides[-1]} pixels")
+        if 2 * self.margin >= self.stage_sides[-1]:
+            raise ValueError(f"margin {self.margin} leaves nothing of {self.stage_sides[-1]} pixels")
         return self
 
     @property
-    def drawn_sides(self) -> tuple[int, ...]:
+    def stage_sides(self) -> tuple[int, ...]:
         """A of every stage, small to large, margins included."""
         return tuple(self.first_side * 2**stage for stage in range(self.branches))
 
     @property
-    def shown(self) -> tuple[int, ...]:
+    def shown_stages(self) -> tuple[int, ...]:
         """The stages that become pictures."""
         return tuple(range(self.branches)) if self.architecture == "attngan" else (self.branches - 1,)
 
     @property
     def side(self) -> int:
         """A, pixels of the square canvas."""
-        return self.drawn_sides[-1] - 2 * self.margin
+        return self.stage_sides[-1] - 2 * self.margin
 
     @property
     def noise_shape(self) -> tuple[int, int]:
@@ -84,7 +84,7 @@ class AttnGANConfig(ReadingConfig):
 
 
 @dataclass(frozen=True)
-class Generated:
+class GeneratorOutput:
     """What a generator makes of a caption.
 
     Attributes:
@@ -100,7 +100,7 @@ class Generated:
     log_variance: Tensor
 
 
-def gated(units: Tensor) -> Tensor:
+def glu(units: Tensor) -> Tensor:
     """Gated linear units: the first half of the channels, axis 1, times the sigmoid of the second.
 
     (torch's own are fast, but with channels last, as they are here, not on the way back.)
@@ -111,7 +111,7 @@ def gated(units: Tensor) -> Tensor:
     return values * gates.sigmoid()
 
 
-def normed(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def fold_batch_norm(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Kernel and bias of a convolution that also does what batch normalisation, whose statistics stand still, does with its result."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -128,7 +128,7 @@ class ConditioningAugmentation(nn.Module):
 
     def forward(self, sentences: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Condition, mean and log variance [B, K] each, of sentence vectors [B, E] and standard normal noise [B, K]."""
-        mean, log_variance = gated(self.linear(sentences)).chunk(2, dim=1)
+        mean, log_variance = glu(self.linear(sentences)).chunk(2, dim=1)
         return mean + (log_variance / 2).exp() * noise, mean, log_variance
 
 
@@ -146,7 +146,7 @@ class UpBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """[B, D', 2H, 2W] of [B, D, H, W]."""
-        kernel, bias = (self.convolution.weight, None) if self.training else normed(self.convolution, self.norm)
+        kernel, bias = (self.convolution.weight, None) if self.training else fold_batch_norm(self.convolution, self.norm)
         if maps.shape[-1] < LARGE_SIDE:
             drawn = F.conv2d(F.interpolate(maps, scale_factor=2.0, mode="nearest"), kernel, bias, padding=1)
         else:
@@ -156,7 +156,7 @@ class UpBlock(nn.Module):
             kernel = kernel.flip(2, 3).transpose(0, 1)  # [D, 2D', 4, 4]
             transposed = convolutions.enlarge if convolutions.fits(maps) else partial(F.conv_transpose2d, stride=2, padding=1)
             drawn = transposed(maps, kernel, bias)  # [B, 2D', 2H, 2W]
-        return gated(self.norm(drawn) if self.training else drawn)
+        return glu(self.norm(drawn) if self.training else drawn)
 
 
 class ResidualBlock(nn.Module):
@@ -173,9 +173,9 @@ class ResidualBlock(nn.Module):
         """[B, D, H, W] of the same."""
         convolve = convolutions.convolve if convolutions.fits(maps) else partial(F.conv2d, padding=1)
         if not self.training:
-            inside = gated(convolve(maps, *normed(self.first, self.first_norm)))
-            return maps + convolve(inside, *normed(self.second, self.second_norm))
-        inside = gated(self.first_norm(convolve(maps, self.first.weight)))
+            inside = glu(convolve(maps, *fold_batch_norm(self.first, self.first_norm)))
+            return maps + convolve(inside, *fold_batch_norm(self.second, self.second_norm))
+        inside = glu(self.first_norm(convolve(maps, self.first.weight)))
         return maps + self.second_norm(convolve(inside, self.second.weight))
 
 
@@ -220,7 +220,7 @@ class FirstStage(nn.Module):
 
     def forward(self, condition: Tensor, noise: Tensor) -> Tensor:
         """[B, D, A, A] of condition [B, K] and noise [B, Z]."""
-        seed = gated(self.norm(self.linear(torch.cat([condition, noise], dim=1)))).view(-1, self.channels, SEED_SIDE, SEED_SIDE)
+        seed = glu(self.norm(self.linear(torch.cat([condition, noise], dim=1)))).view(-1, self.channels, SEED_SIDE, SEED_SIDE)
         return self.ups(seed.contiguous(memory_format=torch.channels_last))  # as all maps after it: convolutions are much faster so
 
 
@@ -240,7 +240,7 @@ class AttentionStage(nn.Module):
 
 
 @contextmanager
-def statistics_kept(network: nn.Module) -> Iterator[None]:
+def frozen_statistics(network: nn.Module) -> Iterator[None]:
     """Batch normalisation, which moves its running statistics with every pass, leaves them alone."""
     norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
@@ -258,13 +258,13 @@ def statistics_kept(network: nn.Module) -> Iterator[None]:
 
 
 def _first_and_again(network: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), statistics_kept(network)
+    return nullcontext(), frozen_statistics(network)
 
 
 class Generator(nn.Module):
     """G: all stages, of a caption that is encoded already."""
 
-    recomputes = False  # whether, in training, what is inside of the stages that attend is forgotten and computed again on the way back
+    recompute = False  # whether, in training, what is inside of the stages that attend is forgotten and computed again on the way back
 
     def __init__(self, config: AttnGANConfig) -> None:
         super().__init__()
@@ -272,9 +272,9 @@ class Generator(nn.Module):
         self.augmentation = ConditioningAugmentation(config.text.features, config.condition)
         self.first = FirstStage(config)
         self.stages = nn.ModuleList(AttentionStage(config) for _ in range(config.branches - 1))
-        self.pictures = nn.ModuleList(nn.Conv2d(config.width, config.colours, 3, padding=1, bias=False) for _ in config.shown)
+        self.pictures = nn.ModuleList(nn.Conv2d(config.width, config.colours, 3, padding=1, bias=False) for _ in config.shown_stages)
 
-    def forward(self, text: EncodedText, noise: Tensor) -> Generated:
+    def forward(self, text: EncodedText, noise: Tensor) -> GeneratorOutput:
         """Draws captions from noise [B, 1, Z + K], standard normal."""
         c = self.config
         latent, of_condition = noise[:, 0].split([c.noise, c.condition], dim=1)
@@ -282,13 +282,13 @@ class Generator(nn.Module):
         first = self.first(condition, latent)
         parts = [self._refined(first[rows], text[rows]) for rows in self._shares(first)]
         images, weights = (tuple(torch.cat(shares) for shares in zip(*sizes, strict=True)) for sizes in zip(*parts, strict=True))
-        return Generated(images, weights, mean, log_variance)
+        return GeneratorOutput(images, weights, mean, log_variance)
 
     def _refined(self, maps: Tensor, text: EncodedText) -> tuple[list[Tensor], list[Tensor]]:
         """Images and weights of all stages, of the first one's maps [B, D, A, A]."""
         hidden, weights = [maps], []
         for stage in self.stages:
-            if self.recomputes and torch.is_grad_enabled():
+            if self.recompute and torch.is_grad_enabled():
                 maps, read = checkpoint(
                     stage, hidden[-1], text, use_reentrant=False, preserve_rng_state=False, context_fn=partial(_first_and_again, stage)
                 )
@@ -296,14 +296,14 @@ class Generator(nn.Module):
                 maps, read = stage(hidden[-1], text)
             hidden.append(maps)
             weights.append(read)
-        images = [picture(hidden[stage]).tanh() for stage, picture in zip(self.config.shown, self.pictures, strict=True)]
+        images = [picture(hidden[stage]).tanh() for stage, picture in zip(self.config.shown_stages, self.pictures, strict=True)]
         return images, weights
 
     def _shares(self, maps: Tensor) -> list[slice]:
         """The rows that are refined together: all, or on a processor, where they do not depend on each other, few enough to be fast."""
         count = len(maps)
         together = self.training or self.config.variant == "released" or maps.device.type != "cpu"
-        share = count if together else max(1, PLACES_AT_ONCE // self.config.drawn_sides[-1] ** 2)
+        share = count if together else max(1, PLACES_AT_ONCE // self.config.stage_sides[-1] ** 2)
         return [slice(start, start + share) for start in range(0, count, share)]
 
 
@@ -321,13 +321,13 @@ class AttnGAN(DrawingModel):
     @property
     def glimpses(self) -> int:
         """One a size that is shown."""
-        return len(self.config.shown)
+        return len(self.config.shown_stages)
 
-    def encode(self, tokens: Tensor, mask: Tensor, vectors: Tensor | None = None, *, alone: bool = False) -> EncodedText:
+    def encode(self, tokens: Tensor, mask: Tensor, vectors: Tensor | None = None, *, independent: bool = False) -> EncodedText:
         """Words and sentences of captions, each as if it were alone."""
         return self.text(tokens, mask)
 
-    def generate(self, text: EncodedText, noise: Tensor) -> Generated:
+    def generate(self, text: EncodedText, noise: Tensor) -> GeneratorOutput:
         """All that the generator answers, as it is trained."""
         return self.generator(text, noise)
 
@@ -337,23 +337,25 @@ class AttnGAN(DrawingModel):
         `words` has for each canvas the mean weight of the words over all places; the first stage reads none, and has equal weights.
         """
         assert text is not None
-        generated, c = self.generate(text, noise), self.config
-        stages = tuple(cut((images + 1) / 2, c.drawn_sides[stage], c) for stage, images in zip(c.shown, generated.images, strict=True))
-        maps = tuple(cut(weights, weights.shape[-1], c) for weights in generated.maps)
+        output, c = self.generate(text, noise), self.config
+        stages = tuple(
+            crop_margin((images + 1) / 2, c.stage_sides[stage], c) for stage, images in zip(c.shown_stages, generated.images, strict=True)
+        )
+        maps = tuple(crop_margin(weights, weights.shape[-1], c) for weights in output.maps)
         canvases = torch.stack([F.interpolate(images, size=(c.side, c.side), mode="nearest") for images in stages], dim=1)
         equal = text.mask.to(text.words.dtype) / text.mask.sum(dim=1, keepdim=True).clamp_min(1)  # [B, L]
         words = torch.stack([equal, *(weights.mean(dim=(2, 3)) for weights in maps)], dim=1)  # [B, stages, L]
-        return DrawnSequence(canvases, words[:, list(c.shown)], logits=False, stages=stages, maps=maps)
+        return DrawnSequence(canvases, words[:, list(c.shown_stages)], logits=False, stages=stages, maps=maps)
 
-    def picture(self, text: EncodedText | None, noise: Tensor) -> Tensor:
+    def sample_images(self, text: EncodedText | None, noise: Tensor) -> Tensor:
         """The last canvas of `sample`."""
         assert text is not None
-        return cut((self.generate(text, noise).images[-1] + 1) / 2, self.config.drawn_sides[-1], self.config)
+        return crop_margin((self.generate(text, noise).images[-1] + 1) / 2, self.config.stage_sides[-1], self.config)
 
 
-def cut(planes: Tensor, side: int, config: AttnGANConfig) -> Tensor:
+def crop_margin(planes: Tensor, side: int, config: AttnGANConfig) -> Tensor:
     """Planes [B, ., A, A] of a stage of side A without their margin."""
-    margin = config.margin * side // config.drawn_sides[-1]
+    margin = config.margin * side // config.stage_sides[-1]
     return planes[..., margin : side - margin, margin : side - margin]
 
 

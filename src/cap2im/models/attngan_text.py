@@ -45,7 +45,7 @@ class TextEncoderConfig(BaseModel):
         return features
 
 
-class ReadingConfig(BaseModel):
+class WordConditioningConfig(BaseModel):
     """What every configuration of a model with this text encoder says."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

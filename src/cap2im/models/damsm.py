@@ -28,7 +28,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from cap2im.models import inception
-from cap2im.models.attngan_text import ReadingConfig, TextEncoder
+from cap2im.models.attngan_text import TextEncoder, WordConditioningConfig
 from cap2im.models.inception import Inception
 from cap2im.models.text import EncodedText
 
@@ -37,7 +37,7 @@ SCORES_AT_ONCE = 2**18  # of words and regions on a processor: what its caches h
 CODE_PLACES = 4  # the small encoder's code sees a map of 4 x 4 places
 
 
-class DAMSMConfig(ReadingConfig):
+class DAMSMConfig(WordConditioningConfig):
     """Sizes of the matching model and its text encoder (`text`). The defaults are the released ones."""
 
     image_encoder: Literal["inception", "small"] = Field(
@@ -90,7 +90,7 @@ class InceptionEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> EncodedImage:
         if images.shape[-2:] != (inception.SIDE, inception.SIDE):
-            images = inception.resized(images, corners=self.corners)
+            images = inception.resize(images, corners=self.corners)
         found = self.network(images, until="pooled")
         assert found.regions is not None
         assert found.pooled is not None

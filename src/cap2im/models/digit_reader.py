@@ -13,11 +13,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-NOTHING = 10  # the class after the ten digits: no digit stands at the middle of the window
+NO_DIGIT = 10  # the class after the ten digits: no digit stands at the middle of the window
 CLASSES = 11
 
 
-class ReaderConfig(BaseModel):
+class DigitReaderConfig(BaseModel):
     """Sizes of the network."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,13 +26,13 @@ class ReaderConfig(BaseModel):
     channels: int = Field(16, ge=1, description="feature maps of the first layer; the later ones have two and four times as many")
 
 
-class Reader(nn.Module):
+class DigitReader(nn.Module):
     """Four 3 x 3 convolutions with batch normalisation, three of them pooled, and a linear layer over what is left of the plane.
 
     The plane is flattened, not averaged, for the reader has to tell a digit at the middle of its window from one that is displaced.
     """
 
-    def __init__(self, config: ReaderConfig) -> None:
+    def __init__(self, config: DigitReaderConfig) -> None:
         super().__init__()
         self.config = config
         f = config.channels

@@ -28,7 +28,7 @@ WIDEST = 8  # the heads read at most so many times D channels
 MANY_WEIGHTS = 2**16  # for each place of a batch's result: a processor then takes longer to sort them than to multiply with them
 
 
-class Verdict(NamedTuple):
+class Logits(NamedTuple):
     """What a discriminator says of pictures: logits [B] that they are real ones of their captions, and that they are real at all.
 
     `unconditional` is None of a discriminator without that head.
@@ -38,11 +38,11 @@ class Verdict(NamedTuple):
     unconditional: Tensor | None
 
 
-class Judgement(NamedTuple):
+class DiscriminatorOutput(NamedTuple):
     """What a discriminator learns from: `mismatched` are the logits [B - 1] of real pictures with the next one's caption."""
 
-    real: Verdict
-    drawn: Verdict
+    real: Logits
+    fake: Logits
     mismatched: Tensor
 
 
@@ -61,8 +61,8 @@ class Convolution(nn.Conv2d):
         if images.device.type != "cpu" or self.weight.numel() <= MANY_WEIGHTS * places:
             return super().forward(images)
         patches = F.unfold(images, kernel, padding=padding, stride=stride).transpose(1, 2).flatten(0, 1)  # [B A' A', F k k]
-        drawn = F.linear(patches, self.weight.flatten(1), self.bias)
-        return drawn.view(len(images), side, side, -1).permute(0, 3, 1, 2).contiguous()
+        fake = F.linear(patches, self.weight.flatten(1), self.bias)
+        return fake.view(len(images), side, side, -1).permute(0, 3, 1, 2).contiguous()
 
 
 class Discriminator(nn.Module):
@@ -81,7 +81,7 @@ class Discriminator(nn.Module):
         self, side: int, width: int, features: int, colours: int, *, unconditional: bool = True, spectral_norm: bool = False
     ) -> None:
         super().__init__()
-        self.normed = spectral_norm
+        self.spectral_norm = spectral_norm
         halvings = int(math.log2(side // FINAL_SIDE))
         channels = [colours, *(width * 2**k for k in range(halvings))]
         layers: list[nn.Module] = []
@@ -97,11 +97,11 @@ class Discriminator(nn.Module):
         self.unconditional = self._convolution(top, 1, FINAL_SIDE, stride=FINAL_SIDE, padding=0, bias=True) if unconditional else None
 
     def _convolution(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 1, bias: bool = False) -> nn.Module:
-        convolution = Convolution(inputs, outputs, kernel, stride, padding, bias=bias or self.normed)
-        return spectral_norm(convolution) if self.normed else convolution
+        convolution = Convolution(inputs, outputs, kernel, stride, padding, bias=bias or self.spectral_norm)
+        return spectral_norm(convolution) if self.spectral_norm else convolution
 
     def _block(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, norm: bool = True) -> list[nn.Module]:
-        norms = [nn.BatchNorm2d(outputs)] if norm and not self.normed else []
+        norms = [nn.BatchNorm2d(outputs)] if norm and not self.spectral_norm else []
         return [self._convolution(inputs, outputs, kernel, stride=stride), *norms, nn.LeakyReLU(0.2)]
 
     def read(self, maps: Tensor, sentences: Tensor, sizes: Sequence[int] = ()) -> Tensor:
@@ -113,24 +113,24 @@ class Discriminator(nn.Module):
         joined = _through(self.joint, torch.cat([maps, planes], dim=1), sizes or [len(maps)])
         return self.conditional(joined).flatten()
 
-    def judge(self, images: Tensor, sentences: Tensor) -> Verdict:
+    def logits(self, images: Tensor, sentences: Tensor) -> Logits:
         """What it says of pictures [B, C, A, A] in -1..1 and sentence vectors [B, E]."""
         maps = self.trunk(images.contiguous())  # its large weights would be turned around for channels last, at every pass
-        return Verdict(self.read(maps, sentences), None if self.unconditional is None else self.unconditional(maps).flatten())
+        return Logits(self.read(maps, sentences), None if self.unconditional is None else self.unconditional(maps).flatten())
 
-    def forward(self, real: Tensor, drawn: Tensor, sentences: Tensor) -> Judgement:
-        """What it says of real and drawn pictures [B, C, A, A] in -1..1 of the same captions [B, E], B > 1.
+    def forward(self, real: Tensor, fake: Tensor, sentences: Tensor) -> DiscriminatorOutput:
+        """What it says of real and fake pictures [B, C, A, A] in -1..1 of the same captions [B, E], B > 1.
 
-        Batch normalisation sees real, drawn and mismatched ones apart, in this order, as in the released program. All else sees them at
+        Batch normalisation sees real, fake and mismatched ones apart, in this order, as in the released program. All else sees them at
         once: the weights of the last layers are far more than what they are multiplied with, and are read and learn once.
         """
         count = len(real)
-        maps = _through(self.trunk, torch.cat([real, drawn]).contiguous(), [count, count])  # [2B, F, 4, 4]
+        maps = _through(self.trunk, torch.cat([real, fake]).contiguous(), [count, count])  # [2B, F, 4, 4]
         candidates = torch.cat([maps, maps[: count - 1]])
         captions = torch.cat([sentences, sentences, sentences[1:]])
         real_logits, drawn_logits, mismatched = self.read(candidates, captions, [count, count, count - 1]).split([count, count, count - 1])
         alone = (None, None) if self.unconditional is None else self.unconditional(maps).flatten().split(count)
-        return Judgement(Verdict(real_logits, alone[0]), Verdict(drawn_logits, alone[1]), mismatched)
+        return DiscriminatorOutput(Logits(real_logits, alone[0]), Logits(drawn_logits, alone[1]), mismatched)
 
 
 def _through(layers: nn.Module, batches: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -144,23 +144,23 @@ def _through(layers: nn.Module, batches: Tensor, sizes: Sequence[int]) -> Tensor
 # The losses, in nats, means over a batch
 
 
-def _taken_for(verdict: Tensor, real: bool) -> Tensor:
+def bce(logits: Tensor, real: bool) -> Tensor:
     """Cross entropy of logits with what they should say; half precision is too coarse for its mean."""
-    verdict = verdict.float() if verdict.dtype == torch.bfloat16 else verdict
-    return F.softplus(-verdict if real else verdict).mean()
+    logits = logits.float() if logits.dtype == torch.bfloat16 else logits
+    return F.softplus(-logits if real else logits).mean()
 
 
-def discriminator_loss(judgement: Judgement) -> Tensor:
+def discriminator_loss(output: DiscriminatorOutput) -> Tensor:
     """L_D of one size (equation 5, as released)."""
-    real, drawn, mismatched = judgement
-    wrong = _taken_for(drawn.conditional, False), _taken_for(mismatched, False)
-    if real.unconditional is None or drawn.unconditional is None:
-        return _taken_for(real.conditional, True) + (wrong[0] + wrong[1]) / 2
-    right = _taken_for(real.unconditional, True) + _taken_for(real.conditional, True)
-    return right / 2 + (_taken_for(drawn.unconditional, False) + wrong[0] + wrong[1]) / 3
+    real, fake, mismatched = output
+    wrong = bce(fake.conditional, False), bce(mismatched, False)
+    if real.unconditional is None or fake.unconditional is None:
+        return bce(real.conditional, True) + (wrong[0] + wrong[1]) / 2
+    right = bce(real.unconditional, True) + bce(real.conditional, True)
+    return right / 2 + (bce(fake.unconditional, False) + wrong[0] + wrong[1]) / 3
 
 
-def generator_loss(drawn: Verdict) -> Tensor:
+def generator_loss(fake: Logits) -> Tensor:
     """L_G of one size (equation 4, as released), without the matching loss."""
-    loss = _taken_for(drawn.conditional, True)
-    return loss if drawn.unconditional is None else loss + _taken_for(drawn.unconditional, True)
+    loss = bce(fake.conditional, True)
+    return loss if fake.unconditional is None else loss + bce(fake.unconditional, True)

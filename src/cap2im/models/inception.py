@@ -206,6 +206,6 @@ class Inception(nn.Module):
         return found._replace(logits=self.fc(found.pooled))
 
 
-def resized(images: Tensor, *, corners: bool = False) -> Tensor:
+def resize(images: Tensor, *, corners: bool = False) -> Tensor:
     """Images [B, C, H, W] as [B, C, 299, 299], bilinear; `corners` aligns the middles of corner pixels, as torch did up to 0.3."""
     return F.interpolate(images, size=(SIDE, SIDE), mode="bilinear", align_corners=corners)

@@ -138,7 +138,7 @@ class DrawnSequence:
 
 
 @dataclass(frozen=True)
-class Step:
+class Frame:
     """What there is to see after one glimpse: an entry of each sequence of `DrawnSequence`.
 
     Attributes:
@@ -173,34 +173,34 @@ class DrawingModel(nn.Module, ABC):
         """Where the weights are."""
         return next(self.parameters()).device
 
-    def encode(self, tokens: Tensor, mask: Tensor, vectors: Tensor | None = None, *, alone: bool = False) -> EncodedText | None:
+    def encode(self, tokens: Tensor, mask: Tensor, vectors: Tensor | None = None, *, independent: bool = False) -> EncodedText | None:
         """What the network hears of captions; None for conditioning "none".
 
         Args:
             tokens: [B, L] word numbers, and mask [B, L].
-            vectors: [B, S] sentence vectors, for conditioning "sentence" alone, which does not see the words.
-            alone: see `BidirectionalLanguageModel`.
+            vectors: [B, S] sentence vectors, for conditioning "sentence", which does not see the words.
+            independent: see `BidirectionalLanguageModel`.
         """
         if self.config.conditioning == "none":
             return None
         if self.config.conditioning == "sentence":
             assert vectors is not None
             return sentences_as_text(vectors)
-        return self.language(tokens, mask, alone=alone)
+        return self.language(tokens, mask, independent=independent)
 
     @abstractmethod
     def sample(self, text: EncodedText | None, noise: Tensor) -> DrawnSequence:
         """Draws captions as `encode` answers them from noise [B, *noise_shape], standard normal, and keeps every step."""
 
-    def watched(self, text: EncodedText | None, noise: Tensor, watch: Callable[[Step], None]) -> DrawnSequence:
+    def sample_streaming(self, text: EncodedText | None, noise: Tensor, on_frame: Callable[[Frame], None]) -> DrawnSequence:
         """`sample(text, noise)` that shows every step; a model of many steps shows each as soon as it is drawn."""
         sequence = self.sample(text, noise)
         words, boxes = (() if each is None else each.unbind(1) for each in (sequence.words, sequence.boxes))
         for t, pictures in enumerate(sequence.pictures.unbind(1)):
-            watch(Step(pictures, words[t] if words else None, boxes[t] if boxes else None))
+            on_frame(Frame(pictures, words[t] if words else None, boxes[t] if boxes else None))
         return sequence
 
-    def picture(self, text: EncodedText | None, noise: Tensor) -> Tensor:
+    def sample_images(self, text: EncodedText | None, noise: Tensor) -> Tensor:
         """`sample(text, noise).images` [B, C, A, A] in 0..1; a model of many steps answers them without keeping the others."""
         return self.sample(text, noise).images
 

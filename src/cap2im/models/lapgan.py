@@ -24,25 +24,25 @@ from cap2im.models.text import BidirectionalLanguageModel, EncodedText, sentence
 # The pyramid (LAPGAN, section 2.2)
 
 
-def shrunk(images: Tensor) -> Tensor:
+def downsample(images: Tensor) -> Tensor:
     """d: images [B, C, A, A] blurred and at half their side [B, C, A // 2, A // 2]."""
     half = images.shape[-1] // 2
     return F.interpolate(images, size=(half, half), mode="bilinear", antialias=True, align_corners=False)
 
 
-def enlarged(images: Tensor, side: int) -> Tensor:
+def upsample(images: Tensor, side: int) -> Tensor:
     """u: smooth images [B, C, A, A] of a larger side A."""
     return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
 
 
-def blurred(images: Tensor) -> Tensor:
+def blur(images: Tensor) -> Tensor:
     """u(d(I)): what the lower level knows of images, at their own side [B, C, A, A]; their edges are what is missing."""
-    return enlarged(shrunk(images), images.shape[-1])
+    return upsample(downsample(images), images.shape[-1])
 
 
-def level_of(images: Tensor, level: str) -> Tensor:
+def level_target(images: Tensor, level: str) -> Tensor:
     """What a level of the pyramid should draw of images [B, C, A, A]: "coarse" d(I), "fine" I, blurred image and residual in one."""
-    return shrunk(images) if level == "coarse" else images
+    return downsample(images) if level == "coarse" else images
 
 
 # The networks
@@ -57,7 +57,7 @@ def _odd(kernel: int) -> int:
 Kernel = Annotated[int, Field(ge=1), AfterValidator(_odd)]
 
 
-class HearingConfig(BaseModel):
+class SentenceConditioningConfig(BaseModel):
     """How captions enter a network. The defaults are the paper's, on combine-skip's skip-thought vectors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -85,16 +85,16 @@ class HearingConfig(BaseModel):
         return 2 * self.language_units if self.reads_words else self.sentence_features
 
 
-class Listener(nn.Module):
+class TextConditioned(nn.Module):
     """A network that hears captions."""
 
-    def __init__(self, config: HearingConfig) -> None:
+    def __init__(self, config: SentenceConditioningConfig) -> None:
         super().__init__()
         self.normalised = config.normalised
         if config.reads_words:
             self.language = BidirectionalLanguageModel(config.vocabulary_size, config.language_units)
 
-    def hear(self, tokens: Tensor, mask: Tensor, vectors: Tensor | None = None) -> Tensor:
+    def encode(self, tokens: Tensor, mask: Tensor, vectors: Tensor | None = None) -> Tensor:
         """[B, S] of captions: tokens and mask [B, L], vectors [B, S] for conditioning "sentence"."""
         if not hasattr(self, "language"):
             assert vectors is not None
@@ -103,7 +103,7 @@ class Listener(nn.Module):
         return F.layer_norm(sentence, sentence.shape[1:]) if self.normalised else sentence
 
 
-class SharpenerConfig(HearingConfig):
+class SharpenerConfig(SentenceConditioningConfig):
     """Sizes of the fine generator. The defaults are the release's for COCO."""
 
     side: int = Field(32, ge=4, le=1024, description="pixels of the square image")
@@ -117,7 +117,7 @@ class SharpenerConfig(HearingConfig):
         return self.side, self.side
 
 
-class Sharpener(Listener):
+class Sharpener(TextConditioned):
     """The fine generator: three convolutions that answer what an image lacks.
 
     Their input planes are noise, the rectified linear map of the sentence vector, and the image's colours.
@@ -138,7 +138,7 @@ class Sharpener(Listener):
 
         Args:
             images: [B, C, A, A] in 0..1.
-            sentences: [B, S], as `hear` answers them.
+            sentences: [B, S], as `encode` answers them.
             noise: [B, 1, A, A]; None is its mean, zero.
         """
         side = self.config.side
@@ -152,7 +152,7 @@ class Sharpener(Listener):
         return (images + self(images, sentences)).clamp(0, 1)
 
 
-class LAPGANConfig(HearingConfig):
+class LAPGANConfig(SentenceConditioningConfig):
     """Sizes of the two generators. The defaults are LAPGAN's for CIFAR and the release's for COCO."""
 
     side: int = Field(32, ge=4, le=1024, multiple_of=2, description="pixels of the square image; the coarse one's is half of it")
@@ -173,7 +173,7 @@ class LAPGANConfig(HearingConfig):
         return SharpenerConfig(**{name: getattr(self, name) for name in SharpenerConfig.model_fields})
 
 
-class CoarseGenerator(Listener):
+class CoarseGenerator(TextConditioned):
     """Fully connected: noise and sentence vector to the small image."""
 
     def __init__(self, config: LAPGANConfig) -> None:
@@ -194,7 +194,7 @@ class CoarseGenerator(Listener):
         return self.layers(torch.cat([noise, sentences], dim=1)).view(-1, self.config.colours, half, half)
 
 
-class CoarseDiscriminator(Listener):
+class CoarseDiscriminator(TextConditioned):
     """Fully connected: small image and sentence vector to a logit."""
 
     def __init__(self, config: LAPGANConfig, units: int, dropout: float) -> None:
@@ -214,7 +214,7 @@ class CoarseDiscriminator(Listener):
         return self.layers(torch.cat([images.flatten(1), sentences], dim=1)).squeeze(1)
 
 
-class FineDiscriminator(Listener):
+class FineDiscriminator(TextConditioned):
     """Two convolutions over the image (blurred image + residual) and a plane made of the sentence vector, to a logit."""
 
     def __init__(self, config: LAPGANConfig | SharpenerConfig, features: int, dropout: float) -> None:
@@ -253,9 +253,9 @@ class LAPGAN(DrawingModel):
         """The coarse image and the finished one."""
         return 2
 
-    def encode(self, tokens: Tensor, mask: Tensor, vectors: Tensor | None = None, *, alone: bool = False) -> EncodedText:
+    def encode(self, tokens: Tensor, mask: Tensor, vectors: Tensor | None = None, *, independent: bool = False) -> EncodedText:
         """What the two generators hear, side by side in `sentence` [B, 2S]."""
-        return sentences_as_text(torch.cat([stage.hear(tokens, mask, vectors) for stage in (self.coarse, self.fine)], dim=1))
+        return sentences_as_text(torch.cat([stage.encode(tokens, mask, vectors) for stage in (self.coarse, self.fine)], dim=1))
 
     def split(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Noise [B, 1, Z + A*A] as that of the coarse generator [B, Z] and the plane of the fine one [B, 1, A, A]."""
@@ -268,7 +268,7 @@ class LAPGAN(DrawingModel):
         assert text is not None
         sentences = text.sentence.chunk(2, dim=1)
         coarse_noise, plane = self.split(noise)
-        rough = enlarged(self.coarse(sentences[0], coarse_noise), self.config.side)
+        rough = upsample(self.coarse(sentences[0], coarse_noise), self.config.side)
         finished = (rough + self.fine(rough, sentences[1], plane)).clamp(0, 1)
         return DrawnSequence(canvases=torch.stack([rough, finished], dim=1), logits=False)
 
@@ -276,18 +276,18 @@ class LAPGAN(DrawingModel):
 # The losses (Goodfellow et al., arXiv:1406.2661), of logits [B] of any discriminator, in nats
 
 
-def discriminator_loss(real: Tensor, drawn: Tensor, mismatched: Tensor | None = None, *, mismatch_weight: float = 0.0) -> Tensor:
-    """-log D(real) - log(1 - D(drawn)), the mean over a batch.
+def discriminator_loss(real: Tensor, fake: Tensor, mismatched: Tensor | None = None, *, mismatch_weight: float = 0.0) -> Tensor:
+    """-log D(real) - log(1 - D(fake)), the mean over a batch.
 
     Where there are real images with another's caption (Reed et al., arXiv:1605.05396), they are to be refused too, and weighted.
     """
-    loss = F.softplus(-real).mean() + F.softplus(drawn).mean()
+    loss = F.softplus(-real).mean() + F.softplus(fake).mean()
     return loss if mismatched is None else loss + mismatch_weight * F.softplus(mismatched).mean()
 
 
-def generator_loss(drawn: Tensor) -> Tensor:
-    """-log D(drawn), the mean over a batch: it does not saturate, where log(1 - D(drawn)) would."""
-    return F.softplus(-drawn).mean()
+def generator_loss(fake: Tensor) -> Tensor:
+    """-log D(fake), the mean over a batch: it does not saturate, where log(1 - D(fake)) would."""
+    return F.softplus(-fake).mean()
 
 
 def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ import torch
 
 Precision = Literal["fp32", "bf16"]
 
-WITHOUT_BF16 = "this machine does not multiply in bf16 by itself: fp32 in its place"
+BF16_UNSUPPORTED = "this machine does not multiply in bf16 by itself: fp32 in its place"
 PROCESSORS_WITH_BF16 = ("avx512_bf16", "amx_bf16", "bf16")  # x86's two ways, and ARM's, by torch's names
 
 
-def multiplies_bf16(device: torch.device) -> bool:
+def supports_bf16(device: torch.device) -> bool:
     """Whether a device multiplies in bf16 by itself.
 
     A processor that does not, such as most laptops', takes tens of times as long as in fp32, and some layers fail on it.
@@ -26,11 +26,11 @@ def multiplies_bf16(device: torch.device) -> bool:
     return True
 
 
-def usable(precision: Precision, device: torch.device) -> Precision:
+def usable_precision(precision: Precision, device: torch.device) -> Precision:
     """The precision asked for, or "fp32" on a device that does not multiply in it."""
-    return precision if multiplies_bf16(device) else "fp32"
+    return precision if supports_bf16(device) else "fp32"
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Inside of it, a usable "bf16" has torch choose what is multiplied in half precision, and "fp32" leaves everything as it is."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=usable(precision, device) == "bf16")
+    return torch.autocast(device.type, torch.bfloat16, enabled=usable_precision(precision, device) == "bf16")

@@ -129,7 +129,7 @@ class SkipThoughts(nn.Module):
         if config.bi:
             self.encoders["bi"] = Encoder(vocabulary_size, config.embedding, config.bi, bidirectional=True)
 
-    def by_name(self) -> dict[str, Encoder]:
+    def encoders_by_name(self) -> dict[str, Encoder]:
         """The encoders that there are: "uni", "bi"."""
         return {name: cast(Encoder, encoder) for name, encoder in self.encoders.items()}
 
@@ -142,7 +142,7 @@ class SkipThoughts(nn.Module):
             normalise: give the vector of each encoder length 1, as the release does unless told otherwise.
         """
         tokens = tokens.masked_fill(~mask, END)
-        vectors = [encoder(encoder.words(tokens), mask) for encoder in self.by_name().values()]
+        vectors = [encoder(encoder.words(tokens), mask) for encoder in self.encoders_by_name().values()]
         return torch.cat([v / v.norm(dim=1, keepdim=True) if normalise else v for v in vectors], dim=1)
 
 
@@ -180,7 +180,7 @@ class SkipThoughtsObjective(nn.Module):
         super().__init__()
         self.skipthoughts = SkipThoughts(config, vocabulary_size)
         self.decoders = nn.ModuleDict(
-            {name: Decoders(vocabulary_size, config.embedding, e.features) for name, e in self.skipthoughts.by_name().items()}
+            {name: Decoders(vocabulary_size, config.embedding, e.features) for name, e in self.skipthoughts.encoders_by_name().items()}
         )
         self.initialise()
 
@@ -196,9 +196,9 @@ class SkipThoughtsObjective(nn.Module):
             else:
                 parameter.uniform_(-0.1, 0.1)
 
-    def learners(self) -> Iterator[list[nn.Parameter]]:
+    def parameter_groups(self) -> Iterator[list[nn.Parameter]]:
         """The parameters of each encoder with those of its decoders."""
-        for name, encoder in self.skipthoughts.by_name().items():
+        for name, encoder in self.skipthoughts.encoders_by_name().items():
             yield [*encoder.parameters(), *self.decoders[name].parameters()]
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
@@ -210,7 +210,7 @@ class SkipThoughtsObjective(nn.Module):
         """
         tokens = tokens.masked_fill(~mask, END)
         nats = []
-        for name, encoder in self.skipthoughts.by_name().items():
+        for name, encoder in self.skipthoughts.encoders_by_name().items():
             words = torch.stack([encoder.words(part) for part in tokens])  # [3, B, L, E]
             vectors = encoder(words[1], mask[1])
             nats.append(self.decoders[name](vectors, words[0::2], tokens[0::2], mask[0::2]))

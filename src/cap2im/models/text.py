@@ -168,27 +168,27 @@ class BidirectionalLanguageModel(nn.Module):
         self.backwards = DirectionalLSTM(vocabulary_size, units)
         self.start = nn.Parameter(torch.zeros(1, units))  # h0_lang, shared by both directions as released
 
-    def forward(self, tokens: Tensor, mask: Tensor, *, alone: bool = False) -> EncodedText:
+    def forward(self, tokens: Tensor, mask: Tensor, *, independent: bool = False) -> EncodedText:
         """Encodes captions.
 
         Args:
             tokens: [B, L] word numbers; anything where mask is false.
             mask: [B, L] true for words; a caption's words come first.
-            alone: for variant "released" only: encode each caption as if it filled the batch, as the release's sampling does.
+            independent: for variant "released" only: encode each caption as if it filled the batch, as the release's sampling does.
         """
         lengths = mask.sum(dim=1)
         tokens = tokens.masked_fill(~mask, 0)
-        context = self.dropout(self._states(tokens, lengths, alone, window=0))
-        words = self.dropout(self._states(tokens, lengths, alone, self.window)) if self.window else context  # [B, L, D]
+        context = self.dropout(self._states(tokens, lengths, independent, window=0))
+        words = self.dropout(self._states(tokens, lengths, independent, self.window)) if self.window else context  # [B, L, D]
         sentence = (context * mask.unsqueeze(2)).sum(dim=1) / lengths.unsqueeze(1)  # [B, D]
         return EncodedText(words, sentence, mask, context if self.window else None)
 
-    def _states(self, tokens: Tensor, lengths: Tensor, alone: bool, window: int) -> Tensor:
+    def _states(self, tokens: Tensor, lengths: Tensor, independent: bool, window: int) -> Tensor:
         """[B, L, D] of tokens [B, L], of whole captions or of windows."""
         start = self.start.expand(tokens.shape[0], -1)
         ahead = self.forwards(tokens, start, self._forget(tokens), window)
         if self.variant == "released":
-            back = self.backwards(tokens if alone else tokens.flip(0), start, self._forget(tokens), window)
+            back = self.backwards(tokens if independent else tokens.flip(0), start, self._forget(tokens), window)
         else:
             back = self.backwards(reverse_words(tokens, lengths), start, self._forget(tokens), window)
             if self.variant != "port":

@@ -35,7 +35,7 @@ from cap2im.data.image_batches import pyramid
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.metrics.distributed import Sharing
 from cap2im.metrics.r_precision import OTHERS, fewest_wrong, load_damsm, own_caption_first, require_sight
-from cap2im.models.attngan import AttnGAN, AttnGANConfig, Generated, conditioning_kl, cut
+from cap2im.models.attngan import AttnGAN, AttnGANConfig, GeneratorOutput, conditioning_kl, crop_margin
 from cap2im.models.damsm import DAMSM, EncodedImage, Gammas, damsm_losses
 from cap2im.models.discriminators import Discriminator, discriminator_loss, generator_loss
 from cap2im.models.precision import autocast
@@ -64,7 +64,7 @@ def initialise(network: nn.Module) -> None:
 def real_pictures(images: Tensor, config: AttnGANConfig) -> list[Tensor]:
     """Images [B, C, A, A] in 0..1 as the discriminators see them: in -1..1, with margins, in every size that is shown."""
     framed = F.pad(images, [config.margin] * 4, mode="replicate")
-    return [2 * real - 1 for real in pyramid(framed, [config.drawn_sides[stage] for stage in config.shown])]
+    return [2 * real - 1 for real in pyramid(framed, [config.stage_sides[stage] for stage in config.shown_stages])]
 
 
 def sum_of(losses: Mapping[str, Tensor]) -> Tensor:
@@ -81,14 +81,14 @@ class Adversaries(nn.Module):
         self.drawing = AttnGAN(c)
         self.discriminators = nn.ModuleList(
             Discriminator(
-                c.drawn_sides[stage],
+                c.stage_sides[stage],
                 settings.discriminator_width,
                 c.text.features,
                 c.colours,
                 unconditional=c.architecture == "attngan",
                 spectral_norm=settings.spectral_norm,
             )
-            for stage in c.shown
+            for stage in c.shown_stages
         )
         for network in (self.drawing.generator, self.discriminators):
             initialise(network)
@@ -113,7 +113,7 @@ class AttnGANTrainee(DrawingTrainee):
         torch.manual_seed(recipe.train.seed)
         model, settings = Adversaries(recipe), recipe.train
         model.drawing.text.load_state_dict(text)
-        model.drawing.generator.recomputes = settings.recompute
+        model.drawing.generator.recompute = settings.recompute
         model.train()
         groups = [
             {"params": list(model.drawing.generator.parameters()), "lr": settings.generator_rate},
@@ -179,21 +179,21 @@ class AttnGANTrainee(DrawingTrainee):
         half = autocast(accelerator.device, settings.precision)
         losses = {}
         with half:
-            made: Generated = generator(text, noise)
-        for stage, discriminator, real, drawn in zip(c.shown, discriminators, reals, made.images, strict=True):
+            made: GeneratorOutput = generator(text, noise)
+        for stage, discriminator, real, drawn in zip(c.shown_stages, discriminators, reals, made.images, strict=True):
             with half:
                 both = self._noisy(real, "real", accelerator), self._noisy(drawn.detach(), "drawn", accelerator)
-                judgement = discriminator(*both, text.sentence)
-            losses[f"discriminator_{c.drawn_sides[stage]}"] = loss = discriminator_loss(judgement)
-            self._move(loss, f"the loss of discriminator {c.drawn_sides[stage]}", discriminator, accelerator)
+                output = discriminator(*both, text.sentence)
+            losses[f"discriminator_{c.stage_sides[stage]}"] = loss = discriminator_loss(output)
+            self._move(loss, f"the loss of discriminator {c.stage_sides[stage]}", discriminator, accelerator)
 
         self.model.discriminators.requires_grad_(False)
         with half:
             judges = cast(list[Discriminator], list(self.model.discriminators))
             judged = [self._noisy(drawn, "judged", accelerator) for drawn in made.images]
-            verdicts = [judge.judge(images, text.sentence) for judge, images in zip(judges, judged, strict=True)]
-            image = encode_image(cut(made.images[-1], c.drawn_sides[-1], c))
-        deceptions = {f"generator_{c.drawn_sides[stage]}": generator_loss(v) for stage, v in zip(c.shown, verdicts, strict=True)}
+            verdicts = [judge.logits(images, text.sentence) for judge, images in zip(judges, judged, strict=True)]
+            image = encode_image(crop_margin(made.images[-1], c.stage_sides[-1], c))
+        deceptions = {f"generator_{c.stage_sides[stage]}": generator_loss(v) for stage, v in zip(c.shown_stages, verdicts, strict=True)}
         mismatches = damsm_losses(image, text, classes, Gammas(*settings.gammas))
         kl = conditioning_kl(made.mean.to(text.sentence.dtype), made.log_variance.to(text.sentence.dtype))
         loss = sum_of(deceptions) + settings.matching_weight * sum_of(mismatches) + settings.kl_weight * kl
@@ -352,7 +352,7 @@ def validate(trainee: AttnGANTrainee, batch: Batch, damsm: DAMSM, accelerator: A
     c, discriminators = trainee.recipe.model, cast(list[Discriminator], list(trainee.model.discriminators))
     generator = trainee.published.eval()
     trainee.model.discriminators.eval()
-    names = [f"told_apart_{c.drawn_sides[stage]}" for stage in c.shown] + ["matched"]
+    names = [f"told_apart_{c.stage_sides[stage]}" for stage in c.shown_stages] + ["matched"]
     sums = torch.zeros(len(names), device=accelerator.device, dtype=torch.float64)
     codes, sentences = ([torch.empty(0, c.text.features)] for _ in range(2))  # there may be fewer images than processes
     sharing = Sharing(accelerator.process_index, accelerator.num_processes)
@@ -363,9 +363,9 @@ def validate(trainee: AttnGANTrainee, batch: Batch, damsm: DAMSM, accelerator: A
         images = generator.generate(text, part.noise).images
         pairs = zip(discriminators, real_pictures(part.images, c), images, strict=True)
         for place, (judge, *both) in enumerate(pairs):
-            real, drawn = (judge.judge(pictures, text.sentence).conditional for pictures in both)
+            real, drawn = (judge.logits(pictures, text.sentence).conditional for pictures in both)
             sums[place] += (real > drawn).sum()
-        codes.append(damsm.image(cut(images[-1], c.drawn_sides[-1], c)).code.cpu())
+        codes.append(damsm.image(crop_margin(images[-1], c.stage_sides[-1], c)).code.cpu())
         sentences.append(text.sentence.cpu())
     trainee.model.train()
     sums = accelerator.reduce(sums, "sum")

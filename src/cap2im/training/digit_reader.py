@@ -32,7 +32,7 @@ from cap2im.config import ReaderRecipe
 from cap2im.data.mnist import DIGIT_SIDE, Digits, mnist
 from cap2im.data.mnist_captions import CANVAS_SIDE, LAYOUTS, PLACES, HeldOut
 from cap2im.metrics.caption_accuracy import place_windows, read_canvases, real_canvases, score, summary
-from cap2im.models.digit_reader import NOTHING, Reader
+from cap2im.models.digit_reader import NO_DIGIT, DigitReader
 
 NEAR, FAR = 2, 6  # pixels from the range of a place, in the larger of the two directions
 CROWDED = 14  # digits whose corners are closer than this in both directions have strokes in common
@@ -46,7 +46,7 @@ KIND_SHARES = (0.74, 0.04, 0.12, 0.05, 0.05)
 class TrainedReader:
     """The reader in evaluation mode, the loss of the last hundred steps, and the `summary` on real canvases of the validation digits."""
 
-    reader: Reader
+    reader: DigitReader
     loss: float
     validation: dict[str, Any]
 
@@ -69,7 +69,7 @@ def train_reader(
     generator = torch.Generator().manual_seed(config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        reader = Reader(recipe.model)
+        reader = DigitReader(recipe.model)
     maker = CanvasMix(train)
     optimizer = torch.optim.AdamW(reader.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     recent: list[float] = []
@@ -98,7 +98,7 @@ def train_reader(
     return TrainedReader(reader, sum(recent) / len(recent), measured)
 
 
-def save_reader(reader: Reader, folder: Path, card: str = "") -> None:
+def save_reader(reader: DigitReader, folder: Path, card: str = "") -> None:
     """Writes a model folder, which `load_reader` reads."""
     with whole_folder(folder) as draft:
         config = {"kind": "reader", "model": reader.config.model_dump(), "digest": reader.digest()}
@@ -161,7 +161,7 @@ class CanvasMix:
         self.layouts = torch.tensor([[*(names.index(p) for p in layout.places), -1, -1][:SLOTS] for layout in LAYOUTS])
 
     def make(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Canvases [N, 1, A, A] in 0..1; for each place [N, P] its label (a digit, NOTHING or UNLABELLED) and whether a thing is there."""
+        """Canvases [N, 1, A, A] in 0..1; for each place [N, P] its label (a digit, NO_DIGIT or UNLABELLED) and whether a thing is there."""
         things, labels, contrast = self.things(count * SLOTS, generator)
         offsets, present = self.offsets(count, generator)
         things = (things * contrast[:, None, None]).view(count, SLOTS, DIGIT_SIDE, DIGIT_SIDE) * present[..., None, None]
@@ -185,7 +185,7 @@ class CanvasMix:
 
         ghost = kinds == KINDS.index("ghost")
         contrast[ghost] = 0.2 * _uniform((int(ghost.sum()),), generator)
-        labels[ghost] = NOTHING
+        labels[ghost] = NO_DIGIT
 
         # Two digits that nearly cover each other still look like one of them: those have no label.
         blend = kinds == KINDS.index("blend")
@@ -195,16 +195,16 @@ class CanvasMix:
         overlaid = _uniform((len(first), 1, 1), generator) < 0.5
         images[blend] = torch.where(overlaid, torch.maximum(first, third), share * first + (1 - share) * third)
         apart = torch.minimum(_uncovered(first, second), _uncovered(second, first)) > 0.35
-        labels[blend] = torch.where(apart & (self.labels[other[blend]] != labels[blend]), NOTHING, UNLABELLED)
+        labels[blend] = torch.where(apart & (self.labels[other[blend]] != labels[blend]), NO_DIGIT, UNLABELLED)
 
         # What is left may be a stick, which is a short one: sticks have no label.
         erased = kinds == KINDS.index("erased")
         images[erased] = erase(images[erased], generator)
-        labels[erased] = torch.where(_breadth(images[erased]) > 1.7, NOTHING, UNLABELLED)
+        labels[erased] = torch.where(_breadth(images[erased]) > 1.7, NO_DIGIT, UNLABELLED)
 
         scribble = kinds == KINDS.index("scribble")
         images[scribble] = scribbles(int(scribble.sum()), generator)
-        labels[scribble] = NOTHING
+        labels[scribble] = NO_DIGIT
         return images * uneven(count, generator), labels, contrast
 
     def offsets(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -235,10 +235,10 @@ class CanvasMix:
         crowded = ((gap < CROWDED) & both).any(dim=2)[..., None]  # [N, S, 1]
         near = present[..., None] & (distance <= NEAR)
         between = present[..., None] & (distance > NEAR) & (distance < FAR)
-        answer = torch.full((len(labels), len(PLACES)), NOTHING)
+        answer = torch.full((len(labels), len(PLACES)), NO_DIGIT)
         for slot in range(SLOTS):
             answer = torch.where(near[:, slot], torch.where(crowded[:, slot], UNLABELLED, labels[:, slot, None]), answer)
-        unsure = between & (crowded | (labels != NOTHING)[..., None])
+        unsure = between & (crowded | (labels != NO_DIGIT)[..., None])
         return answer.masked_fill(unsure.any(dim=1), UNLABELLED), near.any(dim=1)
 
 

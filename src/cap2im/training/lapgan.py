@@ -27,14 +27,14 @@ from cap2im.models.lapgan import (
     CoarseDiscriminator,
     FineDiscriminator,
     LAPGANConfig,
-    Listener,
     Sharpener,
     SharpenerConfig,
-    blurred,
+    TextConditioned,
+    blur,
     discriminator_loss,
     generator_loss,
     gradient_penalty,
-    level_of,
+    level_target,
 )
 from cap2im.models.precision import autocast
 from cap2im.training.data import require_same_material, training_material
@@ -82,16 +82,16 @@ class Generators(nn.Module):
     def forward(
         self, images: Tensor, tokens: Tensor, mask: Tensor, noise: Tensor, vectors: Tensor | None = None, fine: bool = True
     ) -> dict[str, Tensor]:
-        """Pictures by level, of images [B, C, A, A], captions as `hear` takes them, noise [B, *noise_shape]; `fine`: of that level too."""
+        """Pictures by level, of images [B, C, A, A], captions as `encode` takes them, noise [B, *noise_shape]; `fine`: that level too."""
         drawn = {}
         if isinstance(self.model, LAPGAN):
             coarse_noise, plane = self.model.split(noise)
-            drawn["coarse"] = self.model.coarse(self.model.coarse.hear(tokens, mask, vectors), coarse_noise)
+            drawn["coarse"] = self.model.coarse(self.model.coarse.encode(tokens, mask, vectors), coarse_noise)
         else:
             plane = noise.unsqueeze(1)
         if fine:
-            rough = blurred(images)
-            drawn["fine"] = rough + self.fine(rough, self.fine.hear(tokens, mask, vectors), plane)
+            rough = blur(images)
+            drawn["fine"] = rough + self.fine(rough, self.fine.encode(tokens, mask, vectors), plane)
         return drawn
 
 
@@ -117,8 +117,8 @@ class Discriminators(nn.Module):
         for name, level in self.levels.items():
             if name not in candidates:
                 continue
-            assert isinstance(level, Listener)
-            sentence = level.hear(tokens, mask, vectors)  # [B, S]
+            assert isinstance(level, TextConditioned)
+            sentence = level.encode(tokens, mask, vectors)  # [B, S]
             given, sentences = list(candidates[name]), [sentence] * len(candidates[name])
             if mismatched:
                 given.append(candidates[name][0])
@@ -242,7 +242,7 @@ def train(
             penalty = settings.coarse_penalty * PENALTY_EVERY if step % PENALTY_EVERY == 0 else 0.0
             with autocast(accelerator.device, settings.precision):
                 drawn = generators(batch.images, batch.tokens, batch.mask, batch.noise, batch.vectors, fine)
-                pairs = {name: [level_of(batch.images, name), picture.detach()] for name, picture in drawn.items()}
+                pairs = {name: [level_target(batch.images, name), picture.detach()] for name, picture in drawn.items()}
                 if penalty:
                     pairs["coarse"][0].requires_grad_()
                 verdicts = discriminators(pairs, *captions, mismatched=settings.mismatch_weight > 0)
@@ -315,10 +315,10 @@ def validate(trainee: GANTrainee, batch: Batch, accelerator: Accelerator) -> dic
     for start in range(0, len(rows), VALIDATION_BATCH):
         part = rows[start : start + VALIDATION_BATCH].to(accelerator.device)
         drawn = generators(part.images, part.tokens, part.mask, part.noise, part.vectors)
-        pairs = {name: [level_of(part.images, name), picture] for name, picture in drawn.items()}
+        pairs = {name: [level_target(part.images, name), picture] for name, picture in drawn.items()}
         verdicts = discriminators(pairs, part.tokens, part.mask, part.vectors)
-        rough = blurred(part.images)
-        sharp = fine.sharpen(rough, fine.hear(part.tokens, part.mask, part.vectors))
+        rough = blur(part.images)
+        sharp = fine.sharpen(rough, fine.encode(part.tokens, part.mask, part.vectors))
         errors = [(images - part.images).square().mean(dim=(1, 2, 3)).sum() for images in (rough, sharp)]
         sums += torch.stack([(logits > 0).sum() for name in discriminators.levels for logits in verdicts[name]] + errors).double()
     discriminators.train()
@@ -338,8 +338,8 @@ def shown_sharpening(model: Sharpener, batch: Batch, vocabulary: Vocabulary) -> 
     """Return the captions of a batch, and a grid [H, W, 3] uint8 with a row an image: blurred, sharpened, and as it is."""
     device = next(model.parameters()).device
     part = batch.to(device)
-    rough = blurred(part.images)
-    sharp = model.sharpen(rough, model.hear(part.tokens, part.mask, part.vectors))
+    rough = blur(part.images)
+    sharp = model.sharpen(rough, model.encode(part.tokens, part.mask, part.vectors))
     columns = torch.stack([rough, sharp, part.images], dim=1).cpu()  # [B, 3, C, A, A]
     captions = [" ".join(vocabulary.words[n] for n in row[known].tolist()) for row, known in zip(batch.tokens, batch.mask, strict=True)]
     return captions, grid("blurred, sharpened, real", captions, columns)

@@ -31,7 +31,7 @@ from cap2im.config import ClassifierRecipe, DrawingRecipe, SkipThoughtsRecipe, t
 from cap2im.data.batch import Batch, Batches
 from cap2im.data.workers import available_workers
 from cap2im.files import atomic_path, check_regular_file, dump_json, naming, parse_json, split_lines, write_atomically
-from cap2im.models.precision import WITHOUT_BF16, usable
+from cap2im.models.precision import BF16_UNSUPPORTED, usable_precision
 
 NOTE_WIDTH = 36  # columns
 LINE_EVERY = 30.0  # seconds between two lines of progress where there is no terminal
@@ -196,8 +196,8 @@ class RunLog:
 
     def __enter__(self) -> Self:
         self._progress.start()
-        if usable(self._precision, self._device) != self._precision:
-            self.say(WITHOUT_BF16)
+        if usable_precision(self._precision, self._device) != self._precision:
+            self.say(BF16_UNSUPPORTED)
         self.say(self._plan())
         if self._hears:
             for number in (signal.SIGINT, signal.SIGTERM):

@@ -48,7 +48,7 @@ def shown_drawings(model: DrawingModel, shown: ShownCaptions) -> np.ndarray:
     tokens, mask = (t.repeat_interleave(SAMPLES, 0).to(model.device) for t in (shown.tokens, shown.mask))
     vectors = None if shown.vectors is None else shown.vectors.repeat_interleave(SAMPLES, 0).to(model.device)
     noise = picture_noise(list(range(SAMPLES)) * captions, model.noise_shape)
-    images = model.picture(model.encode(tokens, mask, vectors, alone=True), noise.to(model.device)).cpu()  # [N * K, C, A, A]
+    images = model.sample_images(model.encode(tokens, mask, vectors, independent=True), noise.to(model.device)).cpu()  # [N * K, C, A, A]
     rows = images.unflatten(0, (captions, SAMPLES))  # [N, K, C, A, A]
     heading = f"{SAMPLES} drawings of each caption"
     if shown.images is not None and shown.images.shape[1:] == rows.shape[2:]:

@@ -135,7 +135,7 @@ def train(
             stop_if_not_finite("loss", sum(means), step)
             trainee.optimizer.zero_grad()
             accelerator.backward(loss)
-            for learner in model.learners():
+            for learner in model.parameter_groups():
                 stop_if_not_finite("the gradient's norm", float(accelerator.clip_grad_norm_(learner, settings.clip_norm)), step)
             trainee.optimizer.step()
             trainee.step = step = step + 1
