@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 import cap2im
-from cap2im import cli
 from cap2im.pipeline import Pipeline
 from cap2im.rendering.drawing import slug
 from tests.metrics.test_distributed import models
@@ -386,7 +385,7 @@ def test_what_needs_no_model_imports_no_torch(arguments):
 
 
 def test_version(run):
-    assert run("--version")[1].strip() == cli.cap2im.__version__
+    assert run("--version")[1].strip() == cap2im.__version__
 
 
 @pytest.mark.parametrize("command", ["draw", "train", "evaluate", "convert", "list"])
@@ -442,7 +441,7 @@ def test_compare_refuses_before_it_measures_trains_or_writes(run, tmp_path, monk
         raise AssertionError("measured or trained first")
 
     monkeypatch.setattr("cap2im.evaluation.comparison.evaluate", too_late)
-    monkeypatch.setattr("cap2im.cli.train", too_late)
+    monkeypatch.setattr("cap2im.cli.compare.train", too_late)
     for arguments, problem in (
         (("one", "reader-mnist", "--train"), "reader-mnist: a recipe of kind 'reader' makes nothing that draws"),
         (("one", "noaligndraw-mnist", "--train", "--sharpen", "one"), "a model of kind 'draw' does not sharpen"),
@@ -492,7 +491,7 @@ def test_compare_checks_recipes_before_it_trains(run, tmp_path, monkeypatch, arg
         raise AssertionError("measured or trained first")
 
     monkeypatch.setattr("cap2im.evaluation.comparison.evaluate", too_late)
-    monkeypatch.setattr("cap2im.cli.train", too_late)
+    monkeypatch.setattr("cap2im.cli.compare.train", too_late)
     code, _, err = run("compare", *arguments)
     assert (code, problem in err.splitlines()[-1]) == (2, True), err
     assert not (tmp_path / "comparison").exists()
@@ -500,7 +499,7 @@ def test_compare_checks_recipes_before_it_trains(run, tmp_path, monkeypatch, arg
 
 @pytest.mark.parametrize("missing", ["accelerate", "tensorboard"])
 def test_compare_needs_what_training_needs(run, monkeypatch, missing):
-    monkeypatch.setattr("cap2im.cli.find_spec", lambda name: None if name == missing else object())
+    monkeypatch.setattr("cap2im.cli.options.find_spec", lambda name: None if name == missing else object())
     code, _, err = run("compare", "aligndraw-digits", "--train")
     assert (code, "training needs more than the core" in err) == (2, True), err
 
@@ -539,7 +538,7 @@ def test_compare_trains_the_matching_model_before_its_attngan(run, tmp_path, mon
         if name == "attngan-mnist":
             raise ValueError("far enough")
 
-    monkeypatch.setattr("cap2im.cli.train", fake)
+    monkeypatch.setattr("cap2im.cli.compare.train", fake)
     monkeypatch.setattr("cap2im.data.canvas_batches.load_digits", lambda *_: None)  # MNIST may not be at hand
     assert "far enough" in run("compare", "attngan-mnist", "--train", "--runs", "there")[2]
     there = tmp_path / "there"

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from cap2im.cli import app
 from cap2im.config import recipe_names
@@ -84,7 +85,7 @@ def test_every_module_and_public_name_has_a_docstring(path):
 
 
 def test_commands_recipes_and_models_are_in_the_readme():
-    commands = [command.name or command.callback.__name__ for command in app.registered_commands]
+    commands = list(typer.main.get_group(app).commands)
     assert commands
     for name in commands:
         assert f"cap2im {name}" in README, name

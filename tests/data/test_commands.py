@@ -157,7 +157,7 @@ NO_PATHS = {("draw", "captions"), ("prepare", "captions"), ("evaluate", "images"
 def test_every_option_that_names_a_path_expands_a_tilde(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     seen = set()
-    for command in cli.app.registered_commands:
+    for command in (each for family in cli.app.registered_groups for each in family.typer_instance.registered_commands):
         for name, hint in typing.get_type_hints(command.callback, include_extras=True).items():
             if name in PATHS and (command.callback.__name__, name) not in NO_PATHS:
                 seen.add(name)

@@ -1,0 +1,60 @@
+"""Captions from arguments, files and standard input."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import sys
+from pathlib import Path
+
+from cap2im.files import LARGEST_DOCUMENT, decode_text, read_text, shortened, split_lines
+
+
+def read_input(file: Path) -> str:
+    """Return the text of a file, or of standard input (`-`), in UTF-8 or with the byte order mark of another Unicode encoding."""
+    if str(file) != "-":
+        return read_text(file)
+    data = sys.stdin.buffer.read(LARGEST_DOCUMENT + 1)
+    if len(data) > LARGEST_DOCUMENT:
+        raise ValueError(f"standard input: at most {LARGEST_DOCUMENT:,} bytes are read")
+    return decode_text(data, "standard input")
+
+
+def captions_in(file: Path) -> list[list[str]]:
+    """Return the captions of a file or of standard input (`-`), one a line, in groups that empty lines separate."""
+    from cap2im.data.records import data_format  # slow to import
+
+    lines = [line.strip() for line in split_lines(read_input(file))]
+    for number, line in enumerate(lines, 1):
+        if (reason := data_format(line)) is not None:
+            raise ValueError(f"{file}, line {number}: one caption a line is read, and {reason}: {shortened(line, 50)}")
+    groups = [list(group) for filled, group in itertools.groupby(lines, key=bool) if filled]
+    if not groups:
+        raise ValueError(f"{file}: no captions in it")
+    return groups
+
+
+def decoded(argument: str) -> str:
+    """Return an argument of the command line as the UTF-8 that it is, whatever the locale says.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
+    try:
+        return argument.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        raise ValueError(f"caption {shortened(repr(argument))}: not UTF-8") from None
+
+
+def read_captions(captions: list[str], file: Path | None) -> list[str]:
+    """Return the captions of the arguments and of a file or standard input (`-`).
+
+    Several arguments that are single words are one caption: its quotes were forgotten.
+    """
+    captions = [decoded(caption) for caption in captions]
+    if len(captions) > 1 and not any(re.search(r"\s", caption.strip()) for caption in captions):
+        captions = [" ".join(captions)]
+        print(f"one caption: {captions[0]!r}; to draw several, put each in quotes or in a line of --captions FILE", file=sys.stderr)
+    if file is not None:
+        captions = [*captions, *(caption for group in captions_in(file) for caption in group)]
+    return captions

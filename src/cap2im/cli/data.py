@@ -1,0 +1,124 @@
+"""`cap2im prepare` and `cap2im check`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cap2im.cli.options import (
+    PATH,
+    PLACE,
+    CaptionColumnOption,
+    ImageColumnOption,
+    ImagesFolderOption,
+    SplitColumnOption,
+    TokensOption,
+    WorkersOption,
+    examples,
+    require_datasets,
+)
+from cap2im.data.source_kinds import Kind
+from cap2im.evaluation.report import print_check
+
+commands = typer.Typer()
+
+
+@commands.command(
+    epilog=examples(
+        "cap2im prepare coco coco/ --out data/coco --captions 5",
+        "cap2im prepare folder photos/ --out data/photos --side 56 --fit crop --validation 0.1",
+        "cap2im prepare pairs photos/ --out data/photos --resume",
+        "cap2im prepare flickr8k Flickr8k/ --out data/flickr8k",
+        "cap2im prepare table list.csv --images photos/ --image-column file --caption-column title --out data/photos",
+        "cap2im prepare huggingface OWNER/NAME --out data/name --caption-column text",
+        "cap2im prepare webdataset 'shards/{0000..0099}.tar' --out data/shards",
+    )
+)
+def prepare(
+    kind: Annotated[Kind, typer.Argument(help="What PATH is: see docs/guides/own-captions.md.", show_choices=True)],
+    path: Annotated[str, typer.Argument(help="A folder or file; for huggingface also a name on the hub.", **PLACE)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the prepared dataset.", **PATH)],
+    side: Annotated[int, typer.Option(min=4, max=1024, help="Side of the images, in pixels.")] = 32,
+    fit: Annotated[
+        Literal["stretch", "crop", "shorter"],
+        typer.Option(help="Stretch to the square, crop the central square, or scale the shorter side."),
+    ] = "stretch",
+    captions: Annotated[int | None, typer.Option(min=1, help="Take the first ones of each image alone; the paper takes 5.")] = None,
+    tokens: TokensOption = None,
+    minimum_count: Annotated[int, typer.Option(min=1, help="Leave rarer words out of the vocabulary.")] = 1,
+    words: Annotated[int | None, typer.Option(min=2, help="Most words in the vocabulary. [default: all]")] = None,
+    validation: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the training images that validates, if none do.")] = 0.0,
+    test: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the training images to test on, if there are none.")] = 0.0,
+    image_column: ImageColumnOption = None,
+    caption_column: CaptionColumnOption = None,
+    split_column: SplitColumnOption = None,
+    images: ImagesFolderOption = None,
+    title: Annotated[str | None, typer.Option(help="What the data is, for the cards of models that are trained on it.")] = None,
+    licence: Annotated[
+        str | None, typer.Option("--licence", "--license", help="Of the data, for those cards: cc-by-4.0, for example.")
+    ] = None,
+    workers: WorkersOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+) -> None:
+    """Make captioned images of any kind into one dataset to train on."""
+    require_datasets()
+    from cap2im.convert.pickles import read_pickle
+    from cap2im.data.prepare import Options
+    from cap2im.data.prepare import prepare as prepare_dataset
+    from cap2im.data.sources import read_source
+    from cap2im.data.validate import missing_validation
+
+    options = Options(side, fit, captions, tokens, minimum_count, words, title, licence)
+    source = read_source(
+        kind,
+        path,
+        read_pickle=read_pickle,
+        side=side,
+        validation=validation,
+        test=test,
+        image_column=image_column,
+        caption_column=tuple(caption_column or ()),
+        split_column=split_column,
+        images=images,
+    )
+    manifest = prepare_dataset(source, out, kind=kind, path=path, options=options, workers=workers, resume=resume)
+    counts = ", ".join(f"{split}: {n['images']:,} images with {n['captions']:,} captions" for split, n in manifest["splits"].items())
+    print(f"{counts}; {manifest['vocabulary']['words']:,} words\nwritten to {out}")
+    if (hint := missing_validation(manifest["splits"], validation)) is not None:
+        print(hint, file=sys.stderr)
+
+
+@commands.command(epilog=examples("cap2im check photos/", "cap2im check coco/ --kind coco --all", "cap2im check data/photos"))
+def check(
+    path: Annotated[str, typer.Argument(help="Captioned images of any kind, or a prepared dataset.", **PLACE)],
+    kind: Annotated[Kind | None, typer.Option(help="What PATH is. [default: by what lies there]")] = None,
+    tell_all: Annotated[bool, typer.Option("--all", help="List every problem in place of ten of each kind.")] = False,
+    tokens: TokensOption = None,
+    image_column: ImageColumnOption = None,
+    caption_column: CaptionColumnOption = None,
+    split_column: SplitColumnOption = None,
+    images: ImagesFolderOption = None,
+    workers: WorkersOption = None,
+) -> None:
+    """Say what is wrong with captioned images; exit status 1 if something would be lost."""
+    require_datasets()
+    from cap2im.convert.pickles import read_pickle
+    from cap2im.data.validate import check as check_path
+
+    report = check_path(
+        path,
+        kind=kind,
+        read_pickle=read_pickle,
+        tokens=tokens,
+        image_column=image_column,
+        caption_column=tuple(caption_column or ()),
+        split_column=split_column,
+        images=images,
+        workers=workers,
+    )
+    print_check(path, report, None if tell_all else 10)
+    if report.loses_data:
+        raise typer.Exit(1)

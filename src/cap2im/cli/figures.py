@@ -1,0 +1,59 @@
+"""`cap2im figures`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import cap2im
+from cap2im.cli.captions import captions_in
+from cap2im.cli.options import PATH, DataOption, DeviceOption, ModelArgument, SharpenOption, examples
+from cap2im.files import check_writable_folder
+
+commands = typer.Typer()
+
+
+@commands.command(
+    epilog=examples(
+        "cap2im figures aligndraw-mnist --out figures",
+        "cap2im figures aligndraw-mnist --data mnist/ --sharpen runs/sharpener-mnist",
+        "cap2im figures runs/photos --data data/photos --captions flips.txt",
+    )
+)
+def figures(
+    model: ModelArgument = cap2im.DEFAULT_MODEL,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into.", **PATH)] = Path("figures"),
+    captions: Annotated[
+        Path | None,
+        typer.Option("--captions", help="Captions to flip, one a line; empty lines separate groups. - is standard input.", **PATH),
+    ] = None,
+    data: DataOption = None,
+    sharpen: SharpenOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="One seed for all drawings.")] = 0,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Draw the figures of the paper: flipped captions, attended words, nearest training images, sharpening, captions never seen."""
+    check_writable_folder(out)
+    from cap2im.evaluation.figures import check_figures, folder_for, nearest_training_images, needs_matplotlib, subjects, write_figures
+    from cap2im.pipeline import Pipeline
+
+    needs_matplotlib()
+    groups = [] if captions is None else captions_in(captions)
+    pipeline = Pipeline.load(model, device=device, sharpen=sharpen)
+    wanted = subjects(pipeline, groups)
+    if wanted.unknown:
+        print(f"left out, for words that {pipeline.name} does not know: {'; '.join(wanted.unknown)}", file=sys.stderr)
+    folder = folder_for(pipeline.name, out)
+    check_figures(pipeline, wanted, folder)
+    if folder != out:
+        print(f"{out}: holds figures of another model, which stay; writing to {folder}", file=sys.stderr)
+    elif (folder / "figure-3-caption-flips.png").exists() or (folder / "captions-of-its-data.png").exists():
+        print(f"{folder}: holds figures of {pipeline.name}, which are drawn anew", file=sys.stderr)
+    if data is not None and pipeline.config.get("data", {}).get("source") == "digits":
+        print(f"--data {data}: is not read, for the digits of {pipeline.name} are inside scikit-learn", file=sys.stderr)
+    nearest = None if data is None else nearest_training_images(pipeline, data)
+    for path in write_figures(pipeline, folder, wanted, seed=seed, nearest=nearest):
+        print(path)

@@ -1,0 +1,82 @@
+"""`cap2im generate` and `cap2im sample`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from cap2im.cli.options import (
+    FOLDER,
+    PATH,
+    PLACE,
+    DeviceOption,
+    ModelArgument,
+    PairsSeedOption,
+    PrecisionOption,
+    examples,
+    require_datasets,
+)
+from cap2im.files import check_writable_folder
+
+commands = typer.Typer()
+
+
+@commands.command(
+    epilog=examples(
+        "cap2im generate runs/mine --data data/coco --out generated",
+        "cap2im generate runs/mine --data data/coco --out generated --resume",
+        "cap2im generate runs/mine --data data/coco --split test --sample 10000 --real --out pairs",
+        "accelerate launch --multi_gpu --num_processes 2 -m cap2im generate runs/mine --data data/coco --device cuda",
+    )
+)
+def generate(
+    model: ModelArgument,
+    data: Annotated[str, typer.Option("--data", help="A prepared dataset.", **PLACE)],
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Whose captions to draw.")] = "validation",
+    per_caption: Annotated[int, typer.Option(min=1, max=10_000, help="Pictures of each caption.")] = 1,
+    sample: Annotated[int | None, typer.Option(min=1, help="Draw a picture of each of so many random images alone, none twice.")] = None,
+    real: Annotated[bool, typer.Option("--real", help="Write the real images, too, at the model's side.")] = False,
+    seed: PairsSeedOption = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for pictures, pairs.jsonl and manifest.json.", **PATH)] = Path(
+        "generated"
+    ),
+    resume: Annotated[bool, typer.Option("--resume", help="Draw what is missing of an interrupted run.")] = False,
+    device: DeviceOption = "cpu",
+    precision: PrecisionOption = "fp32",
+) -> None:
+    """Draw all captions of a dataset, a file each; several processes share the work."""
+    require_datasets()
+    check_writable_folder(out)
+    from cap2im.data.dataset import PreparedDataset
+    from cap2im.files import JSONObject, read_json
+
+    dataset = PreparedDataset.open(data)
+    dataset.shards(split)  # raises where there are none
+    from cap2im.generation import generate as generate_pictures
+    from cap2im.metrics.distributed import Sharing
+    from cap2im.pipeline import Pipeline
+
+    pipeline, sharing = Pipeline.load(model, device=device, precision=precision), Sharing.launched()
+    how: dict[str, Any] = {"split": split, "per_caption": per_caption, "sample": sample, "real": real, "seed": seed, "resume": resume}
+    pairs = generate_pictures(pipeline, dataset, out, sharing=sharing, **how)
+    if sharing.is_first:
+        told = read_json(out / "manifest.json", JSONObject).root
+        if told["captions_left_out"]:
+            print(f"left out: {told['captions_left_out']:,} captions, for {pipeline.name} knows none of their words", file=sys.stderr)
+        print(f"{len(pairs):,} pictures of {told['images']:,} images: written to {out}")
+
+
+@commands.command(epilog=examples("cap2im sample generated --count 10000 --out pairs"))
+def sample(
+    folder: Annotated[Path, typer.Argument(help="What cap2im generate --real made.", **FOLDER)],
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Images, each with one of its pictures.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder; gets real/ and generated/, with equal file names.", **PATH)],
+    seed: PairsSeedOption = 0,
+) -> None:
+    """Take random pairs of a generated picture and its real image, no image twice."""
+    from cap2im.generation import sample_pairs
+
+    print(f"{len(sample_pairs(folder, count, out, seed=seed)):,} pairs: written to {out}")

@@ -1,0 +1,34 @@
+"""`cap2im list`."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from importlib import resources
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cap2im.cli.options import examples
+
+commands = typer.Typer()
+
+
+@commands.command("list", epilog=examples("cap2im list"))
+def list_models() -> None:
+    """Show the bundled models and the recipes."""
+
+    package = resources.files("cap2im")  # read as they lie: the functions that load them import torch
+    table = Table("model", "parameters", "what it does")
+    for folder in sorted(package.joinpath("pretrained").iterdir(), key=lambda folder: folder.name):
+        if (file := folder.joinpath("config.json")).is_file():
+            config = json.loads(file.read_text("utf-8"))
+            table.add_row(folder.name, f"{config['parameters']:,}" if "parameters" in config else "", config.get("description", ""))
+    recipes = Table("recipe", "what it trains")
+    for file in sorted(package.joinpath("recipes").iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".toml"):
+            recipes.add_row(file.name.removesuffix(".toml"), tomllib.loads(file.read_text("utf-8"))["description"])
+    stdout = Console(highlight=False)
+    stdout.print(table)
+    stdout.print(recipes)

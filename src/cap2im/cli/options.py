@@ -1,0 +1,159 @@
+"""Option types and checks that several commands share."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+# ---- values that name paths: `~` is expanded, which the shell leaves in quotes and after `=`
+
+
+def parse_place(text: Any) -> str:
+    """Return a path, name or URL with `~` expanded."""
+    return os.path.expanduser(str(text))
+
+
+def parse_path(text: Any) -> Path:
+    """Return a path with `~` expanded."""
+    return Path(parse_place(text))
+
+
+def parse_file(text: Any) -> Path:
+    """Return the path of an existing file.
+
+    Raises:
+        BadParameter: the file does not exist.
+    """
+    if (path := parse_path(text)).is_file():
+        return path
+    raise typer.BadParameter(f"{path}: {'is a folder, and a file is needed' if path.is_dir() else 'no such file'}")
+
+
+def parse_folder(text: Any) -> Path:
+    """Return the path of an existing folder.
+
+    Raises:
+        BadParameter: the folder does not exist.
+    """
+    if (path := parse_path(text)).is_dir():
+        return path
+    raise typer.BadParameter(f"{path}: {'is a file, and a folder is needed' if path.exists() else 'no such folder'}")
+
+
+def parse_existing(text: Any) -> Path:
+    """Return a path that exists.
+
+    Raises:
+        BadParameter: the path does not exist.
+    """
+    if (path := parse_path(text)).exists():
+        return path
+    raise typer.BadParameter(f"{path}: no such file or folder")
+
+
+# keyword arguments of typer.Option and typer.Argument
+PLACE: dict[str, Any] = {"parser": parse_place, "metavar": "TEXT"}
+PATH: dict[str, Any] = {"parser": parse_path, "metavar": "PATH"}
+FILE: dict[str, Any] = {"parser": parse_file, "metavar": "FILE"}
+FOLDER: dict[str, Any] = {"parser": parse_folder, "metavar": "FOLDER"}
+EXISTING: dict[str, Any] = {"parser": parse_existing, "metavar": "PATH"}
+
+# ---- models and how they run
+
+ModelArgument = Annotated[str, typer.Argument(help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.", **PLACE)]
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.", **PLACE)
+]
+SharpenOption = Annotated[
+    str | None, typer.Option(help="Sharpener to apply to the finished pictures: a folder, run, or OWNER/NAME on the hub.", **PLACE)
+]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
+PrecisionOption = Annotated[
+    Literal["fp32", "bf16"],
+    typer.Option(help="Numeric precision; bf16 is faster on hardware that supports it, and changes pictures slightly."),
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of every random number.")]
+PairsSeedOption = Annotated[int, typer.Option(min=0, help="Seed of the pictures and of the choice of images.")]
+
+# ---- recipes and data
+
+ChangesOption = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: change a value of the recipe; may be repeated.")]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data", help="Prepared dataset (or its URL), sentences, or folder of the MNIST files (downloaded if not given).", **PLACE
+    ),
+]
+TokensOption = Annotated[
+    Literal["released", "attngan"] | None,
+    typer.Option(help="Tokenizer of alignDRAW or of AttnGAN. [default: that of the source's vocabulary, else released]"),
+]
+WorkersOption = Annotated[int | None, typer.Option(min=1, max=1024, help="Processes that read images. [default: one per processor]")]
+ImageColumnOption = Annotated[str | None, typer.Option(help="Column of a table with the images or their file names. [default: guessed]")]
+CaptionColumnOption = Annotated[
+    list[str] | None, typer.Option(help="Column of a table with captions; may be repeated to use several. [default: guessed]")
+]
+SplitColumnOption = Annotated[str | None, typer.Option(help="Column of a table with train, validation or test. [default: split]")]
+ImagesFolderOption = Annotated[
+    str | None,
+    typer.Option("--images", help="Folder that file names of a table are relative to. [default: the table's]", **PLACE),
+]
+
+# ---- measurements
+
+SplitOption = Annotated[
+    Literal["train", "validation", "test", "all"] | None,
+    typer.Option(
+        help="Images, or digits, to measure on; all estimates the bound on each split of the dataset, and the rest on the last one. "
+        "[default: test, or validation where there is no test]"
+    ),
+]
+ImagesOption = Annotated[int, typer.Option(min=2, max=1_000_000, help="Captions with their images, or canvases of digits.")]
+BoundSamplesOption = Annotated[int, typer.Option(min=1, max=10_000, help="L, posterior samples an image for the bound.")]
+SamplesOption = Annotated[
+    int | None, typer.Option(min=1, max=10_000, help="Drawings of a caption. [default: 10 of captioned digits, 50 for --similarity]")
+]
+ShortlistOption = Annotated[
+    str | None, typer.Option(help="Measure image retrieval: a VGG-like network (run or folder), or a pickle of shortlists.", **PLACE)
+]
+CandidatesOption = Annotated[int | None, typer.Option(min=2, max=100_000, help="Images of a shortlist of the network. [default: 100]")]
+SimilarityOption = Annotated[bool, typer.Option("--similarity", help="Compare drawings with the images of their captions.")]
+FIDOption = Annotated[bool, typer.Option("--fid", help="FID and Inception Score of one drawing of each caption; FID against all images.")]
+InceptionOption = Annotated[
+    str | None, typer.Option("--inception", help="File of pytorch-fid's Inception weights. [default: the cache, else downloaded]", **PLACE)
+]
+DAMSMOption = Annotated[
+    str | None, typer.Option("--damsm", help="R-precision of the drawings, by a matching model: a run or folder.", **PLACE)
+]
+NeuralOption = Annotated[
+    bool, typer.Option("--neural-distance", help="Its features and FID's in one space, learned on the training split: the fork's score.")
+]
+
+
+def examples(*lines: str) -> str:
+    """Return the examples below the help of a command, one a line."""
+    return "Examples:\n\n" + "\n\n".join(f"  {line}" for line in lines)
+
+
+def require_training_extra() -> None:
+    """Check that the packages of the extra `train` are installed.
+
+    Raises:
+        ValueError: one is missing.
+    """
+    if any(find_spec(package) is None for package in ("accelerate", "tensorboard")):
+        raise ValueError("training needs more than the core; in the checkout: pip install -c constraints.txt '.[train]'")
+
+
+def require_datasets() -> None:
+    """Check that the package `datasets` is installed.
+
+    Raises:
+        ValueError: it is missing.
+    """
+    if find_spec("datasets") is None:
+        raise ValueError("preparing data needs more than the core; in the checkout: pip install -c constraints.txt '.[train]'")

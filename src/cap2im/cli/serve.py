@@ -1,0 +1,86 @@
+"""`cap2im serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import cap2im
+from cap2im.cli.options import PATH, PLACE, SharpenOption, examples
+
+commands = typer.Typer()
+
+
+@commands.command(
+    epilog=examples(
+        "cap2im serve",
+        "cap2im serve --model aligndraw-mnist --model runs/photos --port 8080",
+        "cap2im serve --host 0.0.0.0 --api-key-file key.txt --workers 2 --store pictures/",
+        "cap2im serve --device cuda:0 --device cuda:1 --batch 128 --set samples=4 --set timeout_s=20",
+    )
+)
+def serve(
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="Bundled name, folder, run, or OWNER/NAME on the hub; may be repeated.", **PLACE),
+    ] = None,
+    sharpen: SharpenOption = None,
+    device: Annotated[list[str] | None, typer.Option(help="cpu, cuda:0, mps; may be repeated, and all of them draw.")] = None,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes, each with all models.")] = 1,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes any that is free.")] = 8000,
+    root_path: Annotated[str, typer.Option(help="Path prefix that a reverse proxy removes, such as /draw.")] = "",
+    queue: Annotated[int, typer.Option(min=1, help="Pictures that may wait or be drawn in a process; more are refused.")] = 256,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures that are drawn together, at most.")] = 64,
+    store: Annotated[
+        str | None, typer.Option(help="Folder or URL (s3://, gs://, abfs://) for pictures, to answer links to them.", **PLACE)
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File with the key that clients need to draw; or the environment's CAP2IM_API_KEY.", **PATH)
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="KEY=VALUE of another limit; may be repeated: captions, samples, characters, body_bytes, wait_ms, timeout_s, "
+            "send_timeout_s, body_timeout_s, shutdown_s, store_public, store_link_s, store_timeout_s; "
+            "allowed_hosts, cors_origins: lists with commas.",
+        ),
+    ] = None,
+) -> None:
+    """Serve models: an API, and a page on which people watch them draw."""
+    try:
+        from cap2im.serve.app import serve as run_server
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("cap2im"):
+            raise
+        raise ValueError("serving needs more than the core; in the checkout: pip install -c constraints.txt '.[serve]'") from None
+    from cap2im.pipeline import find_device, find_model
+    from cap2im.serve.settings import ServeSettings, read_key
+
+    values: dict[str, Any] = {
+        "models": tuple(model or [cap2im.DEFAULT_MODEL]),
+        "sharpen": sharpen,
+        "devices": tuple(device or ["cpu"]),
+        "workers": workers,
+        "host": host,
+        "port": port,
+        "root_path": root_path,
+        "queue": queue,
+        "batch": batch,
+        "store": store,
+        "api_key": read_key(api_key_file),
+    }
+    for change in changes or []:
+        key, equals, value = change.partition("=")
+        if not equals or key in values:
+            raise ValueError(f"--set {change}: expected KEY=VALUE of a setting that has no option of its own")
+        values[key] = value
+    settings = ServeSettings.of(values)
+    for each in settings.devices:
+        find_device(each)
+    for each in (*settings.models, *([] if sharpen is None else [sharpen])):
+        find_model(each)
+    run_server(settings)
