@@ -339,7 +339,7 @@ class AttnGAN(DrawingModel):
         assert text is not None
         output, c = self.generate(text, noise), self.config
         stages = tuple(
-            crop_margin((images + 1) / 2, c.stage_sides[stage], c) for stage, images in zip(c.shown_stages, generated.images, strict=True)
+            crop_margin((images + 1) / 2, c.stage_sides[stage], c) for stage, images in zip(c.shown_stages, output.images, strict=True)
         )
         maps = tuple(crop_margin(weights, weights.shape[-1], c) for weights in output.maps)
         canvases = torch.stack([F.interpolate(images, size=(c.side, c.side), mode="nearest") for images in stages], dim=1)
