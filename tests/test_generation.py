@@ -24,7 +24,7 @@ from cap2im.data.dataset import PreparedDataset
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.files import safe_file_name
 from cap2im.generation import Pair, all_pairs, choose, generate, read_pairs, sample_pairs
-from cap2im.metrics.distributed import Sharing
+from cap2im.metrics.distributed import ProcessGroup
 from cap2im.pipeline import Pipeline
 from cap2im.training.data import training_material
 from cap2im.training.variational import BoundTrainee
@@ -137,13 +137,13 @@ def test_another_run_is_not_gone_on_with(pipeline, dataset, tmp_path):
 
 
 def test_several_processes_draw_what_one_does(pipeline, dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(Sharing, "joined", lambda self, mine: mine)  # one after another here, so that none waits
+    monkeypatch.setattr(ProcessGroup, "joined", lambda self, mine: mine)  # one after another here, so that none waits
     generate(pipeline, dataset, tmp_path / "one", real=True)
     drawn = []
     write = generation._write_picture
     monkeypatch.setattr(generation, "_write_picture", lambda path, picture: (drawn.append(path), write(path, picture)))
     for index in range(3):
-        generate(pipeline, dataset, tmp_path / "three", real=True, sharing=Sharing(index, 3))
+        generate(pipeline, dataset, tmp_path / "three", real=True, processes=ProcessGroup(index, 3))
         assert Counter(path.parent.name for path in drawn) == {"generated": 4 * (index + 1), "real": 2 * (index + 1)}
     assert files(tmp_path / "one") == files(tmp_path / "three")
 

@@ -53,7 +53,7 @@ from cap2im.files import (
     split_lines,
     write_atomically,
 )
-from cap2im.metrics.distributed import Sharing
+from cap2im.metrics.distributed import ProcessGroup
 from cap2im.pipeline import Pipeline
 from cap2im.randomness import generator
 
@@ -181,7 +181,7 @@ def generate(
     real: bool = False,
     seed: int = 0,
     resume: bool = False,
-    sharing: Sharing = Sharing(),  # noqa: B008
+    processes: ProcessGroup = ProcessGroup(),  # noqa: B008
 ) -> list[Pair]:
     """Draws all captions of a split into a folder, or those of a sample of its images.
 
@@ -195,7 +195,7 @@ def generate(
         real: write the images, too, cut and resized to the model's side.
         seed: of the pictures and of the sample.
         resume: draw what is missing of an interrupted run.
-        sharing: among processes.
+        processes: among processes.
 
     Returns:
         the pairs of all processes.
@@ -208,13 +208,13 @@ def generate(
         raise ValueError(f"a sample of {sample} images was asked for, and there are {rows}")
     if not dataset.is_here(split):
         raise ValueError(f"{dataset.folder}: is not on this machine, or files of its {split} images are missing; all of them are needed")
-    if sharing.is_first:
+    if processes.is_main_process:
         _check_folder(out, resume)
     images = CaptionedImages(dataset, split)
     pairs, unreadable = all_pairs(pipeline, images, per_caption, seed)
     pairs = pairs if sample is None else choose(pairs, sample, seed)
     sizes, foreign = pipeline.model.config, foreign_data(pipeline, dataset, [pair.caption for pair in pairs])
-    if foreign is not None and sharing.is_first:
+    if foreign is not None and processes.is_main_process:
         print(foreign.warning, file=sys.stderr)
     manifest = {
         "format": FORMAT,
@@ -234,14 +234,14 @@ def generate(
         "images": len({pair.image for pair in pairs}),
         "pictures": len(pairs),
     }
-    with sharing.first_ahead():
-        if sharing.is_first:
+    with processes.main_process_first():
+        if processes.is_main_process:
             _begin(out, manifest, resume)
             _write_pairs(out, pairs)
-    mine = pairs[sharing.index :: sharing.count]
+    mine = pairs[processes.rank :: processes.world_size]
     missing = [pair for pair in mine if not (out / GENERATED / pair.file).is_file()]
     with progress_bar("pictures") as bar:
-        bar.disable = not sharing.is_first
+        bar.disable = not processes.is_main_process
         task = bar.add_task("drawing", total=len(mine), completed=len(mine) - len(missing))
         for start in range(0, len(missing), pipeline.at_once):
             part = missing[start : start + pipeline.at_once]
@@ -252,7 +252,7 @@ def generate(
         if real:
             shown = {pair.image for pair in pairs}
             wanted = [(row, out / REAL / f"{name}.png") for row, name in enumerate(file_names(images)) if name in shown]
-            for row, path in bar.track(wanted[sharing.index :: sharing.count], description="real images"):
+            for row, path in bar.track(wanted[processes.rank :: processes.world_size], description="real images"):
                 if not path.is_file():
                     _write_picture(path, images.squares([row], sizes.colours, sizes.side)[0])
     return pairs

@@ -26,7 +26,6 @@ from cap2im.metrics.caption_accuracy import (
     score,
     stray_pixels,
     summary,
-    wilson,
 )
 from cap2im.models.digit_reader import NO_DIGIT, DigitReader, DigitReaderConfig
 from tests.real_data import data_folder, find_data_folder
@@ -120,14 +119,6 @@ def test_stray_ink():
     images.view(-1)[:STRAY_PIXELS] = 1
     assert not score(answered(left_right), images, [left_right]).joint.item()
     assert stray_pixels(torch.full((1, 1, 60, 60), 0.3), [left_right]).item() == 0
-
-
-def test_wilson():
-    assert wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)  # Brown, Cai & DasGupta 2001
-    assert wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
-    assert wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
-    with pytest.raises(ValueError, match="no trials"):
-        wilson(0, 0)
 
 
 def test_groups():

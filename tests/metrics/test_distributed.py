@@ -13,7 +13,7 @@ import torch
 from cap2im.checkpoint import write_model
 from cap2im.config import DRAWRecipe, load_recipe
 from cap2im.evaluation.evaluate import evaluate
-from cap2im.metrics.distributed import Sharing
+from cap2im.metrics.distributed import ProcessGroup
 from cap2im.models.vgg import VGG, VGGConfig
 from cap2im.pipeline import Pipeline
 from cap2im.training.data import training_material
@@ -42,17 +42,17 @@ MEASURE = """
 import json, os, sys
 import pytest
 from cap2im.evaluation.evaluate import evaluate
-from cap2im.metrics.distributed import Sharing
+from cap2im.metrics.distributed import ProcessGroup
 from cap2im.pipeline import Pipeline
 from tests.inception import quick_look
 words, digits, data, vgg, how, out = sys.argv[1:]
 quick_look(pytest.MonkeyPatch().setattr)
-sharing = Sharing.launched()
-found = [evaluate(Pipeline.load(words), data=data, sharing=sharing, shortlist=vgg, **json.loads(how))]
-found += [evaluate(Pipeline.load(digits), data=None, sharing=sharing, samples=1, images=3, bound_samples=2)]
-if sharing.is_first:
+processes = ProcessGroup.from_environment()
+found = [evaluate(Pipeline.load(words), data=data, processes=processes, shortlist=vgg, **json.loads(how))]
+found += [evaluate(Pipeline.load(digits), data=None, processes=processes, samples=1, images=3, bound_samples=2)]
+if processes.is_main_process:
     with open(out, "w", encoding="utf-8") as file:
-        json.dump([sharing.count, found], file)
+        json.dump([processes.world_size, found], file)
 os._exit(0)  # as the command line ends: torch's threads can abort while the interpreter is torn down
 """
 
@@ -108,8 +108,8 @@ def test_two_processes_measure_what_one_does(tmp_path, monkeypatch):
 def test_shares_cover_everything_once():
     for items in (0, 1, 2, 7, 100):
         for count in (1, 2, 3, 8):
-            runs = [Sharing(index, count).mine(items) for index in range(count)]
+            runs = [ProcessGroup(index, count).shard(items) for index in range(count)]
             assert [item for run in runs for item in run] == list(range(items))
             assert max(map(len, runs)) - min(map(len, runs)) <= 1
     part = torch.rand(3)
-    assert Sharing().joined(part) is part
+    assert ProcessGroup().all_gather(part) is part

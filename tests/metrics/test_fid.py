@@ -10,7 +10,7 @@ import torch
 
 from cap2im.convert.inception import load_inception
 from cap2im.metrics import fid
-from cap2im.metrics.distributed import Sharing
+from cap2im.metrics.distributed import ProcessGroup
 from cap2im.metrics.fid import (
     Statistics,
     eight_bits,
@@ -76,20 +76,20 @@ def test_statistics_add_up_whatever_the_batches():
     assert (nothing + nothing).count == 0
 
 
-class OfTwo(Sharing):
+class OfTwo(ProcessGroup):
     """The second of two processes, whose fellow measured given statistics."""
 
     def __init__(self, fellow: Statistics) -> None:
         super().__init__(1, 2)
         object.__setattr__(self, "answers", iter([torch.tensor([fellow.count]), fellow.mean[None], fellow.scatter[None]]))
 
-    def joined(self, mine):
-        return torch.cat([next(self.answers), mine])
+    def all_gather(self, shard):
+        return torch.cat([next(self.answers), shard])
 
 
 def test_processes_put_their_statistics_together():
     features = random_features(9)
-    both = Statistics.of(features[6:]).joined(OfTwo(Statistics.of(features[:6])))
+    both = Statistics.of(features[6:]).all_gather(OfTwo(Statistics.of(features[:6])))
     assert both.count == 9
     torch.testing.assert_close(both.covariance, features.T.cov())
 
@@ -115,7 +115,7 @@ def test_statistics_are_kept_by_what_they_are_about(tmp_path):
         return Statistics.of(random_features(count))
 
     def kept(count: int, **about: object) -> Statistics:
-        return kept_statistics(tmp_path / "kept", about, lambda: measure(count), Sharing())
+        return kept_statistics(tmp_path / "kept", about, lambda: measure(count), ProcessGroup())
 
     first = kept(7, weights="a", split="test")
     again = kept(8, split="test", weights="a")  # the order in which it is told does not matter

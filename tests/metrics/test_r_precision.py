@@ -7,7 +7,7 @@ import torch
 
 from cap2im.checkpoint import write_model
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.metrics.distributed import Sharing
+from cap2im.metrics.distributed import ProcessGroup
 from cap2im.metrics.r_precision import load_damsm, matching_codes, own_caption_first, r_precision
 from cap2im.models.attngan_text import TextEncoderConfig
 from cap2im.models.damsm import DAMSM, DAMSMConfig
@@ -64,11 +64,11 @@ def test_pictures_are_judged_alike_however_the_work_is_shared():
     whole = own_caption_first(codes, sentences)
     assert 0 < whole.mean() < 1
 
-    class Half(Sharing):
-        def joined(self, mine):
-            return mine
+    class Half(ProcessGroup):
+        def all_gather(self, shard):
+            return shard
 
-    parts = [own_caption_first(codes, sentences, sharing=Half(index, 2)) for index in (0, 1)]
+    parts = [own_caption_first(codes, sentences, processes=Half(index, 2)) for index in (0, 1)]
     assert torch.equal(torch.cat(parts), whole)
 
 

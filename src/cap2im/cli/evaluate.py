@@ -75,7 +75,7 @@ def evaluate(
     from cap2im.evaluation.comparison import check_evaluation_file, identity, keep_evaluation
     from cap2im.evaluation.evaluate import Measures, Subject
     from cap2im.evaluation.evaluate import evaluate as measure
-    from cap2im.metrics.distributed import Sharing
+    from cap2im.metrics.distributed import ProcessGroup
     from cap2im.pipeline import Pipeline
 
     asked: dict[str, Any] = {
@@ -99,9 +99,9 @@ def evaluate(
     check_evaluation_file(target)
     Subject.of(pipeline).check(data, measures)
     protocol = identity(pipeline, {"data": data, **asked})
-    sharing = Sharing.launched()
-    result = measure(pipeline, data=data, sharing=sharing, **asked)
-    if sharing.is_first:
+    processes = ProcessGroup.from_environment()
+    result = measure(pipeline, data=data, processes=processes, **asked)
+    if processes.is_main_process:
         print_evaluation(result, sharpen)
         others = keep_evaluation(target, {**result, "asked": protocol})
         kept = f", beside {others} of other weights or protocols" if others else ""

@@ -56,13 +56,13 @@ def generate(
     dataset = PreparedDataset.open(data)
     dataset.shards(split)  # raises where there are none
     from cap2im.generation import generate as generate_pictures
-    from cap2im.metrics.distributed import Sharing
+    from cap2im.metrics.distributed import ProcessGroup
     from cap2im.pipeline import Pipeline
 
-    pipeline, sharing = Pipeline.load(model, device=device, precision=precision), Sharing.launched()
+    pipeline, processes = Pipeline.load(model, device=device, precision=precision), ProcessGroup.from_environment()
     how: dict[str, Any] = {"split": split, "per_caption": per_caption, "sample": sample, "real": real, "seed": seed, "resume": resume}
-    pairs = generate_pictures(pipeline, dataset, out, sharing=sharing, **how)
-    if sharing.is_first:
+    pairs = generate_pictures(pipeline, dataset, out, processes=processes, **how)
+    if processes.is_main_process:
         told = read_json(out / "manifest.json", JSONObject).root
         if told["captions_left_out"]:
             print(f"left out: {told['captions_left_out']:,} captions, for {pipeline.name} knows none of their words", file=sys.stderr)

@@ -30,7 +30,7 @@ from cap2im.evaluation.other_dataset import ForeignData, foreign_data
 from cap2im.files import file_sha256, sha256
 from cap2im.metrics import elbo, fid, r_precision, retrieval, ssim
 from cap2im.metrics.caption_accuracy import caption_accuracy, load_reader
-from cap2im.metrics.distributed import Sharing
+from cap2im.metrics.distributed import ProcessGroup
 from cap2im.metrics.elbo import BERNOULLI, Likelihood, Sharpen, lower_bound
 from cap2im.metrics.fid import eight_bits
 from cap2im.metrics.r_precision import load_damsm, own_caption_first, require_sight
@@ -111,23 +111,23 @@ class Measures:
 class _Bars:
     """Progress bars with the time left, of the first process alone; an item is one process's share."""
 
-    def __init__(self, sharing: Sharing) -> None:
+    def __init__(self, processes: ProcessGroup) -> None:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn()
-        self.progress, self.sharing = Progress(*columns, disable=not sharing.is_first), sharing
+        self.progress, self.processes = Progress(*columns, disable=not processes.is_main_process), processes
 
     def start(self, what: str, total: int) -> Callable[[int], None]:
         """A new bar; answers what advances it."""
-        task = self.progress.add_task(what, total=-(-total // self.sharing.count))
+        task = self.progress.add_task(what, total=-(-total // self.processes.world_size))
         return lambda count: self.progress.advance(task, count)
 
 
-def evaluate(pipeline: Pipeline, *, data: str | Path | None, sharing: Sharing = Sharing(), **wanted: Any) -> dict[str, Any]:  # noqa: B008
+def evaluate(pipeline: Pipeline, *, data: str | Path | None, processes: ProcessGroup = ProcessGroup(), **wanted: Any) -> dict[str, Any]:  # noqa: B008
     """What can be measured of a model: `evaluate_digits` if it was trained on captioned digits, else `evaluate_captions`; JSON-ready.
 
     Args:
         pipeline: the model; where it has a sharpener, all but retrieval is measured of sharpened pictures, too.
         data: a prepared dataset, or the folder of MNIST's files.
-        sharing: among processes; all answer the same.
+        processes: among processes; all answer the same.
         wanted: attributes of `Measures`.
 
     Raises:
@@ -136,9 +136,9 @@ def evaluate(pipeline: Pipeline, *, data: str | Path | None, sharing: Sharing = 
     measures = Measures(**wanted)
     Subject.of(pipeline).check(data, measures)
     if "held_out" in pipeline.config.get("data", {}):
-        return evaluate_digits(pipeline, None if data is None else Path(data), measures, sharing)
+        return evaluate_digits(pipeline, None if data is None else Path(data), measures, processes)
     assert data is not None
-    return evaluate_captions(pipeline, data, measures, sharing)
+    return evaluate_captions(pipeline, data, measures, processes)
 
 
 @dataclass(frozen=True)
@@ -294,7 +294,7 @@ class _Shortlists:
     source: dict[str, str]
 
 
-def _captioned(pipeline: Pipeline, dataset: PreparedDataset, split: Split, count: int, sharing: Sharing) -> _Captioned:
+def _captioned(pipeline: Pipeline, dataset: PreparedDataset, split: Split, count: int, processes: ProcessGroup) -> _Captioned:
     """At most `count` captions of a split, spread evenly over it.
 
     A bound is of images as they are stored, of the model's size; drawings alone are compared with the middle squares of images of any.
@@ -305,7 +305,7 @@ def _captioned(pipeline: Pipeline, dataset: PreparedDataset, split: Split, count
         if stored:
             dataset.require_size(c.side, f"a drawing of {pipeline.name}")
         whole = CaptionedImages(dataset, split)
-        with sharing.first_ahead():
+        with processes.main_process_first():
             vectors = None if pipeline.encoder is None else sentence_vectors(dataset, split, whole.captions, pipeline.encoder)
         how: dict[str, Any] = {"colours": c.colours, "vectors": vectors, "side": None if stored else c.side}
         batches = CaptionBatches(whole, pipeline.vocabulary, noise_shape, batch_size=1, **how)
@@ -319,14 +319,14 @@ def _captioned(pipeline: Pipeline, dataset: PreparedDataset, split: Split, count
     return _Captioned(split, batch, streamed.fixed_captions(count), rows, rows, None)
 
 
-def evaluate_captions(pipeline: Pipeline, data: str | Path, measures: Measures, sharing: Sharing) -> dict[str, Any]:
+def evaluate_captions(pipeline: Pipeline, data: str | Path, measures: Measures, processes: ProcessGroup) -> dict[str, Any]:
     """Bound, retrieval, similarity, and what networks say of drawings, on captioned images of a prepared dataset; JSON-ready.
 
     Args:
         pipeline: a model of captioned images.
         data: the prepared dataset; another one than the model's is allowed, and told in the protocol.
         measures: what to measure.
-        sharing: among processes.
+        processes: among processes.
 
     Raises:
         ValueError: there is no such dataset or split, its images are of another size than the model's, or what is asked for cannot be
@@ -339,31 +339,31 @@ def evaluate_captions(pipeline: Pipeline, data: str | Path, measures: Measures, 
     c, beside_images = model.config, isinstance(model, LikelihoodModel) or measures.similarity
     about = {"data": dataset.about(), "side": c.side, "colours": c.colours, "resize": dataset.manifest.fit, "seed": measures.seed}
     about |= _versions(pipeline)
-    bars, result = _Bars(sharing), _result(pipeline)
+    bars, result = _Bars(processes), _result(pipeline)
     with bars.progress:  # what can be refused is refused before the bounds, which take long
         if measures.judges_drawings:
             judges = _judges(pipeline, measures)
             known = (pipeline.vocabulary, *([] if judges.matcher is None else [judges.matcher.vocabulary]))
             captions = Captions.spread(dataset, main, measures.images, *known)
             judges.require(len(captions), captions.classes)
-        measured = {main: _captioned(pipeline, dataset, main, measures.images, sharing)} if beside_images else {}
+        measured = {main: _captioned(pipeline, dataset, main, measures.images, processes)} if beside_images else {}
         used = measured[main].captions if beside_images else captions.texts
         left_out = measured[main].left_out if beside_images else captions.left_out
         foreign = foreign_data(pipeline, dataset, used)
-        if sharing.is_first:
+        if processes.is_main_process:
             _announce(measures, dataset, others, main, foreign, left_out)
         about |= {} if foreign is None else foreign.protocol
         if pipeline.sharpening is not None:
             for split in others:
-                measured[split] = _captioned(pipeline, dataset, split, measures.images, sharing)
+                measured[split] = _captioned(pipeline, dataset, split, measures.images, processes)
             for each in [*(there.captions for there in measured.values()), *([captions.texts] if measures.judges_drawings else [])]:
                 pipeline.sharpening.tokens(each, pipeline.sharpening.training_unknown)
         if beside_images:
-            result |= _beside_images(pipeline, dataset, others, measured[main], measures, sharing, bars, about)
+            result |= _beside_images(pipeline, dataset, others, measured[main], measures, processes, bars, about)
         if measures.judges_drawings:
             told, seed = {**about, "split": main, "captions": captions.sha256, "drawings": len(captions)}, measures.seed
             told |= _precision(pipeline)
-            result |= measure_drawings(pipeline, dataset, captions, judges, seed=seed, protocol=told, sharing=sharing, bar=bars.start)
+            result |= measure_drawings(pipeline, dataset, captions, judges, seed=seed, protocol=told, processes=processes, bar=bars.start)
     return result
 
 
@@ -394,28 +394,28 @@ def _beside_images(
     others: Sequence[Split],
     there: _Captioned,
     measures: Measures,
-    sharing: Sharing,
+    processes: ProcessGroup,
     bars: _Bars,
     about: dict[str, Any],
 ) -> dict[str, Any]:
     """What is measured of captions with their own images: the bounds of all splits; retrieval and similarity of the main one."""
     model, main = pipeline.model, there.split
     result: dict[str, Any] = {}
-    shortlists = None if measures.shortlist is None else _shortlists(measures, dataset, there, model.config.colours, sharing, bars)
+    shortlists = None if measures.shortlist is None else _shortlists(measures, dataset, there, model.config.colours, processes, bars)
     for split in (*others, main):
-        now = there if split == main else _captioned(pipeline, dataset, split, measures.images, sharing)
+        now = there if split == main else _captioned(pipeline, dataset, split, measures.images, processes)
         protocol = {**about, "split": split, "images": len(now.batch), "captions": now.sha256}
         if isinstance(model, LikelihoodModel):
-            found = _bounds(model, pipeline.sharpening, now.batch, now.captions, measures, sharing, bars, protocol)
+            found = _bounds(model, pipeline.sharpening, now.batch, now.captions, measures, processes, bars, protocol)
             result.setdefault("other_splits", {})[split] = found
     if isinstance(model, LikelihoodModel):
         result["likelihood"] = result["other_splits"].pop(main)
         if not others:
             del result["other_splits"]
         if shortlists is not None:
-            result["retrieval"] = _retrieval(pipeline, model, dataset, there, shortlists, measures, sharing, bars, protocol)
+            result["retrieval"] = _retrieval(pipeline, model, dataset, there, shortlists, measures, processes, bars, protocol)
     if measures.similarity:
-        result["similarity"] = _similarity(pipeline, there, measures, sharing, bars, protocol)
+        result["similarity"] = _similarity(pipeline, there, measures, processes, bars, protocol)
     return result
 
 
@@ -425,7 +425,7 @@ def _bounds(
     batch: Batch,
     captions: Sequence[str],
     measures: Measures,
-    sharing: Sharing,
+    processes: ProcessGroup,
     bars: _Bars,
     protocol: dict[str, Any],
 ) -> dict[str, Any]:
@@ -441,7 +441,7 @@ def _bounds(
             samples=measures.bound_samples,
             seed=measures.seed,
             sharpen=sharpen,
-            sharing=sharing,
+            processes=processes,
             advance=bars.start(what, len(batch) * measures.bound_samples),
         )
 
@@ -460,12 +460,12 @@ def _retrieval(
     there: _Captioned,
     shortlists: _Shortlists,
     measures: Measures,
-    sharing: Sharing,
+    processes: ProcessGroup,
     bars: _Bars,
     protocol: dict[str, Any],
 ) -> dict[str, Any]:
     """Retrieval of each caption's image from its shortlist."""
-    mean, captions = _mean_sentence(pipeline, model, dataset, sharing, bars)
+    mean, captions = _mean_sentence(pipeline, model, dataset, processes, bars)
     pairs = (shortlists.rows.numel() + len(shortlists.rows.unique())) * measures.retrieval_samples
     scores = retrieval.likelihood_ratios(
         model,
@@ -477,7 +477,7 @@ def _retrieval(
         shortlists.rows,
         samples=measures.retrieval_samples,
         seed=measures.seed,
-        sharing=sharing,
+        processes=processes,
         advance=bars.start("ranking the images of shortlists", pairs),
     )
     own = (shortlists.rows == there.image_of[:, None]).int().argmax(dim=1)
@@ -491,7 +491,7 @@ def _retrieval(
 
 
 def _shortlists(
-    measures: Measures, dataset: PreparedDataset, there: _Captioned, colours: int, sharing: Sharing, bars: _Bars
+    measures: Measures, dataset: PreparedDataset, there: _Captioned, colours: int, processes: ProcessGroup, bars: _Bars
 ) -> _Shortlists:
     """The shortlists of captions, out of a file or made by a network."""
     name, candidates = measures.shortlist, measures.candidates
@@ -507,18 +507,18 @@ def _shortlists(
     vgg, sha256 = retrieval.load_vgg(folder)
     retrieval.require_candidates(size, len(there.whole))
     pixels = there.whole.all_pixels(colours)
-    features = retrieval.image_features(vgg, pixels, sharing, bars.start("making shortlists", len(pixels)))
+    features = retrieval.image_features(vgg, pixels, processes, bars.start("making shortlists", len(pixels)))
     source = {"extractor": folder.parent.name if folder.name == "model" else folder.name, "sha256": sha256}
     return _Shortlists(retrieval.nearest_shortlists(features, there.image_of, size), pixels, source)
 
 
 def _mean_sentence(
-    pipeline: Pipeline, model: LikelihoodModel, dataset: PreparedDataset, sharing: Sharing, bars: _Bars
+    pipeline: Pipeline, model: LikelihoodModel, dataset: PreparedDataset, processes: ProcessGroup, bars: _Bars
 ) -> tuple[Tensor, int]:
     """The mean sentence representation [D] of the training captions, and how many they are."""
     training = CaptionedImages(dataset, "train")
     if pipeline.encoder is not None:
-        with sharing.first_ahead():
+        with processes.main_process_first():
             vectors = sentence_vectors(dataset, "train", training.captions, pipeline.encoder)
         sums = sum(torch.from_numpy(vectors[i : i + 1000].astype("float64")).sum(dim=0) for i in range(0, len(vectors), 1000))
         return torch.as_tensor(sums) / len(vectors), len(vectors)
@@ -526,11 +526,11 @@ def _mean_sentence(
     steps = range(0, len(numbers), retrieval.CAPTIONS_AT_ONCE)
     batches = [pad(numbers[start : start + retrieval.CAPTIONS_AT_ONCE]) for start in steps]
     advance = bars.start("reading the training captions", len(numbers))
-    return retrieval.mean_sentence(model, batches, sharing, advance), len(numbers)
+    return retrieval.mean_sentence(model, batches, processes, advance), len(numbers)
 
 
 def _similarity(
-    pipeline: Pipeline, there: _Captioned, measures: Measures, sharing: Sharing, bars: _Bars, protocol: dict[str, Any]
+    pipeline: Pipeline, there: _Captioned, measures: Measures, processes: ProcessGroup, bars: _Bars, protocol: dict[str, Any]
 ) -> dict[str, Any]:
     """Similarity of drawings with the images of their captions, and of sharpened ones where that is wanted."""
     samples = ssim.SAMPLES if measures.samples is None else measures.samples
@@ -547,7 +547,7 @@ def _similarity(
             seed=measures.seed,
             precision=pipeline.precision,
             sharpen=sharpen,
-            sharing=sharing,
+            processes=processes,
             advance=bars.start(what, len(batch) * samples),
         )
 
@@ -582,14 +582,14 @@ def _result(pipeline: Pipeline, **metrics: dict[str, Any]) -> dict[str, Any]:
     return {"model": pipeline.name, "weights_sha256": pipeline.config["sha256"][WEIGHTS], **told, **metrics}
 
 
-def evaluate_digits(pipeline: Pipeline, data: Path | None, measures: Measures, sharing: Sharing) -> dict[str, Any]:
+def evaluate_digits(pipeline: Pipeline, data: Path | None, measures: Measures, processes: ProcessGroup) -> dict[str, Any]:
     """Caption accuracy and R-precision over all 440 captions, and the bound, if any, on fresh canvases of seen configurations; JSON-ready.
 
     Args:
         pipeline: a model of captioned digits.
         data: folder of MNIST's files, for models trained on MNIST; None for the cache or a download.
         measures: what to measure; of the split are the digits that the canvases are made of.
-        sharing: among processes.
+        processes: among processes.
 
     Raises:
         ValueError: the digits are missing or damaged.
@@ -599,12 +599,12 @@ def evaluate_digits(pipeline: Pipeline, data: Path | None, measures: Measures, s
     split: Split = "test" if measures.split is None or measures.split == "all" else measures.split
     held_out = HeldOut(tuple(tuple(hidden) for hidden in trained_on["held_out"]))
     recipe = DigitsData.of_model(trained_on)
-    with sharing.first_ahead():
+    with processes.main_process_first():
         digits = load_digits(recipe.source, split, data)
     reader = load_reader()
     matcher = None if measures.damsm is None else Matcher.load(measures.damsm, pipeline)
-    model, bars = pipeline.model, _Bars(sharing)
-    if sharing.is_first:
+    model, bars = pipeline.model, _Bars(processes)
+    if processes.is_main_process:
         estimates = f", {measures.images * measures.bound_samples:,} posterior samples" if isinstance(model, LikelihoodModel) else ""
         twice = "" if pipeline.sharpening is None else ", and the same sharpened"
         work = f"{440 * samples:,} drawings{estimates}{twice}"
@@ -626,20 +626,20 @@ def evaluate_digits(pipeline: Pipeline, data: Path | None, measures: Measures, s
                 return pictures
 
             how: dict[str, Any] = {"digits": digits, "split": split, "samples": samples, "seed": seed}
-            accuracy = caption_accuracy(drawn, reader, held_out, **how, sharing=sharing, progress=progress)
-            return accuracy, sharing.joined(torch.cat(codes))
+            accuracy = caption_accuracy(drawn, reader, held_out, **how, processes=processes, progress=progress)
+            return accuracy, processes.all_gather(torch.cat(codes))
 
         accuracy, codes = measured(dataclasses.replace(pipeline, sharpening=None), "drawing the 440 captions")
         accuracy["protocol"] |= _precision(pipeline)
         result = _result(pipeline, caption_accuracy=accuracy)
         if matcher is not None:
-            result["r_precision"] = _r_precision_of_digits(pipeline, matcher, held_out, codes, measures, sharing)
+            result["r_precision"] = _r_precision_of_digits(pipeline, matcher, held_out, codes, measures, processes)
         if pipeline.sharpening is not None:
             sharpened, codes = measured(pipeline, "the same, sharpened")
             sharpener = _sharpener(pipeline.sharpening)
             accuracy["sharpened"] = {"drawings": sharpened["drawings"]} | sharpener
             if matcher is not None:
-                found = _r_precision_of_digits(pipeline, matcher, held_out, codes, measures, sharing)
+                found = _r_precision_of_digits(pipeline, matcher, held_out, codes, measures, processes)
                 result["r_precision"]["sharpened"] = found | sharpener
         if not isinstance(model, LikelihoodModel):
             return result
@@ -655,12 +655,12 @@ def evaluate_digits(pipeline: Pipeline, data: Path | None, measures: Measures, s
             "seed": seed,
             **_versions(pipeline),
         }
-        found = _bounds(model, pipeline.sharpening, batch, canvases.captions(), measures, sharing, bars, protocol)
+        found = _bounds(model, pipeline.sharpening, batch, canvases.captions(), measures, processes, bars, protocol)
     return result | {"likelihood": found}
 
 
 def _r_precision_of_digits(
-    pipeline: Pipeline, matcher: Matcher, held_out: HeldOut, codes: Tensor, measures: Measures, sharing: Sharing
+    pipeline: Pipeline, matcher: Matcher, held_out: HeldOut, codes: Tensor, measures: Measures, processes: ProcessGroup
 ) -> dict[str, Any]:
     """R-precision of drawings [N, E] of all 440 captions, whose seeds are those of caption accuracy; seen and held-out ones apart, too.
 
@@ -672,7 +672,7 @@ def _r_precision_of_digits(
     classes = [scenes.setdefault(frozenset(zip(c.places, c.digits, strict=True)), len(scenes)) for c in configurations]
     sentences = matcher.sentences([c.caption for c in configurations])
     repeated = (each.repeat_interleave(samples, dim=0) for each in (sentences, torch.tensor(classes)))
-    first = own_caption_first(codes, *repeated, seed=measures.seed, sharing=sharing)
+    first = own_caption_first(codes, *repeated, seed=measures.seed, processes=processes)
     seen = torch.tensor([c.seen for c in configurations]).repeat_interleave(samples)
     protocol = {
         "captions": len(configurations),

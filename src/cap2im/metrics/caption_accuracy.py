@@ -39,7 +39,6 @@ Shapes: N pictures, P = 8 places, W window side, A = 60 canvas side.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -53,7 +52,8 @@ from torch.nn import functional as F
 from cap2im.data.mnist import DIGIT_SIDE, Digits, Split
 from cap2im.data.mnist_captions import CANVAS_SIDE, LAYOUTS, PLACES, CanvasMaker, Configuration, HeldOut
 from cap2im.loading import load_network
-from cap2im.metrics.distributed import Sharing
+from cap2im.metrics.distributed import ProcessGroup
+from cap2im.metrics.intervals import wilson
 from cap2im.models.digit_reader import NO_DIGIT, DigitReader, DigitReaderConfig
 
 METRIC_VERSION = 1  # goes up whenever the same drawings would get another number
@@ -162,23 +162,6 @@ def score(probabilities: Tensor, images: Tensor, configurations: Sequence[Config
     )
 
 
-def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's interval of a proportion (Wilson 1927); z = 1.96 gives 95 %. Successes need not be whole, for a tie may be half a success.
-
-    Raises:
-        ValueError: there is no trial.
-    """
-    if n < 1:
-        raise ValueError("a proportion of no trials has no interval")
-    rate = successes / n
-    centre = rate + z * z / (2 * n)
-    spread = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return min(rate, max(0.0, (centre - spread) / scale)), max(
-        rate, min(1.0, (centre + spread) / scale)
-    )  # rounding must not exclude the rate
-
-
 def summary(scores: Scores, configurations: Sequence[Configuration]) -> dict[str, Any]:
     """Rates of all, seen and held-out captions, of held-out pictures and of each layout: JSON-ready.
 
@@ -227,7 +210,7 @@ def caption_accuracy(
     samples: int = 10,
     seed: int = 0,
     batch: int = 110,
-    sharing: Sharing = Sharing(),  # noqa: B008  # frozen
+    processes: ProcessGroup = ProcessGroup(),  # noqa: B008  # frozen
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Caption accuracy of a model over all 440 captions, beside that of real canvases; JSON-ready.
@@ -241,7 +224,7 @@ def caption_accuracy(
         samples: drawings of each caption.
         seed: of the drawings and of the real canvases.
         batch: captions that `draw` gets at once.
-        sharing: of the drawings among processes.
+        processes: of the drawings among processes.
         progress: called with the pictures done and their total, of this process.
 
     Returns:
@@ -255,7 +238,7 @@ def caption_accuracy(
     captions = list(held_out.configurations())
     configurations = [c for c in captions for _ in range(samples)]
     total = len(configurations)
-    mine = sharing.mine(total)
+    mine = processes.shard(total)
     parts = []
     for start in mine[::batch]:
         rows = range(start, min(start + batch, mine.stop))
@@ -268,7 +251,9 @@ def caption_accuracy(
             progress(rows.stop - mine.start, len(mine))
     real = real_canvases(digits, configurations, seed)[mine.start : mine.stop]
     of_real = score(read_canvases(reader, real), real, configurations[mine.start : mine.stop])
-    drawn, measured = (Scores(*(sharing.joined(getattr(scores, name)) for name in FIELDS)) for scores in (Scores.joined(parts), of_real))
+    drawn, measured = (
+        Scores(*(processes.all_gather(getattr(scores, name)) for name in FIELDS)) for scores in (Scores.joined(parts), of_real)
+    )
     return {
         "metric": "caption accuracy",
         "protocol": {

@@ -1,7 +1,7 @@
-"""Sharing a measurement among the processes of `accelerate launch`.
+"""Shards of a measurement among the processes of `accelerate launch`.
 
-Every process has a run of the items (captions, images), and what is measured of them is put together in the order of the items. Noise
-belongs to an item (`randomness.item_noise`), so that the number of processes does not change what is measured, but for rounding.
+Each process measures a contiguous shard of the items (captions or images); the results are gathered in the order of the items. Noise is a
+function of the item (`randomness.item_noise`), so results do not depend on the number of processes, except for rounding.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Sharing:
-    """Which of how many processes this is; alone by default."""
+class ProcessGroup:
+    """The processes that share a measurement; a single process by default."""
 
-    index: int = 0
-    count: int = 1
+    rank: int = 0
+    world_size: int = 1
 
     @classmethod
-    def launched(cls) -> Sharing:
-        """As `accelerate launch` says; what is exchanged goes over gloo, whatever the device."""
+    def from_environment(cls) -> ProcessGroup:
+        """Return the group that `accelerate launch` started; it communicates over gloo on every device."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         from accelerate import PartialState  # an extra
@@ -33,27 +33,27 @@ class Sharing:
         return cls(state.process_index, state.num_processes)
 
     @property
-    def is_first(self) -> bool:
-        """Whether this process prints and writes."""
-        return self.index == 0
+    def is_main_process(self) -> bool:
+        """Whether this process prints and writes files."""
+        return self.rank == 0
 
-    def mine(self, items: int) -> range:
-        """This process's run of the items."""
-        return range(items * self.index // self.count, items * (self.index + 1) // self.count)
+    def shard(self, items: int) -> range:
+        """Return the items of this process."""
+        return range(items * self.rank // self.world_size, items * (self.rank + 1) // self.world_size)
 
-    def joined(self, mine: Tensor) -> Tensor:
-        """What all processes measured of their runs [mine, ...], in the order of the items (a collective call)."""
-        if self.count == 1:
-            return mine
+    def all_gather(self, shard: Tensor) -> Tensor:
+        """Concatenate the shards [n, ...] of all processes in the order of their ranks (a collective call)."""
+        if self.world_size == 1:
+            return shard
         from accelerate.utils import gather_object  # an extra
 
-        return torch.cat(gather_object([mine.cpu()]))
+        return torch.cat(gather_object([shard.cpu()]))
 
     @contextmanager
-    def first_ahead(self) -> Iterator[None]:
-        """Lets the first process through the block before the others, for what is made once and kept in a file (a collective call)."""
-        if not self.is_first:
-            self.joined(torch.empty(0))
+    def main_process_first(self) -> Iterator[None]:
+        """Run the block in the main process before the other processes run it, so that they find its files (a collective call)."""
+        if not self.is_main_process:
+            self.all_gather(torch.empty(0))
         yield
-        if self.is_first:
-            self.joined(torch.empty(0))
+        if self.is_main_process:
+            self.all_gather(torch.empty(0))

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cap2im.metrics.distributed import Sharing
+from cap2im.metrics.distributed import ProcessGroup
+from cap2im.metrics.intervals import mean_and_error
 from cap2im.models.interface import LikelihoodModel
 from cap2im.randomness import item_noise
 
@@ -70,7 +71,7 @@ def lower_bound(
     samples: int,
     seed: int,
     sharpen: Sharpen | None = None,
-    sharing: Sharing = Sharing(),  # noqa: B008  # frozen
+    processes: ProcessGroup = ProcessGroup(),  # noqa: B008  # frozen
     advance: Callable[[int], None] = lambda _: None,
 ) -> Likelihood:
     """Estimates the bound with L posterior samples an image (eq. 15), and the likelihood by their importance weights.
@@ -83,7 +84,7 @@ def lower_bound(
         samples: L of equation 15.
         seed: of the posterior noise; an image has its own, by its row.
         sharpen: measures the sharpened pictures in place of the model's own.
-        sharing: among processes.
+        processes: among processes.
         advance: told after each pass how many (image, sample) pairs it did.
 
     Raises:
@@ -91,7 +92,7 @@ def lower_bound(
     """
     if sharpen is not None and model.observation != BERNOULLI:
         raise ValueError(f"sharpened pixels are means of Bernoulli distributions; this model's pixels are {model.observation}")
-    mine, device = sharing.mine(len(images)), model.device
+    mine, device = processes.shard(len(images)), model.device
     terms = torch.zeros(len(mine), 2, dtype=torch.float64)  # reconstruction, KL
     log_weights = torch.empty(len(mine), samples, dtype=torch.float64)
     for start in mine[::IMAGES_AT_ONCE]:
@@ -111,13 +112,8 @@ def lower_bound(
             terms[own] += torch.stack([reconstruction, bound.kl.sum(dim=1)], dim=1).double().cpu()
             log_weights[own, sample] = -(reconstruction + bound.log_ratio).double().cpu()
             advance(len(here))
-    terms, log_weights = sharing.joined(terms / samples), sharing.joined(log_weights)
+    terms, log_weights = processes.all_gather(terms / samples), processes.all_gather(log_weights)
     bounds = -terms.sum(dim=1)
     weighted = log_weights.logsumexp(dim=1) - math.log(samples)
     reconstruction_mean, kl = terms.mean(dim=0).tolist()
     return Likelihood(*mean_and_error(bounds), reconstruction_mean, kl, *mean_and_error(weighted), len(bounds), samples)
-
-
-def mean_and_error(values: Tensor) -> tuple[float, float]:
-    """The mean of values [N] and its standard error, which is not a number for one value."""
-    return values.mean().item(), values.std().item() / len(values) ** 0.5 if len(values) > 1 else float("nan")

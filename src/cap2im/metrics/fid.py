@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cap2im.files import LARGEST_DOCUMENT, atomic_path, check_regular_file, sha256
-from cap2im.metrics.distributed import Sharing
+from cap2im.metrics.distributed import ProcessGroup
 from cap2im.models.inception import Inception, resize
 from cap2im.randomness import generator
 
@@ -122,10 +122,10 @@ class Statistics:
         scatter = self.scatter + other.scatter + torch.outer(gap, gap) * (self.count * share)
         return Statistics(count, self.mean + gap * share, scatter)
 
-    def joined(self, sharing: Sharing) -> Statistics:
+    def all_gather(self, processes: ProcessGroup) -> Statistics:
         """Of all processes' pictures (a collective call)."""
-        counts = sharing.joined(torch.tensor([self.count])).tolist()
-        parts = zip(counts, sharing.joined(self.mean[None]), sharing.joined(self.scatter[None]), strict=True)
+        counts = processes.all_gather(torch.tensor([self.count])).tolist()
+        parts = zip(counts, processes.all_gather(self.mean[None]), processes.all_gather(self.scatter[None]), strict=True)
         first, *others = (Statistics(*part) for part in parts)
         return sum(others, first)
 
@@ -162,21 +162,21 @@ def _root(covariance: Tensor) -> Tensor:
     return (vectors * values.where(values > noise, 0).sqrt()) @ vectors.T
 
 
-def kept_statistics(folder: Path, about: Mapping[str, Any], measure: Callable[[], Statistics], sharing: Sharing) -> Statistics:
+def kept_statistics(folder: Path, about: Mapping[str, Any], measure: Callable[[], Statistics], processes: ProcessGroup) -> Statistics:
     """Statistics that are measured once for what they are about, and kept in a file of pytorch-fid's layout (a collective call).
 
     Args:
         folder: of such files.
         about: all that decides the numbers, JSON-ready; the file has its checksum for a name.
         measure: answers the statistics of all processes' pictures.
-        sharing: among processes.
+        processes: among processes.
     """
     path = folder / f"{sha256(json.dumps(about, sort_keys=True).encode())[:16]}.npz"
     there = _read_statistics(path)
-    if bool(sharing.joined(torch.tensor([there is not None])).all()) and there is not None:
+    if bool(processes.all_gather(torch.tensor([there is not None])).all()) and there is not None:
         return there
     found = measure()
-    if sharing.is_first:
+    if processes.is_main_process:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with atomic_path(path) as draft, draft.open("wb") as file:

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.loading import load_network
-from cap2im.metrics.caption_accuracy import wilson
-from cap2im.metrics.distributed import Sharing
+from cap2im.metrics.distributed import ProcessGroup
+from cap2im.metrics.intervals import wilson
 from cap2im.models.damsm import DAMSM, DAMSMConfig
 from cap2im.pipeline import find_model
 from cap2im.randomness import generator
@@ -90,7 +90,7 @@ def own_caption_first(
     *,
     others: int = OTHERS,
     seed: int = 0,
-    sharing: Sharing = Sharing(),  # noqa: B008  # frozen
+    processes: ProcessGroup = ProcessGroup(),  # noqa: B008  # frozen
     advance: Callable[[int], None] = lambda _: None,
 ) -> Tensor:
     """For each picture whether its own caption is first: [N] of 1, 0, or 1 / k where k captions tie for the first place.
@@ -101,7 +101,7 @@ def own_caption_first(
         classes: [N] equal for pairs that are no wrong match for each other; None where all others are wrong.
         others: captions beside a picture's own.
         seed: chooses them.
-        sharing: processes that share the pictures.
+        processes: processes that share the pictures.
         advance: is told after each picture.
 
     Raises:
@@ -111,7 +111,7 @@ def own_caption_first(
     numbers = torch.arange(len(codes))
     kinds = numbers if classes is None else classes.cpu()
     found = []
-    for item in sharing.mine(len(codes)):
+    for item in processes.shard(len(codes)):
         wrong = (kinds != kinds[item]).nonzero().flatten()
         if len(wrong) < others:
             raise ValueError(f"R-precision among {others + 1} captions: of {len(codes)} pairs only {len(wrong)} captions are wrong for one")
@@ -120,7 +120,7 @@ def own_caption_first(
         best = cosines == cosines.max()
         found.append(best[0] / best.sum())
         advance(1)
-    return sharing.joined(torch.stack(found) if found else torch.empty(0))
+    return processes.all_gather(torch.stack(found) if found else torch.empty(0))
 
 
 def rate(successes: Tensor) -> dict[str, Any]:

@@ -29,8 +29,8 @@ from torch import Tensor
 
 from cap2im.convert.pickles import read_pickle
 from cap2im.loading import load_network
-from cap2im.metrics.caption_accuracy import wilson
-from cap2im.metrics.distributed import Sharing
+from cap2im.metrics.distributed import ProcessGroup
+from cap2im.metrics.intervals import wilson
 from cap2im.models.interface import LikelihoodModel
 from cap2im.models.text import EncodedText, sentences_as_text
 from cap2im.models.vgg import VGG, VGGConfig
@@ -60,17 +60,17 @@ def load_vgg(folder: Path) -> tuple[VGG, str]:
 def image_features(
     vgg: VGG,
     images: Tensor,
-    sharing: Sharing = Sharing(),  # noqa: B008  # frozen
+    processes: ProcessGroup = ProcessGroup(),  # noqa: B008  # frozen
     advance: Callable[[int], None] = lambda _: None,
 ) -> Tensor:
     """Features [M, F] of images [M, C, A, A] uint8; `advance` is told after each batch how many images it had."""
-    mine = sharing.mine(len(images))
+    mine = processes.shard(len(images))
     features = [vgg.features(images[:0].float())]
     for start in mine[::IMAGES_AT_ONCE]:
         part = images[start : min(start + IMAGES_AT_ONCE, mine.stop)]
         features.append(vgg.features(part.float() / 255))
         advance(len(part))
-    return sharing.joined(torch.cat(features))
+    return processes.all_gather(torch.cat(features))
 
 
 def require_candidates(size: int, images: int) -> None:
@@ -149,7 +149,7 @@ def read_shortlists(path: Path, captions: Tensor, image_of: Tensor, images: int,
 def mean_sentence(
     model: LikelihoodModel,
     captions: Sequence[tuple[Tensor, Tensor]],
-    sharing: Sharing = Sharing(),  # noqa: B008  # frozen
+    processes: ProcessGroup = ProcessGroup(),  # noqa: B008  # frozen
     advance: Callable[[int], None] = lambda _: None,
 ) -> Tensor:
     """The mean sentence representation [D] of captions, for the models that read words.
@@ -157,16 +157,16 @@ def mean_sentence(
     Args:
         model: reads them.
         captions: batches of tokens [B, L] and mask [B, L].
-        sharing: among processes.
+        processes: among processes.
         advance: told after each batch how many captions it had.
     """
     sums: list[Tensor] = []
-    for tokens, mask in (captions[i] for i in sharing.mine(len(captions))):
+    for tokens, mask in (captions[i] for i in processes.shard(len(captions))):
         text = model.encode(tokens.to(model.device), mask.to(model.device), independent=True)
         assert text is not None
         sums.append(torch.cat([text.sentence.double().sum(dim=0), text.sentence.new_tensor([len(tokens)]).double()]).cpu())
         advance(len(tokens))
-    total = sharing.joined(torch.stack(sums) if sums else torch.empty(0)).sum(dim=0)
+    total = processes.all_gather(torch.stack(sums) if sums else torch.empty(0)).sum(dim=0)
     return total[:-1] / total[-1]
 
 
@@ -182,7 +182,7 @@ def likelihood_ratios(
     *,
     samples: int,
     seed: int,
-    sharing: Sharing = Sharing(),  # noqa: B008  # frozen
+    processes: ProcessGroup = ProcessGroup(),  # noqa: B008  # frozen
     advance: Callable[[int], None] = lambda _: None,
 ) -> Tensor:
     """bound(x | caption) - bound(x | mean) [N, K], float64, of the images of each caption's shortlist.
@@ -196,7 +196,7 @@ def likelihood_ratios(
         shortlists: [N, K] rows of images.
         samples: L posterior samples for each bound; sample l of an image has the same noise under every caption.
         seed: of that noise.
-        sharing: among processes.
+        processes: among processes.
         advance: told after each pass how many bounds it did; in all `(N K + different images) L`.
 
     Raises:
@@ -216,12 +216,12 @@ def likelihood_ratios(
         return total / samples
 
     used, place = shortlists.unique(return_inverse=True)  # [images], [N, K]
-    mine = sharing.mine(len(used))
+    mine = processes.shard(len(used))
     average = mean.to(device, model_dtype(model))[None]
     alike = [bounds(rows, sentences_as_text(average.expand(len(rows), -1))) for rows in used[mine.start : mine.stop].split(PAIRS_AT_ONCE)]
-    under_mean = sharing.joined(torch.cat(alike))[place]  # [N, K]
+    under_mean = processes.all_gather(torch.cat(alike))[place]  # [N, K]
 
-    mine, size = sharing.mine(len(shortlists)), shortlists.shape[1]
+    mine, size = processes.shard(len(shortlists)), shortlists.shape[1]
     found = []
     for rows in torch.arange(mine.start, mine.stop).split(max(1, PAIRS_AT_ONCE // size)):
         longest = int(mask[rows].sum(dim=1).max())
@@ -230,7 +230,7 @@ def likelihood_ratios(
         assert text is not None
         pairs = torch.arange(len(rows), device=device).repeat_interleave(size)
         found.append(bounds(shortlists[rows].flatten(), text[pairs]).view(len(rows), size))
-    return sharing.joined(torch.cat([torch.empty(0, size, dtype=torch.float64), *found])) - under_mean
+    return processes.all_gather(torch.cat([torch.empty(0, size, dtype=torch.float64), *found])) - under_mean
 
 
 def model_dtype(model: LikelihoodModel) -> torch.dtype:

@@ -28,7 +28,7 @@ from cap2im.data.mnist import Split
 from cap2im.data.vocabulary import Vocabulary, pad
 from cap2im.files import sha256
 from cap2im.metrics import fid
-from cap2im.metrics.distributed import Sharing
+from cap2im.metrics.distributed import ProcessGroup
 from cap2im.metrics.elbo import Sharpen
 from cap2im.metrics.fid import (
     RESIZE,
@@ -202,14 +202,14 @@ class Looks(NamedTuple):
 
 
 def look_at(
-    judges: Judges, pictures: Callable[[range], Tensor], count: int, at_once: int, sharing: Sharing, advance: Callable[[int], None]
+    judges: Judges, pictures: Callable[[range], Tensor], count: int, at_once: int, processes: ProcessGroup, advance: Callable[[int], None]
 ) -> Looks:
     """What is said of `count` pictures, of which `pictures` answers some rows [N, C, A, A] uint8, `at_once` at most."""
     eye, matcher = judges.eye, judges.matcher
     features, logits, codes = [torch.empty(0, FEATURES)], [torch.empty(0, CLASSES["fid"])], []
     if matcher is not None:
         codes.append(torch.empty(0, matcher.model.config.text.features))
-    for rows in _batches(sharing.mine(count), at_once):
+    for rows in _batches(processes.shard(count), at_once):
         some = pictures(rows)
         if eye is not None:
             seen = look(eye.network, some)
@@ -219,7 +219,7 @@ def look_at(
             codes.append(matcher.codes(some))
         advance(len(rows))
     parts = (features, logits, codes) if eye is not None else (None, None, codes)
-    return Looks(*(sharing.joined(torch.cat(part)) if part else None for part in parts))
+    return Looks(*(processes.all_gather(torch.cat(part)) if part else None for part in parts))
 
 
 def _batches(run: range, at_once: int) -> Iterator[range]:
@@ -238,7 +238,7 @@ def measure_drawings(
     *,
     seed: int,
     protocol: Mapping[str, Any],
-    sharing: Sharing,
+    processes: ProcessGroup,
     bar: Bar,
 ) -> dict[str, Any]:
     """All that the judges tell of a model's drawings, and the same of sharpened ones where there is a sharpener; JSON-ready.
@@ -250,18 +250,18 @@ def measure_drawings(
         judges: who looks.
         seed: of all that is random.
         protocol: what has to be equal for two numbers to be compared, but for what is added here.
-        sharing: among processes.
+        processes: among processes.
         bar: starts a progress bar.
     """
-    real = None if judges.eye is None else real_statistics(pipeline, dataset, captions, judges.eye, sharing, bar)
+    real = None if judges.eye is None else real_statistics(pipeline, dataset, captions, judges.eye, processes, bar)
     sentences = None if judges.matcher is None else judges.matcher.sentences(captions.texts)
-    heads = train_heads(pipeline, dataset, judges, seed, sharing, bar) if judges.neural else None
+    heads = train_heads(pipeline, dataset, judges, seed, processes, bar) if judges.neural else None
 
     def judged(what: str, sharpen: Sharpen | None = None) -> dict[str, dict[str, Any]]:
         def drawn(rows: range) -> Tensor:
             return eight_bits(draw(pipeline, captions, rows, seed, sharpen))
 
-        looks = look_at(judges, drawn, len(captions), pipeline.at_once, sharing, bar(what, len(captions)))
+        looks = look_at(judges, drawn, len(captions), pipeline.at_once, processes, bar(what, len(captions)))
         found: dict[str, dict[str, Any]] = {}
         if looks.features is not None and looks.logits is not None and real is not None:
             order = torch.randperm(len(captions), generator=generator("inception score", seed))
@@ -270,7 +270,7 @@ def measure_drawings(
             found["inception_score"] = {"mean": mean, "deviation": deviation}
         if looks.codes is not None and sentences is not None:
             advance = bar("choosing captions of the drawings", len(captions))
-            found["r_precision"] = r_precision(looks.codes, sentences, captions.classes, seed=seed, sharing=sharing, advance=advance)
+            found["r_precision"] = r_precision(looks.codes, sentences, captions.classes, seed=seed, processes=processes, advance=advance)
             if heads is not None and looks.features is not None:
                 own, others = (neural_distance(heads, looks.features, of) for of in (sentences, sentences.roll(1, 0)))
                 found["neural_distance"] = {**own, "other_captions": others}
@@ -302,22 +302,26 @@ def _abouts(judges: Judges, protocol: Mapping[str, Any], real_images: int) -> di
     return abouts
 
 
-def real_statistics(pipeline: Pipeline, dataset: PreparedDataset, captions: Captions, eye: Eye, sharing: Sharing, bar: Bar) -> Statistics:
+def real_statistics(
+    pipeline: Pipeline, dataset: PreparedDataset, captions: Captions, eye: Eye, processes: ProcessGroup, bar: Bar
+) -> Statistics:
     """Of all images of the captions' split, seen as the model's drawings are."""
     c, whole = pipeline.model.config, captions.whole
 
     def measure() -> Statistics:
         advance, found = bar(f"looking at the {captions.split} images", len(whole)), Statistics.of(torch.empty(0, FEATURES))
-        for rows in _batches(sharing.mine(len(whole)), pipeline.at_once):
+        for rows in _batches(processes.shard(len(whole)), pipeline.at_once):
             found += Statistics.of(look(eye.network, whole.squares(rows, c.colours, c.side)).features)
             advance(len(rows))
-        return found.joined(sharing)
+        return found.all_gather(processes)
 
     about = {"dataset": dataset.sha256, "split": captions.split, "side": c.side, "colours": c.colours, "inception": eye.sha256}
-    return kept_statistics(Path(dataset.folder) / STATISTICS, about | {"version": fid.METRIC_VERSION}, measure, sharing)
+    return kept_statistics(Path(dataset.folder) / STATISTICS, about | {"version": fid.METRIC_VERSION}, measure, processes)
 
 
-def train_heads(pipeline: Pipeline, dataset: PreparedDataset, judges: Judges, seed: int, sharing: Sharing, bar: Bar) -> NeuralDistance:
+def train_heads(
+    pipeline: Pipeline, dataset: PreparedDataset, judges: Judges, seed: int, processes: ProcessGroup, bar: Bar
+) -> NeuralDistance:
     """The layers of the neural distance, of captions and images of the training split."""
     assert judges.matcher is not None
     captions, c = Captions.spread(dataset, "train", HEADS_PAIRS, judges.matcher.vocabulary), pipeline.model.config
@@ -327,6 +331,6 @@ def train_heads(pipeline: Pipeline, dataset: PreparedDataset, judges: Judges, se
         return captions.whole.squares(images[rows.start : rows.stop].tolist(), c.colours, c.side)
 
     bar_of_images = bar("looking at training images", len(images))
-    looks = look_at(Judges(judges.eye, None), pictures, len(images), pipeline.at_once, sharing, bar_of_images)
+    looks = look_at(Judges(judges.eye, None), pictures, len(images), pipeline.at_once, processes, bar_of_images)
     assert looks.features is not None
     return fit_heads(looks.features[which], judges.matcher.sentences(captions.texts), seed=seed)

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cap2im.metrics.distributed import Sharing
-from cap2im.metrics.elbo import Sharpen, mean_and_error
+from cap2im.metrics.distributed import ProcessGroup
+from cap2im.metrics.elbo import Sharpen
+from cap2im.metrics.intervals import mean_and_error
 from cap2im.models.interface import DrawingModel
 from cap2im.models.precision import Precision, autocast
 from cap2im.pipeline import pictures_at_once
@@ -67,7 +68,7 @@ def similarity(
     seed: int,
     precision: Precision = "fp32",
     sharpen: Sharpen | None = None,
-    sharing: Sharing = Sharing(),  # noqa: B008  # frozen
+    processes: ProcessGroup = ProcessGroup(),  # noqa: B008  # frozen
     advance: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Any]:
     """SSIM and PSNR of drawings with the images of their captions; JSON-ready.
@@ -81,7 +82,7 @@ def similarity(
         seed: of the drawings; a caption's noise is its own, by its row.
         precision: in which the model draws.
         sharpen: compares sharpened pictures in place of the drawings.
-        sharing: among processes.
+        processes: among processes.
         advance: told after each pass how many drawings it compared.
 
     Returns:
@@ -90,7 +91,7 @@ def similarity(
     Raises:
         ValueError: of `structural_similarity`.
     """
-    mine, device = sharing.mine(len(images)), model.device
+    mine, device = processes.shard(len(images)), model.device
     scores = torch.empty(len(mine), samples, 2, dtype=torch.float64)
     jobs = torch.cartesian_prod(torch.arange(mine.start, mine.stop), torch.arange(samples)).view(-1, 2)
     for part in jobs.split(pictures_at_once(model.config.side)):
@@ -106,7 +107,7 @@ def similarity(
         both = torch.stack([structural_similarity(pictures, theirs), signal_to_noise(pictures, theirs)], dim=1)
         scores[part[:, 0] - mine.start, part[:, 1]] = both.double().cpu()
         advance(len(part))
-    scores = sharing.joined(scores)
+    scores = processes.all_gather(scores)
     result: dict[str, Any] = {"captions": len(images), "samples": samples}
     for index, name in enumerate(("ssim", "psnr")):
         values = scores[..., index]

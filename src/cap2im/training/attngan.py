@@ -33,7 +33,7 @@ from cap2im.config import AttnGANRecipe
 from cap2im.data.batch import Batch
 from cap2im.data.image_batches import pyramid
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.metrics.distributed import Sharing
+from cap2im.metrics.distributed import ProcessGroup
 from cap2im.metrics.r_precision import OTHERS, fewest_wrong, load_damsm, own_caption_first, require_sight
 from cap2im.models.attngan import AttnGAN, AttnGANConfig, GeneratorOutput, conditioning_kl, crop_margin
 from cap2im.models.damsm import DAMSM, EncodedImage, Gammas, damsm_losses
@@ -355,8 +355,8 @@ def validate(trainee: AttnGANTrainee, batch: Batch, damsm: DAMSM, accelerator: A
     names = [f"told_apart_{c.stage_sides[stage]}" for stage in c.shown_stages] + ["matched"]
     sums = torch.zeros(len(names), device=accelerator.device, dtype=torch.float64)
     codes, sentences = ([torch.empty(0, c.text.features)] for _ in range(2))  # there may be fewer images than processes
-    sharing = Sharing(accelerator.process_index, accelerator.num_processes)
-    mine = sharing.mine(len(batch))
+    processes = ProcessGroup(accelerator.process_index, accelerator.num_processes)
+    mine = processes.shard(len(batch))
     for start in mine[::VALIDATION_BATCH]:
         part = batch[start : min(start + VALIDATION_BATCH, mine.stop)].to(accelerator.device)
         text = generator.encode(part.tokens, part.mask)
@@ -370,8 +370,8 @@ def validate(trainee: AttnGANTrainee, batch: Batch, damsm: DAMSM, accelerator: A
     trainee.model.train()
     sums = accelerator.reduce(sums, "sum")
     others = min(OTHERS, fewest_wrong(len(batch), batch.classes))
-    all_codes, all_sentences = (sharing.joined(torch.cat(parts)) for parts in (codes, sentences))
-    sums[-1] = own_caption_first(all_codes, all_sentences, batch.classes, others=others, sharing=sharing).sum()
+    all_codes, all_sentences = (processes.all_gather(torch.cat(parts)) for parts in (codes, sentences))
+    sums[-1] = own_caption_first(all_codes, all_sentences, batch.classes, others=others, processes=processes).sum()
     means = (sums / len(batch)).tolist()
     return {f"validation/{name}": mean for name, mean in zip(names, means, strict=True)}
 

@@ -24,7 +24,7 @@ from cap2im.config import ClassifierRecipe, ClassifierTraining
 from cap2im.data.caption_batches import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
 from cap2im.data.mnist import Split
-from cap2im.metrics.caption_accuracy import wilson
+from cap2im.metrics.intervals import wilson
 from cap2im.models.precision import autocast
 from cap2im.models.vgg import SIDE, VGG
 from cap2im.randomness import generator
