@@ -10,16 +10,16 @@ Importing the package imports nothing heavy.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from cap2im._version import __version__
 
 if TYPE_CHECKING:
     from cap2im.pipeline import Pipeline
     from cap2im.rendering.drawing import Drawings
 
 __all__ = ["DEFAULT_MODEL", "__version__", "draw", "load", "train"]
-__version__ = version("cap2im")
 
 DEFAULT_MODEL = "aligndraw-mnist"
 

@@ -41,7 +41,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +48,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cap2im._version import __version__
 from cap2im.data.mnist import DIGIT_SIDE, Digits, Split
 from cap2im.data.mnist_captions import CANVAS_SIDE, LAYOUTS, PLACES, CanvasMaker, Configuration, HeldOut
 from cap2im.loading import load_network
@@ -265,7 +265,7 @@ def caption_accuracy(
             "samples_per_caption": samples,
             "seed": seed,
             "held_out": [list(hidden) for hidden in held_out.digits],
-            "cap2im": version("cap2im"),
+            "cap2im": __version__,
         },
         "drawings": summary(drawn, configurations),
         "real": summary(measured, configurations),

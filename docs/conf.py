@@ -1,0 +1,54 @@
+"""The documentation site: `sphinx-build -W docs docs/_build`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the extension beside this file
+
+from cap2im._version import __version__
+
+project = "cap2im"
+author = "the cap2im contributors"
+copyright = "the cap2im contributors, MIT licence"
+release = version = __version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_click",
+    "sphinx_copybutton",
+    "recipe_pages",
+]
+exclude_patterns = ["_build", "**.ipynb_checkpoints"]
+nitpicky = False  # types of third parties have no page here
+
+# text
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "attrs_inline"]
+myst_heading_anchors = 3
+copybutton_exclude = ".linenos, .gp, .go"
+
+# notebooks: executed at every build, and an error in one ends the build
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
+nb_merge_streams = True
+suppress_warnings = ["myst.xref_missing"] if False else []
+
+# reference
+default_role = "code"  # names in docstrings stand in single backticks
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_default_options = {"members": True, "undoc-members": False, "show-inheritance": True}
+
+# looks
+html_theme = "furo"
+html_title = f"cap2im {release}"
+html_static_path: list[str] = []
+html_theme_options = {"source_directory": "docs/"}
