@@ -84,14 +84,14 @@ def test_who_watches_sees_what_the_drawings_hold(pipeline, model):
 def test_glimpses_are_seen_before_the_drawing_is_finished(pipeline, monkeypatch):
     monkeypatch.setattr("cap2im.pipeline.PICTURES_AT_ONCE", 2)
     told = []
-    drawing = pipeline.model.drawing
+    sample_steps = pipeline.model.sample_steps
 
     def told_of(text, noise):
-        for step in drawing(text, noise):
+        for step in sample_steps(text, noise):
             told.append("drawn")
             yield step
 
-    monkeypatch.setattr(pipeline.model, "drawing", told_of)
+    monkeypatch.setattr(pipeline.model, "sample_steps", told_of)
     pipeline.drawings(CAPTIONS, [0, 1, 2], watch=lambda glimpses: told.append(glimpses.first))
     assert told == ["drawn", 0] * 3 + ["drawn", 2] * 3
 

@@ -107,8 +107,8 @@ MODELS = {
         "cap2im.training.card:attngan_card",
     ),
     "reader": Spec(
-        "cap2im.models.digit_reader:Reader",
-        "cap2im.models.digit_reader:ReaderConfig",
+        "cap2im.models.digit_reader:DigitReader",
+        "cap2im.models.digit_reader:DigitReaderConfig",
         "cap2im.config:ReaderRecipe",
         "cap2im.training.digit_reader:train",
         "cap2im.training.card:reader_card",

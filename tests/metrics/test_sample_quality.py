@@ -123,7 +123,7 @@ def test_as_many_are_drawn_at_once_as_the_pipeline_says(tmp_path, quick_eyes, mo
         drawn.append(len(noise))
         return picture(self, text, noise)
 
-    monkeypatch.setattr(Pipeline, "picture", watched)
+    monkeypatch.setattr(Pipeline, "sample_images", watched)
     found = []
     for most in (100, 5):
         monkeypatch.setattr("cap2im.pipeline.PICTURES_AT_ONCE", most)
