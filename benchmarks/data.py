@@ -20,8 +20,9 @@ from benchmarks.speed import COCO_WORDS, Clock, precisions_of, training_step
 
 from cap2im.config import load_recipe
 from cap2im.convert.pickles import read_pickle
-from cap2im.data.caption_batches import CaptionBatches, PreparedDataset
-from cap2im.data.prepare import prepare
+from cap2im.data.caption_batches import CaptionBatches
+from cap2im.data.dataset import PreparedDataset
+from cap2im.data.prepare import prepare_dataset
 from cap2im.data.shards import ShardBatches
 from cap2im.data.sources import read_source
 from cap2im.data.workers import available_workers
@@ -50,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "prepared"
         start = time.perf_counter()
-        prepare(source, out, kind="coco", path=str(arguments.coco), workers=arguments.workers)
+        prepare_dataset(source, out, kind="coco", path=str(arguments.coco), workers=arguments.workers)
         seconds = time.perf_counter() - start
         print(f"| preparing | {images:,} photos in {seconds:.1f} s: {images / seconds:.0f} a second |\n| --- | --- |")
 

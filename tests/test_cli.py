@@ -539,7 +539,7 @@ def test_compare_trains_the_matching_model_before_its_attngan(run, tmp_path, mon
             raise ValueError("far enough")
 
     monkeypatch.setattr("cap2im.cli.compare.train", fake)
-    monkeypatch.setattr("cap2im.data.canvas_batches.load_digits", lambda *_: None)  # MNIST may not be at hand
+    monkeypatch.setattr("cap2im.data.mnist.load_digits", lambda *_: None)  # MNIST may not be at hand
     assert "far enough" in run("compare", "attngan-mnist", "--train", "--runs", "there")[2]
     there = tmp_path / "there"
     assert trained == [

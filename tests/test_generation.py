@@ -19,7 +19,7 @@ from PIL import Image
 from cap2im import generation
 from cap2im.checkpoint import write_model
 from cap2im.config import parse_recipe
-from cap2im.data.caption_batches import CaptionedImages
+from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.files import safe_file_name

@@ -33,9 +33,9 @@ from torch import Tensor
 
 import cap2im
 from cap2im.checkpoint import WEIGHTS, whole_folder
-from cap2im.data.caption_batches import CaptionedImages
+from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
-from cap2im.data.mnist import Split
+from cap2im.data.splits import Split
 from cap2im.data.workers import progress_bar
 from cap2im.evaluation.other_dataset import foreign_data
 from cap2im.files import (

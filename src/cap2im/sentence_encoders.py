@@ -20,7 +20,7 @@ from pydantic import BaseModel, RootModel
 from torch import Tensor
 
 from cap2im.checkpoint import CONFIG, WEIGHTS, checkpoints, existing_folder, map_weights, read_config
-from cap2im.data.caption_batches import SentenceEncoder
+from cap2im.data.sentence_vectors import SentenceEncoder
 from cap2im.data.tokenizer import normalise
 from cap2im.data.vocabulary import pad
 from cap2im.files import JSONObject, check_regular_file, file_sha256, read_json, sha256, shortened

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from cap2im.data.caption_batches import CaptionBatches, CaptionedImages, sentence_vectors
+from cap2im.data.caption_batches import CaptionBatches
+from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
+from cap2im.data.sentence_vectors import load_sentence_vectors
 from cap2im.data.vocabulary import Vocabulary, split_words
 from tests.prepared import COLOURS, prepared_dataset
 
@@ -126,13 +128,13 @@ class Letters:
 def test_sentence_vectors_are_made_once_for_each_encoder(dataset):
     captions = CaptionedImages(dataset, "train").captions
     encoder = Letters()
-    vectors = sentence_vectors(dataset, "train", captions, encoder)
+    vectors = load_sentence_vectors(dataset, "train", captions, encoder)
     assert vectors[7].tolist() == [captions[7].count(letter) for letter in "abcd"]
     before = encoder.calls
-    again = sentence_vectors(dataset, "train", captions, encoder)
+    again = load_sentence_vectors(dataset, "train", captions, encoder)
     assert encoder.calls == before + 2, "only the two sentences by which the vectors are found"
     assert np.array_equal(vectors, again)
-    other = sentence_vectors(dataset, "train", captions, Letters("xyz"))
+    other = load_sentence_vectors(dataset, "train", captions, Letters("xyz"))
     assert other.shape == (48, 3)
     batch = batches(dataset, vectors=vectors).at(1)
     for words, row in zip(words_of(dataset, batch), batch.vectors, strict=True):

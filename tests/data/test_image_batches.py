@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from cap2im.data.caption_batches import CaptionBatches, CaptionedImages, NumberedCaptions
+from cap2im.data.caption_batches import CaptionBatches
+from cap2im.data.captioned_images import CaptionedImages, NumberedCaptions
 from cap2im.data.dataset import PreparedDataset
-from cap2im.data.image_batches import PairBatches, pyramid
+from cap2im.data.image_batches import ImageBatches, pyramid
 from cap2im.data.mnist_captions import LAYOUTS, CaptionedCanvases
 from cap2im.data.vocabulary import Vocabulary
 from tests.prepared import COLOURS, prepared_dataset
@@ -22,12 +23,12 @@ def dataset(tmp_path_factory) -> PreparedDataset:
     return PreparedDataset.open(prepared_dataset(tmp_path_factory.mktemp("squares") / "prepared"))
 
 
-def pairs(dataset, **changes) -> PairBatches:
+def pairs(dataset, **changes) -> ImageBatches:
     how = {"side": 8, "colours": 3, "batch_size": 6, "seed": 0} | changes
-    return PairBatches(CaptionedImages(dataset, "train"), dataset.vocabulary, (2, 3), **how)
+    return ImageBatches(CaptionedImages(dataset, "train"), dataset.vocabulary, (2, 3), **how)
 
 
-def epoch(made: PairBatches, number: int = 0):
+def epoch(made: ImageBatches, number: int = 0):
     return [made.at(number * made.steps_per_epoch + step) for step in range(made.steps_per_epoch)]
 
 
@@ -156,17 +157,17 @@ def test_words_of_another_vocabulary_are_left_out_and_images_without_words_too(d
     numbered = NumberedCaptions(images.captions, few)
     assert numbered.lengths.tolist() == [len(few.numbered(caption)) for caption in images.captions]
     assert [numbered[i] for i in range(48)] == [few.numbered(caption) for caption in images.captions]
-    made = PairBatches(images, few, (1, 4), side=8, colours=3, batch_size=3)
+    made = ImageBatches(images, few, (1, 4), side=8, colours=3, batch_size=3)
     for step in range(made.steps_per_epoch):
         assert made.at(step).mask.any(dim=1).all(), "no caption is empty"
     colours = Vocabulary(words=("<end>", "red"), tokens="attngan")
-    assert PairBatches(images, colours, (1, 4), side=8, colours=3, batch_size=3).steps_per_epoch == 2
+    assert ImageBatches(images, colours, (1, 4), side=8, colours=3, batch_size=3).steps_per_epoch == 2
     with pytest.raises(ValueError, match=r"prepared, train: the vocabulary of 2 words has none of its captions' words$"):
-        PairBatches(images, Vocabulary(words=("<end>", "zebra"), tokens="attngan"), (1, 4), side=8, colours=3, batch_size=3)
+        ImageBatches(images, Vocabulary(words=("<end>", "zebra"), tokens="attngan"), (1, 4), side=8, colours=3, batch_size=3)
     with pytest.raises(
         ValueError, match=r"prepared, train: 6 images do not fill a batch of 7; a smaller batch may: --set train\.batch_size=16$"
     ):
-        PairBatches(images, colours, (1, 4), side=8, colours=3, batch_size=7)
+        ImageBatches(images, colours, (1, 4), side=8, colours=3, batch_size=7)
 
 
 def test_a_pyramid_keeps_means_and_even_colours():

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cap2im.data import mnist as mnist_module
-from cap2im.data.mnist import SHA256, download_mnist, mnist
+from cap2im.data.mnist import SHA256, download_mnist, load_mnist
 from tests.real_data import data_folder
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -32,8 +32,8 @@ def folder(tmp_path):
 
 
 def test_reads_plain_and_compressed_files_and_splits(folder):
-    assert len(mnist("train", folder)) == 10
-    assert len(mnist("validation", folder)) == 10_000
+    assert len(load_mnist("train", folder)) == 10
+    assert len(load_mnist("validation", folder)) == 10_000
 
 
 @pytest.mark.parametrize(
@@ -58,38 +58,38 @@ def test_damaged_files_are_told_by_name(folder, name, content, message):
     if content is not None:
         (folder / name).write_bytes(content)
     with pytest.raises(ValueError, match=message) as error:
-        mnist("train", folder)
+        load_mnist("train", folder)
     assert str(folder) in str(error.value)
 
 
 def test_missing_folder(tmp_path):
     with pytest.raises(ValueError, match="no such folder"):
-        mnist("train", tmp_path / "nowhere")
+        load_mnist("train", tmp_path / "nowhere")
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"file: is a file, not a folder; it should hold the four MNIST files"):
-        mnist("train", tmp_path / "file")
+        load_mnist("train", tmp_path / "file")
 
 
 def test_a_folder_in_place_of_a_file(folder):
     (folder / IMAGES).rename(folder / f"{IMAGES}.gz")
     (folder / IMAGES).mkdir()
-    assert len(mnist("train", folder)) == 10, "the file beside it serves"
+    assert len(load_mnist("train", folder)) == 10, "the file beside it serves"
     (folder / f"{LABELS}.gz").unlink()
     (folder / f"{LABELS}.gz").mkdir()
     with pytest.raises(ValueError, match=rf"{LABELS}\.gz: is a folder, not a file; no {LABELS} and no {LABELS}\.gz in {folder}$"):
-        mnist("train", folder)
+        load_mnist("train", folder)
 
 
 def test_files_without_digits(folder):
     (folder / IMAGES).write_bytes(idx(0, 28, 28))
     (folder / f"{LABELS}.gz").write_bytes(idx(0))
     with pytest.raises(ValueError, match=rf"{LABELS}\.gz: 0 labels"):
-        mnist("train", folder)
+        load_mnist("train", folder)
 
 
 def test_the_real_files():
     folder = data_folder() / "mnist"
-    train, validation, test = (mnist(split, folder) for split in ("train", "validation", "test"))
+    train, validation, test = (load_mnist(split, folder) for split in ("train", "validation", "test"))
     assert (len(train), len(validation), len(test)) == (50_000, 10_000, 10_000)
     assert test.labels[:5].tolist() == [7, 2, 1, 0, 4]
     everything = torch.cat([train.labels, validation.labels]).long().bincount().tolist()

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from cap2im.data import pictures
-from cap2im.data.caption_batches import pixels_of
+from cap2im.data.captioned_images import pixels_of
 from cap2im.data.pictures import EXTENSIONS, UNREADABLE_EXTENSIONS, ArrayImage, ImageBytes, ImageFile, examine_picture, prepare_picture
 from tests.data.sources import picture
 

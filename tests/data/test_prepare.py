@@ -19,10 +19,10 @@ from PIL import Image
 
 from cap2im.convert.pickles import read_pickle
 from cap2im.data import prepare as prepare_module
-from cap2im.data.caption_batches import CaptionedImages
+from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
 from cap2im.data.pictures import ImageFile, fitted, prepare_picture
-from cap2im.data.prepare import Options, prepare
+from cap2im.data.prepare import PrepareOptions, prepare_dataset
 from cap2im.data.sources import read_source
 from tests.data import sources
 from tests.real_data import data_folder
@@ -30,7 +30,7 @@ from tests.real_data import data_folder
 
 def prepared(kind, path, out, options=None, **more):
     source = read_source(kind, str(path), read_pickle=read_pickle, **more.pop("reading", {}))
-    return prepare(source, out, kind=kind, path=str(path), options=options, **{"workers": 1} | more)
+    return prepare_dataset(source, out, kind=kind, path=str(path), options=options, **{"workers": 1} | more)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -44,7 +44,7 @@ def load(out, cache):
 
 
 def test_datasets_alone_opens_it(tmp_path):
-    manifest = prepared("coco", sources.coco(tmp_path / "coco"), tmp_path / "out", Options(side=8, captions=5))
+    manifest = prepared("coco", sources.coco(tmp_path / "coco"), tmp_path / "out", PrepareOptions(side=8, captions=5))
     opened = load(tmp_path / "out", tmp_path / "cache")
     assert {split: table.num_rows for split, table in opened.items()} == {"train": 3, "validation": 2}
     assert {name: type(feature).__name__ for name, feature in opened["train"].features.items()} == {
@@ -63,7 +63,7 @@ def test_datasets_alone_opens_it(tmp_path):
 
 
 def test_training_opens_it(tmp_path):
-    prepared("pairs", sources.pairs(tmp_path / "pairs"), tmp_path / "out", Options(side=8), reading={"validation": 0.4})
+    prepared("pairs", sources.pairs(tmp_path / "pairs"), tmp_path / "out", PrepareOptions(side=8), reading={"validation": 0.4})
     dataset = PreparedDataset.open(tmp_path / "out")
     assert {"picture", "another", ".", "UNK"} <= set(dataset.vocabulary.words)
     train = CaptionedImages(dataset, "train")
@@ -79,7 +79,7 @@ def test_twice_and_in_parallel_gives_the_same_bytes(tmp_path):
 
 
 def test_coco_mini(tmp_path, capsys):
-    manifest = prepared("coco", data_folder() / "coco-mini", tmp_path / "out", Options(captions=5))
+    manifest = prepared("coco", data_folder() / "coco-mini", tmp_path / "out", PrepareOptions(captions=5))
     assert manifest["splits"] == {"train": {"images": 80, "captions": 400}, "validation": {"images": 79, "captions": 395}}
     told = (tmp_path / "out" / "problems.txt").read_text().splitlines()
     assert len(told) == 80
@@ -113,10 +113,10 @@ def test_nothing_usable_is_refused(tmp_path):
 KILLED = """
 import multiprocessing, os, signal, sys
 from cap2im.data import prepare as prepare_module
-from cap2im.data.prepare import Options, prepare
+from cap2im.data.prepare import PrepareOptions, prepare_dataset
 from cap2im.data.sources import read_source
 
-prepare_module.Options.shard_rows = 4
+prepare_module.PrepareOptions.shard_rows = 4
 write, written = prepare_module._write_shard, []
 def write_then_die(*arguments):
     written.append(arguments)
@@ -145,7 +145,7 @@ def wait_until(condition, seconds: float = 20) -> None:
 
 
 def test_killed_and_resumed_gives_the_same_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(Options, "shard_rows", 4)
+    monkeypatch.setattr(PrepareOptions, "shard_rows", 4)
     sources.pairs(tmp_path / "pairs", 18)
     (tmp_path / "pairs" / "p1.jpg").write_bytes(b"no picture")
     prepared("pairs", tmp_path / "pairs", tmp_path / "whole")
@@ -169,13 +169,13 @@ def test_killed_and_resumed_gives_the_same_bytes(tmp_path, monkeypatch):
 
 
 def test_a_damaged_shard_is_made_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(Options, "shard_rows", 4)
+    monkeypatch.setattr(PrepareOptions, "shard_rows", 4)
     prepared("pairs", sources.pairs(tmp_path / "pairs", 10), tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "out")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     for name in ("manifest.json", "vocabulary.json", "README.md"):
         (tmp_path / "out" / name).unlink()
-    prepare_module._write_json(tmp_path / "out" / "prepare.json", {key: manifest[key] for key in ("fingerprint", "shards")})
+    prepare_module._write_json(tmp_path / "out" / "preparing.json", {key: manifest[key] for key in ("fingerprint", "shards")})
     (tmp_path / "out" / "data" / "train-00001-of-00003.parquet").write_bytes(b"damaged")
     prepared("pairs", tmp_path / "pairs", tmp_path / "out", resume=True)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
@@ -183,7 +183,7 @@ def test_a_damaged_shard_is_made_again(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("harm", ["missing", "damaged", "vocabulary"])
 def test_resuming_mends_a_finished_dataset(tmp_path, monkeypatch, harm):
-    monkeypatch.setattr(Options, "shard_rows", 4)
+    monkeypatch.setattr(PrepareOptions, "shard_rows", 4)
     sources.pairs(tmp_path / "pairs", 10)
     (tmp_path / "pairs" / "p5.jpg").write_bytes(b"no picture")
     prepared("pairs", tmp_path / "pairs", tmp_path / "whole")
@@ -199,11 +199,11 @@ def test_resuming_mends_a_finished_dataset(tmp_path, monkeypatch, harm):
 
 def test_resuming_with_another_vocabulary_keeps_the_shards(tmp_path):
     sources.pairs(tmp_path / "pairs")
-    prepared("pairs", tmp_path / "pairs", tmp_path / "whole", Options(words=5))
+    prepared("pairs", tmp_path / "pairs", tmp_path / "whole", PrepareOptions(words=5))
     prepared("pairs", tmp_path / "pairs", tmp_path / "out")
     (shard,) = (tmp_path / "out" / "data").iterdir()
     before = shard.stat().st_mtime_ns
-    prepared("pairs", tmp_path / "pairs", tmp_path / "out", Options(words=5), resume=True)
+    prepared("pairs", tmp_path / "pairs", tmp_path / "out", PrepareOptions(words=5), resume=True)
     assert shard.stat().st_mtime_ns == before
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
@@ -211,7 +211,7 @@ def test_resuming_with_another_vocabulary_keeps_the_shards(tmp_path):
 def test_a_vocabulary_without_words_is_told_before_any_picture_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare_module, "_write_shard", lambda *_: pytest.fail("a picture was read"))
     with pytest.raises(ValueError, match="no word is left"):
-        prepared("pairs", sources.pairs(tmp_path / "pairs"), tmp_path / "out", Options(minimum_count=99))
+        prepared("pairs", sources.pairs(tmp_path / "pairs"), tmp_path / "out", PrepareOptions(minimum_count=99))
     assert not (tmp_path / "out").exists()
 
 
@@ -221,14 +221,14 @@ def test_captions_in_tables_keep_their_shards_where_no_word_is_left(tmp_path):
     with h5py.File(tmp_path / "mnist.h5", "w") as file:
         file["train"], file["train_labels"] = np.zeros((3, 784), np.uint8), np.arange(3)
     with pytest.raises(ValueError, match="no word is left"):
-        prepared("released", tmp_path / "mnist.h5", tmp_path / "out", Options(minimum_count=99))
+        prepared("released", tmp_path / "mnist.h5", tmp_path / "out", PrepareOptions(minimum_count=99))
     (shard,) = (tmp_path / "out" / "data").iterdir()
     before = shard.stat().st_mtime_ns
     assert prepared("released", tmp_path / "mnist.h5", tmp_path / "out", resume=True)["splits"]["train"]["images"] == 3
     assert shard.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("options", [Options(tokens="released"), Options(minimum_count=2), Options(words=3)])
+@pytest.mark.parametrize("options", [PrepareOptions(tokens="released"), PrepareOptions(minimum_count=2), PrepareOptions(words=3)])
 def test_a_source_with_a_vocabulary_takes_no_options_for_one(tmp_path, options):
     with pytest.raises(ValueError, match="this source brings its own vocabulary"):
         prepared("attngan", sources.attngan(tmp_path / "a"), tmp_path / "out", options)
@@ -314,7 +314,7 @@ def test_captions_without_a_word_for_the_tokenizer_are_left_out(tmp_path):
     entries = [{"file_name": "a.jpg", "text": "猫 犬"}, {"file_name": "b.jpg", "text": "a dog"}]
     sources.folder(tmp_path / "a", entries)
     assert prepared("folder", tmp_path / "a", tmp_path / "one")["splits"]["train"]["images"] == 2
-    assert prepared("folder", tmp_path / "a", tmp_path / "two", Options(tokens="attngan"))["splits"]["train"]["images"] == 1
+    assert prepared("folder", tmp_path / "a", tmp_path / "two", PrepareOptions(tokens="attngan"))["splits"]["train"]["images"] == 1
     assert "caption without words: " in (tmp_path / "two" / "problems.txt").read_text("utf-8")
 
 
@@ -322,7 +322,7 @@ def test_captions_without_a_word_for_the_tokenizer_are_left_out(tmp_path):
 def test_resume_refuses_another_source_or_other_options(tmp_path, change):
     sources.pairs(tmp_path / "pairs")
     prepared("pairs", tmp_path / "pairs", tmp_path / "out")
-    options = Options()
+    options = PrepareOptions()
     if change == "captions":
         (tmp_path / "pairs" / "p0.txt").write_text("another caption")
     elif change == "picture":
@@ -352,9 +352,9 @@ def test_vocabulary_is_of_the_training_captions(tmp_path):
     manifest = prepared("folder", tmp_path / "a", tmp_path / "out")
     assert PreparedDataset.open(tmp_path / "out").vocabulary.words == ("a", ".", "cat", ",", "rare", "word", "UNK")
     assert manifest["vocabulary"]["words"] == 7
-    prepared("folder", tmp_path / "a", tmp_path / "two", Options(tokens="attngan", minimum_count=2))
+    prepared("folder", tmp_path / "a", tmp_path / "two", PrepareOptions(tokens="attngan", minimum_count=2))
     assert PreparedDataset.open(tmp_path / "two").vocabulary.words == ("<end>", "a", "cat")
-    prepared("folder", tmp_path / "a", tmp_path / "three", Options(words=3))
+    prepared("folder", tmp_path / "a", tmp_path / "three", PrepareOptions(words=3))
     assert PreparedDataset.open(tmp_path / "three").vocabulary.words == ("a", ".", "UNK")
 
 
@@ -433,7 +433,7 @@ def test_large_sides_are_stored_as_jpeg(tmp_path):
     for side, stored in ((64, "PNG"), (65, "JPEG")):
         data = prepare_picture(ImageFile(tmp_path / "a.png"), side, "stretch", None)
         assert Image.open(io.BytesIO(data)).format == stored
-        assert Options(side=side).image_format == stored
+        assert PrepareOptions(side=side).image_format == stored
 
 
 def test_preparing_is_quick_enough(tmp_path):

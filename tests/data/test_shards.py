@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cap2im.data.caption_batches import CaptionedImages
+from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
 from cap2im.data.shards import ShardBatches, read_shard
 from cap2im.data.vocabulary import Vocabulary

@@ -9,7 +9,7 @@ import tarfile
 import pytest
 
 from cap2im.convert.pickles import read_pickle
-from cap2im.data.prepare import Options, prepare
+from cap2im.data.prepare import PrepareOptions, prepare_dataset
 from cap2im.data.records import PROBLEMS, Problem
 from cap2im.data.sources import read_source
 from cap2im.data.validate import check
@@ -93,10 +93,10 @@ def test_coco_mini_is_fine_with_warnings():
 
 @pytest.fixture
 def prepared(tmp_path, monkeypatch):
-    monkeypatch.setattr(Options, "shard_rows", 3)
+    monkeypatch.setattr(PrepareOptions, "shard_rows", 3)
     sources.pairs(tmp_path / "pairs", 7)
     source = read_source("pairs", str(tmp_path / "pairs"), read_pickle=read_pickle)
-    prepare(source, tmp_path / "out", kind="pairs", path="pairs", workers=1)
+    prepare_dataset(source, tmp_path / "out", kind="pairs", path="pairs", workers=1)
     return tmp_path / "out"
 
 

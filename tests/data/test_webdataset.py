@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from cap2im.convert.pickles import read_pickle
-from cap2im.data.caption_batches import CaptionedImages, sentence_vectors
+from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset, is_url, join_url
-from cap2im.data.prepare import Options, prepare
+from cap2im.data.prepare import PrepareOptions, prepare_dataset
+from cap2im.data.sentence_vectors import load_sentence_vectors
 from cap2im.data.shards import ShardBatches
 from cap2im.data.sources import guess_kind, read_source
 from cap2im.data.validate import check
@@ -74,7 +75,7 @@ def test_shards_of_a_pattern_become_a_dataset(tmp_path):
     assert [record.id for record in source.splits["train"]][:5] == ["0000/00000", "0000/00001", "0000/00002", "0000/00003", "0001/00010"]
     assert [record.class_id for record in source.splits["train"]][4:6] == [10, 11]
     assert [problem.kind for problem in source.problems] == ["caption without image"] * 3
-    manifest = prepare(source, tmp_path / "out", kind="webdataset", path="shards", options=Options(side=8), workers=1)
+    manifest = prepare_dataset(source, tmp_path / "out", kind="webdataset", path="shards", options=PrepareOptions(side=8), workers=1)
     assert manifest["splits"] == {"train": {"images": 12, "captions": 12}}
     images = CaptionedImages(PreparedDataset.open(tmp_path / "out"), "train")
     assert images.captions[5] == "picture 11"
@@ -115,7 +116,7 @@ def test_a_folder_of_any_name_is_a_folder(tmp_path, name, monkeypatch):
     shard(where / "s" / "train-0.tar", range(5))
     assert tar_files(f"./{name}/s") == tar_files(f"./{name}/s/train-0.tar") == [where / "s" / "train-0.tar"]
     source = read_source("webdataset", f"./{name}/s", read_pickle=read_pickle)
-    prepare(source, where / "out", kind="webdataset", path=name, options=Options(side=8), workers=1)
+    prepare_dataset(source, where / "out", kind="webdataset", path=name, options=PrepareOptions(side=8), workers=1)
     dataset = PreparedDataset.open(where / "out")
     assert dataset.is_here("train")
     assert len(CaptionedImages(dataset, "train")) == 5
@@ -189,7 +190,7 @@ def test_a_damaged_state_ends_in_one_line(tmp_path, name, content):
     (tmp_path / "out" / name).write_text(content)
     source = read_source("pairs", str(tmp_path / "pairs"), read_pickle=read_pickle)
     with pytest.raises(ValueError, match=rf"{name}: .*; prepare into another folder") as caught:
-        prepare(source, tmp_path / "out", kind="pairs", path="pairs", workers=1, resume=True)
+        prepare_dataset(source, tmp_path / "out", kind="pairs", path="pairs", workers=1, resume=True)
     assert "\n" not in str(caught.value)
 
 
@@ -208,7 +209,7 @@ def test_sentence_vectors_are_whole_or_absent(tmp_path, monkeypatch):
     folder = shutil.copytree(prepared_dataset(tmp_path / "prepared"), tmp_path / "copy")
     dataset = PreparedDataset.open(folder)
     captions = [f"caption {n}" for n in range(250)]
-    vectors = sentence_vectors(dataset, "train", captions, Ones())
+    vectors = load_sentence_vectors(dataset, "train", captions, Ones())
     assert (vectors.shape, vectors.dtype, float(vectors.min())) == ((250, 4), "float16", 1.0)
     shutil.rmtree(folder / "sentence-vectors")
     real_open = Path.open
@@ -219,7 +220,7 @@ def test_sentence_vectors_are_whole_or_absent(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "open", full)
     with pytest.raises(OSError, match=r"cannot write \(No space left on device\)") as caught:
-        sentence_vectors(dataset, "train", captions, Ones())
+        load_sentence_vectors(dataset, "train", captions, Ones())
     assert "sentence-vectors/train-" in caught.value.filename
     assert list((folder / "sentence-vectors").iterdir()) == []
 

@@ -11,7 +11,7 @@ import torch
 
 from cap2im.checkpoint import write_model
 from cap2im.config import load_recipe
-from cap2im.data.caption_batches import CaptionedImages
+from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.evaluation.evaluate import Measures, Subject, evaluate

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import cap2im.evaluation.figures
-from cap2im.data.caption_batches import CaptionedImages
+from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
 from cap2im.data.mnist import scikit_learn_digits
 from cap2im.data.mnist_captions import ALIASES, LAYOUTS, WORDS, CanvasMaker, HeldOut

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cap2im.checkpoint import write_model
-from cap2im.data.mnist import Digits, mnist, scikit_learn_digits
+from cap2im.data.mnist import Digits, load_mnist, scikit_learn_digits
 from cap2im.data.mnist_captions import PLACES, Configuration, HeldOut
 from cap2im.metrics.caption_accuracy import (
     BUNDLED,
@@ -51,7 +51,7 @@ def is_mnist() -> bool:
 def digits(is_mnist) -> Digits:
     """Test digits of MNIST; where there are none, those of scikit-learn, which test the mechanics less strictly."""
     if is_mnist:
-        return mnist("test", find_data_folder() / "mnist")
+        return load_mnist("test", find_data_folder() / "mnist")
     pytest.importorskip("sklearn", reason="neither MNIST nor scikit-learn's digits")
     return scikit_learn_digits("test")
 
@@ -148,7 +148,7 @@ def test_a_held_out_picture_is_seen_in_no_words():
 
 def test_real_canvases_of_test_digits(reader):
     configurations = [c for c in HELD_OUT.configurations() for _ in range(5)]
-    found = rates(reader, real_canvases(mnist("test", data_folder() / "mnist"), configurations, seed=1), configurations)
+    found = rates(reader, real_canvases(load_mnist("test", data_folder() / "mnist"), configurations, seed=1), configurations)
     assert found["joint"] >= 0.98, found
     assert min(found.values()) == found["joint"]
     assert found["clean"] >= 0.995

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from cap2im.checkpoint import write_model
-from cap2im.data.caption_batches import CaptionedImages
+from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
 from cap2im.data.mnist_captions import HeldOut
 from cap2im.data.vocabulary import Vocabulary
@@ -155,7 +155,9 @@ def test_photographs_of_any_shape_are_cut_to_the_drawings_side(tmp_path, quick_e
     stored = io.BytesIO()
     across = np.broadcast_to(np.arange(20, dtype=np.uint8)[:, None], (12, 20, 3))  # wider than high: 4 columns go on either side
     Image.fromarray(across).save(stored, "PNG")
-    monkeypatch.setattr("cap2im.data.caption_batches.CaptionedImages._stored", lambda self, rows: [("wide", stored.getvalue())] * len(rows))
+    monkeypatch.setattr(
+        "cap2im.data.captioned_images.CaptionedImages._stored", lambda self, rows: [("wide", stored.getvalue())] * len(rows)
+    )
     drawn = torch.arange(4, 16, dtype=torch.uint8).expand(14, 3, 12, 12)
     result = evaluate(dataclasses.replace(pipeline, model=Copies(pipeline.model, drawn)), data=data, fid=True, images=14, bound_samples=1)
     assert result["fid"]["distance"] == pytest.approx(0, abs=1e-9)

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from cap2im.config import PicturesData
-from cap2im.data.image_batches import PairBatches, pyramid
+from cap2im.data.image_batches import ImageBatches, pyramid
 from cap2im.data.pictures import ImageBytes
 from cap2im.data.published import square_around
 from cap2im.data.records import CaptionedImage, usable_captions
@@ -75,7 +75,7 @@ def test_a_vocabulary_of_ours_is_of_the_training_captions_alone_the_most_frequen
 
 
 class _Captions:
-    """What `PairBatches` asks of images: captions, a black image each."""
+    """What `ImageBatches` asks of images: captions, a black image each."""
 
     def __init__(self, captions: list[str]) -> None:
         self.name, self.captions, self.image_of = "captions", captions, np.arange(len(captions))
@@ -94,7 +94,7 @@ def test_captions_are_cut_to_length_by_the_release_s_rule(text):
     vocabulary = Vocabulary(words=tuple(numbers), tokens="attngan")
     captions = [" ".join(tokens) for image in text["train"] for tokens in image["tokens"]]
     known = [caption for caption in captions if caption]
-    made = PairBatches(_Captions(known), vocabulary, (1, 1), side=1, colours=1, batch_size=len(known), words=most)
+    made = ImageBatches(_Captions(known), vocabulary, (1, 1), side=1, colours=1, batch_size=len(known), words=most)
     drawn: dict[int, set[tuple[int, ...]]] = {row: set() for row in range(len(known))}
     for step in range(20):
         batch = made.at(step)

@@ -214,6 +214,6 @@ def test_what_is_wrong_with_an_image_is_one_line_from_any_process(dataset, tmp_p
     def broken(*_, **__):
         raise OSError("broken")
 
-    monkeypatch.setattr("cap2im.data.caption_batches.Image.open", broken)
+    monkeypatch.setattr("cap2im.data.captioned_images.Image.open", broken)
     with pytest.raises(ValueError, match=r"^[^\n]*: image (train|validation)-\d+: cannot be decoded: broken$"):
         run("aligndraw-cifar", tmp_path / "run", dataset, workers=workers)

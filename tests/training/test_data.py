@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 import cap2im.training.variational as training
 from cap2im.config import PicturesData, VAERecipe, load_recipe, parse_recipe
 from cap2im.data.dataset import PreparedDataset
-from cap2im.data.image_batches import PairBatches
+from cap2im.data.image_batches import ImageBatches
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.pipeline import Pipeline
 from cap2im.training.data import fitted, training_material
@@ -33,7 +33,7 @@ def recipe(**changes) -> VAERecipe:
 
 def test_any_model_trains_on_pictures_of_another_size_and_goes_on_with_them(dataset, tmp_path):
     material = training_material(recipe(), dataset)
-    assert isinstance(material.batches, PairBatches)
+    assert isinstance(material.batches, ImageBatches)
     assert (len(material.vocabulary), material.recipe.model.vocabulary_size) == (19, 19)
     assert material.validation.images.shape == (5, 3, 8, 8)
     assert material.validation.tokens.shape[1] <= 4

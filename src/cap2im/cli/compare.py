@@ -35,7 +35,7 @@ from cap2im.cli.train import train
 from cap2im.files import atomic_path, check_writable_folder, dump_json, write_atomically
 
 if TYPE_CHECKING:
-    from cap2im.data.mnist import Split
+    from cap2im.data.splits import Split
     from cap2im.evaluation.evaluate import Measures
     from cap2im.models.lapgan import SharpenerConfig
     from cap2im.pipeline import Pipeline
@@ -200,8 +200,8 @@ def _check_comparison(
         ValueError: something is missing, or does not fit.
     """
     from cap2im.config import DigitsData, DrawingRecipe, PicturesData, load_recipe
-    from cap2im.data.canvas_batches import load_digits
     from cap2im.data.dataset import PreparedDataset
+    from cap2im.data.mnist import load_digits
     from cap2im.evaluation.evaluate import Subject
     from cap2im.training.data import fitted, sentence_encoder
 

@@ -66,12 +66,11 @@ def prepare(
     """Make captioned images of any kind into one dataset to train on."""
     require_datasets()
     from cap2im.convert.pickles import read_pickle
-    from cap2im.data.prepare import Options
-    from cap2im.data.prepare import prepare as prepare_dataset
+    from cap2im.data.prepare import PrepareOptions, prepare_dataset
     from cap2im.data.sources import read_source
     from cap2im.data.validate import missing_validation
 
-    options = Options(side, fit, captions, tokens, minimum_count, words, title, licence)
+    options = PrepareOptions(side, fit, captions, tokens, minimum_count, words, title, licence)
     source = read_source(
         kind,
         path,

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from cap2im.data.batch import ALL, Batch, fixed_noise, step_noise
-from cap2im.data.mnist import Digits, Split, mnist, scikit_learn_digits
 from cap2im.data.mnist_captions import CanvasMaker, CaptionedCanvases
 from cap2im.data.vocabulary import Vocabulary, pad
 from cap2im.randomness import generator
-
-DigitSource = Literal["mnist", "digits"]
-
-
-def load_digits(source: DigitSource, split: Split, path: Path | None) -> Digits:
-    """Handwritten digits: "mnist" from a folder, the cache or a download; "digits" from inside scikit-learn."""
-    return mnist(split, path) if source == "mnist" else scikit_learn_digits(split)
 
 
 def caption_tokens(canvases: CaptionedCanvases, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from cap2im.data.listing import is_picture, list_files
-from cap2im.data.mnist import Split
 from cap2im.data.pictures import ImageFile
 from cap2im.data.records import CaptionedImage, Problem, Source
+from cap2im.data.splits import Split
 
 
 def class_caption(name: str) -> str:

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from cap2im.data.listing import FileIndex, Missing, is_picture, list_files, unique_ids, unread_format
-from cap2im.data.mnist import Split
 from cap2im.data.pictures import ImageFile
-from cap2im.data.records import SPLIT_FOLDERS, CaptionedImage, Problem, Source, visible
+from cap2im.data.records import CaptionedImage, Problem, Source, visible
+from cap2im.data.splits import SPLIT_NAMES, Split
 from cap2im.data.table_files import json_document
 from cap2im.files import describe, shortened
 
@@ -82,7 +82,7 @@ def read_coco(path: Path) -> Source:
     for file in files:
         match = ANNOTATIONS.fullmatch(file.name)
         name, year = (match[1], match[2] or "") if match else ("train", "")
-        split = SPLIT_FOLDERS[name]
+        split = SPLIT_NAMES[name]
         if split in splits:
             names = ", ".join(str(each.relative_to(root)) for each in files)
             raise ValueError(f"{root}: several annotations of one split ({names}); give one file in place of the folder, or keep one year")

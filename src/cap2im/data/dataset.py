@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Annotated, Any, Literal, get_args
+from typing import IO, Annotated, Any, Literal
 from urllib.parse import quote
 
 import fsspec
@@ -15,12 +15,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.progress import track
 
-from cap2im.data.mnist import Split
 from cap2im.data.prepare import FORMAT, MANIFEST, PROGRESS, VOCABULARY, Rows, check_relative
+from cap2im.data.splits import SPLITS, Split
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.files import LARGEST_DOCUMENT, check_regular_file, explain, file_sha256, parse_json, sha256, shortened
 
-SPLITS: tuple[Split, ...] = get_args(Split)
 WORTH_A_BAR = 10**9  # bytes
 
 

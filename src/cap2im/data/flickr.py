@@ -16,10 +16,10 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from cap2im.data.listing import FileIndex, Missing, is_picture, list_files, unique_ids, unread_format
-from cap2im.data.mnist import Split
 from cap2im.data.pictures import ImageFile
 from cap2im.data.records import CaptionedImage, Problem, Source, read_lines
-from cap2im.data.table_columns import AskedColumns, as_captions, choose_columns, split_named
+from cap2im.data.splits import Split, parse_split
+from cap2im.data.table_columns import AskedColumns, as_captions, choose_columns
 from cap2im.data.table_files import json_document, read_rows
 from cap2im.files import describe, shortened
 
@@ -179,7 +179,7 @@ def _table(file: Path, problems: list[Problem]) -> Iterator[Named]:
         if not isinstance(name, str) or None in texts:
             problems.append(Problem("unusable entry", where, "not a file name and captions"))
             continue
-        split = None if columns.split is None else split_named(row.get(columns.split))
+        split = None if columns.split is None else parse_split(row.get(columns.split))
         if columns.split is not None and split is None:
             problems.append(Problem("split not used", where, f"{row.get(columns.split)!r} is none of train, validation, test"))
             continue
@@ -205,7 +205,7 @@ def _karpathy(file: Path, problems: list[Problem]) -> Iterator[Named]:
                 problems.append(Problem("unusable entry", where, f"a sentence: {describe(error)}"))
                 continue
             captions.append(sentence.raw if sentence.raw is not None else " ".join(sentence.tokens))
-        split = split_named(image.split)
+        split = parse_split(image.split)
         if split is None:
             problems.append(Problem("split not used", where, f"{image.split!r} is none of train, restval, val, test"))
             continue
@@ -219,7 +219,7 @@ def _split_lists(root: Path, problems: list[Problem]) -> dict[str, Split]:
     for name in TEXT_FOLDERS:
         for file in sorted((root / name).iterdir()) if (root / name).is_dir() else ():
             match = SPLIT_LIST.fullmatch(file.name)
-            split = split_named(match[1]) if match else None
+            split = parse_split(match[1]) if match else None
             if split is None:
                 continue
             for number, line in read_lines(file, problems):

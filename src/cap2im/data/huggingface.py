@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from cap2im.data.listing import FileIndex, Missing, list_files
-from cap2im.data.mnist import Split
 from cap2im.data.pictures import ImageBytes, ImageFile, ImageReference, MissingImage
-from cap2im.data.records import SPLIT_FOLDERS, CaptionedImage, LazyRecords, Problem, Source
+from cap2im.data.records import CaptionedImage, LazyRecords, Problem, Source
+from cap2im.data.splits import SPLIT_NAMES, Split, parse_split
 from cap2im.data.table_columns import (
     CAPTION_COLUMNS,
     SPLIT_COLUMN,
@@ -24,7 +24,6 @@ from cap2im.data.table_columns import (
     as_class_id,
     caption_columns,
     holds_sentences,
-    split_named,
 )
 from cap2im.files import shortened
 from cap2im.hub import is_repository, offline_if_unreachable
@@ -70,7 +69,7 @@ def read_huggingface(name: str, columns: AskedColumns) -> Source:
     source = Source({})
     beside = _pictures_beside(path if path.is_dir() else path.parent) if path.exists() else _no_picture
     for name_there, table in tables.items():
-        split = split_named(str(name_there))
+        split = parse_split(str(name_there))
         if split is None or (split in source.splits and columns.split is None):
             reason = "is none of train, validation, test" if split is None else f"is {split}, too"
             source.problems.append(Problem("split not used", name, f"{name_there} {reason}"))
@@ -108,7 +107,7 @@ def _parquet_files(path: Path) -> dict[str, list[str]]:
     files = [path] if path.is_file() else sorted(path.glob("*.parquet"))
     splits: dict[str, list[str]] = {}
     for file in files:
-        split = SPLIT_FOLDERS.get(re.split(r"[-_.]", file.name)[0].lower(), "train")
+        split = SPLIT_NAMES.get(re.split(r"[-_.]", file.name)[0].lower(), "train")
         splits.setdefault(split, []).append(glob.escape(str(file)))  # datasets takes names for patterns
     return splits
 
@@ -123,7 +122,7 @@ def _rows_by_split(table: Any, split: Split, column: str | None, name: str, prob
     rows: dict[Split, list[int]] = {}
     unknown: dict[str, int] = {}
     for row, value in enumerate(table[column or SPLIT_COLUMN]):
-        if (part := split_named(value)) is None:
+        if (part := parse_split(value)) is None:
             unknown[str(value)] = unknown.get(str(value), 0) + 1
         else:
             rows.setdefault(part, []).append(row)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cap2im.data.batch import ALL, Batch, fixed_noise, step_noise
-from cap2im.data.caption_batches import CaptionedImages, NumberedCaptions
+from cap2im.data.captioned_images import CaptionedImages, NumberedCaptions
 from cap2im.data.vocabulary import LONGEST_CAPTION, Vocabulary, pad
 from cap2im.randomness import generator
 
@@ -38,7 +38,7 @@ def pyramid(images: Tensor, sides: Sequence[int | tuple[int, int]]) -> list[Tens
     return [functional.interpolate(images, side, mode="bilinear", antialias=True) for side in sides]
 
 
-class PairBatches:
+class ImageBatches:
     """Batches of images with one caption each; every batch is a function of the seed and the step.
 
     Images are resized so that the shorter side is `enlarge` sides of the square long, of which a random place is cut out. A caption of more

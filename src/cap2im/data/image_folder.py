@@ -9,20 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cap2im.data.listing import FileIndex, Listing, Missing, is_picture, list_files, split_of, unread_format
-from cap2im.data.mnist import Split
+from cap2im.data.listing import FileIndex, Listing, Missing, is_picture, list_files, unread_format
 from cap2im.data.pictures import ImageFile
 from cap2im.data.records import CaptionedImage, Problem, Source
-from cap2im.data.table_columns import (
-    AskedColumns,
-    Columns,
-    as_captions,
-    as_class_id,
-    caption_columns,
-    choose_columns,
-    describe_columns,
-    split_named,
-)
+from cap2im.data.splits import Split, parse_split, split_of
+from cap2im.data.table_columns import AskedColumns, Columns, as_captions, as_class_id, caption_columns, choose_columns, describe_columns
 from cap2im.data.table_files import read_rows
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet", "metadata.json", "metadata.tsv")
@@ -179,7 +170,7 @@ def _add_entries(
         detail = f"column {name!r} may hold captions; {' and '.join(columns.captions)} is used, --caption-column adds columns"
         problems.append(Problem("column not used", str(file), detail))
     if columns.split is not None:
-        unknown = {str(row.get(columns.split)) for _, row in rows if split_named(row.get(columns.split)) is None}
+        unknown = {str(row.get(columns.split)) for _, row in rows if parse_split(row.get(columns.split)) is None}
         if asked.split is None and len(unknown) == len({str(row.get(columns.split)) for _, row in rows}):
             columns = Columns(columns.image, columns.captions, None)  # the column holds something else
     missing: list[tuple[str, Missing]] = []
@@ -222,7 +213,7 @@ def _add_entry(
         problem = unread_format(index.files[found])
         return Missing(problem.kind, f"{found}: {problem.detail}")
     split = None
-    if columns.split is not None and (split := split_named(row.get(columns.split))) is None:
+    if columns.split is not None and (split := parse_split(row.get(columns.split))) is None:
         return Missing("split not used", f"{columns.split} {row.get(columns.split)!r} is none of train, validation, test")
     entry = entries.setdefault(found, _Entry(split=split))
     if entry.split != split:

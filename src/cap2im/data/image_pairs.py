@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cap2im.data.listing import PICTURES, fold, list_files, split_of, unread_format
-from cap2im.data.mnist import Split
+from cap2im.data.listing import PICTURES, fold, list_files, unread_format
 from cap2im.data.pictures import EXTENSIONS, ImageFile
 from cap2im.data.records import CaptionedImage, Problem, Source, caption_lines
+from cap2im.data.splits import Split, split_of
 
 TEXT_ENDINGS = (".txt", ".caption")  # in any case; the first that is there counts
 

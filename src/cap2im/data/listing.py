@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from cap2im.data.mnist import Split
 from cap2im.data.pictures import EXTENSIONS, UNREADABLE_EXTENSIONS, unreadable_format
-from cap2im.data.records import SPLIT_FOLDERS, Problem
+from cap2im.data.records import Problem
+from cap2im.data.splits import SPLIT_NAMES
 
 PICTURES = EXTENSIONS | UNREADABLE_EXTENSIONS  # endings of pictures that people have
 
@@ -61,7 +61,7 @@ class Listing:
         inside: dict[str, list[str]] = {}
         for file in self.files:
             parts = file.relative_to(self.root).parts
-            if len(parts) > 2 and parts[0].lower() not in SPLIT_FOLDERS and parts[1].lower() in SPLIT_FOLDERS:
+            if len(parts) > 2 and parts[0].lower() not in SPLIT_NAMES and parts[1].lower() in SPLIT_NAMES:
                 names = inside.setdefault(parts[0], [])
                 if parts[1] not in names:
                     names.append(parts[1])
@@ -224,11 +224,6 @@ def unique_ids(files: Sequence[str]) -> list[str]:
     options = [(PurePosixPath(file).stem, posixpath.splitext(file)[0], file) for file in files]
     counts = [Counter(option[level] for option in options) for level in range(2)]
     return [next((o for o, count in zip(option, counts, strict=False) if count[o] == 1), option[2]) for option in options]
-
-
-def split_of(relative: PurePosixPath | Path) -> Split:
-    """Return the split that the first folder of a relative path names; train if it names none."""
-    return SPLIT_FOLDERS.get(relative.parts[0].lower(), "train") if len(relative.parts) > 1 else "train"
 
 
 def needed_file(*candidates: Path, what: str) -> Path:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cap2im.data.splits import Split
 from cap2im.files import read_bytes, sha256, write_atomically
 
 DIGIT_SIDE = 28
@@ -34,7 +35,6 @@ SHA256 = {
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 
-Split = Literal["train", "validation", "test"]
 VALIDATION_SIZE = 10_000  # the last of the 60,000, as usual
 
 
@@ -157,7 +157,7 @@ def download_mnist(folder: Path, mirrors: tuple[str, ...] = MIRRORS) -> None:
             )
 
 
-def mnist(split: Split, path: str | Path | None = None) -> Digits:
+def load_mnist(split: Split, path: str | Path | None = None) -> Digits:
     """MNIST's digits from `path`, or else from the cache, or else from a verified download into the cache.
 
     Args:
@@ -212,3 +212,11 @@ def scikit_learn_digits(split: Split) -> Digits:
     images = torch.nn.functional.pad(large, (2, 2, 2, 2)).squeeze(1).mul(255).round().to(torch.uint8)
     rows = {"train": slice(0, 1397), "validation": slice(1397, 1597), "test": slice(1597, None)}[split]
     return Digits(images, torch.from_numpy(data.target).to(torch.uint8))[rows]
+
+
+DigitSource = Literal["mnist", "digits"]
+
+
+def load_digits(source: DigitSource, split: Split, path: Path | None) -> Digits:
+    """Handwritten digits: "mnist" from a folder, the cache or a download; "digits" from inside scikit-learn."""
+    return load_mnist(split, path) if source == "mnist" else scikit_learn_digits(split)

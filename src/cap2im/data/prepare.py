@@ -23,9 +23,9 @@ from PIL import Image
 from pydantic import AfterValidator, BaseModel, Field
 
 import cap2im
-from cap2im.data.mnist import Split
 from cap2im.data.pictures import JPEG_QUALITY, LARGEST_PNG, Fit, PictureTask, prepare_pictures
 from cap2im.data.records import PROBLEMS, CaptionedImage, LazyRecords, Problem, Source, fingerprint, tokens_of, usable_captions
+from cap2im.data.splits import Split
 from cap2im.data.vocabulary import Tokenizer, Vocabulary
 from cap2im.data.workers import available_workers, batched, parallel, progress_bar
 from cap2im.files import atomic_path, dump_json, file_sha256, is_unbegun, read_json, shortened, write_atomically
@@ -41,7 +41,7 @@ GROUP_ROWS = 256  # images that are in memory at once
 
 
 @dataclass(frozen=True)
-class Options:
+class PrepareOptions:
     """How images and captions are prepared.
 
     Attributes:
@@ -130,7 +130,7 @@ def _write_shard(
     path: Path,
     name: str,
     records: Sequence[CaptionedImage],
-    options: Options,
+    options: PrepareOptions,
     tokens: Tokenizer,
     compute: Callable[..., Iterator[Any]],
     advance: Callable[[int], None],
@@ -175,7 +175,7 @@ def _write_shard(
     return Shard(name, rows, captions_written, file_sha256(path), tuple(problems))
 
 
-def _read_back(file: Path, rows: int, options: Options) -> None:
+def _read_back(file: Path, rows: int, options: PrepareOptions) -> None:
     """Open a written shard as training does, and decode its first pictures.
 
     Raises:
@@ -199,7 +199,7 @@ def _read_back(file: Path, rows: int, options: Options) -> None:
         raise ValueError(f"{file}: what was written cannot be read again ({' '.join(str(error).split())[:200]})") from None
 
 
-def _plan(source: Source, options: Options) -> list[tuple[Split, str, Sequence[CaptionedImage]]]:
+def _plan(source: Source, options: PrepareOptions) -> list[tuple[Split, str, Sequence[CaptionedImage]]]:
     """The shards to write: split, file name, records."""
     plan: list[tuple[Split, str, Sequence[CaptionedImage]]] = []
     for split, records in source.splits.items():
@@ -262,8 +262,15 @@ def _done_before(out: Path, resume: bool, print_of: str) -> list[Shard]:
     return [shard for shard in shards if (out / shard.file).is_file() and file_sha256(out / shard.file) == shard.sha256]
 
 
-def prepare(
-    source: Source, out: Path, *, kind: str, path: str, options: Options | None = None, workers: int | None = None, resume: bool = False
+def prepare_dataset(
+    source: Source,
+    out: Path,
+    *,
+    kind: str,
+    path: str,
+    options: PrepareOptions | None = None,
+    workers: int | None = None,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Writes a prepared dataset.
 
@@ -282,7 +289,7 @@ def prepare(
         ValueError: nothing to prepare, a folder that holds something else or that another run writes into, a run to go on with that had
             another source or other options, or options for a vocabulary that the source has already.
     """
-    options = Options() if options is None else options
+    options = PrepareOptions() if options is None else options
     if not source.splits.get("train"):
         raise ValueError(f"{path}: no training images with captions in it" + "".join(f"; {p}" for p in source.problems[:3]))
     if out.exists() and not out.is_dir():
@@ -293,7 +300,7 @@ def prepare(
         return _prepare(source, out, kind, path, options, workers, resume)
 
 
-def _check_vocabulary(source: Source, options: Options) -> None:
+def _check_vocabulary(source: Source, options: PrepareOptions) -> None:
     """Tells before any picture is read that the vocabulary cannot be as it is asked for; captions in tables are not read for that."""
     tokens, records = tokens_of(source, options.tokens), source.splits["train"]
     if source.vocabulary is not None:
@@ -305,11 +312,11 @@ def _check_vocabulary(source: Source, options: Options) -> None:
             _vocabulary(captions, tokens, options)
 
 
-def _vocabulary(captions: Iterable[str], tokens: Tokenizer, options: Options) -> Vocabulary:
+def _vocabulary(captions: Iterable[str], tokens: Tokenizer, options: PrepareOptions) -> Vocabulary:
     return Vocabulary.build(captions, tokens=tokens, minimum_count=options.minimum_count, size=options.words)
 
 
-def _prepare(source: Source, out: Path, kind: str, path: str, options: Options, workers: int | None, resume: bool) -> dict[str, Any]:
+def _prepare(source: Source, out: Path, kind: str, path: str, options: PrepareOptions, workers: int | None, resume: bool) -> dict[str, Any]:
     """Writes what is not there yet; see `prepare`."""
     tokens = tokens_of(source, options.tokens)
     making = {"encoding": ENCODING, "kind": kind, "side": options.side, "fit": options.fit, "captions": options.captions, "tokens": tokens}
@@ -358,7 +365,9 @@ def _split_of(shard: Shard) -> str:
     return shard.file.removeprefix("data/").split("-")[0]
 
 
-def _finish(source: Source, out: Path, kind: str, path: str, options: Options, print_of: str, shards: Sequence[Shard]) -> dict[str, Any]:
+def _finish(
+    source: Source, out: Path, kind: str, path: str, options: PrepareOptions, print_of: str, shards: Sequence[Shard]
+) -> dict[str, Any]:
     """Vocabulary, problems, card, and last of all the manifest."""
     counts: dict[str, dict[str, int]] = {}
     for shard in shards:

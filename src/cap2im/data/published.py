@@ -14,10 +14,10 @@ import numpy as np
 
 from cap2im.arrays import open_hdf5
 from cap2im.data.listing import needed_file
-from cap2im.data.mnist import Split
 from cap2im.data.mnist_captions import NUMBER_WORDS
 from cap2im.data.pictures import ArrayImage, Box, ImageFile, open_array
-from cap2im.data.records import SPLIT_FOLDERS, CaptionedImage, LazyRecords, PickleReader, Problem, Source, caption_lines
+from cap2im.data.records import CaptionedImage, LazyRecords, PickleReader, Problem, Source, caption_lines
+from cap2im.data.splits import SPLIT_NAMES, Split
 from cap2im.data.vocabulary import UNKNOWN, Vocabulary
 from cap2im.files import brief, read_text, shortened, split_lines
 
@@ -248,7 +248,7 @@ def read_released(path: Path, read_pickle: PickleReader, side: int) -> Source:
     words = words_by_number(numbers, path / "dictionary.pkl")
     source = Source({}, vocabulary=Vocabulary(words=words, unknown=UNKNOWN if UNKNOWN in words else None))
     for name in ("train", "dev", "test"):
-        split = SPLIT_FOLDERS[name]
+        split = SPLIT_NAMES[name]
         sizes = {
             int(f.stem.rsplit("x", 1)[-1]): f for f in sorted(path.glob(f"{name}-images-*x*.npy")) if f.stem.rsplit("x", 1)[-1].isdigit()
         }

@@ -10,24 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
-from cap2im.data.mnist import Split
 from cap2im.data.pictures import Box, ImageReference
+from cap2im.data.splits import Split
 from cap2im.data.tokenizer import is_unspaced
 from cap2im.data.vocabulary import LONGEST_CAPTION, Tokenizer, Vocabulary, split_words
 from cap2im.files import BYTE_ORDER_MARKS, decode_text, read_bytes, split_lines
 
 PickleReader = Callable[[Path], Any]  # reads a pickle without executing what it holds
-
-SPLIT_FOLDERS: dict[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-}
 
 MOST_CHARACTERS = 10_000  # of a caption
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from cap2im.data import class_folders, coco, flickr, huggingface, image_folder, image_pairs, published, table_files
 from cap2im.data.listing import is_hidden, list_files
-from cap2im.data.mnist import Split
 from cap2im.data.records import LazyRecords, PickleReader, Problem, Source, hold_out, is_utf8
 from cap2im.data.source_kinds import KINDS, Kind
+from cap2im.data.splits import Split
 from cap2im.data.table_columns import AskedColumns
 from cap2im.data.webdataset import read_webdataset
 

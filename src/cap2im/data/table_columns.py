@@ -11,8 +11,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from cap2im.data.listing import PICTURES
-from cap2im.data.mnist import Split
-from cap2im.data.records import SPLIT_FOLDERS
 from cap2im.files import shortened
 
 IMAGE_COLUMNS = ("file_name", "filename", "image", "image_name", "image_path", "image_file", "file", "path", "img", "picture", "photo")
@@ -186,8 +184,3 @@ def as_class_id(value: Any) -> int:
     if isinstance(value, str) and re.fullmatch(r"\s*\d{1,18}\s*", value):
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63 else -1
-
-
-def split_named(value: Any) -> Split | None:
-    """Return the split that a cell names; None if it names none."""
-    return ({"restval": "train"} | SPLIT_FOLDERS).get(value.strip().lower()) if isinstance(value, str) else None  # type: ignore[return-value]

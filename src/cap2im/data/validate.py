@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from cap2im.data.dataset import Manifest, PreparedDataset, is_url, parse_manifest
-from cap2im.data.mnist import Split
 from cap2im.data.pictures import Box, Examined, ImageBytes, ImageReference, examine_pictures
 from cap2im.data.prepare import MANIFEST, VOCABULARY
-from cap2im.data.records import PROBLEMS, SPLIT_FOLDERS, CaptionedImage, PickleReader, Problem, Source, tokens_of, usable_captions
+from cap2im.data.records import PROBLEMS, CaptionedImage, PickleReader, Problem, Source, tokens_of, usable_captions
 from cap2im.data.source_kinds import Kind
+from cap2im.data.splits import SPLIT_NAMES, Split
 from cap2im.data.vocabulary import Tokenizer, Vocabulary, split_words
 from cap2im.data.workers import available_workers, batched, parallel, progress_bar
 from cap2im.files import file_sha256, read_bytes, read_json
@@ -172,7 +172,7 @@ def check_prepared(folder: Path | str, *, workers: int | None = None) -> Report:
                 problems.append(Problem("damaged file", str(folder / VOCABULARY), " ".join(reason.split())[:200]))
     whole: dict[Split, list[tuple[str, int]]] = {}
     for shard, url in files:
-        whole.setdefault(SPLIT_FOLDERS[shard.split], []).append((url, shard.rows))
+        whole.setdefault(SPLIT_NAMES[shard.split], []).append((url, shard.rows))
     splits = {split: (sum(rows for _, rows in shards), _stored(shards, problems)) for split, shards in whole.items()}
     return _check("prepared", splits, problems, vocabulary, "released" if vocabulary is None else vocabulary.tokens, workers)
 

@@ -20,9 +20,9 @@ from typing import Any
 from pydantic_core import from_json
 
 from cap2im.data.listing import is_hidden, list_files
-from cap2im.data.mnist import Split
 from cap2im.data.pictures import EXTENSIONS, LARGEST_FILE, UNREADABLE_EXTENSIONS, ImageFile, unreadable_format
-from cap2im.data.records import SPLIT_FOLDERS, CaptionedImage, Problem, Source
+from cap2im.data.records import CaptionedImage, Problem, Source
+from cap2im.data.splits import SPLIT_NAMES, Split
 from cap2im.files import decode_text, shortened, split_lines
 
 CAPTION_KEYS = (
@@ -283,8 +283,8 @@ def tar_files(path: str) -> list[Path]:
 def _split_of(relative: Path) -> Split:
     """Return the split that a folder on the way to a tar file, or its name up to the first dash, dot or underscore, stands for."""
     for part in (*relative.parts[:-1], re.split(r"[-_.]", relative.name)[0]):
-        if part.lower() in SPLIT_FOLDERS:
-            return SPLIT_FOLDERS[part.lower()]
+        if part.lower() in SPLIT_NAMES:
+            return SPLIT_NAMES[part.lower()]
     return "train"
 
 

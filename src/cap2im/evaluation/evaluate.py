@@ -19,12 +19,15 @@ from cap2im.checkpoint import WEIGHTS, read_config
 from cap2im.config import DigitsData, DrawingRecipe
 from cap2im.convert.inception import find_inception
 from cap2im.data.batch import Batch
-from cap2im.data.canvas_batches import DigitSource, caption_tokens, load_digits
-from cap2im.data.caption_batches import CaptionBatches, CaptionedImages, sentence_vectors
-from cap2im.data.dataset import MANIFEST, SPLITS, PreparedDataset
-from cap2im.data.mnist import Split
+from cap2im.data.canvas_batches import caption_tokens
+from cap2im.data.caption_batches import CaptionBatches
+from cap2im.data.captioned_images import CaptionedImages
+from cap2im.data.dataset import MANIFEST, PreparedDataset
+from cap2im.data.mnist import DigitSource, load_digits
 from cap2im.data.mnist_captions import CanvasMaker, HeldOut
+from cap2im.data.sentence_vectors import load_sentence_vectors
 from cap2im.data.shards import ShardBatches
+from cap2im.data.splits import SPLITS, Split
 from cap2im.data.vocabulary import pad
 from cap2im.evaluation.other_dataset import ForeignData, foreign_data
 from cap2im.files import file_sha256, sha256
@@ -306,7 +309,7 @@ def _captioned(pipeline: Pipeline, dataset: PreparedDataset, split: Split, count
             dataset.require_size(c.side, f"a drawing of {pipeline.name}")
         whole = CaptionedImages(dataset, split)
         with processes.main_process_first():
-            vectors = None if pipeline.encoder is None else sentence_vectors(dataset, split, whole.captions, pipeline.encoder)
+            vectors = None if pipeline.encoder is None else load_sentence_vectors(dataset, split, whole.captions, pipeline.encoder)
         how: dict[str, Any] = {"colours": c.colours, "vectors": vectors, "side": None if stored else c.side}
         batches = CaptionBatches(whole, pipeline.vocabulary, noise_shape, batch_size=1, **how)
         rows = batches.spread(count)
@@ -519,7 +522,7 @@ def _mean_sentence(
     training = CaptionedImages(dataset, "train")
     if pipeline.encoder is not None:
         with processes.main_process_first():
-            vectors = sentence_vectors(dataset, "train", training.captions, pipeline.encoder)
+            vectors = load_sentence_vectors(dataset, "train", training.captions, pipeline.encoder)
         sums = sum(torch.from_numpy(vectors[i : i + 1000].astype("float64")).sum(dim=0) for i in range(0, len(vectors), 1000))
         return torch.as_tensor(sums) / len(vectors), len(vectors)
     numbers = sorted(filter(None, map(pipeline.vocabulary.numbered, training.captions)), key=len)  # those of no known word do not count

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cap2im.config import DigitsData
-from cap2im.data.canvas_batches import load_digits
-from cap2im.data.caption_batches import CaptionedImages
+from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
+from cap2im.data.mnist import load_digits
 from cap2im.data.mnist_captions import CanvasMaker, Configuration, HeldOut
 from cap2im.files import atomic_path, check_writable_folder
 from cap2im.metrics.ssim import nearest_images

@@ -49,8 +49,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cap2im._version import __version__
-from cap2im.data.mnist import DIGIT_SIDE, Digits, Split
+from cap2im.data.mnist import DIGIT_SIDE, Digits
 from cap2im.data.mnist_captions import CANVAS_SIDE, LAYOUTS, PLACES, CanvasMaker, Configuration, HeldOut
+from cap2im.data.splits import Split
 from cap2im.loading import load_network
 from cap2im.metrics.distributed import ProcessGroup
 from cap2im.metrics.intervals import wilson

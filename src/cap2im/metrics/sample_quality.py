@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from cap2im.convert.inception import load_inception
-from cap2im.data.caption_batches import CaptionedImages, NumberedCaptions
+from cap2im.data.captioned_images import CaptionedImages, NumberedCaptions
 from cap2im.data.dataset import PreparedDataset
-from cap2im.data.mnist import Split
+from cap2im.data.splits import Split
 from cap2im.data.vocabulary import Vocabulary, pad
 from cap2im.files import sha256
 from cap2im.metrics import fid

@@ -21,9 +21,9 @@ from torch.nn import functional as F
 
 from cap2im.checkpoint import read_config, whole_folder, write_model
 from cap2im.config import ClassifierRecipe, ClassifierTraining
-from cap2im.data.caption_batches import CaptionedImages
+from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
-from cap2im.data.mnist import Split
+from cap2im.data.splits import Split
 from cap2im.metrics.intervals import wilson
 from cap2im.models.precision import autocast
 from cap2im.models.vgg import SIDE, VGG

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from cap2im.config import DAMSMRecipe, DigitsData, MatchingTraining
 from cap2im.convert.inception import load_inception
 from cap2im.data.batch import Batch
-from cap2im.data.canvas_batches import caption_tokens, load_digits
+from cap2im.data.canvas_batches import caption_tokens
+from cap2im.data.mnist import load_digits
 from cap2im.data.mnist_captions import CanvasMaker, HeldOut
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.metrics.r_precision import OTHERS, fewest_wrong, matching_codes, own_caption_first, rate

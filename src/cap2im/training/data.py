@@ -14,13 +14,16 @@ from pydantic import ValidationError
 from cap2im.checkpoint import read_config
 from cap2im.config import CaptionsData, DigitsData, DrawingRecipe, PicturesData
 from cap2im.data.batch import Batch, Batches
-from cap2im.data.canvas_batches import CanvasBatches, load_digits
-from cap2im.data.caption_batches import CaptionBatches, CaptionedImages, sentence_vectors
+from cap2im.data.canvas_batches import CanvasBatches
+from cap2im.data.caption_batches import CaptionBatches
+from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
-from cap2im.data.image_batches import PairBatches
-from cap2im.data.mnist import Split
+from cap2im.data.image_batches import ImageBatches
+from cap2im.data.mnist import load_digits
 from cap2im.data.mnist_captions import ALIASES, WORDS, CanvasMaker, HeldOut
+from cap2im.data.sentence_vectors import load_sentence_vectors
 from cap2im.data.shards import ShardBatches
+from cap2im.data.splits import Split
 from cap2im.data.vocabulary import LONGEST_CAPTION, Vocabulary, pad
 from cap2im.files import describe
 from cap2im.sentence_encoders import SentenceEncoder, find_encoder, load_sentence_encoder
@@ -166,7 +169,7 @@ def _prepared(recipe: DrawingRecipe, settings: CaptionsData, dataset: PreparedDa
 
     def batches(split: Split, **how: Any) -> CaptionBatches:
         images = CaptionedImages(dataset, split)
-        vectors = None if encoder is None else sentence_vectors(dataset, split, images.captions, encoder)
+        vectors = None if encoder is None else load_sentence_vectors(dataset, split, images.captions, encoder)
         return CaptionBatches(images, dataset.vocabulary, sizes.noise_shape, colours=sizes.colours, vectors=vectors, **how)
 
     training = batches(
@@ -182,8 +185,8 @@ def _prepared(recipe: DrawingRecipe, settings: CaptionsData, dataset: PreparedDa
 def _pictures(recipe: DrawingRecipe, settings: PicturesData, dataset: PreparedDataset) -> Material:
     sizes = recipe.model
 
-    def batches(split: Split, batch_size: int, seed: int) -> PairBatches:
-        return PairBatches(
+    def batches(split: Split, batch_size: int, seed: int) -> ImageBatches:
+        return ImageBatches(
             CaptionedImages(dataset, split),
             dataset.vocabulary,
             sizes.noise_shape,
@@ -233,8 +236,8 @@ def _captioned(
     settings: CaptionsData | PicturesData,
     dataset: PreparedDataset,
     encoder: SentenceEncoder | None,
-    training: CaptionBatches | ShardBatches | PairBatches,
-    validation: CaptionBatches | ShardBatches | PairBatches,
+    training: CaptionBatches | ShardBatches | ImageBatches,
+    validation: CaptionBatches | ShardBatches | ImageBatches,
     **streamed: Any,
 ) -> Material:
     seen, seen_images = training.examples(SHOWN_CAPTIONS)

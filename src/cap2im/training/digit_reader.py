@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from cap2im.checkpoint import whole_folder, write_model
 from cap2im.config import ReaderRecipe
-from cap2im.data.mnist import DIGIT_SIDE, Digits, mnist
+from cap2im.data.mnist import DIGIT_SIDE, Digits, load_mnist
 from cap2im.data.mnist_captions import CANVAS_SIDE, LAYOUTS, PLACES, HeldOut
 from cap2im.metrics.caption_accuracy import place_windows, read_canvases, real_canvases, score, summary
 from cap2im.models.digit_reader import NO_DIGIT, DigitReader
@@ -127,7 +127,7 @@ def train(
     """
     if run.exists() and any(run.iterdir()):
         raise ValueError(f"{run}: not empty, and training a reader starts anew; name another folder with --run")
-    digits, validation = mnist("train", data), mnist("validation", data)
+    digits, validation = load_mnist("train", data), load_mnist("validation", data)
     start = time.monotonic()
     with Progress() as bar:
         task = bar.add_task("training", total=recipe.train.steps)
