@@ -15,7 +15,7 @@ from PIL import Image
 
 import cap2im
 from cap2im.pipeline import Pipeline
-from cap2im.rendering.drawing import slug
+from cap2im.rendering.folder import slug
 from tests.metrics.test_distributed import models
 from tests.real_data import data_folder
 from tests.tiny import CHANGES, tiny_model, tiny_recipe

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from cap2im.rendering.drawing import Drawing, page_data, save_page
-from tests.rendering.test_drawing import blobs, last_stage_alone, staged
+from cap2im.rendering.drawing import Drawing
+from cap2im.rendering.page import page, page_data
+from tests.rendering.samples import blobs, last_stage_alone, staged
 
 Opener = Callable[..., Any]
 
@@ -35,7 +36,8 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Opener]:
         dialog.dismiss()
 
     def open_drawings(drawings: list[Drawing], *, moving: bool = False, width: int = 1100, scheme: str = "light") -> Any:
-        path = save_page(drawings, tmp_path / "drawing.html")
+        path = tmp_path / "drawing.html"
+        path.write_text(page(drawings), "utf-8")
         context = browser.new_context(
             viewport={"width": width, "height": 900}, reduced_motion="no-preference" if moving else "reduce", color_scheme=scheme
         )

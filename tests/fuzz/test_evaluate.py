@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cap2im.evaluation import comparison
 from cap2im.evaluation.comparison import check_evaluation_file, keep_evaluation, kept_evaluations
 from cap2im.generation import GENERATED, MANIFEST, PAIRS, REAL, read_pairs, sample_pairs
-from cap2im.rendering.drawing import drawn_by, folder_for
+from cap2im.rendering.folder import drawing_folder, drawing_model
 from tests.fuzz.floats import FLOATS
 
 LEAVES = st.none() | st.booleans() | st.integers() | FLOATS | st.text(max_size=8)
@@ -85,8 +85,8 @@ def test_any_file_in_the_place_of_a_drawing(folder, name, content):
     for old in there.iterdir():
         old.unlink()
     (there / name).write_bytes(content)
-    assert isinstance(drawn_by(there), str)
-    assert folder_for("a cat", "model", out) == out / "a-cat-by-model"
+    assert isinstance(drawing_model(there), str)
+    assert drawing_folder("a cat", "model", out) == out / "a-cat-by-model"
 
 
 @hypothesis.given(st.text(max_size=10))
@@ -94,4 +94,4 @@ def test_a_models_name_is_read_back_from_a_page(folder, name):
     there = folder / "page" / "a-cat"
     there.mkdir(parents=True, exist_ok=True)
     (there / "drawing.html").write_text(json.dumps({"caption": "a", "model": name}, separators=(",", ":")), "utf-8")
-    assert drawn_by(there) == name
+    assert drawing_model(there) == name

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cap2im.pipeline import Pipeline
-from cap2im.rendering.drawing import page_data
+from cap2im.rendering.page import page_data
 from tests.serve.conftest import CAPTION, wait_until
 
 OTHERS = ["the digit 7 is at the bottom left of the image .", "the digit 2 is on the left of the digit 2"]

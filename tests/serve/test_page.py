@@ -21,7 +21,8 @@ import pytest
 from PIL import Image
 
 import cap2im
-from cap2im.rendering.drawing import Drawing, viewer_file
+from cap2im.rendering.drawing import Drawing
+from cap2im.rendering.page import viewer_file
 from cap2im.serve.settings import ServeSettings
 from tests.serve.conftest import Client, Gate, served
 

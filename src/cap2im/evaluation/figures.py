@@ -30,7 +30,8 @@ from cap2im.files import atomic_path, check_writable_folder
 from cap2im.metrics.ssim import nearest_images
 from cap2im.pipeline import Pipeline
 from cap2im.randomness import generator
-from cap2im.rendering.drawing import Drawing, slug
+from cap2im.rendering.drawing import Drawing
+from cap2im.rendering.folder import slug
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -23,7 +23,10 @@ from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
 from cap2im.data.vocabulary import Tokens, Unknown
-from cap2im.rendering.drawing import Drawing, canvas_uri, canvases_png, gif, page, page_data, rounded_attention, rounded_boxes
+from cap2im.rendering.drawing import Drawing
+from cap2im.rendering.gif import gif
+from cap2im.rendering.images import canvas_uri
+from cap2im.rendering.page import canvas_sheet, page, page_data, rounded_attention, rounded_boxes
 from cap2im.serve.engine import Asked, BrokenError, BusyError, Engine, Places, Seen
 from cap2im.serve.settings import ServeSettings
 from cap2im.serve.store import Files
@@ -358,7 +361,7 @@ def _drawn_picture(drawing: Drawing, wanted: Wanted, files: Files) -> dict[str, 
     image = files.add(gif([drawing]), "gif") if moves else files.add(drawing.png(scale), "png")
     steps = None
     if wanted.steps:
-        sheet, columns = canvases_png(drawing)
+        sheet, columns = canvas_sheet(drawing)
         steps = {
             "glimpses": drawing.glimpses,
             "canvases": files.add(sheet, "png"),

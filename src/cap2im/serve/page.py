@@ -10,7 +10,7 @@ from importlib import resources
 
 from fastapi import APIRouter, HTTPException, Request, Response
 
-from cap2im.rendering.drawing import viewer_file
+from cap2im.rendering.page import viewer_file
 
 SECURITY_POLICY = "; ".join(
     (

@@ -19,7 +19,9 @@ from fastapi.responses import JSONResponse
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from cap2im.rendering.drawing import Drawing, attention_figure, maps_figure
+from cap2im.rendering.attention import attention_figure
+from cap2im.rendering.drawing import Drawing
+from cap2im.rendering.maps import maps_figure
 from cap2im.serve.api import EXAMPLE, LARGEST_SEED, WHOLE, accept, drawn, key_needed, problems
 from cap2im.serve.settings import ServeSettings
 from cap2im.serve.store import Files
@@ -97,7 +99,7 @@ def three_sizes(drawing: Drawing) -> list[Image.Image]:
 def two_maps(drawing: Drawing) -> list[Image.Image | None]:
     """Where the words were read, a figure for each of the last two times; of a model that says only when, that figure; else None."""
     figures: list[Image.Image | None] = [
-        maps_figure(replace(drawing, stages=(stage,), maps=(weights,)), scale=1) for stage, weights in drawing.mapped[-len(MAPS) :]
+        maps_figure(replace(drawing, stages=(stage,), maps=(weights,)), scale=1) for stage, weights in drawing.stage_maps[-len(MAPS) :]
     ]
     if not figures and drawing.attention is not None:
         figures.append(attention_figure([drawing], scale=1))

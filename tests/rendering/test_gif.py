@@ -1,0 +1,60 @@
+"""Animations."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cap2im.rendering.drawing import Drawing
+from cap2im.rendering.gif import gif
+from cap2im.rendering.grid import grid
+from tests.rendering.samples import blobs
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+def test_gif_has_a_frame_a_glimpse_and_a_final_pause(colours: int) -> None:
+    drawings = blobs(4, colours=colours)
+    with Image.open(io.BytesIO(gif(drawings))) as animation:
+        assert (animation.n_frames, animation.size) == (12, (486, 486))  # type: ignore[attr-defined]
+        assert animation.info["loop"] == 0
+        durations, frames = [], []
+        for t in range(12):
+            animation.seek(t)
+            durations.append(animation.info["duration"])
+            frames.append(np.asarray(animation.convert("RGB")).astype(int))
+    assert durations == [270] * 11 + [2000]
+    finished = np.asarray(grid(drawings)).astype(int)
+    assert abs(frames[-1] - finished).max() <= (0 if colours == 1 else 24)  # a GIF holds 256 colours
+    brightness = [frame.mean() for frame in frames]
+    assert brightness == sorted(brightness)
+    assert brightness[0] < brightness[-1]
+
+
+def test_gif_of_many_pixels_is_enlarged_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawings = blobs(4)
+    whole = Image.open(io.BytesIO(gif(drawings)))
+    pixels = sum(drawing.canvases[..., 0].size for drawing in drawings)
+    monkeypatch.setattr("cap2im.rendering.gif.MAX_PIXELS", 4 * pixels + 1)
+    smaller = Image.open(io.BytesIO(gif(drawings)))
+    side = 2 * 2 * drawings[0].image.width + 6
+    assert (smaller.n_frames, smaller.size) == (12, (side, side))  # type: ignore[attr-defined]
+    assert whole.size == (486, 486)
+    monkeypatch.setattr("cap2im.rendering.gif.MAX_PIXELS", 1)
+    assert Image.open(io.BytesIO(gif(drawings))).n_frames == 12  # type: ignore[attr-defined]
+
+
+def test_gif_outlines_the_write_window_until_the_last_frame() -> None:
+    def orange(drawings: list[Drawing]) -> list[bool]:
+        with Image.open(io.BytesIO(gif(drawings))) as animation:
+            frames = []
+            for t in range(animation.n_frames):  # type: ignore[attr-defined]
+                animation.seek(t)
+                red, _, blue = np.moveaxis(np.asarray(animation.convert("RGB")).astype(int), -1, 0)
+                frames.append(bool((red - blue > 100).any()))
+        return frames
+
+    assert orange(blobs(1)) == [True] * 11 + [False]
+    assert orange(blobs(1, writes=False)) == [False] * 12
