@@ -6,7 +6,6 @@ import itertools
 import json
 import shlex
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,17 +17,20 @@ import cap2im
 from cap2im.cli.captions import read_captions
 from cap2im.cli.options import PATH, DeviceOption, ModelOption, PrecisionOption, SharpenOption, examples
 from cap2im.files import check_writable_folder
+from cap2im.rendering.parts import PARTS
 
 commands = typer.Typer()
 
 
-class DrawingPart(StrEnum):
-    """A part of a drawing that `cap2im draw --only` writes; typer wants an enumeration for an option that may be repeated."""
+def parse_part(text: Any) -> str:
+    """Return the name of a part of a drawing.
 
-    PNG = "png"
-    GIF = "gif"
-    ATTENTION = "attention"
-    HTML = "html"
+    Raises:
+        BadParameter: there is no such part.
+    """
+    if text in PARTS:
+        return str(text)
+    raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, PARTS))}")
 
 
 @commands.command(
@@ -54,8 +56,13 @@ def draw(
         ),
     ] = Path("drawings"),
     only: Annotated[
-        list[DrawingPart] | None,
-        typer.Option("--only", help="Write these alone: pictures, animation, attention, page; may be repeated. [default: all]"),
+        list[str] | None,
+        typer.Option(
+            "--only",
+            help="Write only this part of a drawing; may be repeated. [default: all]",
+            parser=parse_part,
+            metavar=f"[{'|'.join(PARTS)}]",
+        ),
     ] = None,
     sharpen: SharpenOption = None,
     unknown: Annotated[
@@ -70,14 +77,8 @@ def draw(
     if not wanted and model == cap2im.DEFAULT_MODEL:
         raise ValueError('no caption given; try: cap2im draw "the digit three is at the top of the digit one"')
     check_writable_folder(out)
-    from cap2im.pipeline import Pipeline
-    from cap2im.rendering.drawing import (  # torch takes a second to import: bad arguments need not wait
-        PARTS,
-        drawn_by,
-        folder_for,
-        save_all,
-        slug,
-    )
+    from cap2im.pipeline import Pipeline  # imports torch, which takes a second; arguments are checked first
+    from cap2im.rendering.folder import drawing_folder, drawing_model, save_drawings, slug
 
     pipeline = Pipeline.load(model, device=device, sharpen=sharpen, precision=precision)
     if not wanted:
@@ -98,13 +99,14 @@ def draw(
     quiet = len(first) * samples < 8  # a second or two
     for caption in track(first, "drawing", console=Console(stderr=True), disable=quiet):
         drawings = list(itertools.islice(pictures, samples))
-        folder = folder_for(caption, drawer, out)
-        replaced = drawn_by(folder) is not None
-        saved = save_all(drawings, folder, PARTS if only is None else [part.value for part in only])
-        drawn[slug(caption)] = {"files": [str(path) for path in saved.paths], "replaced": replaced}
+        folder = drawing_folder(caption, drawer, out)
+        replaced = drawing_model(folder) is not None
+        paths = save_drawings(drawings, folder, PARTS if only is None else only)
+        drawn[slug(caption)] = {"files": [str(path) for path in paths], "replaced": replaced}
         if not as_json:
-            shown = saved.page or (saved.paths[0] if saved.paths else f"{folder}: nothing of that kind")
-            more = f" and {beside} file{'s' * (beside > 1)} beside it" if (beside := len(saved.paths) - 1) > 0 else ""
+            pages = [path for path in paths if path.suffix == ".html"]
+            shown = next(iter([*pages, *paths]), f"{folder}: nothing of that kind")
+            more = f" and {beside} file{'s' * (beside > 1)} beside it" if (beside := len(paths) - 1) > 0 else ""
             print(f"{caption}\n  {shown}{more}{', in place of the drawing that was there' if replaced else ''}")
     if as_json:
         same = {"model": pipeline.name, "precision": pipeline.precision, "seed": seed}
