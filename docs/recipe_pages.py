@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cap2im.config import load_recipe, paper_recipe, recipe_names, settings
+from cap2im.config import load_recipe, recipe_names, settings
 
 HEADER = "| key | value | paper | meaning |\n| --- | --- | --- | --- |"
 
@@ -18,7 +18,7 @@ def cell(value: Any) -> str:
 def recipe_page(name: str) -> str:
     """Return the page of a recipe: its description and all of its settings."""
     recipe = load_recipe(name)
-    reference = paper_recipe(recipe)
+    reference = recipe.paper_recipe()
     rows = [f"| `{s.key}` | {cell(s.value)} | {cell(s.paper)} | {s.meaning} |" for s in settings(recipe)]
     note = f"The column *paper* has the values of `{reference}`." if reference else "No published recipe corresponds to this one."
     command = f"```sh\ncap2im train {name} --dry-run\n```"

@@ -8,7 +8,7 @@ from importlib import resources
 
 import pytest
 
-from cap2im.config import differences, load_recipe, paper_recipe, parse_recipe, recipe_names, settings, to_toml
+from cap2im.config import differences, load_recipe, parse_recipe, recipe_names, settings, to_toml
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -168,9 +168,8 @@ def test_several_problems_are_told_at_once_booleans_among_them():
     changes = ["train.batch_size=true", "train.epochs=3.0", "train.log_every=many", "model.latent=0", "train.zzz=1"]
     with pytest.raises(ValueError, match=r"unknown key train\.zzz") as error:
         load_recipe("aligndraw-mnist", changes)
-    told = str(error.value)
-    assert all(key in told for key in ("train.batch_size: ", "train.log_every: ", "model.latent: "))
-    assert "train.epochs: " not in told
+    keys = ("train.batch_size: ", "train.epochs: ", "train.log_every: ", "model.latent: ")
+    assert all(key in str(error.value) for key in keys)
 
 
 @pytest.mark.parametrize("value", ["0", "1", "1.0"])
@@ -179,9 +178,15 @@ def test_numbers_are_no_booleans(value):
         load_recipe("vgg-cifar", [f"train.flip={value}"])
 
 
-def test_what_is_no_boolean_is_taken_as_before():
-    recipe = load_recipe("vgg-cifar", ["train.flip=False", "train.epochs=3.0", "train.momentum=.5", "train.learning_rate=1"])
-    assert (recipe.train.flip, recipe.train.epochs, recipe.train.momentum, recipe.train.learning_rate) == (False, 3, 0.5, 1)
+def test_set_takes_values_in_pythons_notation():
+    recipe = load_recipe("vgg-cifar", ["train.flip=False", "train.momentum=.5", "train.weight_decay=1.e-3", "train.learning_rate=1"])
+    assert (recipe.train.flip, recipe.train.momentum, recipe.train.weight_decay, recipe.train.learning_rate) == (False, 0.5, 1e-3, 1)
+    assert (load_recipe("vgg-cifar", ["name=True story"]).name, load_recipe("vgg-cifar", ["name=.5 x"]).name) == ("True story", ".5 x")
+
+
+def test_undecodable_bytes_are_refused():
+    with pytest.raises(ValueError, match=r"^recipe vgg-cifar: holds text that is not UTF-8$"):
+        load_recipe("vgg-cifar", ["name=caf\udce9"])
 
 
 def test_unknown_sections_inside_of_sections():
@@ -269,7 +274,7 @@ def test_the_papers_values_are_those_of_the_papers_recipe():
     assert (paper["model.glimpses"], paper["model.latent"], paper["train.learning_rate"], paper["train.ema_decay"]) == (32, 275, 1e-3, 0)
     assert {each.paper for each in settings(load_recipe("fc-vae-cifar"))} == {None}, "the paper names no sizes of it"
     for name in recipe_names():
-        assert paper_recipe(load_recipe(name)) in (None, *recipe_names())
+        assert load_recipe(name).paper_recipe() in (None, *recipe_names())
 
 
 def test_a_training_has_epochs_or_updates():

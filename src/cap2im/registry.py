@@ -109,7 +109,7 @@ MODELS = {
     "reader": Spec(
         "cap2im.models.digit_reader:DigitReader",
         "cap2im.models.digit_reader:DigitReaderConfig",
-        "cap2im.config:ReaderRecipe",
+        "cap2im.config:DigitReaderRecipe",
         "cap2im.training.digit_reader:train",
         "cap2im.training.card:reader_card",
     ),

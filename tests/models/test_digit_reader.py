@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from cap2im.config import ReaderRecipe, parse_recipe
+from cap2im.config import DigitReaderRecipe, parse_recipe
 from cap2im.data.mnist import Digits, scikit_learn_digits
 from cap2im.data.mnist_captions import LAYOUTS, PLACES, HeldOut
 from cap2im.metrics.caption_accuracy import load_reader, place_windows, read_canvases, real_canvases, score
@@ -19,10 +19,10 @@ from cap2im.training.card import reader_card
 from cap2im.training.digit_reader import FAR, NEAR, UNLABELLED, CanvasMix, _breadth, erase, save_reader, scribbles, train_reader
 
 
-def recipe(channels: int = 4, **train: float) -> ReaderRecipe:
+def recipe(channels: int = 4, **train: float) -> DigitReaderRecipe:
     settings = {"steps": 3, "canvases": 8, "validation_samples": 1, **train}
     made = parse_recipe({"kind": "reader", "description": "A test", "model": {"channels": channels}, "train": settings}, "test")
-    assert isinstance(made, ReaderRecipe)
+    assert isinstance(made, DigitReaderRecipe)
     return made
 
 

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 import cap2im.training.damsm as training
 from cap2im.checkpoint import checkpoints, load_checkpoint, read_config, read_weights
-from cap2im.config import DAMSMRecipe, MatchingTraining, load_recipe
+from cap2im.config import DAMSMRecipe, DAMSMTraining, load_recipe
 from cap2im.metrics.r_precision import load_damsm
 from cap2im.models.attngan_text import TextEncoderConfig
 from cap2im.models.damsm import DAMSM, DAMSMConfig, Gammas, damsm_losses
@@ -154,7 +154,7 @@ def test_two_processes_choose_among_the_whole_batch(tmp_path):
 
 
 def test_schedule():
-    settings = MatchingTraining(learning_rate=0.01, rate_decay=0.5, final_learning_rate=0.002, warmup_steps=1)
+    settings = DAMSMTraining(learning_rate=0.01, rate_decay=0.5, final_learning_rate=0.002, warmup_steps=1)
     assert [learning_rate(settings, step, 10) for step in (0, 1, 9, 10, 20, 30)] == pytest.approx([0.005, 0.01, 0.01, 0.005, 0.0025, 0.002])
 
 

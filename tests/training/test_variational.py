@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 
 from cap2im.checkpoint import checkpoints, load_checkpoint, read_config, read_weights
-from cap2im.config import BoundTraining, load_recipe
+from cap2im.config import VariationalTraining, load_recipe
 from cap2im.pipeline import Pipeline
 from cap2im.training.data import training_material
 from cap2im.training.run import RunLog, make_accelerator
@@ -164,17 +164,17 @@ def test_batches_depend_on_the_step_alone():
 
 
 def test_schedules():
-    by_updates = BoundTraining(updates=1000, schedule="cosine", warmup_steps=10, final_learning_rate=1e-5)
+    by_updates = VariationalTraining(updates=1000, schedule="cosine", warmup_steps=10, final_learning_rate=1e-5)
     assert learning_rate(by_updates, 505, 7) == pytest.approx((1e-3 + 1e-5) / 2)
-    step = BoundTraining(epochs=150, drop_epoch=110)
+    step = VariationalTraining(epochs=150, drop_epoch=110)
     assert [learning_rate(step, s, 100) for s in (0, 10_999, 11_000, 14_999)] == [1e-3, 1e-3, 1e-4, 1e-4]
-    cosine = BoundTraining(epochs=10, schedule="cosine", warmup_steps=10, final_learning_rate=1e-5)
+    cosine = VariationalTraining(epochs=10, schedule="cosine", warmup_steps=10, final_learning_rate=1e-5)
     assert learning_rate(cosine, 4, 10) == pytest.approx(5e-4)
     assert learning_rate(cosine, 10, 10) == pytest.approx(1e-3)
     assert learning_rate(cosine, 55, 10) == pytest.approx((1e-3 + 1e-5) / 2)
     assert learning_rate(cosine, 100, 10) == pytest.approx(1e-5)
-    assert [kl_weight(BoundTraining(), s) for s in (0, 10**6)] == [1.0, 1.0]
-    knots = BoundTraining(kl_weights=((0, 0.2), (100, 1.0), (200, 1.0), (300, 4.0)))
+    assert [kl_weight(VariationalTraining(), s) for s in (0, 10**6)] == [1.0, 1.0]
+    knots = VariationalTraining(kl_weights=((0, 0.2), (100, 1.0), (200, 1.0), (300, 4.0)))
     assert [kl_weight(knots, s) for s in (0, 50, 100, 150, 250, 300, 999)] == pytest.approx([0.2, 0.6, 1.0, 1.0, 2.5, 4.0, 4.0])
 
 

@@ -121,13 +121,13 @@ def recipe(
     explain: Annotated[bool, typer.Option("--explain", help="Say what each key means and what the paper has.")] = False,
 ) -> None:
     """Print a recipe with every key: as TOML, or explained."""
-    from cap2im.config import load_recipe, paper_recipe, settings, to_toml
+    from cap2im.config import load_recipe, settings, to_toml
 
     resolved = load_recipe(name, changes or [])
     if not explain:
         print(to_toml(resolved), end="")
         return
-    paper = paper_recipe(resolved)
+    paper = resolved.paper_recipe()
     for each in settings(resolved):
         value = "unset" if each.value is None else json.dumps(each.value, ensure_ascii=False)
         print(f"{each.key} = {value}\n    {each.meaning}")

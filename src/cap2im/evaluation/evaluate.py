@@ -164,7 +164,7 @@ class Subject:
     def of(cls, pipeline: Pipeline) -> Subject:
         """Describe a loaded model."""
         data = pipeline.config.get("data", {})
-        digits = DigitsData.of_model(data).source if "held_out" in data else None
+        digits = DigitsData.from_model(data).source if "held_out" in data else None
         return cls(pipeline.name, pipeline.model.config, isinstance(pipeline.model, LikelihoodModel), digits)
 
     @classmethod
@@ -601,7 +601,7 @@ def evaluate_digits(pipeline: Pipeline, data: Path | None, measures: Measures, p
     trained_on, seed = pipeline.config["data"], measures.seed
     split: Split = "test" if measures.split is None or measures.split == "all" else measures.split
     held_out = HeldOut(tuple(tuple(hidden) for hidden in trained_on["held_out"]))
-    recipe = DigitsData.of_model(trained_on)
+    recipe = DigitsData.from_model(trained_on)
     with processes.main_process_first():
         digits = load_digits(recipe.source, split, data)
     reader = load_reader()

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 import cap2im
-from cap2im.config import AttnGANRecipe, BoundRecipe, ClassifierRecipe, DAMSMRecipe, GANRecipe, ReaderRecipe, SkipThoughtsRecipe
+from cap2im.config import AttnGANRecipe, ClassifierRecipe, DAMSMRecipe, DigitReaderRecipe, GANRecipe, SkipThoughtsRecipe, VariationalRecipe
 from cap2im.files import shortened
 from cap2im.hub import licence_lines
 from cap2im.training.run import machine
 
-TrainedRecipe = AttnGANRecipe | BoundRecipe | ClassifierRecipe | DAMSMRecipe | GANRecipe | ReaderRecipe | SkipThoughtsRecipe
+TrainedRecipe = AttnGANRecipe | VariationalRecipe | ClassifierRecipe | DAMSMRecipe | GANRecipe | DigitReaderRecipe | SkipThoughtsRecipe
 WHAT_IS_MATCHED = {
     "validation": "validation images",
     "seen": "validation digits, captions that training shows",
@@ -126,7 +126,7 @@ def _interval(found: Mapping[str, Any]) -> str:
     return f"{found['rate']:.2%} (95 % interval {found['low']:.2%} to {found['high']:.2%}) of {found['n']:,}"
 
 
-def bound_card(name: str, recipe: BoundRecipe, figures: dict[str, Any]) -> str:
+def bound_card(name: str, recipe: VariationalRecipe, figures: dict[str, Any]) -> str:
     """The card of a model trained by its bound: how it was made, and the figures that training measured."""
     bound = f"{figures['validation/bound']:.2f} nats an image (KL {figures['validation/kl']:.2f})"
     return _card(
@@ -235,7 +235,7 @@ def classifier_card(name: str, recipe: ClassifierRecipe, figures: dict[str, Any]
     )
 
 
-def reader_card(name: str, recipe: ReaderRecipe, figures: dict[str, Any]) -> str:
+def reader_card(name: str, recipe: DigitReaderRecipe, figures: dict[str, Any]) -> str:
     """The card of a trained reader."""
     return _card(
         name,

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
-from cap2im.config import DAMSMRecipe, DigitsData, MatchingTraining
+from cap2im.config import DAMSMRecipe, DAMSMTraining, DigitsData
 from cap2im.convert.inception import load_inception
 from cap2im.data.batch import Batch
 from cap2im.data.canvas_batches import caption_tokens
@@ -37,7 +37,7 @@ from cap2im.training.state import DrawingTrainee, resume_state
 CANVASES_OF_A_CAPTION = 5  # that the finished model is measured on
 
 
-def learning_rate(train: MatchingTraining, step: int, steps_per_epoch: int) -> float:
+def learning_rate(train: DAMSMTraining, step: int, steps_per_epoch: int) -> float:
     """The rate of the update that follows `step` updates."""
     rate = max(train.final_learning_rate, train.learning_rate * train.rate_decay ** (step // steps_per_epoch))
     return rate * min(1.0, (step + 1) / (train.warmup_steps + 1))

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cap2im.checkpoint import whole_folder, write_model
-from cap2im.config import ReaderRecipe
+from cap2im.config import DigitReaderRecipe
 from cap2im.data.mnist import DIGIT_SIDE, Digits, load_mnist
 from cap2im.data.mnist_captions import CANVAS_SIDE, LAYOUTS, PLACES, HeldOut
 from cap2im.metrics.caption_accuracy import place_windows, read_canvases, real_canvases, score, summary
@@ -52,7 +52,7 @@ class TrainedReader:
 
 
 def train_reader(
-    recipe: ReaderRecipe, train: Digits, validation: Digits, progress: Callable[[int, int, float], None] | None = None
+    recipe: DigitReaderRecipe, train: Digits, validation: Digits, progress: Callable[[int, int, float], None] | None = None
 ) -> TrainedReader:
     """Trains a reader. On CPU the same recipe, number of threads and version of torch give the same weights.
 
@@ -106,7 +106,7 @@ def save_reader(reader: DigitReader, folder: Path, card: str = "") -> None:
 
 
 def train(
-    recipe: ReaderRecipe,
+    recipe: DigitReaderRecipe,
     run: Path,
     *,
     data: str | Path | None = None,

@@ -16,13 +16,13 @@ from typing import Any
 
 from cap2im.config import (
     AttnGANRecipe,
-    BoundRecipe,
     ClassifierRecipe,
     DAMSMRecipe,
+    DigitReaderRecipe,
     GANRecipe,
-    ReaderRecipe,
     Recipe,
     SkipThoughtsRecipe,
+    VariationalRecipe,
 )
 from cap2im.training import card
 from cap2im.training.state import Source, check_run, open_run, source_of
@@ -49,7 +49,7 @@ class Training:
 
 
 TRAININGS: dict[Any, Training] = {
-    BoundRecipe: Training("variational", card.bound_card, frozenset({*OPTIONS, "device", "workers"})),
+    VariationalRecipe: Training("variational", card.bound_card, frozenset({*OPTIONS, "device", "workers"})),
     GANRecipe: Training("lapgan", card.gan_card, frozenset({"resume", "stream", "device", "workers"})),
     DAMSMRecipe: Training("damsm", card.matching_card, frozenset({"resume", "stream", "device", "workers"})),
     AttnGANRecipe: Training("attngan", card.attngan_card, frozenset({"resume", "device", "workers"})),
@@ -59,7 +59,7 @@ TRAININGS: dict[Any, Training] = {
     ClassifierRecipe: Training(
         "classifier", card.classifier_card, frozenset({"resume", "device"}), "images with classes: give a prepared dataset"
     ),
-    ReaderRecipe: Training("digit_reader", card.reader_card, frozenset()),
+    DigitReaderRecipe: Training("digit_reader", card.reader_card, frozenset()),
 }
 
 
@@ -153,7 +153,7 @@ def rehearse(recipe: Recipe, *, name: str, data: str | None, stream: bool = Fals
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    if isinstance(recipe, ReaderRecipe):
+    if isinstance(recipe, DigitReaderRecipe):
         raise ValueError(f"{name}: a recipe of kind 'reader' is not rehearsed; --dry-run without --data prints it")
     length = {"epochs": None, "updates": REHEARSED, "log_every": 1, "validate_every": 10**9, "checkpoint_every": 10**9}
     brief: Recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=length)})

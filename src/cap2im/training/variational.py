@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from cap2im.checkpoint import WEIGHTS, read_config, read_weights
-from cap2im.config import BoundRecipe, BoundTraining, DRAWRecipe
+from cap2im.config import DRAWRecipe, VariationalRecipe, VariationalTraining
 from cap2im.convert.theano import released_layout
 from cap2im.data.batch import Batch
 from cap2im.data.vocabulary import Vocabulary
@@ -45,7 +45,7 @@ from cap2im.training.state import DrawingTrainee, resume_state
 VALIDATION_BATCH = 250
 
 
-def learning_rate(train: BoundTraining, step: int, steps_per_epoch: int) -> float:
+def learning_rate(train: VariationalTraining, step: int, steps_per_epoch: int) -> float:
     """Return the rate of the update that follows `step` updates."""
     if step < train.warmup_steps:
         return train.learning_rate * (step + 1) / train.warmup_steps
@@ -55,7 +55,7 @@ def learning_rate(train: BoundTraining, step: int, steps_per_epoch: int) -> floa
     return train.final_learning_rate + (train.learning_rate - train.final_learning_rate) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def kl_weight(train: BoundTraining, step: int) -> float:
+def kl_weight(train: VariationalTraining, step: int) -> float:
     """The weight of the KL in the loss: 1 is the bound of equation 14.
 
     Less lets the latents say more, and details come sooner; more makes them dear, so that what the caption says is read there.
@@ -64,7 +64,7 @@ def kl_weight(train: BoundTraining, step: int) -> float:
     return float(np.interp(step, steps, weights))
 
 
-def _optimizer(model: LikelihoodModel, train: BoundTraining) -> torch.optim.Optimizer:
+def _optimizer(model: LikelihoodModel, train: VariationalTraining) -> torch.optim.Optimizer:
     if train.optimizer == "rmsprop":
         return RMSprop(model.parameters(), lr=train.learning_rate)
     return torch.optim.Adam(model.parameters(), lr=train.learning_rate)
@@ -139,10 +139,10 @@ class BoundTrainee(DrawingTrainee):
         notes: what to tell when the training begins.
     """
 
-    recipe: BoundRecipe
+    recipe: VariationalRecipe
     model: LikelihoodModel
 
-    def __init__(self, recipe: BoundRecipe, vocabulary: Vocabulary, about_data: Mapping[str, Any], command: str) -> None:
+    def __init__(self, recipe: VariationalRecipe, vocabulary: Vocabulary, about_data: Mapping[str, Any], command: str) -> None:
         torch.manual_seed(recipe.train.seed)
         model = MODELS[recipe.kind].network_class(recipe.model)
         assert isinstance(model, LikelihoodModel)
@@ -161,7 +161,7 @@ class BoundTrainee(DrawingTrainee):
 
 
 def train(
-    recipe: BoundRecipe,
+    recipe: VariationalRecipe,
     run: Path,
     *,
     data: str | Path | None = None,
@@ -204,7 +204,7 @@ def train(
         raise ValueError("model.variant released reads a batch's captions backwards, so the batch cannot be shared among processes")
     with accelerator.main_process_first():  # what is prepared once for all lies in a cache then
         material = training_material(recipe, data, stream=stream, processes=accelerator.num_processes)
-    recipe, batches, validation = cast(BoundRecipe, material.recipe), material.batches, material.validation
+    recipe, batches, validation = cast(VariationalRecipe, material.recipe), material.batches, material.validation
     settings = recipe.train
     checkpoint = resume_state(run, recipe, resume)
     if checkpoint is not None:
