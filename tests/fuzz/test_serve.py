@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cap2im.serve.guard import host_name
+from cap2im.serve.middleware import host_name
 from cap2im.serve.settings import ServeSettings
 
 PARTS = st.sampled_from(

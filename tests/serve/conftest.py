@@ -21,7 +21,7 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from cap2im.pipeline import Pipeline
-from cap2im.serve.app import configuration, create_app, listen
+from cap2im.serve.app import create_app, listen, server_config
 from cap2im.serve.settings import ServeSettings
 from tests.tiny import tiny_model
 
@@ -152,7 +152,7 @@ def tiny(tmp_path_factory) -> Path:
 def served(settings: ServeSettings) -> Iterator[Client]:
     """A server in a thread of this process."""
     listening = listen(settings.model_copy(update={"host": "127.0.0.1", "port": 0}))
-    server = uvicorn.Server(configuration(create_app(settings), settings))
+    server = uvicorn.Server(server_config(create_app(settings), settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     client = Client(listening.getsockname()[1])

@@ -97,8 +97,8 @@ def test_models_words_and_reading(serve, tiny):
         ({"captions": [""]}, "captions.0: String should have at least 1 character"),
         ({"samples": 0}, "samples: Input should be greater than or equal to 1"),
         ({"samples": 5}, "samples: Input should be less than or equal to 4"),
-        ({"captions": [CAPTION] * 3, "samples": 4}, "captions: 3 with 4 samples are more than the 10 pictures"),
-        ({"captions": [CAPTION], "samples": 2, "seed": 2**53 - 1}, "seed: 9007199254740991 with 2 samples goes past the largest seed"),
+        ({"captions": [CAPTION] * 3, "samples": 4}, "captions: 3 with 4 samples exceed the 10 pictures"),
+        ({"captions": [CAPTION], "samples": 2, "seed": 2**53 - 1}, "seed: 9007199254740991 with 2 samples exceeds the largest seed"),
         ({"samples": "2"}, "samples: Input should be a valid integer"),
         ({"seed": -1}, "seed: Input should be greater than or equal to 0"),
         ({"seed": 2**53}, "seed: Input should be less than or equal to 9007199254740991"),
@@ -131,7 +131,7 @@ def test_unknown_words_are_named_with_their_nearest_or_skipped(serve):
 def test_unknown_models(serve):
     client = serve()
     for answer in (client.draw(model="other"), client.get("/v1/models/other/words"), client.draw(path="/v1/draw/stream", model="other")):
-        assert (answer.status, answer.detail) == (404, "there is no model 'other' here; there is tiny")
+        assert (answer.status, answer.detail) == (404, "unknown model 'other'; served: tiny")
 
 
 def test_broken_json_and_other_types_are_refused(serve):
@@ -205,9 +205,9 @@ def test_a_failing_model_answers_500_without_internals_and_the_server_lives_on(s
 
 def test_a_failing_route_answers_500_without_internals(serve, monkeypatch):
     client = serve()
-    monkeypatch.setattr("cap2im.serve.api.answer", lambda *_: 1 / 0)
+    monkeypatch.setattr("cap2im.serve.api.render_response", lambda *_: 1 / 0)
     answer = client.draw()
-    assert (answer.status, answer.detail) == (500, "the server failed; what happened is in its log")
+    assert (answer.status, answer.detail) == (500, "the server failed; its log has the traceback")
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert client.count("cap2im_requests_total") >= 1
 

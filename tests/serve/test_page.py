@@ -737,7 +737,7 @@ def test_api_key_is_asked_for_and_kept_for_the_tab(open_page: Any, locked: Clien
     tab.fill("#caption", TOP)
     tab.press("#caption", "Enter")
     wait_until(tab, lambda: tab.is_visible("#key"))
-    assert tab.text_content("#told") == "This server wants an API key."
+    assert tab.text_content("#told") == "This server requires an API key."
     assert tab.get_attribute("#key", "type") == "password"
     tab.keyboard.type("wrong")
     tab.keyboard.press("Enter")

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from cap2im.pipeline import Pipeline
-from cap2im.serve.engine import BatchQueue, BusyError, Engine, Picture
+from cap2im.serve.batching import BatchQueue, Picture
+from cap2im.serve.engine import BusyError, DrawnEvent, Engine
 from cap2im.serve.metrics import Metrics
 from cap2im.serve.settings import ServeSettings
 from tests.serve.conftest import CAPTION, together, wait_until
@@ -118,7 +119,7 @@ def test_what_takes_too_long_gets_504_and_frees_its_places(serve, gate):
 
 
 def test_a_stream_that_waits_gives_signs_of_life(serve, gate, monkeypatch):
-    monkeypatch.setattr("cap2im.serve.api.PING_SECONDS", 0.1)
+    monkeypatch.setattr("cap2im.serve.stream.KEEPALIVE_S", 0.1)
     client = serve()
     gate.close()
     connection = client.begin("/v1/draw/stream", {"captions": [CAPTION]})
@@ -185,9 +186,9 @@ def test_a_full_queue_says_how_long_all_devices_will_draw(tiny):
     ((first, second),) = engine.models.values()
     first.speed, second.speed = 1.5, 2.5  # pictures a second
     asked = engine.accept(engine.default, CAPTIONS, 1, 0, "skip")
-    with engine.places(asked), pytest.raises(BusyError) as busy, engine.places(asked):
+    with engine.slots(asked), pytest.raises(BusyError) as busy, engine.slots(asked):
         pass
-    assert busy.value.seconds == 3  # 10 pictures at 4 a second
+    assert busy.value.headers == {"Retry-After": "3"}  # 10 pictures at 4 a second
 
 
 def test_what_a_slow_client_leaves_unread_holds_up_streams_alone(tiny):
@@ -196,22 +197,22 @@ def test_what_a_slow_client_leaves_unread_holds_up_streams_alone(tiny):
     asked = engine.accept(engine.default, CAPTIONS[:2], 2, 0, "skip")
 
     async def watched_slowly() -> None:
-        with engine.places(asked, watched=True) as places:
-            stream = engine.watch(asked, places)
+        with engine.slots(asked, stream=True) as slots:
+            stream = engine.watch(asked, slots)
             await anext(stream)  # the client has the first glimpse, and reads no further
-            while engine.taken:
+            while engine.queued:
                 await asyncio.sleep(0.01)
             assert engine.unread == 4
-            with pytest.raises(BusyError, match="slowly"), engine.places(asked, watched=True):
+            with pytest.raises(BusyError, match="slow stream clients"), engine.slots(asked, stream=True):
                 pass
-            with engine.places(asked):
+            with engine.slots(asked):
                 assert len(await engine.draw(asked)) == 2
-            assert len([told async for told in stream if isinstance(told, tuple)]) == 2, "and it gets the rest when it reads on"
+            assert len([told async for told in stream if isinstance(told, DrawnEvent)]) == 2, "and it gets the rest when it reads on"
             await stream.aclose()
-        places.drawn(2)  # of what was begun before its client left
+        slots.mark_drawn(2)  # by a batch that began before the client disconnected
 
     asyncio.run(asyncio.wait_for(watched_slowly(), 30))
-    assert (engine.taken, engine.unread) == (0, 0)
+    assert (engine.queued, engine.unread) == (0, 0)
 
 
 async def draw_at_once(pictures: list[Picture]) -> list[int]:

@@ -16,7 +16,7 @@ def test_who_draws_brings_the_key(serve):
     for path in ("/v1/draw", "/v1/draw/stream"):
         missing = client.draw(path=path)
         assert (missing.status, missing.headers["www-authenticate"]) == (401, "Bearer")
-        assert missing.detail == "this server wants an API key (Authorization: Bearer KEY)"
+        assert missing.detail == "this server requires an API key (Authorization: Bearer KEY)"
         for wrong in ("Bearer open-sesam", "Bearer open-sesame2", "Bearer \xff", "Basic open-sesame", "open-sesame", "Bearer"):
             assert client.ask("POST", path, {"captions": [CAPTION]}, Authorization=wrong).status == 401
         assert client.ask("POST", path, {"captions": [CAPTION]}, Authorization="Bearer open-sesame").status == 200
@@ -61,7 +61,7 @@ def test_only_local_names_lead_to_a_local_server(serve):
             answer = client.get("/v1/models", Host=host)
             assert (answer.status, answer.headers["x-frame-options"]) == (status, "DENY"), host
     assert client.get("/v1/models", Host=ELSEWHERE[0]).detail == (
-        "this server answers to localhost, IP addresses and the names in its setting allowed_hosts"
+        "this server accepts localhost, IP addresses and the names in its setting allowed_hosts"
     )
 
 

@@ -309,7 +309,7 @@ def test_a_store_that_fails_is_one_answer_and_the_server_goes_on(asked, monkeypa
                 assert answer.json()["detail"].startswith("the picture was drawn, but its store ")
                 assert ("Retry-After" in answer.headers) == (status == 503)
     assert client.post("/v1/draw", json=wanted).status_code == 200
-    assert client.app.state.engine.taken == 0
+    assert client.app.state.engine.queued == 0
 
 
 def test_a_store_that_hangs_holds_the_places_of_its_request(asked, monkeypatch):
@@ -322,4 +322,4 @@ def test_a_store_that_hangs_holds_the_places_of_its_request(asked, monkeypatch):
         assert "queue is full" in client.post("/v1/draw", json={"captions": [CAPTION]}).text, "or else answers would pile up"
         assert first.result().status_code == 503
         assert "does not answer" in first.result().json()["detail"]
-    assert client.app.state.engine.taken == 0
+    assert client.app.state.engine.queued == 0

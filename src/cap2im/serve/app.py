@@ -1,4 +1,4 @@
-"""The application with all its routes and middleware, and the uvicorn server that runs it."""
+"""The FastAPI application, and the uvicorn server that runs it."""
 
 from __future__ import annotations
 
@@ -30,52 +30,42 @@ from cap2im.files import shortened
 from cap2im.serve import released, store
 from cap2im.serve.api import drawing_router, model_router
 from cap2im.serve.engine import Engine
-from cap2im.serve.guard import DOCS, Guard
 from cap2im.serve.metrics import FOLDER, Metrics
+from cap2im.serve.middleware import DOCS, SECURITY_HEADERS, RequestMiddleware
 from cap2im.serve.page import page_router
 from cap2im.serve.settings import ServeSettings
 
-HEAD_BYTES = 64 * 1024  # of a request line with headers, of a chunk's header, of trailers
-CONNECTION: Any = "cap2im.serve.guard:Connection"  # by name: uvicorn kills a worker that needs 5 s for the imports of what is passed to it
-LEAVING_S = 1.0  # for a process that has stopped to end by itself
-UNREADABLE = "There was an error parsing the body"  # FastAPI's words for all that json raises besides JSONDecodeError
-NOT_READ = "the body is no JSON text in UTF-8, or its numbers are too long or its brackets nested too deeply"
-_log = logging.getLogger(__name__)
+HEAD_BYTES = 64 * 1024  # limit of a request line with headers, of a chunk header, and of trailers
+PARSING_FAILED = "There was an error parsing the body"  # FastAPI's detail for everything that json raises besides JSONDecodeError
+NOT_READABLE = "the body is not JSON in UTF-8, or has numbers that are too long or brackets that are nested too deeply"
 
 
-def create_app(settings: ServeSettings, *, ends_process: bool = False) -> FastAPI:
-    """Return the application, with its models loaded; takes seconds.
-
-    Args:
-        settings: of the server.
-        ends_process: whether the process ends when the application has stopped, whatever its threads still do.
+def create_app(settings: ServeSettings) -> FastAPI:
+    """Return the application with its models loaded, which takes seconds.
 
     Raises:
         ValueError: the store cannot be used, or a model cannot be loaded.
     """
     metrics = Metrics()
-    pictures = _store(settings)
+    pictures = open_store(settings)
     engine = Engine(settings, metrics)
     engine.load()
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, float]]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         process = f" (process {os.getpid()})" if settings.workers > 1 else ""
         print(f"{', '.join(engine.models)}: ready on {address(settings)}{process}", flush=True)
-        yield {"stall_s": settings.stall_s}  # for each `Connection`
+        yield
         engine.close()
-        if ends_process:
-            _end_process(0)
 
-    app = FastAPIOffline(  # its /docs needs no CDN
+    app = FastAPIOffline(  # serves the scripts of /docs itself, without a CDN
         docs_url=DOCS,
         title="cap2im",
         description="Images from captions with attention.",
         version=cap2im.__version__,
         lifespan=lifespan,
         redoc_url=None,
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # FastAPI would read the environment at every request
-        redirect_slashes=False,  # the redirect would repeat the request's Host, and name http behind a proxy that speaks https
+        redirect_slashes=False,  # a redirect would repeat the request's Host, and name http behind an https proxy
     )
     app.state.settings, app.state.engine, app.state.metrics, app.state.store = settings, engine, metrics, pictures
     for router in (drawing_router(settings), model_router(settings), released.router(settings), page_router()):
@@ -90,26 +80,30 @@ def create_app(settings: ServeSettings, *, ends_process: bool = False) -> FastAP
 
     @app.get("/readyz", response_class=JSONResponse)
     async def readyz() -> dict[str, str]:
-        """The server draws: its models are loaded before it answers any request."""
+        """The server can draw: models are loaded before it accepts requests."""
         return {"status": "ready"}
 
     @app.get("/metrics", include_in_schema=False)
-    async def counts() -> Response:
-        """What Prometheus reads."""
+    async def prometheus() -> Response:
+        """Metrics in Prometheus' text format."""
         return Response(await to_thread.run_sync(metrics.text), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.exception_handler(RequestValidationError)
-    async def wrong_request(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid_request(_: Request, error: RequestValidationError) -> JSONResponse:
         return JSONResponse({"detail": _one_sentence(error)}, 422)
 
     @app.exception_handler(HTTPException)
-    async def refused(_: Request, error: HTTPException) -> JSONResponse:
-        detail = NOT_READ if error.detail == UNREADABLE else error.detail
+    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+        detail = NOT_READABLE if error.detail == PARSING_FAILED else error.detail
         return JSONResponse({"detail": detail}, error.status_code, error.headers)
 
     @app.exception_handler(store.StoreError)
-    async def not_kept(_: Request, error: store.StoreError) -> JSONResponse:
+    async def store_error(_: Request, error: store.StoreError) -> JSONResponse:
         return JSONResponse({"detail": error.detail}, error.status, {"Retry-After": "10"} if error.status == 503 else None)
+
+    @app.exception_handler(Exception)
+    async def server_error(_: Request, error: Exception) -> JSONResponse:  # sent outside of all middleware; uvicorn logs the traceback
+        return JSONResponse({"detail": "the server failed; its log has the traceback"}, 500, SECURITY_HEADERS)
 
     if settings.cors_origins:
         app.add_middleware(
@@ -119,11 +113,16 @@ def create_app(settings: ServeSettings, *, ends_process: bool = False) -> FastAP
             allow_headers=["Authorization", "Content-Type"],
             expose_headers=["Retry-After"],
         )
-    app.add_middleware(Guard, settings=settings, metrics=metrics)
+    app.add_middleware(RequestMiddleware, settings=settings, metrics=metrics)
     return app
 
 
-def _store(settings: ServeSettings) -> store.Store | None:
+def open_store(settings: ServeSettings) -> store.Store | None:
+    """Return the store for pictures, or None.
+
+    Raises:
+        ValueError: the store cannot be used.
+    """
     if settings.store is None:
         return None
     return store.Store.open(
@@ -135,45 +134,8 @@ def _store(settings: ServeSettings) -> store.Store | None:
     )
 
 
-def app_of_environment() -> FastAPI:
-    """Return the application of a worker process, which ends when the process that started it is gone."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    # a terminal interrupts all processes: the first SIGINT is the parent's, which then stops this one; the second ends it at once
-    signal.signal(signal.SIGINT, lambda *_: signal.signal(signal.SIGINT, signal.SIG_DFL))
-    try:
-        return _loaded(ServeSettings.from_environment(), ends_process=True)
-    except (ValueError, OSError) as error:
-        print(f"cap2im: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        sys.exit(STARTUP_FAILURE)  # uvicorn then stops, and does not start the worker again
-
-
-def _end_process(status: int) -> None:
-    """End this process soon: Python alone would wait for threads that draw and encode what nobody waits for any more."""
-    leaving = threading.Timer(LEAVING_S, os._exit, [status])
-    leaving.daemon = True
-    leaving.start()
-
-
-def _loaded(settings: ServeSettings, *, ends_process: bool = False) -> FastAPI:
-    """Call `create_app`; what is no ValueError or OSError becomes a ValueError, with a traceback in the log."""
-    try:
-        return create_app(settings, ends_process=ends_process)
-    except (ValueError, OSError):
-        raise
-    except Exception as error:
-        _log.exception("the models cannot be loaded")
-        raise ValueError(f"the models cannot be loaded: {error}") from None
-
-
 def address(settings: ServeSettings) -> str:
-    """Return the URL at which a browser finds the server."""
+    """Return the server's URL."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"http://{host}:{settings.port}"
 
@@ -182,7 +144,7 @@ def _one_sentence(error: RequestValidationError) -> str:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][1]}"
-    if first["loc"] == ("body",):  # missing, no object, or of a type that a browser would send for any site
+    if first["loc"] == ("body",):  # missing, not an object, or of a content type that browsers send to any site without asking it
         return "expected a JSON object, with the header Content-Type: application/json"
     problems = []
     for problem in error.errors()[:3]:
@@ -193,11 +155,11 @@ def _one_sentence(error: RequestValidationError) -> str:
     return "; ".join(problems) + (f"; and {more} more" if more else "")
 
 
-def configuration(app: Any, settings: ServeSettings, **more: Any) -> uvicorn.Config:
-    """Return uvicorn's configuration. h11 is the parser that bounds heads, chunk headers and trailers."""
+def server_config(app: Any, settings: ServeSettings, **more: Any) -> uvicorn.Config:
+    """Return uvicorn's configuration. Of its HTTP parsers, h11 bounds heads, chunk headers and trailers."""
     return uvicorn.Config(
         app,
-        http=CONNECTION,
+        http="h11",
         h11_max_incomplete_event_size=HEAD_BYTES,
         ws="none",
         root_path=settings.root_path,
@@ -211,69 +173,67 @@ def configuration(app: Any, settings: ServeSettings, **more: Any) -> uvicorn.Con
 
 
 def serve(settings: ServeSettings) -> None:
-    """Serve until a signal stops the process, which ends soon after.
+    """Serve until SIGINT or SIGTERM, then finish accepted requests.
 
     Raises:
         ValueError: the port or the store cannot be used, or a model cannot be loaded.
     """
     listening = listen(settings)
     settings = settings.model_copy(update={"port": listening.getsockname()[1]})
-    if not settings.private and settings.api_key is None:
-        warning = f"listening on {settings.host} without an API key: everyone who reaches this machine can draw; see --api-key-file"
+    if not settings.is_loopback and settings.api_key is None:
+        warning = f"listening on {settings.host} without an API key: everyone who can reach this machine can draw; see --api-key-file"
         print(f"cap2im: warning: {warning}", file=sys.stderr, flush=True)
-    if settings.workers == 1:
-        server = uvicorn.Server(configuration(_loaded(settings), settings))
-        # uvicorn finishes what it accepted and then raises the signal again, which is no failure
-        signal.signal(signal.SIGTERM, lambda *_: None)
-        # interrupted again, it cancels what it does; its tracebacks of that tell nobody anything
-        logging.getLogger("uvicorn.error").addFilter(lambda _: not server.force_exit)
-        try:
-            server.run(sockets=[listening])
-        except KeyboardInterrupt:
-            _end_process(130)
-            raise
-        _end_process(0)
+    if settings.workers > 1:
+        _serve_with_workers(settings, listening)
         return
-    _store(settings)  # report its errors once, and not from every worker
+    server = uvicorn.Server(server_config(create_app(settings), settings))
+    logging.getLogger("uvicorn.error").addFilter(lambda _: not server.force_exit)  # no tracebacks of what a second Ctrl-C cancels
+    default = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # uvicorn raises it again after a graceful stop, which is no failure
+    try:
+        server.run(sockets=[listening])
+    finally:
+        signal.signal(signal.SIGTERM, default)
+
+
+def _serve_with_workers(settings: ServeSettings, listening: socket.socket) -> None:
+    open_store(settings)  # report its errors once, not from every worker
     settings.to_environment()
-    config = configuration("cap2im.serve.app:app_of_environment", settings, factory=True, workers=settings.workers)
+    config = server_config("cap2im.serve.app:worker_app", settings, factory=True, workers=settings.workers)
     with tempfile.TemporaryDirectory(prefix="cap2im-metrics-") as folder:
         os.environ[FOLDER] = folder
-        workers = Multiprocess(config, sockets=[listening])
-        for number in (signal.SIGINT, signal.SIGTERM):
-            _close_on_signal(listening, number)
-        try:
-            workers.run()
-        except (ValueError, OSError):
-            workers.terminate_all()
-            workers.join_all()
-            if listening.fileno() != -1:
-                raise  # else it was stopped while it started a worker, which found the socket closed
-    if any(process.exitcode == STARTUP_FAILURE for process in workers.processes):
+        supervisor = Multiprocess(config, sockets=[listening])
+
+        def close_when_stopping() -> None:  # otherwise this process's socket keeps new clients waiting until all workers have ended
+            supervisor.should_exit.wait()
+            listening.close()
+
+        threading.Thread(target=close_when_stopping, daemon=True).start()
+        supervisor.run()
+    if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
         raise ValueError("the models cannot be loaded")
 
 
-def _close_on_signal(listening: socket.socket, number: int) -> None:
-    """Close this process's socket at a signal, before the signal's present handler: no client shall wait for workers that are stopping.
+def worker_app() -> FastAPI:
+    """Return the application of a worker process, which stops when its parent process has ended."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
-    A second SIGINT ends the process at once, and its workers, which a terminal interrupts too.
-    """
-    stop: Any = signal.getsignal(number)
+    def stop_with_parent() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
-    def handle(*arguments: Any) -> None:
-        if listening.fileno() == -1 and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        listening.close()
-        stop(*arguments)
-
-    signal.signal(number, handle)
+    threading.Thread(target=stop_with_parent, daemon=True).start()
+    try:
+        return create_app(ServeSettings.from_environment())
+    except Exception as error:  # with any other exit status uvicorn would start the worker again
+        print(f"cap2im: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        sys.exit(STARTUP_FAILURE)
 
 
 def listen(settings: ServeSettings) -> socket.socket:
     """Return the listening socket.
 
-    On Linux the kernel ends each of its connections whose client accepts no byte of its answer for `stall_s`, and frees what it has
-    still to send; see also `Connection`.
+    On Linux the kernel closes a connection whose client does not acknowledge any data for `send_timeout_s`.
 
     Raises:
         ValueError: the port cannot be used.
@@ -285,5 +245,5 @@ def listen(settings: ServeSettings) -> socket.socket:
         reason = str(error.strerror or error).split(" (while")[0]  # Python repeats the address
         raise ValueError(f"cannot listen on {address(settings)}: {reason}") from None
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(1000 * settings.stall_s)))
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(1000 * settings.send_timeout_s)))
     return listening

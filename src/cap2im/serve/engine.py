@@ -1,7 +1,4 @@
-"""The models of a server, and how requests share them: pictures of all clients are drawn in common batches, on bounded places.
-
-One thread for each device draws, so that models on one device take turns.
-"""
+"""The served models, their bounded queue, and drawing for requests."""
 
 from __future__ import annotations
 
@@ -9,11 +6,11 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,40 +21,57 @@ from numpy.typing import NDArray
 from cap2im.data.vocabulary import Tokens, Unknown
 from cap2im.pipeline import Glimpses, Pipeline, find_device
 from cap2im.rendering.drawing import Drawing
+from cap2im.serve.batching import BatchQueue, Picture
 from cap2im.serve.metrics import Metrics
 from cap2im.serve.settings import ServeSettings
 
-RECENT = 0.2  # share of the last batch in the measured speed
-LONGEST_WAIT = 60  # seconds; of Retry-After
-SLOW_READERS = 10  # seconds; of Retry-After where streams wait for their clients
-PATIENCE = 0.25  # of the last batch's time, for its clients to come back
-TOLD_STRANGERS = 8  # unknown words of a caption that get their nearest known ones: a few milliseconds a word
-MOST_EXAMPLES = 8  # captions that the page offers of a model
+RECENT = 0.2  # weight of the last batch in the moving average of the speed
+LONGEST_RETRY = 60  # seconds, of Retry-After
+STREAM_RETRY = 10  # seconds, of Retry-After when slow stream clients hold all slots
+MOST_CORRECTED = 8  # unknown words of a caption that get suggestions; each takes a few milliseconds
+MOST_EXAMPLES = 8  # example captions of a model on the page
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 class BusyError(Exception):
-    """A request does not fit; in so many seconds it may."""
+    """The queue is full. `headers` has Retry-After."""
 
-    def __init__(self, what: str, seconds: int) -> None:
-        super().__init__(f"{what}; try again in {seconds} s")
-        self.seconds = seconds
+    def __init__(self, reason: str, seconds: int) -> None:
+        super().__init__(f"{reason}; try again in {seconds} s")
+        self.headers = {"Retry-After": str(seconds)}
 
 
-class BrokenError(Exception):
-    """A model failed while it drew; what happened is in the log."""
+class DrawingError(Exception):
+    """A model failed while drawing; the log has the traceback."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One glimpse of one caption's samples, in their order.
+class DrawRequest:
+    """A checked request: sample k of each caption is drawn with seed + k on one device."""
+
+    drawer: Drawer
+    captions: tuple[str, ...]
+    tokens: tuple[Tokens, ...]
+    samples: int
+    seed: int
+
+    @property
+    def pictures(self) -> int:
+        """Number of pictures."""
+        return len(self.captions) * self.samples
+
+
+@dataclass(frozen=True)
+class GlimpseEvent:
+    """One glimpse of all samples of one caption.
 
     Attributes:
-        result: number of the caption in its request.
-        glimpse: 0 ... T - 1.
+        result: index of the caption in its request.
+        glimpse: 0 to T - 1.
         canvases: [S, A, A, C]
-        words: [S, L], boxes: [S, 4], or None.
+        words: attention over words, [S, L], or None.
+        boxes: write windows, [S, 4], or None.
     """
 
     result: int
@@ -68,118 +82,35 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a request wants drawn, checked: sample k of each caption comes from seed + k."""
+class DrawnEvent:
+    """The finished drawings of one caption."""
 
-    drawer: Drawer
-    captions: tuple[str, ...]
-    tokens: tuple[Tokens, ...]
-    samples: int
-    seed: int
-
-    @property
-    def pictures(self) -> int:
-        return len(self.captions) * self.samples
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One picture of a batch: who watches it is told its number and its glimpses."""
-
-    caption: str
-    seed: int
-    number: int = 0
-    watch: Callable[[int, Glimpses, Sequence[int], Sequence[int]], None] | None = None
-
-
-class BatchQueue:
-    """Collect pictures of several requests into batches, and draw one batch at a time.
-
-    A first picture waits `wait_ms` for others. After a batch the queue waits up to `PATIENCE` of the batch's time until as many pictures
-    are there as were drawn or waiting: clients that were answered together come back one after the other, and would otherwise be drawn in
-    two half-empty batches in turns.
-
-    Args:
-        draw: draws a batch.
-        size: pictures of a batch, at most.
-        wait_ms: milliseconds.
-    """
-
-    def __init__(self, draw: Callable[[list[Picture]], Awaitable[list[Drawing]]], *, size: int, wait_ms: float) -> None:
-        self._draw, self._size, self._wait_s = draw, size, wait_ms / 1000
-        self._pictures: list[tuple[Picture, asyncio.Future[Drawing]]] = []
-        self._arrived = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    async def draw(self, pictures: Sequence[Picture]) -> list[Drawing]:
-        """Return the drawings of pictures; cancelled, those that are not being drawn yet are dropped."""
-        loop = asyncio.get_running_loop()
-        if self._task is None:
-            self._task = loop.create_task(self._run())
-        futures: list[asyncio.Future[Drawing]] = [loop.create_future() for _ in pictures]
-        self._pictures += zip(pictures, futures, strict=True)
-        self._arrived.set()
-        try:
-            return list(await asyncio.gather(*futures))
-        finally:
-            for future in futures:
-                future.cancel()
-
-    async def _run(self) -> None:
-        clock = asyncio.get_running_loop().time
-        expected, until = 0, 0.0
-        while True:
-            await self._wait_for(1)
-            left = until - clock()
-            if expected > 1 and left > 0:
-                await self._wait_for(expected, max(left, self._wait_s))
-            else:
-                await self._wait_for(self._size, self._wait_s)
-            if self._waiting() == 0:
-                continue  # all clients left meanwhile
-            batch, self._pictures = self._pictures[: self._size], self._pictures[self._size :]
-            start = clock()
-            try:
-                for (_, future), drawing in zip(batch, await self._draw([picture for picture, _ in batch]), strict=True):
-                    if not future.done():
-                        future.set_result(drawing)
-            except Exception as error:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-            expected, until = min(self._size, self._waiting() + len(batch)), clock() + PATIENCE * (clock() - start)
-
-    async def _wait_for(self, pictures: int, seconds: float | None = None) -> None:
-        """Wait until so many pictures are there, or for so long."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while self._waiting() < pictures:
-                    self._arrived.clear()
-                    await self._arrived.wait()
-
-    def _waiting(self) -> int:
-        """Drop pictures that were given up, and return how many are left."""
-        self._pictures = [each for each in self._pictures if not each[1].done()]
-        return len(self._pictures)
+    result: int
+    drawings: list[Drawing]
 
 
 class Drawer:
-    """A model on a device, which draws pictures of several clients together."""
+    """A model on a device with its batch queue.
+
+    Attributes:
+        queued: number of pictures that wait or are being drawn.
+        speed: moving average in pictures per second; None before the first batch.
+    """
 
     def __init__(self, pipeline: Pipeline, thread: ThreadPoolExecutor, settings: ServeSettings, metrics: Metrics) -> None:
         self.pipeline, self._thread, self._metrics = pipeline, thread, metrics
-        self.taken = 0  # pictures that wait or are drawn
-        self.speed: float | None = None  # pictures a second, of late
-        batch = min(settings.batch, pipeline.at_once)
-        self.draw = BatchQueue(self._together, size=batch, wait_ms=settings.wait_ms).draw
+        self.queued = 0
+        self.speed: float | None = None
+        size = min(settings.batch, pipeline.at_once)
+        self.draw = BatchQueue(self._draw_batch, size=size, wait_ms=settings.wait_ms).draw
 
-    async def _together(self, pictures: list[Picture]) -> list[Drawing]:
+    async def _draw_batch(self, pictures: list[Picture]) -> list[Drawing]:
         name, start = self.pipeline.name, time.perf_counter()
         try:
             drawings = await asyncio.get_running_loop().run_in_executor(self._thread, self._draw, pictures)
         except Exception:
             _log.exception("%s failed to draw %d pictures", name, len(pictures))
-            raise BrokenError(f"{name} failed to draw") from None
+            raise DrawingError(f"{name} failed to draw") from None
         seconds = time.perf_counter() - start
         speed = len(pictures) / seconds
         self.speed = speed if self.speed is None else (1 - RECENT) * self.speed + RECENT * speed
@@ -193,218 +124,202 @@ class Drawer:
         for row, picture in enumerate(pictures):
             if picture.watch is not None:
                 watchers.setdefault(picture.watch, []).append(row)
-        counted = iter(range(self.pipeline.glimpses))
+        indices = iter(range(self.pipeline.glimpses))
 
         def watch(glimpses: Glimpses) -> None:
-            t = next(counted)
-            for told, rows in watchers.items():
-                told(t, glimpses, rows, [pictures[row].number for row in rows])
+            glimpse = next(indices)
+            for notify, rows in watchers.items():
+                notify(glimpse, glimpses, rows, [pictures[row].sample for row in rows])
 
-        # Captions are checked when they are accepted: those with words to refuse never come here, so that one choice serves all.
         return self.pipeline.drawings(
             [picture.caption for picture in pictures],
             [picture.seed for picture in pictures],
-            unknown="skip",
+            unknown="skip",  # captions whose unknown words are errors were refused before they were queued
             watch=watch if watchers else None,
         )
 
 
-class Places:
-    """The places of a request's pictures: in the queue until they are drawn or given up, then among what waits to be read."""
+class QueueSlots:
+    """The slots of one request: in the queue until its pictures are drawn, then among the unread pictures of streams."""
 
-    def __init__(self, engine: Engine, asked: Asked) -> None:
-        self._engine, self._drawer = engine, asked.drawer
-        self._waiting, self._unread = asked.pictures, 0
-        self._engine.take(self._drawer, self._waiting)
+    def __init__(self, engine: Engine, request: DrawRequest) -> None:
+        self._engine, self._drawer = engine, request.drawer
+        self._queued, self._unread = request.pictures, 0
+        self._engine.add_queued(self._drawer, self._queued)
 
-    def drawn(self, pictures: int) -> None:
-        """So many were drawn, and wait for a client that reads as slowly as it likes; nothing if it left meanwhile."""
-        pictures = min(pictures, self._waiting)
-        self._waiting -= pictures
+    def mark_drawn(self, pictures: int) -> None:
+        """Move slots of drawn pictures to the unread ones. Does nothing after `release`."""
+        pictures = min(pictures, self._queued)
+        self._queued -= pictures
         self._unread += pictures
-        self._engine.take(self._drawer, -pictures)
+        self._engine.add_queued(self._drawer, -pictures)
         self._engine.unread += pictures
 
-    def leave(self) -> None:
-        """The request is over."""
-        self._engine.take(self._drawer, -self._waiting)
+    def release(self) -> None:
+        """Free all slots."""
+        self._engine.add_queued(self._drawer, -self._queued)
         self._engine.unread -= self._unread
-        self._waiting = self._unread = 0
+        self._queued = self._unread = 0
 
 
 class Engine:
-    """All models of a server on all its devices.
+    """All served models on all devices, and the queue that bounds them.
+
+    One thread per device draws, so the models of a device take turns.
 
     Attributes:
-        models: what draws, by name: an entry for each device. Empty until `load` is done.
-        taken: pictures that wait or are drawn.
-        unread: pictures that are drawn, of streams whose clients have not read them yet.
+        models: model name -> one `Drawer` per device; empty before `load`.
+        queued: number of pictures that wait or are being drawn.
+        unread: number of drawn pictures that stream clients have not read yet.
     """
 
     def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
         self.settings, self.metrics = settings, metrics
         self.models: dict[str, list[Drawer]] = {}
         self._threads: list[ThreadPoolExecutor] = []
-        self.taken = self.unread = 0
-        self.readers = CapacityLimiter(1)  # threads that look for nearest words, and leave the others to the event loop
+        self.queued = self.unread = 0
+        self.readers = CapacityLimiter(1)  # spelling suggestions take processor time; one thread leaves the others to the event loop
 
     def load(self) -> None:
-        """Loads the models; takes seconds.
+        """Load all models, which takes seconds.
 
         Raises:
-            ValueError: a model, sharpener or device that does not exist or fit, or two models of one name.
+            ValueError: a model, sharpener or device is missing or does not fit, or two models share a name.
         """
         models: dict[str, list[Drawer]] = {}
         for device in self.settings.devices:
-            # numbers that are almost zero, of which narrow filters have many, take many times as long; each thread is told apart
-            flushing: dict[str, Any] = {"initializer": torch.set_flush_denormal, "initargs": (True,)}
-            thread = ThreadPoolExecutor(1, thread_name_prefix=f"draws on {find_device(device)}", **flushing)
+            # arithmetic on denormal numbers, which narrow filters produce, is many times slower; the setting is per thread
+            flush: dict[str, Any] = {"initializer": torch.set_flush_denormal, "initargs": (True,)}
+            thread = ThreadPoolExecutor(1, thread_name_prefix=f"draws on {find_device(device)}", **flush)
             self._threads.append(thread)
             names = set()
             for model in self.settings.models:
                 pipeline = Pipeline.load(model, device=device, sharpen=self.settings.sharpen)
                 if pipeline.name in names:
-                    raise ValueError(f"two models are called {pipeline.name}; requests could not tell them apart")
+                    raise ValueError(f"two models have the name {pipeline.name}; names must differ")
                 names.add(pipeline.name)
                 models.setdefault(pipeline.name, []).append(Drawer(pipeline, thread, self.settings, self.metrics))
         self.models = models
 
     @property
-    def ready(self) -> bool:
-        """Whether the models are loaded."""
-        return bool(self.models)
-
-    @property
     def default(self) -> str:
-        """Name of the model that draws where a request names none."""
+        """Name of the model for requests that name none."""
         return next(iter(self.models))
 
     def pipeline(self, model: str) -> Pipeline:
-        """A model by its name."""
+        """Pipeline of a model on the first device."""
         return self.models[model][0].pipeline
 
-    def accept(self, model: str, captions: Sequence[str], samples: int, seed: int, unknown: Unknown) -> Asked:
-        """Checks captions, and picks the device that has least to do.
+    def accept(self, model: str, captions: Sequence[str], samples: int, seed: int, unknown: Unknown) -> DrawRequest:
+        """Check captions and choose the device with the shortest queue.
 
         Raises:
-            ValueError: unknown words, an empty or over-long caption.
+            ValueError: unknown words, an empty caption or one that is too long.
         """
-        drawer = min(self.models[model], key=lambda each: each.taken)
+        drawer = min(self.models[model], key=lambda each: each.queued)
         tokens = drawer.pipeline.tokens(captions, unknown)
-        return Asked(drawer, tuple(captions), tuple(tokens), samples, seed)
+        return DrawRequest(drawer, tuple(captions), tuple(tokens), samples, seed)
 
     @contextmanager
-    def places(self, asked: Asked, *, watched: bool = False) -> Iterator[Places]:
-        """Holds places in the queue for all pictures of a request.
+    def slots(self, request: DrawRequest, *, stream: bool = False) -> Iterator[QueueSlots]:
+        """Hold slots for all pictures of a request.
 
         Args:
-            asked: the request.
-            watched: whether it will be drawn by `watch`. What its client leaves unread is bounded like the queue, for all of them together.
+            request: the request.
+            stream: whether `watch` will draw it. The pictures that clients of streams leave unread are bounded like the queue.
 
         Raises:
-            BusyError: there are not enough.
+            BusyError: there are too few free slots.
         """
-        count, most = asked.pictures, self.settings.queue
-        if watched and self.unread + count > most:
+        count, most = request.pictures, self.settings.queue
+        if stream and self.unread + count > most:
             self.metrics.refused.inc()
-            raise BusyError("clients that read slowly hold up the streams", SLOW_READERS)
-        if self.taken + count > most:
+            raise BusyError("slow stream clients hold all slots", STREAM_RETRY)
+        if self.queued + count > most:
             self.metrics.refused.inc()
             speeds = [each.speed for drawers in self.models.values() for each in drawers if each.speed is not None]
-            together = len(self.settings.devices) * sum(speeds) / max(1, len(speeds))  # models of one device take turns
-            wait = self.taken / together if speeds else 1
-            raise BusyError("the queue is full", max(1, min(LONGEST_WAIT, math.ceil(wait))))
-        places = Places(self, asked)
+            total = len(self.settings.devices) * sum(speeds) / max(1, len(speeds))  # models of one device take turns
+            wait = self.queued / total if speeds else 1
+            raise BusyError("the queue is full", max(1, min(LONGEST_RETRY, math.ceil(wait))))
+        slots = QueueSlots(self, request)
         try:
-            yield places
+            yield slots
         finally:
-            places.leave()
+            slots.release()
 
-    def take(self, drawer: Drawer, count: int) -> None:
-        """Counts places of the queue, which are given back with a negative count."""
-        self.taken += count
-        drawer.taken += count
-        self.metrics.queued.set(self.taken)
+    def add_queued(self, drawer: Drawer, count: int) -> None:
+        """Add to the number of queued pictures; `count` may be negative."""
+        self.queued += count
+        drawer.queued += count
+        self.metrics.queued.set(self.queued)
 
-    async def draw(self, asked: Asked) -> list[list[Drawing]]:
-        """The drawings of each caption; the caller holds their places.
-
-        Raises:
-            BrokenError: the model failed.
-        """
-        drawings = await asked.drawer.draw([Picture(caption, asked.seed + k) for caption in asked.captions for k in range(asked.samples)])
-        return [drawings[start : start + asked.samples] for start in range(0, len(drawings), asked.samples)]
-
-    async def watch(self, asked: Asked, places: Places) -> AsyncGenerator[Seen | tuple[int, list[Drawing]], None]:
-        """Every glimpse of each caption as soon as all its samples have it, and its drawings as soon as they are finished, by its number.
-
-        The places of what is drawn are free, whether or not anybody asks for it here.
+    async def draw(self, request: DrawRequest) -> list[list[Drawing]]:
+        """Return the drawings of each caption. The caller holds the slots.
 
         Raises:
-            BrokenError: the model failed.
+            DrawingError: the model failed.
         """
-        news: asyncio.Queue[Any] = asyncio.Queue()
+        n = request.samples
+        drawings = await request.drawer.draw([Picture(caption, request.seed + k) for caption in request.captions for k in range(n)])
+        return [drawings[start : start + n] for start in range(0, len(drawings), n)]
+
+    async def watch(self, request: DrawRequest, slots: QueueSlots) -> AsyncGenerator[GlimpseEvent | DrawnEvent, None]:
+        """Yield each glimpse of a caption when all its samples have it, and its drawings when they are finished.
+
+        Slots of drawn pictures leave the queue, whether or not the caller reads on.
+
+        Raises:
+            DrawingError: the model failed.
+        """
+        events: asyncio.Queue[Any] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
-        def told(glimpse: int, glimpses: Glimpses, rows: Sequence[int], numbers: Sequence[int]) -> None:  # in the thread that draws
+        def notify(result: int, glimpse: int, glimpses: Glimpses, rows: Sequence[int], samples: Sequence[int]) -> None:
             arrays = [None if each is None else each[rows] for each in (glimpses.canvases, glimpses.words, glimpses.boxes)]
-            loop.call_soon_threadsafe(news.put_nowait, (glimpse, numbers, arrays))
+            loop.call_soon_threadsafe(events.put_nowait, (result, glimpse, samples, arrays))
 
-        async def finished(result: int, caption: str) -> None:
-            first = result * asked.samples
-            pictures = [Picture(caption, asked.seed + k, first + k, told) for k in range(asked.samples)]
+        async def draw_caption(result: int, caption: str) -> None:
+            watch = partial(notify, result)
             try:
-                news.put_nowait((result, await asked.drawer.draw(pictures)))
-                places.drawn(asked.samples)
-            except BrokenError as error:
-                news.put_nowait(error)
+                drawings = await request.drawer.draw([Picture(caption, request.seed + k, k, watch) for k in range(request.samples)])
+                events.put_nowait(DrawnEvent(result, drawings))
+                slots.mark_drawn(request.samples)
+            except DrawingError as error:
+                events.put_nowait(error)
 
         parts: dict[tuple[int, int], dict[int, list[Any]]] = {}
-        tasks = [loop.create_task(finished(result, caption)) for result, caption in enumerate(asked.captions)]
-        left = len(tasks)
+        tasks = [loop.create_task(draw_caption(result, caption)) for result, caption in enumerate(request.captions)]
+        unfinished = len(tasks)
         try:
-            while left:
-                told_of = await news.get()
-                if isinstance(told_of, BrokenError):
-                    raise told_of
-                if len(told_of) == 2:
-                    left -= 1
-                    yield told_of
+            while unfinished:
+                event = await events.get()
+                if isinstance(event, DrawingError):
+                    raise event
+                if isinstance(event, DrawnEvent):
+                    unfinished -= 1
+                    yield event
                     continue
-                glimpse, numbers, arrays = told_of
-                for row, number in enumerate(numbers):
-                    result, sample = divmod(number, asked.samples)
-                    samples = parts.setdefault((result, glimpse), {})
-                    samples[sample] = [None if each is None else each[row] for each in arrays]
-                    if len(samples) == asked.samples:
-                        yield self._seen(asked, result, glimpse, parts.pop((result, glimpse)))
+                result, glimpse, samples, arrays = event
+                part = parts.setdefault((result, glimpse), {})
+                part |= {sample: [None if each is None else each[row] for each in arrays] for row, sample in enumerate(samples)}
+                if len(part) == request.samples:  # samples of one caption may be drawn in several batches
+                    yield _glimpse_event(request, result, glimpse, parts.pop((result, glimpse)))
         finally:
             for task in tasks:
                 task.cancel()
 
-    def _seen(self, asked: Asked, result: int, glimpse: int, samples: dict[int, list[Any]]) -> Seen:
-        canvases, words, boxes = zip(*(samples[k] for k in range(asked.samples)), strict=True)
-        length = len(asked.tokens[result].words)
-        return Seen(
-            result,
-            glimpse,
-            np.stack(canvases),
-            None if words[0] is None else np.stack([each[:length] for each in words]),
-            None if boxes[0] is None else np.stack(boxes),
-        )
-
     def read(self, model: str, caption: str) -> tuple[list[str], list[tuple[str, list[str]]]]:
-        """A caption's words, and those that the model does not know with the nearest ones that it knows."""
-        strangers = self.pipeline(model).strangers(caption)
+        """Return the words of a caption, and its unknown words with the nearest known ones."""
+        unknown_words = self.pipeline(model).strangers(caption)
         vocabulary = self.pipeline(model).vocabulary
-        near = [(word, vocabulary.nearest(word) if n < TOLD_STRANGERS else []) for n, word in enumerate(strangers)]
-        return vocabulary.split(caption), near
+        nearest = [(word, vocabulary.nearest(word) if n < MOST_CORRECTED else []) for n, word in enumerate(unknown_words)]
+        return vocabulary.split(caption), nearest
 
     async def run_reader(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Run work on captions in a thread, one at a time; as many may wait as pictures in the queue.
+        """Run a function of captions on a thread, one at a time.
 
         Raises:
-            BusyError: too many wait already.
+            BusyError: as many wait as the queue has slots.
         """
         if self.readers.statistics().tasks_waiting >= self.settings.queue:
             self.metrics.refused.inc()
@@ -412,8 +327,8 @@ class Engine:
         return await to_thread.run_sync(work, *arguments, limiter=self.readers)
 
     @cached_property
-    def described(self) -> list[dict[str, Any]]:
-        """What `GET /v1/models` says of each model."""
+    def model_cards(self) -> list[dict[str, Any]]:
+        """The models, as `GET /v1/models` lists them."""
         return [
             {
                 "name": name,
@@ -431,6 +346,18 @@ class Engine:
         ]
 
     def close(self) -> None:
-        """Draws nothing more."""
+        """Stop drawing; a batch that is being drawn is finished."""
         for thread in self._threads:
             thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _glimpse_event(request: DrawRequest, result: int, glimpse: int, samples: dict[int, list[Any]]) -> GlimpseEvent:
+    canvases, words, boxes = zip(*(samples[k] for k in range(request.samples)), strict=True)
+    length = len(request.tokens[result].words)
+    return GlimpseEvent(
+        result,
+        glimpse,
+        np.stack(canvases),
+        None if words[0] is None else np.stack([each[:length] for each in words]),
+        None if boxes[0] is None else np.stack(boxes),
+    )

@@ -1,4 +1,4 @@
-"""What a server counts, as Prometheus reads it; the worker processes of one server are added up."""
+"""Prometheus metrics of a server, summed over its worker processes."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # where worker processes leave their counts; has to be set before this module is imported
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # shared by worker processes; must be set before prometheus_client is imported
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """Counters of this process.
+    """Metrics of this process.
 
     Attributes:
-        requests: answered, by route and status; 499 is a client that left before its answer.
-        seconds: from a request's head to the end of its answer, by route.
+        requests: requests by route and status; 499 is a client that disconnected before its response.
+        seconds: duration of a request from its head to the end of its response, by route.
         refused: requests that did not fit the queue.
-        pictures: drawn, by model.
-        batches: pictures of a batch, by model.
-        drawing: seconds of a batch, by model.
-        queued: pictures that wait or are drawn.
+        pictures: drawn pictures by model.
+        batches: batch sizes by model.
+        drawing: duration of a batch by model.
+        queued: pictures that wait or are being drawn.
     """
 
     def __init__(self) -> None:
-        self.registry = own = CollectorRegistry()
-        self.requests = Counter("cap2im_requests", "Answered requests; 499: the client left.", ["route", "status"], registry=own)
-        self.seconds = Histogram("cap2im_request_seconds", "Until an answer's end.", ["route"], buckets=SECONDS, registry=own)
-        self.refused = Counter("cap2im_refused", "Requests that did not fit the queue.", registry=own)
-        self.pictures = Counter("cap2im_pictures", "Pictures drawn.", ["model"], registry=own)
-        self.batches = Histogram("cap2im_batch_pictures", "Pictures of a batch.", ["model"], buckets=BATCHES, registry=own)
-        self.drawing = Histogram("cap2im_batch_seconds", "Drawing a batch.", ["model"], buckets=SECONDS, registry=own)
-        self.queued = Gauge("cap2im_queued", "Pictures that wait or are drawn.", multiprocess_mode="livesum", registry=own)
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter("cap2im_requests", "Requests; status 499: the client disconnected.", ["route", "status"], registry=registry)
+        self.seconds = Histogram("cap2im_request_seconds", "Duration of a request.", ["route"], buckets=SECONDS, registry=registry)
+        self.refused = Counter("cap2im_refused", "Requests that did not fit the queue.", registry=registry)
+        self.pictures = Counter("cap2im_pictures", "Pictures drawn.", ["model"], registry=registry)
+        self.batches = Histogram("cap2im_batch_pictures", "Batch size.", ["model"], buckets=BATCHES, registry=registry)
+        self.drawing = Histogram("cap2im_batch_seconds", "Duration of a batch.", ["model"], buckets=SECONDS, registry=registry)
+        self.queued = Gauge("cap2im_queued", "Pictures that wait or are being drawn.", multiprocess_mode="livesum", registry=registry)
 
     def text(self) -> bytes:
-        """All counts of all worker processes, in Prometheus' text format."""
+        """Return the metrics of all worker processes in Prometheus' text format."""
         folder = os.environ.get(FOLDER)
         if folder is None:
             return generate_latest(self.registry)
-        for process in {int(found[1]) for path in Path(folder).iterdir() if (found := re.fullmatch(r"gauge_live\w+_(\d+)\.db", path.name))}:
+        for process in {int(match[1]) for path in Path(folder).iterdir() if (match := re.fullmatch(r"gauge_live\w+_(\d+)\.db", path.name))}:
             try:
                 os.kill(process, 0)
             except ProcessLookupError:
-                mark_process_dead(process)  # it was killed, and what it had queued is gone with it
-        every = CollectorRegistry()
-        MultiProcessCollector(every)
-        return generate_latest(every)
+                mark_process_dead(process)  # a killed process leaves its gauges behind
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+        return generate_latest(registry)

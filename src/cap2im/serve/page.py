@@ -1,6 +1,6 @@
-"""The page on which people type a caption and watch it being drawn: one document, its scripts and styles, and the viewer's.
+"""The web page: type a caption and watch the drawing.
 
-Nothing of it comes from elsewhere, and the browser is told to refuse what would: no script or style inside the document, no other origin.
+Its Content-Security-Policy forbids inline scripts and styles and every other origin.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SECURITY_POLICY = "; ".join(
         "default-src 'none'",
         "script-src 'self'",
         "style-src 'self'",
-        "img-src 'self' data:",  # glimpses come as data URIs
+        "img-src 'self' data:",  # glimpses are data URIs
         "connect-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",
@@ -29,28 +29,28 @@ VIEWER_FILES = ("viewer.css", "viewer.js")
 
 
 def page_router() -> APIRouter:
-    """`GET /`, the page, and `GET /page/NAME`, its files; all are read once, so that no path reaches the disk."""
+    """Return the routes `GET /`, the page, and `GET /page/NAME`, its files. Files are read once here, so requests open none."""
     folder = resources.files("cap2im.serve").joinpath("page")
     files = {name: viewer_file(name) for name in VIEWER_FILES}
     files |= {file.name: file.read_text(encoding="utf-8") for file in folder.iterdir()}
     router = APIRouter(include_in_schema=False)
 
-    def answer(name: str, request: Request) -> Response:
+    def respond(name: str, request: Request) -> Response:
         content = files[name].encode()
         tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-        headers = {"ETag": tag, "Cache-Control": "no-cache", "Content-Security-Policy": SECURITY_POLICY}  # asked for again after an update
+        headers = {"ETag": tag, "Cache-Control": "no-cache", "Content-Security-Policy": SECURITY_POLICY}  # revalidated by its ETag
         if request.headers.get("If-None-Match") == tag:
             return Response(status_code=304, headers=headers)
         return Response(content, media_type=MEDIA_TYPES[name.rsplit(".", 1)[-1]], headers=headers)
 
     @router.get("/")
     def page(request: Request) -> Response:
-        return answer("index.html", request)
+        return respond("index.html", request)
 
     @router.get("/page/{name}")
     def page_file(name: str, request: Request) -> Response:
         if name not in files:
             raise HTTPException(404, f"the page has no file {name!r}")
-        return answer(name, request)
+        return respond(name, request)
 
     return router

@@ -1,10 +1,10 @@
 """The routes of AttnGAN's released API (eval/main.py), for any model: `/api/v1.0/bird` and `/api/v1.0/birds`.
 
-They answer as they were meant to. The released program put the attention maps between the pictures, so that "medium" and "large" were links
-to maps, and "map1" and "map2" to whatever came next. Like it, they draw a new picture at each request and leave out unknown words; unlike
-it, they answer with the seed, and take one, so that a picture can be drawn again. A URL is a link into the store, or the picture itself.
+The released program listed the attention maps between the pictures, so that its "medium" and "large" linked to maps; here every key links
+to what it names. As in the release, each request draws a new picture and skips unknown words. New: the response contains the seed, and a
+request may give one to draw a picture again. A URL is a link into the store, or a data URI.
 
-FastAPI reads the annotations of the routes, whose limits are those of the settings: no postponed evaluation here.
+FastAPI evaluates the annotations of the routes, whose limits come from the settings: no postponed evaluation here.
 """
 
 import io
@@ -22,28 +22,29 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from cap2im.rendering.attention import attention_figure
 from cap2im.rendering.drawing import Drawing
 from cap2im.rendering.maps import maps_figure
-from cap2im.serve.api import EXAMPLE, LARGEST_SEED, WHOLE, accept, drawn, key_needed, problems
+from cap2im.serve.requests import accept, draw, key_options
+from cap2im.serve.schemas import EXAMPLE, LARGEST_SEED, WHOLE, problems
 from cap2im.serve.settings import ServeSettings
 from cap2im.serve.store import Files
 
-NEW_SEEDS = 2**31  # from which one is drawn for a request that has none
-BIRDS = 6  # pictures of one caption that /birds draws
+NEW_SEEDS = 2**31  # range of the random seed of a request without one
+BIRDS = 6  # pictures per request to /birds
 SIZES = ("small", "medium", "large")
 MAPS = ("map1", "map2")
 
 
-class Wanted(BaseModel):
-    """What to draw."""
+class BirdBody(BaseModel):
+    """A caption to draw."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"caption": EXAMPLE}]})
 
     caption: str
-    seed: Annotated[int | None, Field(ge=0, le=LARGEST_SEED, description="None draws a new picture each time."), WHOLE] = None
-    model: str | None = Field(None, description="A name of GET /v1/models; the first where none is named.")
+    seed: Annotated[int | None, Field(ge=0, le=LARGEST_SEED, description="The default draws a new picture each time."), WHOLE] = None
+    model: str | None = Field(None, description="A name of GET /v1/models; the default is the first.")
 
 
 class Sizes(BaseModel):
-    """URLs of one picture, as links or data."""
+    """URLs of one picture: links, or data URIs."""
 
     small: str
     medium: str
@@ -51,17 +52,17 @@ class Sizes(BaseModel):
 
 
 class Bird(Sizes):
-    """One picture, and where its words were read."""
+    """One picture and its attention maps."""
 
-    map1: str | None = Field(description="Which words were read, where or when; null where the model does not say.")
+    map1: str | None = Field(description="Attention over words, by place or by glimpse; null for a model without attention.")
     map2: str | None
     caption: str
     seed: int
-    elapsed: float = Field(description="Seconds, waiting included.")
+    elapsed: float = Field(description="Seconds, including the time in the queue.")
 
 
 class Birds(BaseModel):
-    """Six pictures; picture k is of seed + k - 1."""
+    """Six pictures; picture k uses seed + k - 1."""
 
     bird1: Sizes
     bird2: Sizes
@@ -71,23 +72,23 @@ class Birds(BaseModel):
     bird6: Sizes
     caption: str
     seed: int
-    elapsed: float = Field(description="Seconds, waiting included.")
+    elapsed: float = Field(description="Seconds, including the time in the queue.")
 
 
 class OneBird(BaseModel):
-    """Answer of `/bird`."""
+    """Response of `/bird`."""
 
     bird: Bird
 
 
 class SixBirds(BaseModel):
-    """Answer of `/birds`."""
+    """Response of `/birds`."""
 
     bird: Birds
 
 
 def three_sizes(drawing: Drawing) -> list[Image.Image]:
-    """The picture small, medium and large: the last stages of a model that draws in rising sizes, then halves of the smallest there is."""
+    """Return the picture small, medium and large: the last stages of a multi-stage model, and halves of the smallest stage."""
     pictures = [Image.fromarray(stage.squeeze(-1) if stage.shape[2] == 1 else stage) for stage in drawing.stages[:-1][-2:]]
     pictures.append(drawing.image)
     while len(pictures) < len(SIZES):
@@ -97,7 +98,7 @@ def three_sizes(drawing: Drawing) -> list[Image.Image]:
 
 
 def two_maps(drawing: Drawing) -> list[Image.Image | None]:
-    """Where the words were read, a figure for each of the last two times; of a model that says only when, that figure; else None."""
+    """Return figures of the last two attention maps; of a model without maps its attention over glimpses; None for missing ones."""
     figures: list[Image.Image | None] = [
         maps_figure(replace(drawing, stages=(stage,), maps=(weights,)), scale=1) for stage, weights in drawing.stage_maps[-len(MAPS) :]
     ]
@@ -127,30 +128,30 @@ def _url(picture: Image.Image, files: Files) -> str:
 
 
 def router(settings: ServeSettings) -> APIRouter:
-    """The released routes."""
+    """Return the released routes."""
     caption = Annotated[str, Field(min_length=1, max_length=settings.characters)]
-    bird_request: Any = create_model("BirdRequest", __base__=Wanted, caption=(caption, ...))
-    routes = APIRouter(prefix="/api/v1.0", **key_needed(settings))
-    answers: dict[str, Any] = {"status_code": 201, "responses": problems(400, 401, 404, 408, 413, 422, 500, 503, 504, 507)}
+    bird_request: Any = create_model("BirdRequest", __base__=BirdBody, caption=(caption, ...))
+    routes = APIRouter(prefix="/api/v1.0", **key_options(settings))
+    options: dict[str, Any] = {"status_code": 201, "responses": problems(400, 401, 404, 408, 413, 422, 500, 503, 504, 507)}
 
-    async def answer(
-        request: Request, wanted: Wanted, samples: int, shown: Callable[[list[Drawing], Files], dict[str, Any]]
+    async def respond(
+        request: Request, body: BirdBody, samples: int, render: Callable[[list[Drawing], Files], dict[str, Any]]
     ) -> JSONResponse:
         start = time.perf_counter()
-        seed = secrets.randbelow(NEW_SEEDS) if wanted.seed is None else wanted.seed
-        asked = await accept(request, [wanted.caption], samples=samples, seed=seed, model=wanted.model, unknown="skip")
-        bird = await drawn(request, asked, lambda results, files: shown(results[0], files))
-        told = {"caption": wanted.caption, "seed": seed, "elapsed": round(time.perf_counter() - start, 3)}
-        return JSONResponse({"bird": {**bird, **told}}, 201)
+        seed = secrets.randbelow(NEW_SEEDS) if body.seed is None else body.seed
+        drawing = await accept(request, [body.caption], samples=samples, seed=seed, model=body.model, unknown="skip")
+        urls = await draw(request, drawing, lambda results, files: render(results[0], files))
+        elapsed = round(time.perf_counter() - start, 3)
+        return JSONResponse({"bird": {**urls, "caption": body.caption, "seed": seed, "elapsed": elapsed}}, 201)
 
-    @routes.post("/bird", response_model=OneBird, **answers)
-    async def bird(request: Request, wanted: bird_request) -> JSONResponse:
-        """Draws a caption once: in three sizes, with two maps of the words that were read."""
-        return await answer(request, wanted, 1, _bird)
+    @routes.post("/bird", response_model=OneBird, **options)
+    async def bird(request: Request, body: bird_request) -> JSONResponse:
+        """Draws a caption once, in three sizes with two attention maps."""
+        return await respond(request, body, 1, _bird)
 
-    @routes.post("/birds", response_model=SixBirds, **answers)
-    async def birds(request: Request, wanted: bird_request) -> JSONResponse:
+    @routes.post("/birds", response_model=SixBirds, **options)
+    async def birds(request: Request, body: bird_request) -> JSONResponse:
         """Draws a caption six times, each in three sizes."""
-        return await answer(request, wanted, BIRDS, _birds)
+        return await respond(request, body, BIRDS, _birds)
 
     return routes

@@ -1,4 +1,4 @@
-"""The settings of `cap2im serve`, and how they reach its worker processes."""
+"""The settings of `cap2im serve`, and their way to its worker processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Origin = Annotated[str, Field(pattern=r"^(\*|https?://([a-z0-9_.-]+|\[[0-9a-f:.]
 
 
 def _split(value: Any) -> Any:
-    """Split what the command line gives for a list."""
+    """Split a list from the command line."""
     return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
 
@@ -29,36 +29,35 @@ Split = BeforeValidator(_split)
 
 
 class ServeSettings(BaseModel):
-    """Every limit of the server.
+    """All settings of the server.
 
     Attributes:
-        models: names or folders; the first one draws where a request names none.
-        sharpen: a sharpener of all finished pictures, or None.
-        devices: cpu, cuda:0, ...; every model is loaded on each.
-        workers: processes; each has all models on all devices.
-        host: the address that is listened on.
-        port: of it; 0 takes any that is free.
-        root_path: path prefix that a reverse proxy removes before it passes a request on, such as /draw; empty without one.
-        allowed_hosts: names, in lower case and without a port, that the `Host` header may have besides localhost and IP addresses. Empty:
-            no other name on a loopback address, any name elsewhere.
+        models: names or folders; the first is the default of requests that name none.
+        sharpen: a sharpener for all finished pictures, or None.
+        devices: cpu, cuda:0, ...; each holds all models.
+        workers: number of processes; each holds all models on all devices.
+        host: the address to listen on.
+        port: the port to listen on; 0 chooses a free one.
+        root_path: path prefix that a reverse proxy removes from requests, such as /draw; empty without one.
+        allowed_hosts: values of the `Host` header besides localhost and IP addresses, in lower case and without a port. Empty: no other
+            name on a loopback address, any name elsewhere.
         cors_origins: origins whose pages may call the API from a browser, such as https://example.org; `*` is every origin.
-        queue: pictures that may wait or be drawn at a time, in each process; a request that does not fit gets 503.
-        batch: pictures that are drawn together, at most; fewer where they are so large that memory would be short.
-        wait_ms: milliseconds for which a first picture waits for company; right after a batch it may wait a quarter of the batch's time.
-        captions: of a request, at most.
-        samples: of a caption, at most.
-        characters: of a caption, at most.
-        body_bytes: of a request's body, at most; more gets 413.
-        timeout_s: seconds until an accepted request that is not answered gets 504.
-        send_timeout_s: seconds until the connection of a client that stops reading its answer is closed; `timeout_s` if that is less.
-        body_timeout_s: seconds within which a request's body has to arrive; a slower one gets 408.
-        shutdown_s: seconds that a stopping server has to finish what it accepted.
-        store: URL of a folder or bucket for pictures, which are answered as links; None answers them inline.
-        store_public: the address under which others read the store's files; None has the server answer those of a folder, and signs links
-            into a bucket.
-        store_link_s: seconds for which a signed link holds.
-        store_timeout_s: seconds after which a file that is not yet kept or read counts as lost.
-        api_key: what requests that draw have to bring along, or None.
+        queue: most pictures that wait or are drawn at a time, per process; a request that does not fit gets 503.
+        batch: largest batch; smaller for pictures so large that memory would run out.
+        wait_ms: milliseconds that the first picture of a batch waits for others; right after a batch, up to a quarter of its time.
+        captions: most captions of a request.
+        samples: most pictures of a caption.
+        characters: longest caption.
+        body_bytes: largest body of a request; a larger one gets 413.
+        timeout_s: seconds to draw an accepted request; a slower one gets 504.
+        send_timeout_s: seconds without progress until the connection of a client that stops reading is closed (on Linux).
+        body_timeout_s: seconds for a request's body to arrive; a slower one gets 408.
+        shutdown_s: seconds for a stopping server to finish accepted requests.
+        store: URL of a folder or bucket for pictures, which responses then link to; None sends them inline.
+        store_public: base URL of the store's files; None serves those of a folder and signs links into a bucket.
+        store_link_s: seconds until a signed link expires.
+        store_timeout_s: seconds to write or read one file of the store.
+        api_key: key that requests to draw require, or None.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -91,7 +90,7 @@ class ServeSettings(BaseModel):
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> ServeSettings:
-        """Checked settings.
+        """Return checked settings.
 
         Raises:
             ValueError: unknown settings or values out of range, all in one line.
@@ -99,35 +98,30 @@ class ServeSettings(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            told = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}, got {problem['input']!r}" for problem in error.errors()]
-            raise ValueError("; ".join(told)) from None
+            problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}, got {each['input']!r}" for each in error.errors()]
+            raise ValueError("; ".join(problems)) from None
 
     @classmethod
     def from_environment(cls) -> ServeSettings:
-        """In a worker process: what `to_environment` left."""
+        """Return the settings that `to_environment` wrote, in a worker process."""
         key = os.environ.get(KEY_VARIABLE)
         settings = cls.model_validate_json(os.environ[VARIABLE])
         return settings.model_copy(update={"api_key": None if key is None else SecretStr(key)})
 
     def to_environment(self) -> None:
-        """For the processes that this one starts."""
+        """Write the settings for the processes that this one starts."""
         os.environ[VARIABLE] = self.model_dump_json(exclude={"api_key"})
         if self.api_key is not None:
             os.environ[KEY_VARIABLE] = self.api_key.get_secret_value()
 
     @property
-    def pictures(self) -> int:
-        """Of a request, at most."""
+    def max_pictures(self) -> int:
+        """Most pictures of a request."""
         return min(self.captions * self.samples, self.queue)
 
     @property
-    def stall_s(self) -> float:
-        """Seconds without progress after which a client that should read its answer counts as gone."""
-        return min(self.send_timeout_s, self.timeout_s)
-
-    @property
-    def private(self) -> bool:
-        """Whether nobody but this machine can reach the server."""
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
         try:
             return ip_address(self.host).is_loopback
         except ValueError:
@@ -135,17 +129,17 @@ class ServeSettings(BaseModel):
 
 
 def read_key(file: Path | None) -> str | None:
-    """The API key: that of a file, or else of the environment's CAP2IM_API_KEY; None where neither has one.
+    """Return the API key of a file, or else of the environment variable CAP2IM_API_KEY; None without both.
 
     Raises:
-        ValueError: the key is empty, too long, or holds what no header can carry.
+        ValueError: the key is empty, too long, or contains characters that a header cannot carry.
         OSError: the file cannot be read.
     """
     place = KEY_VARIABLE if file is None else str(file)
     if file is None:
         key = os.environ.get(KEY_VARIABLE)
     else:
-        with file.open("rb") as stream:  # a pipe is welcome; a device may never end
+        with file.open("rb") as stream:  # may be a pipe; a device may never end
             key = stream.read(2 * LONGEST_KEY).decode("utf-8-sig", "replace").strip()
     if key is not None and not re.fullmatch(rf"[!-~]{{1,{LONGEST_KEY}}}", key):
         raise ValueError(f"{place}: expected an API key of at most {LONGEST_KEY:,} visible ASCII characters without spaces")

@@ -185,7 +185,7 @@ function tell(error, again) {
   if (!(error instanceof Refusal)) console.error(error);
   const { status = -1, after = null, message } = error;
   at("trouble").hidden = false;
-  at("told").textContent = status === 401 && !hasKey() ? "This server wants an API key." : status < 0 ? `The page failed: ${message}` : message;
+  at("told").textContent = status === 401 && !hasKey() ? "This server requires an API key." : status < 0 ? `The page failed: ${message}` : message;
   at("key-form").hidden = status !== 401;
   at("key-form").onsubmit = (event) => {
     event.preventDefault();
