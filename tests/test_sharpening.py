@@ -34,7 +34,7 @@ def sharpener(folder, **changes):
     """One that reads words, of grey 60 x 60."""
     torch.manual_seed(0)
     sizes = {"side": 60, "colours": 1, "conditioning": "mean", "vocabulary_size": len(WORDS), "language_units": 4}
-    model = Sharpener(SharpenerConfig(**{**sizes, "features": 4, "kernels": (5, 3, 3), **changes}))
+    model = Sharpener(SharpenerConfig(**{**sizes, "features": (4, 3), "kernels": (5, 3, 3), **changes}))
     return write(folder, "sharpener", model, vocabulary=WORDS.model_dump())
 
 
@@ -122,7 +122,7 @@ def test_what_does_not_fit_is_told_in_one_line(run, tmp_path, folders):
     assert refused("large") == told
     assert refused(folders[0]) == f"{folders[0]}: a model of kind 'draw' does not sharpen"
     assert refused("nowhere").startswith("unknown model 'nowhere'")
-    heard = write(tmp_path / "deaf", "sharpener", Sharpener(SharpenerConfig(side=60, colours=1, sentence_features=5, features=2)))
+    heard = write(tmp_path / "deaf", "sharpener", Sharpener(SharpenerConfig(side=60, colours=1, sentence_features=5, features=(2, 2))))
     tiny_encoder(heard / "sentence-encoder", 16)
     assert refused("deaf") == "deaf/sentence-encoder: answers 16 features, the model in deaf hears 5"
     sharpener(tmp_path / "wrong", vocabulary_size=3)

@@ -248,7 +248,7 @@ def test_sizes_are_compared_before_they_take_memory(tmp_path, arrays):
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     with pytest.raises(ValueError, match="sizes that no machine can hold"):
         released_draw(tensors | {"W_henc_henc": torch.zeros(1, 1).expand(2**33, 1)})
-    sharpener = Sharpener(SharpenerConfig(side=4, sentence_features=1, features=1))
+    sharpener = Sharpener(SharpenerConfig(side=4, sentence_features=1, features=(1, 1)))
     tensors = sharpener_layout(sharpener) | {"W_conv0": torch.zeros(1, 1, 1, 1).expand(3_000_000, 1, 1, 1)}
     with pytest.raises(ValueError, match=r"W_conv0 has shape \[3000000, 1, 1, 1\], "):
         released_sharpener(tensors)

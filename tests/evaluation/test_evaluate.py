@@ -150,7 +150,7 @@ def test_the_bound_of_every_split_and_sharpened(tmp_path):
 
 def sharpener(folder: Path, words: Vocabulary) -> Path:
     """Writes an untrained sharpener of 12 x 12 pixels in colour, which knows these words."""
-    sizes = SharpenerConfig(side=12, conditioning="mean", vocabulary_size=len(words), language_units=3, features=2)
+    sizes = SharpenerConfig(side=12, conditioning="mean", vocabulary_size=len(words), language_units=3, features=(2, 2))
     folder.mkdir()
     config = {"kind": "sharpener", "model": sizes.model_dump(), "vocabulary": words.model_dump()}
     write_model(folder, Sharpener(sizes).state_dict(), config)

@@ -142,7 +142,7 @@ def test_words_stand_in_the_order_of_their_attention():
 
 def blackening() -> Sharpening:
     """A sharpener whose pictures nobody confuses with what it got: black ones."""
-    config = SharpenerConfig(side=60, colours=1, conditioning="mean", vocabulary_size=len(WORDS), language_units=4, features=4)
+    config = SharpenerConfig(side=60, colours=1, conditioning="mean", vocabulary_size=len(WORDS), language_units=4, features=(4, 4))
     sharpener = Sharpener(config).eval().requires_grad_(False)
     sharpener.sharpen = lambda images, _: 0 * images
     return Sharpening("blackening", sharpener, "0" * 64, Vocabulary(words=WORDS, aliases=ALIASES))

@@ -117,11 +117,11 @@ def test_drawings_that_are_the_images_themselves_have_the_least_distance(tmp_pat
 def test_as_many_are_drawn_at_once_as_the_pipeline_says(tmp_path, quick_eyes, monkeypatch):
     words, _, data, _ = models(tmp_path)
     pipeline, drawn = Pipeline.load(str(words)), []
-    picture = Pipeline.picture
+    sample_images = Pipeline.sample_images
 
     def watched(self, text, noise):
         drawn.append(len(noise))
-        return picture(self, text, noise)
+        return sample_images(self, text, noise)
 
     monkeypatch.setattr(Pipeline, "sample_images", watched)
     found = []

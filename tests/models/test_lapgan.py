@@ -32,6 +32,16 @@ def make(**changes) -> LAPGAN:
     return LAPGAN(LAPGANConfig(**{**TINY, **changes})).double().eval()
 
 
+def test_one_width_stands_for_both_hidden_layers():
+    old, new = (SharpenerConfig(features=widths) for widths in (6, (6, 6)))
+    assert old == new
+    assert SharpenerConfig.model_validate_json(new.model_dump_json()) == new
+    assert [layer.out_channels for layer in Sharpener(SharpenerConfig(side=4, features=(2, 5))).convolutions] == [2, 5, 3]
+    for wrong in (0, (3,), (3, 0), (2, 2, 2)):
+        with pytest.raises(ValueError, match="features"):
+            SharpenerConfig(features=wrong)
+
+
 def captions(batch: int = 5):
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(22, (batch, 6), generator=generator)
@@ -104,7 +114,7 @@ def test_each_stage_hears_its_caption_and_its_noise(conditioning):
 
 def test_sharpening_fixes_the_noise_to_its_mean_and_knows_grey():
     torch.manual_seed(0)
-    model = Sharpener(SharpenerConfig(side=8, colours=1, sentence_features=9, features=4)).double()
+    model = Sharpener(SharpenerConfig(side=8, colours=1, sentence_features=9, features=(4, 3))).double()
     images, sentences = torch.rand(5, 1, 8, 8).double(), captions()[2]
     sharp = model.sharpen(images, sentences)
     assert sharp.shape == images.shape

@@ -156,7 +156,7 @@ def sharpener_layout(model: Sharpener) -> dict[str, Tensor]:
 
 def sharpener_names() -> frozenset[str]:
     """The names of all parameters of the sharpening network."""
-    return frozenset(sharpener_layout(Sharpener(SharpenerConfig(side=4, sentence_features=1, features=1))))
+    return frozenset(sharpener_layout(Sharpener(SharpenerConfig(side=4, sentence_features=1, features=(1, 1)))))
 
 
 def released_sharpener(tensors: Tensors) -> Sharpener:
@@ -170,7 +170,7 @@ def released_sharpener(tensors: Tensors) -> Sharpener:
     config = SharpenerConfig(
         side=_root("skipthought2image", pixels),
         sentence_features=sentence,
-        features=tensors["W_conv0"].shape[0],
+        features=(tensors["W_conv0"].shape[0], tensors["W_conv1"].shape[0]),
         kernels=(tensors["W_conv0"].shape[3], tensors["W_conv1"].shape[3], tensors["W_conv2"].shape[3]),
     )
     return _filled(lambda: Sharpener(config), sharpener_layout, tensors)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -55,6 +55,8 @@ def _odd(kernel: int) -> int:
 
 
 Kernel = Annotated[int, Field(ge=1), AfterValidator(_odd)]
+Width = Annotated[int, Field(ge=1)]
+Widths = Annotated[tuple[Width, Width], BeforeValidator(lambda widths: (widths, widths) if isinstance(widths, int) else widths)]
 
 
 class SentenceConditioningConfig(BaseModel):
@@ -108,7 +110,7 @@ class SharpenerConfig(SentenceConditioningConfig):
 
     side: int = Field(32, ge=4, le=1024, description="pixels of the square image")
     colours: Literal[1, 3] = Field(3, description="1 is grey, 3 is RGB")
-    features: int = Field(128, ge=1, description="F, maps of the first two convolutions")
+    features: Widths = Field((128, 128), description="F, maps of each hidden convolution; one number stands for both")
     kernels: tuple[Kernel, Kernel, Kernel] = Field((7, 7, 5), description="sides of the three convolutions; odd")
 
     @property
@@ -127,7 +129,7 @@ class Sharpener(TextConditioned):
         super().__init__(config)
         self.config = c = config
         self.sentence = nn.Linear(c.text_features, c.side**2)
-        channels = (2 + c.colours, c.features, c.features, c.colours)
+        channels = (2 + c.colours, *c.features, c.colours)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
             for inputs, outputs, kernel in zip(channels, channels[1:], c.kernels, strict=False)
@@ -159,7 +161,7 @@ class LAPGANConfig(SentenceConditioningConfig):
     colours: Literal[1, 3] = Field(3, description="1 is grey, 3 is RGB")
     noise: int = Field(100, ge=1, description="Z of the coarse generator; the fine one has a plane of noise")
     generator_units: int = Field(1200, ge=1, description="units of the coarse generator's two hidden layers")
-    features: int = Field(128, ge=1, description="F, maps of the fine generator's first two convolutions")
+    features: Widths = Field((128, 128), description="F, maps of the fine generator's hidden convolutions; one number stands for both")
     kernels: tuple[Kernel, Kernel, Kernel] = Field((7, 7, 5), description="sides of the fine generator's three convolutions; odd")
 
     @property
