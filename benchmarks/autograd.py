@@ -22,11 +22,11 @@ from typing import Any
 from unittest import mock
 
 import torch
+from benchmarks.speed import training_step
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from benchmarks.speed import training_step
 from cap2im.config import load_recipe
 from cap2im.models import aligndraw, convolutions, damsm, discriminators, filterbank, skipthoughts, text
 from cap2im.models.aligndraw import DRAW
