@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import textwrap
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import cap2im.evaluation.figures
 from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
 from cap2im.data.mnist import scikit_learn_digits
 from cap2im.data.mnist_captions import ALIASES, LAYOUTS, WORDS, CanvasMaker, HeldOut
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.evaluation.figures import (
-    PAPER_ATTENDED,
-    PAPER_FLIPS,
-    Panel,
-    Subjects,
-    attended_words,
-    comparison_picture,
-    folder_for,
-    image_of,
-    nearest_training_images,
-    pictures,
-    subjects,
-    write_figures,
-)
+from cap2im.evaluation.figure_captions import PAPER_ATTENDED, PAPER_FLIPS, FigureCaptions, figure_captions
+from cap2im.evaluation.figures import comparison_figure, figure_folder, nearest_training_images, write_figures
 from cap2im.models.lapgan import Sharpener, SharpenerConfig
 from cap2im.pipeline import Pipeline, Sharpening
 from cap2im.randomness import generator
-from cap2im.rendering.drawing import Drawing
+from cap2im.rendering.figure import Figure
 from tests.prepared import prepared_dataset
 from tests.tiny import tiny_model
 
@@ -42,45 +28,46 @@ def pipeline(tmp_path_factory):
     return Pipeline.load(str(tiny_model(tmp_path_factory.mktemp("figures") / "tiny")))
 
 
-def drawing(caption: str, grey: int, attention: np.ndarray | None = None) -> Drawing:
-    words = tuple(caption.split())
-    canvases = np.full((2, 8, 8, 1), grey, np.uint8)
-    return Drawing(caption, words if attention is not None else (), 0, "model", canvases, attention)
-
-
 def test_digit_models_draw_hidden_captions_as_novel_scenes(pipeline):
-    wanted = subjects(pipeline)
+    chosen = figure_captions(pipeline)
     held_out = HeldOut(tuple(tuple(hidden) for hidden in pipeline.config["data"]["held_out"]))
     hidden = {c.caption for c in held_out.configurations() if not c.seen}
-    assert len(wanted.novel) == 8
-    assert hidden.issuperset(wanted.novel)
-    assert not wanted.unknown
+    assert len(chosen.novel) == 8
+    assert hidden.issuperset(chosen.novel)
+    assert not chosen.unknown
 
 
 def test_a_model_that_nothing_was_hidden_from_has_no_novel_scenes_and_no_figure_6(pipeline, tmp_path):
     """`variant = "released"` may hide nothing."""
     nothing = [[10] * len(layout.places) for layout in LAYOUTS]
     open_model = dataclasses.replace(pipeline, config={**pipeline.config, "data": {**pipeline.config["data"], "held_out": nothing}})
-    assert subjects(open_model).novel == ()
-    few = Subjects((), (("the digit one is at the top left of the image",),), ())
+    assert figure_captions(open_model).novel == ()
+    few = FigureCaptions((), (("the digit one is at the top left of the image",),), ())
     assert [path.name[:8] for path in write_figures(open_model, tmp_path / "out", few)] == ["figure-3"]
 
 
-def test_models_of_own_captions_are_compared_on_several_of_them(pipeline):
+def test_models_of_own_data_share_several_captions(pipeline, monkeypatch):
     shown = [f"the digit {digit} is at the top left of the image ." for digit in ("one", "two", "three")]
     own = dataclasses.replace(pipeline, config=pipeline.config | {"data": {"source": "captions", "shown": shown}})
-    figure = comparison_picture([own, own], seed=0)
-    assert [place.get_title() for place in figure.axes[:3]] == [textwrap.fill(caption.removesuffix(" ."), 26) for caption in shown]
-    assert len(figure.axes) == 6
+    texts, pictures = [], []
+    monkeypatch.setattr(Figure, "text", lambda self, x, y, text, *_: texts.append(text))
+    monkeypatch.setattr(Figure, "paste", lambda self, picture, x, y: pictures.append((x, y)))
+    comparison_figure([own, dataclasses.replace(own, name="other")], seed=0)
+    written = " ".join(" ".join(texts).split())
+    for number, caption in zip(("one", "two", "three"), shown, strict=True):
+        assert f"the digit {number}" in written, caption
+    assert {own.name, "other"} <= set(texts)
+    assert len(pictures) == 6
+    assert len({x for x, _ in pictures}) == 3
 
 
 def test_own_captions_are_flips_and_have_to_be_known(pipeline):
     groups = [["the digit one is at the top left of the image", "the digit two is at the top left of the image"]]
-    wanted = subjects(pipeline, groups)
-    assert wanted.flips == wanted.attended == (tuple(groups[0]),)
-    assert wanted.novel == ()
+    chosen = figure_captions(pipeline, groups)
+    assert chosen.flips == chosen.attended == (tuple(groups[0]),)
+    assert chosen.novel == ()
     with pytest.raises(ValueError, match="zebra"):
-        subjects(pipeline, [["a zebra"]])
+        figure_captions(pipeline, [["a zebra"]])
 
 
 @pytest.mark.parametrize("unknown", [[], ["the digit 3 is at the zebra"]])
@@ -88,10 +75,10 @@ def test_a_model_of_own_data_draws_captions_of_it(pipeline, tmp_path, unknown):
     """Neither digits nor the paper's captions; those with unknown words are left out."""
     shown = [*unknown, "the digit one is", "the digit two is ."]
     own = dataclasses.replace(pipeline, config={**pipeline.config, "data": {"source": "captions", "shown": shown}})
-    wanted = subjects(own)
-    assert wanted.examples == ("the digit one is", "the digit two is")
-    assert (wanted.novel, wanted.flips, wanted.unknown) == ((), (), ())
-    files = write_figures(own, tmp_path / "out", wanted, nearest=lambda found: found)
+    chosen = figure_captions(own)
+    assert chosen.examples == ("the digit one is", "the digit two is")
+    assert (chosen.novel, chosen.flips, chosen.unknown) == ((), (), ())
+    files = write_figures(own, tmp_path / "out", chosen, nearest=lambda found: found)
     assert [path.name for path in files] == [
         "captions-of-its-data.png",
         "figure-4-nearest-training-images.png",
@@ -101,43 +88,22 @@ def test_a_model_of_own_data_draws_captions_of_it(pipeline, tmp_path, unknown):
 
 def test_a_model_of_unknown_data_draws_the_papers_captions(pipeline):
     words = Vocabulary.build([caption for group in (*PAPER_FLIPS[:1], *PAPER_ATTENDED) for caption in group])
-    wanted = subjects(dataclasses.replace(pipeline, vocabulary=words, config={"sha256": {}}))
-    assert wanted.flips == PAPER_FLIPS[:1]
-    assert wanted.attended == PAPER_ATTENDED
-    assert "a stop sign is flying in blue skies ." in wanted.unknown
+    chosen = figure_captions(dataclasses.replace(pipeline, vocabulary=words, config={"sha256": {}}))
+    assert chosen.flips == PAPER_FLIPS[:1]
+    assert chosen.attended == PAPER_ATTENDED
+    assert "a stop sign is flying in blue skies ." in chosen.unknown
 
 
 def test_figures_of_another_model_are_not_overwritten(pipeline, tmp_path):
-    few = Subjects((), (("the digit one is at the top left of the image",),), ())
+    few = FigureCaptions((), (("the digit one is at the top left of the image",),), ())
     (first, *_) = write_figures(pipeline, tmp_path / "out", few)
     before = first.read_bytes()
-    assert folder_for(pipeline.name, tmp_path / "out") == tmp_path / "out"
-    other = folder_for("other", tmp_path / "out")
+    assert figure_folder(pipeline.name, tmp_path / "out") == tmp_path / "out"
+    other = figure_folder("other", tmp_path / "out")
     assert other == tmp_path / "out-other"
     write_figures(dataclasses.replace(pipeline, name="third"), other, few)
-    assert folder_for("other", tmp_path / "out") == tmp_path / "out-other-2"
+    assert figure_folder("other", tmp_path / "out") == tmp_path / "out-other-2"
     assert first.read_bytes() == before
-
-
-def test_pictures_show_the_drawings_in_their_places():
-    figure = pictures([[drawing("black", 0), drawing("white", 255)], [Panel(np.full((8, 8, 3), (255, 0, 0), np.uint8), "red")]])
-    image = np.asarray(image_of(figure).resize((300, 400), Image.Resampling.NEAREST)).astype(int)
-    height, width = image.shape[:2]
-    assert image[height // 4 + 20, width // 4].tolist() == [0, 0, 0]
-    assert image[height // 4 + 20, 3 * width // 4].tolist() == [255, 255, 255]
-    assert image[3 * height // 4 + 20, width // 4].tolist() == [255, 0, 0]
-    axes = figure.axes
-    assert [place.get_title() for place in axes[:3]] == ["black", "white", "red"]
-
-
-def test_words_stand_in_the_order_of_their_attention():
-    weights = np.array([[0.1, 0.7, 0.2], [0.3, 0.5, 0.2]])
-    figure = attended_words([drawing("a red bus", 9, weights)])
-    bars = figure.axes[1]
-    assert [label.get_text() for label in bars.get_yticklabels()] == ["red (2)", "a (1)", "bus (3)"]
-    assert [bar.get_width() for bar in bars.patches] == pytest.approx([0.6, 0.2, 0.2])
-    with pytest.raises(ValueError, match="does not attend"):
-        attended_words([drawing("a red bus", 9)])
 
 
 def blackening() -> Sharpening:
@@ -156,7 +122,7 @@ def test_every_figure_that_the_model_can_have_is_written(pipeline, tmp_path):
         return 255 - found
 
     sharp = dataclasses.replace(pipeline, sharpening=blackening())
-    files = write_figures(sharp, tmp_path / "out", subjects(pipeline), nearest=nearest)
+    files = write_figures(sharp, tmp_path / "out", figure_captions(pipeline), nearest=nearest)
     numbers = [path.name[:8] for path in files]
     assert numbers == ["figure-1", "figure-3", "figure-4", "figure-5", "figure-6", "figure-7"]
     for path in files:
@@ -166,7 +132,7 @@ def test_every_figure_that_the_model_can_have_is_written(pipeline, tmp_path):
         rows = np.asarray(picture.convert("L")).mean(axis=1)
     assert rows[: len(rows) // 2].mean() > 20 + rows[len(rows) // 2 :].mean()
     assert [group.shape for group in asked] == [(4, 60, 60, 1)] * 3
-    one = Subjects((), (("the digit one is at the top left of the image",),), ())
+    one = FigureCaptions((), (("the digit one is at the top left of the image",),), ())
     assert [path.name[:8] for path in write_figures(pipeline, tmp_path / "less", one)] == ["figure-3", "figure-6"]
 
 
@@ -196,12 +162,4 @@ def test_training_images_of_another_size_are_cut_to_the_drawings_side(pipeline, 
 
 def test_nothing_to_draw_is_one_line(pipeline, tmp_path):
     with pytest.raises(ValueError, match="no captions to draw; give some with --captions"):
-        write_figures(pipeline, tmp_path / "out", Subjects((), (), ()))
-
-
-def test_missing_matplotlib_is_one_line(pipeline, tmp_path, monkeypatch):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ValueError, match="figures need more than the core"):
-        write_figures(pipeline, tmp_path / "out", cap2im.evaluation.figures.subjects(pipeline))
+        write_figures(pipeline, tmp_path / "out", FigureCaptions((), (), ()))

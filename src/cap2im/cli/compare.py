@@ -32,7 +32,7 @@ from cap2im.cli.options import (
     require_training_extra,
 )
 from cap2im.cli.train import train
-from cap2im.files import atomic_path, check_writable_folder, dump_json, write_atomically
+from cap2im.files import check_writable_folder, dump_json, write_atomically
 
 if TYPE_CHECKING:
     from cap2im.data.splits import Split
@@ -95,8 +95,9 @@ def compare(
     from cap2im.evaluation.comparison import compare as table_of
     from cap2im.evaluation.comparison import evaluated, free_stem
     from cap2im.evaluation.evaluate import Measures
-    from cap2im.evaluation.figures import comparison_picture, needs_matplotlib
+    from cap2im.evaluation.figures import comparison_figure
     from cap2im.pipeline import Pipeline, Sharpening
+    from cap2im.rendering.images import png_bytes
 
     names = [*(models or []), *(PRESETS[preset] if preset else ())]
     if not names:
@@ -104,7 +105,6 @@ def compare(
     if preset is not None and (shortlist is not None or similarity or fid or split == "all"):
         raise ValueError(f"--preset {preset}: captioned digits have no --shortlist, no --similarity, no --fid and no --split all")
     check_writable_folder(out)
-    needs_matplotlib()
     asked: dict[str, Any] = {"split": split, "images": images, "bound_samples": bound_samples, "samples": samples, "seed": seed}
     asked |= {"shortlist": shortlist, "candidates": candidates, "similarity": similarity, "fid": fid, "inception": inception}
     asked |= {"damsm": damsm, "neural_distance": neural_distance}
@@ -122,14 +122,13 @@ def compare(
         check_writable_folder(runs)
         pipelines |= {name: load(name, str(_train_for_comparison(name, runs, data))) for name in missing}
     ordered = [pipelines[label] for label in map(_label, names)]
-    picture = comparison_picture(ordered, seed)  # what cannot be drawn is told before hours of measuring
+    figure = comparison_figure(ordered, seed)  # fails before hours of measuring
     out.mkdir(parents=True, exist_ok=True)
     results = [evaluated(each, out / "evaluations" / f"{each.name}.json", data=_data_for(each, data), **asked) for each in ordered]
     table = table_of(results)
     of = {result["model"]: {"weights_sha256": result["weights_sha256"], "asked": result["asked"]} for result in results}
     stem = free_stem(out, "comparison", of)
-    with atomic_path(out / f"{stem}.png") as draft:
-        picture.savefig(draft, dpi=144, format="png")
+    write_atomically(out / f"{stem}.png", png_bytes(figure))
     write_atomically(out / f"{stem}.md", table.markdown())
     write_atomically(out / f"{stem}.json", dump_json(table.to_dict() | {"of": of}) + "\n")
     print(table.markdown())

@@ -37,17 +37,17 @@ def figures(
 ) -> None:
     """Draw the figures of the paper: flipped captions, attended words, nearest training images, sharpening, captions never seen."""
     check_writable_folder(out)
-    from cap2im.evaluation.figures import check_figures, folder_for, nearest_training_images, needs_matplotlib, subjects, write_figures
+    from cap2im.evaluation.figure_captions import figure_captions
+    from cap2im.evaluation.figures import check_figures, figure_folder, nearest_training_images, write_figures
     from cap2im.pipeline import Pipeline
 
-    needs_matplotlib()
     groups = [] if captions is None else captions_in(captions)
     pipeline = Pipeline.load(model, device=device, sharpen=sharpen)
-    wanted = subjects(pipeline, groups)
-    if wanted.unknown:
-        print(f"left out, for words that {pipeline.name} does not know: {'; '.join(wanted.unknown)}", file=sys.stderr)
-    folder = folder_for(pipeline.name, out)
-    check_figures(pipeline, wanted, folder)
+    chosen = figure_captions(pipeline, groups)
+    if chosen.unknown:
+        print(f"left out, for words that {pipeline.name} does not know: {'; '.join(chosen.unknown)}", file=sys.stderr)
+    folder = figure_folder(pipeline.name, out)
+    check_figures(pipeline, chosen, folder)
     if folder != out:
         print(f"{out}: holds figures of another model, which stay; writing to {folder}", file=sys.stderr)
     elif (folder / "figure-3-caption-flips.png").exists() or (folder / "captions-of-its-data.png").exists():
@@ -55,5 +55,5 @@ def figures(
     if data is not None and pipeline.config.get("data", {}).get("source") == "digits":
         print(f"--data {data}: is not read, for the digits of {pipeline.name} are inside scikit-learn", file=sys.stderr)
     nearest = None if data is None else nearest_training_images(pipeline, data)
-    for path in write_figures(pipeline, folder, wanted, seed=seed, nearest=nearest):
+    for path in write_figures(pipeline, folder, chosen, seed=seed, nearest=nearest):
         print(path)

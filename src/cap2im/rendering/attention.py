@@ -21,9 +21,9 @@ from cap2im.rendering.text import shorten, text_width, wrap
 
 MAX_SAMPLES = 4  # in files; more samples make figures that viewers do not open
 MAX_WORDS = 12  # with the most mean attention
-GAP = 28  # points between panels
+GAP = 28  # points, between panels
 PICTURE, PLOT, ROW, CAPTION_LINE = 156, 288, 13, 20  # points: sides of a picture and its plot, height of a word's row and of a line
-PLOT_LABEL = 80  # points: width of a word
+PLOT_LABEL = 80  # points: largest width of a word
 PLOT_TEXT, PLOT_SMALL = 11, 10  # font sizes
 
 
@@ -164,7 +164,8 @@ def _plot_columns(
 ) -> Image.Image:
     """Draw columns of pictures with captions above and `plot(figure, x, y, drawing)`, of at most `plot_rows` words, on their right."""
     drawings = [drawing for _, column in columns for drawing in column]
-    plot_x = PICTURE + 20 + PLOT_LABEL + 14
+    labels = max((text_width(f"{word} (00)", PLOT_TEXT) for drawing in drawings for word in drawing.words), default=0)
+    plot_x = PICTURE + 16 + min(labels, PLOT_LABEL) + 14
     cell_width = plot_x + PLOT
     captions = {drawing.caption: wrap(drawing.caption.removesuffix(" ."), BODY, cell_width) for drawing in drawings}
     caption_height = CAPTION_LINE * max(len(caption) for caption in captions.values()) + 8

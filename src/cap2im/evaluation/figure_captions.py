@@ -1,0 +1,133 @@
+"""The captions that a model's figures show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cap2im.data.mnist_captions import Configuration, HeldOut
+from cap2im.pipeline import Pipeline
+
+NOVEL = 8  # scenes of figure 1, for captioned digits
+EXAMPLES, ATTENDED = 8, 4  # captions of a model's own data; of these, captions whose attention is shown
+COMPARED = 5  # captions of a comparison of models
+
+PAPER_NOVEL = (
+    "a stop sign is flying in blue skies .",
+    "a herd of elephants flying in the blue skies .",
+    "a toilet seat sits open in the grass field .",
+    "a person skiing on sand clad vast desert .",
+)
+PAPER_FLIPS = (
+    tuple(f"a {colour} school bus parked in a parking lot ." for colour in ("yellow", "red", "green", "blue")),
+    ("the decadent chocolate desert is on the table .", "a bowl of bananas is on the table ."),
+    ("a vintage photo of a cat .", "a vintage photo of a dog ."),
+    ("a very large commercial plane flying in blue skies .", "a very large commercial plane flying in rainy skies ."),
+    ("a herd of elephants walking across a dry grass field .", "a herd of elephants walking across a green grass field ."),
+)
+PAPER_ATTENDED = (
+    ("a rider on a blue motorcycle in the desert .", "a rider on a blue motorcycle in the forest ."),
+    ("a surfer , a woman , and a child walk on the beach .", "a surfer , a woman , and a child walk on the sun ."),
+)
+DIGIT_FLIPS = (
+    tuple(f"the digit {d} is at the top of the digit one ." for d in ("three", "four", "seven", "eight")),
+    tuple(
+        f"the digit five is {relation} the digit two ."
+        for relation in ("on the left of", "on the right of", "at the top of", "at the bottom of")
+    ),
+    tuple(f"the digit seven is at the {corner} of the image ." for corner in ("top left", "top right", "bottom left", "bottom right")),
+)
+
+
+@dataclass(frozen=True)
+class FigureCaptions:
+    """Captions of a model's figures.
+
+    Attributes:
+        novel: scenes outside the training data (figure 1).
+        flips: groups of captions that differ in a word or two (figures 3 and 4).
+        attended: groups whose word attention is shown (figure 5).
+        unknown: captions of the paper that are left out because the model does not know a word of them.
+        examples: captions of the model's own data, for a model of neither digits nor the paper's captions.
+    """
+
+    novel: tuple[str, ...]
+    flips: tuple[tuple[str, ...], ...]
+    attended: tuple[tuple[str, ...], ...]
+    unknown: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
+
+
+def figure_captions(pipeline: Pipeline, groups: Sequence[Sequence[str]] = ()) -> FigureCaptions:
+    """Choose the captions of a model's figures.
+
+    These are the user's groups if there are any. Otherwise they are captions of digits for a model of captioned digits, captions of the
+    model's own data, or the paper's captions if the model's data are unknown.
+
+    Raises:
+        ValueError: the model does not know a word of the user's captions.
+    """
+    if groups:
+        pipeline.tokens([caption for group in groups for caption in group])
+        user = tuple(tuple(group) for group in groups)
+        return FigureCaptions((), user, user)
+    if held_out := model_held_out(pipeline):
+        hidden = [c.caption for c in held_out.configurations() if not c.seen]
+        return FigureCaptions(tuple(_spread(hidden, NOVEL)), DIGIT_FLIPS, DIGIT_FLIPS[:2])
+    if examples := tuple(pipeline.examples[:EXAMPLES]):
+        return FigureCaptions((), (), (examples[:ATTENDED],), examples=examples)
+    captions = [*PAPER_NOVEL, *(c for group in (*PAPER_FLIPS, *PAPER_ATTENDED) for c in group)]
+    unknown = {caption for caption in captions if not _is_known(pipeline, caption)}
+    flips, attended = _without(unknown, PAPER_FLIPS), _without(unknown, PAPER_ATTENDED)
+    return FigureCaptions(tuple(c for c in PAPER_NOVEL if c not in unknown), flips, attended or flips[:1], tuple(sorted(unknown)))
+
+
+def shared_captions(pipelines: Sequence[Pipeline]) -> list[str]:
+    """Choose a few captions that all models know.
+
+    Raises:
+        ValueError: the models share no caption of their figures.
+    """
+    captions: list[str] = []
+    for chosen in map(figure_captions, pipelines):
+        captions += [*(group[0] for group in chosen.flips), *chosen.novel, *(caption for group in chosen.flips for caption in group[1:])]
+        captions += chosen.examples
+    known = [caption for caption in dict.fromkeys(captions) if all(_is_known(pipeline, caption) for pipeline in pipelines)]
+    if not known:
+        raise ValueError(f"{', '.join(pipeline.name for pipeline in pipelines)}: no example caption has only words that all of them know")
+    return known[:COMPARED]
+
+
+def model_held_out(pipeline: Pipeline) -> HeldOut | None:
+    """Return the configurations held out from a model of captioned digits; None for other models."""
+    hidden = pipeline.config.get("data", {}).get("held_out")
+    return None if hidden is None else HeldOut(tuple(tuple(digits) for digits in hidden))
+
+
+def configurations_of_layouts(held_out: HeldOut, seen: bool) -> list[Configuration]:
+    """Choose four configurations of different layouts, seen in training or held out; fewer if a layout has none."""
+    layouts = (0, 2, 3, 7) if seen else (0, 1, 2, 5)
+    chosen = []
+    for layout in layouts:
+        candidates = [c for c in held_out.configurations() if c.layout == layout and c.seen == seen]
+        chosen += candidates[len(candidates) // 3 :][:1]
+    return chosen
+
+
+def _is_known(pipeline: Pipeline, caption: str) -> bool:
+    try:
+        pipeline.tokens([caption])
+    except ValueError:
+        return False
+    return True
+
+
+def _without(unknown: set[str], groups: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(group for group in groups if not unknown.intersection(group))
+
+
+def _spread(captions: Sequence[str], count: int) -> list[str]:
+    """Choose at most `count` captions, evenly spread over a list."""
+    return [captions[i] for i in np.linspace(0, len(captions) - 1, min(count, len(captions))).astype(int)]
