@@ -254,9 +254,10 @@ def map_weights(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _checksum(document: Mapping[str, Any], name: str, where: Path) -> str:
     checksums = document.get("sha256")
-    if not isinstance(checksums, Mapping) or not isinstance(checksums.get(name), str):
+    checksum = checksums.get(name) if isinstance(checksums, Mapping) else None
+    if not isinstance(checksum, str):
         raise ValueError(f"{where}: no SHA-256 for {name}")
-    return checksums[name]
+    return checksum
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cap2im.checkpoint import CONFIG, SENTENCE_ENCODER, TRAINING_STATE, WEIGHTS, checkpoints, existing_folder, read_config
 from cap2im.data.mnist_captions import LAYOUTS
+from cap2im.data.sentence_vectors import SentenceEncoder
 from cap2im.data.vocabulary import Tokens, Unknown, Vocabulary, pad
 from cap2im.files import brief
 from cap2im.hub import ENCODER_FILES, download, is_repository
@@ -29,7 +30,7 @@ from cap2im.models.text import EncodedText
 from cap2im.randomness import picture_noise
 from cap2im.registry import MODELS, Spec
 from cap2im.rendering.drawing import Drawing, Drawings
-from cap2im.sentence_encoders import SentenceEncoder, load_sentence_encoder
+from cap2im.sentence_encoders import load_sentence_encoder
 
 BUNDLED = Path(__file__).parent / "pretrained"
 PICTURES_AT_ONCE = 100  # bounds memory; a canvas sequence of 60 x 60 x 32 is half a megabyte

@@ -155,4 +155,5 @@ class NumberedCaptions:
 
     def __getitem__(self, caption: int) -> list[int]:
         end = self._ends[caption]
-        return self._numbers[end - self.lengths[caption] : end].tolist()
+        numbers: list[int] = self._numbers[end - self.lengths[caption] : end].tolist()
+        return numbers

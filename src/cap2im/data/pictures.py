@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from cap2im.arrays import open_hdf5, open_npy
 from cap2im.files import check_regular_file, read_bytes
@@ -505,7 +505,7 @@ def _reason(error: Exception, reference: ImageReference) -> str:
     """Return in one line why a picture cannot be used."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         suffix = Path(reference.path).suffix.lower() if isinstance(reference, ImageFile) else ""
         if suffix in UNREADABLE_EXTENSIONS:
             return unreadable_format(suffix)

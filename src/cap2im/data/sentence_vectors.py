@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.lib.format import header_data_from_array_1_0, write_array_header_1_0
@@ -64,4 +64,5 @@ def load_sentence_vectors(dataset: PreparedDataset, split: Split, captions: Sequ
                 if start == 0:
                     write_array_header_1_0(file, header_data_from_array_1_0(vectors) | {"shape": (len(captions), encoder.features)})
                 file.write(vectors.tobytes())
-    return np.load(path, mmap_mode="r")
+    stored: np.ndarray[Any, Any] = np.load(path, mmap_mode="r")
+    return stored

@@ -22,9 +22,10 @@ from cap2im.data.batch import Batch
 from cap2im.data.canvas_batches import caption_tokens
 from cap2im.data.caption_batches import CaptionBatches
 from cap2im.data.captioned_images import CaptionedImages
-from cap2im.data.dataset import MANIFEST, PreparedDataset
+from cap2im.data.dataset import PreparedDataset
 from cap2im.data.mnist import DigitSource, load_digits
 from cap2im.data.mnist_captions import CanvasMaker, HeldOut
+from cap2im.data.prepare import MANIFEST
 from cap2im.data.sentence_vectors import load_sentence_vectors
 from cap2im.data.shards import ShardBatches
 from cap2im.data.splits import SPLITS, Split

@@ -32,4 +32,5 @@ def heat_colours(fractions: NDArray[np.floating]) -> NDArray[np.uint8]:
 def tinted(grey: NDArray[np.floating], fractions: NDArray[np.floating]) -> NDArray[np.uint8]:
     """Return colours [..., 3] of grey levels [...] tinted by fractions [...] of the full tint."""
     strength = TINT_STRENGTH * np.clip(fractions, 0, 1)[..., None]
-    return np.round((1 - strength) * grey[..., None] + strength * np.array(TINT)).astype(np.uint8)
+    colours: NDArray[np.uint8] = np.round((1 - strength) * grey[..., None] + strength * np.array(TINT)).astype(np.uint8)
+    return colours

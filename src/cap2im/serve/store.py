@@ -180,7 +180,7 @@ class Store:
 
     def _content(self, path: str) -> bytes:
         if not isinstance(self.files, LocalFileSystem):
-            return self.files.cat_file(path)
+            return bytes(self.files.cat_file(path))
         # whoever can write into the folder must not expose other files by a link, nor block threads with a FIFO
         safe_flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | safe_flags)) as file:

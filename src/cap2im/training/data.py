@@ -21,12 +21,12 @@ from cap2im.data.dataset import PreparedDataset
 from cap2im.data.image_batches import ImageBatches
 from cap2im.data.mnist import load_digits
 from cap2im.data.mnist_captions import ALIASES, WORDS, CanvasMaker, HeldOut
-from cap2im.data.sentence_vectors import load_sentence_vectors
+from cap2im.data.sentence_vectors import SentenceEncoder, load_sentence_vectors
 from cap2im.data.shards import ShardBatches
 from cap2im.data.splits import Split
 from cap2im.data.vocabulary import LONGEST_CAPTION, Vocabulary, pad
 from cap2im.files import describe
-from cap2im.sentence_encoders import SentenceEncoder, find_encoder, load_sentence_encoder
+from cap2im.sentence_encoders import find_encoder, load_sentence_encoder
 from cap2im.training.samples import ShownCaptions
 
 SHOWN_DIGITS = (

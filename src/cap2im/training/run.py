@@ -100,7 +100,7 @@ def joined(part: Tensor, accelerator: Accelerator) -> Tensor:
     A loss that every process computes of all parts has the right gradient when the processes' gradients are averaged: into a part flow the
     gradients of all their losses, which are the same one.
     """
-    return part if accelerator.num_processes == 1 else cast(Tensor, _Joined.apply(part, accelerator))
+    return part if accelerator.num_processes == 1 else cast(Tensor, _Joined.apply(part, accelerator))  # type: ignore[no-untyped-call]
 
 
 def progress_bar(console: Console | None = None) -> Progress:
@@ -365,7 +365,7 @@ class BatchesAhead:
 
     def next(self) -> Batch:
         start = time.perf_counter()
-        batch = next(self._batches)
+        batch: Batch | Exception = next(self._batches)
         self._waited += time.perf_counter() - start
         if isinstance(batch, Exception):
             raise batch
