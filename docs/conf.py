@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # for the extension beside this file
+sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside this file
 
 from cap2im._version import __version__
 
@@ -36,13 +36,13 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
 nb_merge_streams = True
-suppress_warnings = ["myst.xref_missing"] if False else []
 
 # reference
 default_role = "code"  # names in docstrings stand in single backticks
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "undoc-members": False, "show-inheritance": True}
