@@ -19,9 +19,9 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
-    "sphinx_click",
     "sphinx_copybutton",
-    "recipe_pages",
+    "mathml",
+    "reference_pages",
 ]
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 nitpicky = False  # types of third parties have no page here
@@ -49,6 +49,7 @@ autodoc_default_options = {"members": True, "undoc-members": False, "show-inheri
 
 # looks
 html_theme = "furo"
+html_math_renderer = "mathml"
 html_title = f"cap2im {release}"
 html_static_path: list[str] = []
 html_theme_options = {"source_directory": "docs/"}

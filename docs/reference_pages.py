@@ -1,7 +1,8 @@
-"""Sphinx extension: write `reference/recipes/NAME.md` for every recipe, from the recipes themselves."""
+"""Sphinx extension: write the pages of the command line and of every recipe, from the code."""
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,14 @@ def recipe_page(name: str) -> str:
 
 
 def write_pages(app: Any) -> None:
-    """Write the pages, and leave alone those that are up to date."""
-    folder = Path(app.srcdir) / "reference" / "recipes"
-    folder.mkdir(exist_ok=True)
+    """Write `reference/command-line.md` and `reference/recipes/NAME.md`."""
+    reference = Path(app.srcdir) / "reference"
+    recipes = reference / "recipes"
+    recipes.mkdir(exist_ok=True)
     for name in recipe_names():
-        page = folder / f"{name}.md"
-        text = recipe_page(name)
-        if not page.exists() or page.read_text("utf-8") != text:
-            page.write_text(text, "utf-8")
+        (recipes / f"{name}.md").write_text(recipe_page(name), "utf-8")
+    page = reference / "command-line.md"
+    subprocess.run(["typer", "cap2im.cli", "utils", "docs", "--name", "cap2im", "--output", str(page)], check=True, capture_output=True)
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -1,0 +1,197 @@
+"""The documentation holds: its links exist, its maps are complete, and its commands run or are listed below with the reason why not."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import nbformat
+import pytest
+import typer
+from PIL import Image
+
+from cap2im.cli import app
+from cap2im.config import recipe_names
+from cap2im.pipeline import bundled_models
+from tests.real_data import data_folder
+
+ROOT = Path(__file__).resolve().parents[1]
+SITE = ROOT / "docs"
+PAGES = [page for page in sorted(SITE.rglob("*.md")) if "_build" not in page.parts and page.parent.name != "recipes"]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *PAGES, ROOT / "benchmarks" / "README.md"]
+CARDS = sorted((ROOT / "src" / "cap2im" / "pretrained").glob("*/README.md"))
+COMMAND = typer.main.get_group(app)
+
+# pages whose commands are only parsed
+PARSED = {
+    "docs/results/comparison.md": "hours of training",
+    "docs/results/cifar.md": "hours of training",
+    "docs/explanation/attngan.md": "hours of training, and COCO",
+    "docs/guides/converting.md": "the authors' files; tests/convert runs files of their layout",
+    "docs/guides/serving.md": "they serve until stopped; tests/serve runs the server, the requests and the proxy",
+    "benchmarks/README.md": "measurements of minutes",
+    "src/cap2im/pretrained/aligndraw-mnist/README.md": "hours of training",
+    "src/cap2im/pretrained/reader-mnist/README.md": "a training of minutes",
+}
+# commands of other pages that are only parsed
+NOT_RUN = {
+    r"cap2im serve": "serves until stopped; tests/serve runs it",
+    r"accelerate launch": "several processes; tests/training and tests/metrics run them",
+    r"cap2im convert": "the authors' files; tests/convert runs files of their layout",
+    r"cap2im compare --preset": "trains seven models; tests/evaluation runs it on small ones",
+    r".*(s3://|hf://)": "a bucket or the hub",
+    r"cap2im train skipthoughtdraw-cifar": "the paper's sentence vectors; tests/training trains small ones",
+}
+
+
+def relative(document: Path) -> str:
+    return document.relative_to(ROOT).as_posix()
+
+
+def commands(document: Path) -> list[str]:
+    """Return the cap2im commands of a document's code blocks, without comments."""
+    text = document.read_text("utf-8").replace("\\\n", " ")
+    fenced = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    indented = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    lines = [line for block in fenced for line in block.splitlines()] + re.findall(r"^ {4,6}(\S.*)$", indented, re.MULTILINE)
+    parts = [part.strip() for line in lines for part in re.split(r"\s#\s|\s#$", line)[0].split(" && ")]
+    return [part for part in parts if re.match(r"(cap2im|accelerate launch)\s", part)]
+
+
+def arguments(command: str) -> list[str]:
+    words = shlex.split(command)
+    return words[words.index("cap2im") + 1 :]
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, *CARDS], ids=relative)
+def test_commands_parse(document):
+    for command in commands(document):
+        name, *rest = arguments(command)
+        assert name in COMMAND.commands, command
+        try:
+            context = COMMAND.commands[name].make_context(name, list(rest))
+        except typer.BadParameter as error:
+            assert "no such f" in str(error), command  # a file or folder that the page takes for granted
+            continue
+        given = {key for key in context.params if context.get_parameter_source(key).name == "COMMANDLINE"}
+        assert len(given) >= len({word.partition("=")[0] for word in rest if re.match(r"--?[a-z]", word)}), command
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """A folder with what the pages take for granted: photos/, mnist/, cifar10-jpg/, captions.txt."""
+    folder = tmp_path_factory.mktemp("docs")
+    data = data_folder()
+    photos = folder / "photos"
+    photos.mkdir()
+    for number in range(40):
+        colour, shade = (("red", (200, 30, 30)), ("blue", (30, 30, 200)))[number % 2]
+        Image.new("RGB", (48, 48), tuple(min(255, part + number) for part in shade)).save(photos / f"{number}.png")
+        (photos / f"{number}.txt").write_text(f"a {colour} bus on a street {number // 20}\n", "utf-8")
+    for name in ("mnist", "cifar10-jpg"):
+        (folder / name).symlink_to(data / name)
+    (folder / "captions.txt").write_text("".join(f"a red bus\na blue bus {n}\na bus on a street\n\n" for n in range(40)), "utf-8")
+    return folder
+
+
+def shortened(command: str) -> list[str]:
+    """Return a command's arguments, changed so that it ends within seconds."""
+    name, *rest = arguments(command)
+    if name == "train" and "--dry-run" not in rest:
+        kept = [word for word in rest if not word.startswith(("train.epochs=", "train.updates="))]
+        kept = [word for word, after in zip(kept, [*kept[1:], ""], strict=True) if word != "--set" or after.partition("=")[1]]
+        updates = 4 if "--resume" in rest else 2
+        changes = {"train.updates": updates, "train.validate_every": 2, "train.checkpoint_every": 2}
+        if "--resume" not in rest:
+            changes |= {"train.batch_size": 10} | ({} if "vgg" in rest[0] else {"data.validation_samples": 20})
+        return [name, *kept, "--device", "cpu", *(part for key, value in changes.items() for part in ("--set", f"{key}={value}"))]
+    if name in ("evaluate", "compare"):
+        return [name, *rest, "--samples", "1", "--images", "4"]
+    if name == "generate":
+        return [name, *rest, "--samples", "1"]
+    return [name, *rest]
+
+
+def runs(document: Path) -> list[str]:
+    if relative(document) in PARSED:
+        return []
+    return [command for command in commands(document) if not any(re.match(pattern, command) for pattern in NOT_RUN)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", [document for document in DOCUMENTS if runs(document)], ids=relative)
+def test_commands_run(document, workspace, run, monkeypatch):
+    monkeypatch.chdir(workspace)
+    made = set(workspace.iterdir())
+    try:
+        for command in runs(document):
+            status, _, errors = run(*shortened(command))
+            assert status == 0, f"{command}\n{errors}"
+    finally:
+        for path in set(workspace.iterdir()) - made:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def test_lists_of_commands_that_do_not_run_are_current():
+    named = {relative(document) for document in [*DOCUMENTS, *CARDS] if commands(document)}
+    assert set(PARSED) <= named
+    others = [command for document in DOCUMENTS if relative(document) not in PARSED for command in commands(document)]
+    for pattern in NOT_RUN:
+        assert any(re.match(pattern, command) for command in others), pattern
+
+
+def test_every_command_is_in_a_guide():
+    text = "".join(page.read_text("utf-8") for page in PAGES)
+    for name in COMMAND.commands:
+        assert f"cap2im {name}" in text, name
+    for name in bundled_models():
+        assert f"`{name}`" in text, name
+
+
+def test_every_recipe_is_in_the_training_guide():
+    guide = (SITE / "guides" / "training.md").read_text("utf-8")
+    patterns = [re.escape(name).replace(r"\*", ".*") for name in re.findall(r"`([a-z0-9*-]+)`", guide)]
+    for name in recipe_names():
+        assert any(re.fullmatch(pattern, name) for pattern in patterns), name
+
+
+def test_every_folder_is_in_the_contributors_map():
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    package = ROOT / "src" / "cap2im"
+    for folder in (path for path in [*ROOT.iterdir(), *package.iterdir()] if path.is_dir() and not path.name.startswith((".", "__"))):
+        if subprocess.run(["git", "ls-files", str(folder)], cwd=ROOT, capture_output=True, text=True, check=False).stdout:
+            assert f"{folder.name}/`" in text, folder
+
+
+def test_install_commands_use_the_constraints():
+    for document in DOCUMENTS:
+        for line in document.read_text("utf-8").splitlines():
+            if re.search(r"\bpip install\b", line) and "cap2im[" not in line:
+                assert "-c constraints.txt" in line, f"{document.name}: {line}"
+
+
+def test_links_and_pictures_exist():
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", document.read_text("utf-8")):
+            path = target[0] or target[1]
+            if not path.startswith("http"):
+                assert (document.parent / path).exists(), f"{document.name}: {path}"
+
+
+def test_readme_is_a_map():
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 120
+
+
+def test_glossary_has_thirty_terms():
+    glossary = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("## Glossary")[2]
+    assert len(re.findall(r"^\| (?!term|---)", glossary, re.MULTILINE)) >= 30
+
+
+def test_notebooks_have_no_outputs():
+    for path in (SITE / "tutorials").glob("*.ipynb"):
+        notebook = nbformat.validate(json.loads(path.read_text("utf-8"))) or nbformat.read(path, as_version=4)
+        assert not [cell for cell in notebook.cells if cell.cell_type == "code" and (cell.outputs or cell.execution_count)], path
