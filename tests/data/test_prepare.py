@@ -21,7 +21,9 @@ from cap2im.convert.pickles import read_pickle
 from cap2im.data import prepare as prepare_module
 from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
-from cap2im.data.pictures import ImageFile, fitted, prepare_picture
+from cap2im.data.image_files import ImageFile
+from cap2im.data.image_preparation import prepare_image
+from cap2im.data.image_resizing import resize_image
 from cap2im.data.prepare import PrepareOptions, prepare_dataset
 from cap2im.data.sources import read_source
 from tests.data import sources
@@ -363,7 +365,7 @@ def test_vocabulary_is_of_the_training_captions(tmp_path):
 
 def from_file(tmp_path, image: Image.Image, name: str, **saving) -> Image.Image:
     image.save(tmp_path / name, **saving)
-    data = prepare_picture(ImageFile(tmp_path / name), 16, "stretch", None)
+    data = prepare_image(ImageFile(tmp_path / name), 16, "stretch", None)
     assert isinstance(data, bytes), data
     return Image.open(io.BytesIO(data))
 
@@ -372,10 +374,10 @@ def test_fits(tmp_path):
     wide = Image.new("RGB", (400, 100), "black")
     wide.paste("white", (150, 0, 250, 100))
     for fit, size, mean in (("stretch", (20, 20), 255 / 4), ("crop", (20, 20), 255), ("shorter", (80, 20), 255 / 4)):
-        result = fitted(wide, 20, fit)
+        result = resize_image(wide, 20, fit)
         assert result.size == size, fit
         assert np.asarray(result).mean() == pytest.approx(mean, abs=2), fit
-    boxed = fitted(wide, 20, "stretch", (150, 0, 250, 100))
+    boxed = resize_image(wide, 20, "stretch", (150, 0, 250, 100))
     assert np.asarray(boxed).mean() == pytest.approx(255, abs=2)
 
 
@@ -392,8 +394,8 @@ def test_a_reduced_jpeg_looks_like_a_fully_decoded_one(tmp_path):
         upright = image if exif is None else image.transpose(Image.Transpose.ROTATE_270)
         for fit in ("stretch", "crop", "shorter"):
             for box in (None, (40.0, 60.0, 520.0, 560.0), (-100.0, -50.0, 300.0, 350.0)):
-                got = fitted(Image.open(tmp_path / "a.jpg"), 32, fit, box)
-                expected = fitted(upright, 32, fit, box)
+                got = resize_image(Image.open(tmp_path / "a.jpg"), 32, fit, box)
+                expected = resize_image(upright, 32, fit, box)
                 assert got.size == expected.size
                 assert np.abs(np.asarray(got, float) - np.asarray(expected, float)).mean() < 2, (exif is None, fit, box)
 
@@ -423,7 +425,7 @@ def test_numbers_without_a_white_are_refused(tmp_path):
         ("i.tif", np.full((40, 40), 200, np.int32), "whole"),
     ):
         Image.fromarray(image).save(tmp_path / name)
-        reason = prepare_picture(ImageFile(tmp_path / name), 16, "stretch", None)
+        reason = prepare_image(ImageFile(tmp_path / name), 16, "stretch", None)
         assert isinstance(reason, str), name
         assert reason.startswith(f"its pixels are {what}"), name
 
@@ -431,7 +433,7 @@ def test_numbers_without_a_white_are_refused(tmp_path):
 def test_large_sides_are_stored_as_jpeg(tmp_path):
     sources.save(tmp_path / "a.png", 1, 300, 300)
     for side, stored in ((64, "PNG"), (65, "JPEG")):
-        data = prepare_picture(ImageFile(tmp_path / "a.png"), side, "stretch", None)
+        data = prepare_image(ImageFile(tmp_path / "a.png"), side, "stretch", None)
         assert Image.open(io.BytesIO(data)).format == stored
         assert PrepareOptions(side=side).image_format == stored
 
@@ -441,5 +443,5 @@ def test_preparing_is_quick_enough(tmp_path):
     files = sorted((data_folder() / "coco-mini" / "train2017").glob("*.jpg"))[:40]
     start = time.process_time()
     for file in files:
-        assert isinstance(prepare_picture(ImageFile(file), 32, "stretch", None), bytes)
+        assert isinstance(prepare_image(ImageFile(file), 32, "stretch", None), bytes)
     assert len(files) / (time.process_time() - start) > 75 / 2

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cap2im.convert.pickles import read_pickle
-from cap2im.data.pictures import fitted
+from cap2im.data.image_resizing import resize_image
 from cap2im.data.published import square_around, words_by_number
 from cap2im.data.sources import guess_kind, read_source
 from tests.data import sources
@@ -47,7 +47,7 @@ def test_birds(tmp_path):
     record = source.splits["test"][1]
     assert (record.class_id, len(record.captions), record.captions[9]) == (2, 10, "this bird is white, 9.")
     with record.image.open() as image:
-        pixels = np.asarray(fitted(image, 31, "stretch", record.box), float)[..., 0]
+        pixels = np.asarray(resize_image(image, 31, "stretch", record.box), float)[..., 0]
     # cut out are columns 0..465 and rows 0..375, of which the bird has 60..385 and 27..331
     assert pixels.mean() / 255 == pytest.approx(325 * 304 / (465 * 375), abs=0.01)
     assert guess_kind(str(tmp_path)) == "birds"

@@ -207,7 +207,7 @@ def test_tar_shards_hold_images_beside_their_captions(folder, tmp_path):
         ({"1.png": b"x"}, r"image without captions: .*image 1: no \.json, \.txt or \.caption"),
         ({"1.txt": b"red ."}, r"caption without image: .*image 1: its members: \.txt"),
         ({"1.cls": b"3"}, r"unusable entry: .*image 1: neither picture nor captions; its members: \.cls"),
-        ({"1.heic": b"x", "1.txt": b"red ."}, r"unreadable image: .*image 1: \.heic pictures are not read"),
+        ({"1.heic": b"x", "1.txt": b"red ."}, r"unreadable image: .*image 1: \.heic images are not read"),
         ({"1.png": b"x", "1.txt": b"\n"}, r"image without captions: .*image 1: 1\.txt is empty"),
         ({"1.png": b"x", "1.txt": b"\xff\xfe\xfd"}, r"image without captions: .*image 1: 1\.txt"),
         ({"1.png": b"x", "1.json": b"{"}, r"image without captions: .*image 1: 1\.json: EOF while parsing"),

@@ -9,7 +9,7 @@ import pytest
 
 from cap2im.convert.pickles import read_pickle
 from cap2im.data.class_folders import class_caption
-from cap2im.data.pictures import prepare_picture
+from cap2im.data.image_preparation import prepare_image
 from cap2im.data.records import held_out, usable_captions
 from cap2im.data.sources import guess_kind, read_source
 from tests.data import sources
@@ -517,7 +517,7 @@ def test_file_names_in_parquet_are_beside_it_and_nowhere_else(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path / "elsewhere")
     images = [record.image for record in read("huggingface", tmp_path / "data").splits["train"]]
     assert images[0].path == tmp_path / "data" / "a.jpg"
-    reasons = [prepare_picture(image, 8, "stretch", None) for image in images[1:]]
+    reasons = [prepare_image(image, 8, "stretch", None) for image in images[1:]]
     for reason, expected in zip(reasons, ("is absolute", "leaves", "there is no", "it holds no picture"), strict=True):
         assert expected in reason
 

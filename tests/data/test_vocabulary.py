@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cap2im.data.pictures import ImageBytes
+from cap2im.data.image_files import ImageBytes
 from cap2im.data.records import CaptionedImage, usable_captions
 from cap2im.data.tokenizer import is_unspaced, normalise
 from cap2im.data.vocabulary import Vocabulary, pad, split_words

@@ -20,7 +20,7 @@ from cap2im.data.sources import guess_kind, read_source
 from cap2im.data.validate import check
 from cap2im.data.webdataset import expand_braces, tar_files
 from tests.data import sources
-from tests.data.test_pictures import stored
+from tests.data.test_images import stored
 from tests.prepared import prepared_dataset
 
 STRANGE_NAMES = ["p17 [x] 100%", "a*b", "q?x", "h#y", "{1..2}", "e%20x", "~x", " lead", "-dash", "back\\slash", "s3:", "caf\u00e9", "[!a]"]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cap2im.config import PicturesData
 from cap2im.data.image_batches import ImageBatches, pyramid
-from cap2im.data.pictures import ImageBytes
+from cap2im.data.image_files import ImageBytes
 from cap2im.data.published import square_around
 from cap2im.data.records import CaptionedImage, usable_captions
 from cap2im.data.vocabulary import END, Vocabulary, split_words

@@ -16,7 +16,9 @@ from rich.progress import track
 from torch import Tensor
 
 from cap2im.data.dataset import PreparedDataset
-from cap2im.data.pictures import Fit, ImageBytes, fitted, read_image
+from cap2im.data.image_decoding import read_image
+from cap2im.data.image_files import ImageBytes
+from cap2im.data.image_resizing import Fit, resize_image
 from cap2im.data.splits import Split
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.files import explain
@@ -126,7 +128,7 @@ def pixels_of(stored: bytes, name: str, colours: int, side: int | None = None, f
     """
 
     def pixels_of_image(picture: Image.Image) -> np.ndarray:
-        upright = picture if side is None or picture.size == (side, side) else fitted(picture, side, fit)
+        upright = picture if side is None or picture.size == (side, side) else resize_image(picture, side, fit)
         return np.array(upright.convert("RGB" if colours == 3 else "L"))
 
     try:

@@ -6,8 +6,8 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from cap2im.data.image_files import ImageFile
 from cap2im.data.listing import is_picture, list_files
-from cap2im.data.pictures import ImageFile
 from cap2im.data.records import CaptionedImage, Problem, Source
 from cap2im.data.splits import Split
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
+from cap2im.data.image_files import ImageFile
 from cap2im.data.listing import FileIndex, Missing, is_picture, list_files, unique_ids, unread_format
-from cap2im.data.pictures import ImageFile
 from cap2im.data.records import CaptionedImage, Problem, Source, visible
 from cap2im.data.splits import SPLIT_NAMES, Split
 from cap2im.data.table_files import json_document

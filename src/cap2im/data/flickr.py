@@ -15,8 +15,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from cap2im.data.image_files import ImageFile
 from cap2im.data.listing import FileIndex, Missing, is_picture, list_files, unique_ids, unread_format
-from cap2im.data.pictures import ImageFile
 from cap2im.data.records import CaptionedImage, Problem, Source, read_lines
 from cap2im.data.splits import Split, parse_split
 from cap2im.data.table_columns import AskedColumns, as_captions, choose_columns

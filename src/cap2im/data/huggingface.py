@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cap2im.data.image_files import ImageBytes, ImageFile, ImageReference, MissingImage
 from cap2im.data.listing import FileIndex, Missing, list_files
-from cap2im.data.pictures import ImageBytes, ImageFile, ImageReference, MissingImage
 from cap2im.data.records import CaptionedImage, LazyRecords, Problem, Source
 from cap2im.data.splits import SPLIT_NAMES, Split, parse_split
 from cap2im.data.table_columns import (

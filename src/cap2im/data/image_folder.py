@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from cap2im.data.image_files import ImageFile
 from cap2im.data.listing import FileIndex, Listing, Missing, is_picture, list_files, unread_format
-from cap2im.data.pictures import ImageFile
 from cap2im.data.records import CaptionedImage, Problem, Source
 from cap2im.data.splits import Split, parse_split, split_of
 from cap2im.data.table_columns import AskedColumns, Columns, as_captions, as_class_id, caption_columns, choose_columns, describe_columns

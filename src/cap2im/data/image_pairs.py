@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cap2im.data.image_files import EXTENSIONS, ImageFile
 from cap2im.data.listing import PICTURES, fold, list_files, unread_format
-from cap2im.data.pictures import EXTENSIONS, ImageFile
 from cap2im.data.records import CaptionedImage, Problem, Source, caption_lines
 from cap2im.data.splits import Split, split_of
 

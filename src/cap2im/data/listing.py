@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from cap2im.data.pictures import EXTENSIONS, UNREADABLE_EXTENSIONS, unreadable_format
+from cap2im.data.image_files import EXTENSIONS, UNREADABLE_EXTENSIONS, unreadable_format
 from cap2im.data.records import Problem
 from cap2im.data.splits import SPLIT_NAMES
 

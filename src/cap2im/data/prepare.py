@@ -23,7 +23,8 @@ from PIL import Image
 from pydantic import AfterValidator, BaseModel, Field
 
 import cap2im
-from cap2im.data.pictures import JPEG_QUALITY, LARGEST_PNG, Fit, PictureTask, prepare_pictures
+from cap2im.data.image_preparation import JPEG_QUALITY, MAX_PNG_SIDE, ImageTask, prepare_images
+from cap2im.data.image_resizing import Fit
 from cap2im.data.records import PROBLEMS, CaptionedImage, LazyRecords, Problem, Source, fingerprint, tokens_of, usable_captions
 from cap2im.data.splits import Split
 from cap2im.data.vocabulary import Tokenizer, Vocabulary
@@ -66,7 +67,7 @@ class PrepareOptions:
 
     @property
     def image_format(self) -> Literal["PNG", "JPEG"]:
-        return "PNG" if self.side <= LARGEST_PNG else "JPEG"
+        return "PNG" if self.side <= MAX_PNG_SIDE else "JPEG"
 
     @property
     def shard_rows(self) -> int:
@@ -142,7 +143,7 @@ def _write_shard(
     rows = captions_written = 0
     waiting: deque[list[CaptionedImage]] = deque()
 
-    def tasks() -> Iterator[PictureTask]:
+    def tasks() -> Iterator[ImageTask]:
         for part in batched(records, TASK_ROWS):
             waiting.append(part)
             yield [(record.image, record.box) for record in part], options.side, options.fit
@@ -153,7 +154,7 @@ def _write_shard(
     with atomic_path(path) as draft:
         # an open file, because pyarrow takes some paths for URLs
         with draft.open("wb") as file, pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False) as writer:
-            for pictures in compute(prepare_pictures, tasks()):
+            for pictures in compute(prepare_images, tasks()):
                 part = waiting.popleft()
                 for record, picture in zip(part, pictures, strict=True):
                     captions, wrong = usable_captions(record, options.captions, tokens)

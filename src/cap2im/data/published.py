@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from cap2im.arrays import open_hdf5
+from cap2im.data.image_files import ArrayImage, ImageFile, open_array
+from cap2im.data.image_resizing import Box
 from cap2im.data.listing import needed_file
 from cap2im.data.mnist_captions import NUMBER_WORDS
-from cap2im.data.pictures import ArrayImage, Box, ImageFile, open_array
 from cap2im.data.records import CaptionedImage, LazyRecords, PickleReader, Problem, Source, caption_lines
 from cap2im.data.splits import SPLIT_NAMES, Split
 from cap2im.data.vocabulary import UNKNOWN, Vocabulary

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
-from cap2im.data.pictures import Box, ImageReference
+from cap2im.data.image_files import ImageReference
+from cap2im.data.image_resizing import Box
 from cap2im.data.splits import Split
 from cap2im.data.tokenizer import is_unspaced
 from cap2im.data.vocabulary import LONGEST_CAPTION, Tokenizer, Vocabulary, split_words

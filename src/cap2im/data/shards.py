@@ -23,7 +23,7 @@ from torch.utils.data import get_worker_info
 from cap2im.data.batch import ALL, Batch, fixed_noise, step_noise
 from cap2im.data.captioned_images import pixels_of
 from cap2im.data.dataset import PreparedDataset, open_file
-from cap2im.data.pictures import Fit
+from cap2im.data.image_resizing import Fit
 from cap2im.data.records import Problem
 from cap2im.data.sentence_vectors import SentenceEncoder
 from cap2im.data.splits import Split

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from cap2im.data.dataset import Manifest, PreparedDataset, is_url, parse_manifest
-from cap2im.data.pictures import Box, Examined, ImageBytes, ImageReference, examine_pictures
+from cap2im.data.image_files import ImageBytes, ImageReference
+from cap2im.data.image_preparation import ImageInfo, inspect_images
+from cap2im.data.image_resizing import Box
 from cap2im.data.prepare import MANIFEST, VOCABULARY
 from cap2im.data.records import PROBLEMS, CaptionedImage, PickleReader, Problem, Source, tokens_of, usable_captions
 from cap2im.data.source_kinds import Kind
@@ -95,7 +97,7 @@ def _check(
     return report
 
 
-def _examined(records: Iterable[CaptionedImage], compute: Any) -> Iterator[tuple[CaptionedImage, Examined]]:
+def _examined(records: Iterable[CaptionedImage], compute: Any) -> Iterator[tuple[CaptionedImage, ImageInfo]]:
     waiting: deque[list[CaptionedImage]] = deque()
 
     def tasks() -> Iterator[list[tuple[ImageReference, Box | None]]]:
@@ -103,13 +105,13 @@ def _examined(records: Iterable[CaptionedImage], compute: Any) -> Iterator[tuple
             waiting.append(part)
             yield [(record.image, record.box) for record in part]
 
-    for answers in compute(examine_pictures, tasks()):
+    for answers in compute(inspect_images, tasks()):
         yield from zip(waiting.popleft(), answers, strict=True)
 
 
 def _count(
     record: CaptionedImage,
-    seen: Examined,
+    seen: ImageInfo,
     split: Split,
     summary: SplitSummary,
     problems: list[Problem],

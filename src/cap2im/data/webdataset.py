@@ -19,8 +19,8 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from cap2im.data.image_files import EXTENSIONS, MAX_FILE_BYTES, UNREADABLE_EXTENSIONS, ImageFile, unreadable_format
 from cap2im.data.listing import is_hidden, list_files
-from cap2im.data.pictures import EXTENSIONS, LARGEST_FILE, UNREADABLE_EXTENSIONS, ImageFile, unreadable_format
 from cap2im.data.records import CaptionedImage, Problem, Source
 from cap2im.data.splits import SPLIT_NAMES, Split
 from cap2im.files import decode_text, shortened, split_lines
@@ -134,7 +134,7 @@ def _samples(
         captions, reasons = _captions(archive, each)
         if captions:
             unused.extend(Problem("file not used", where, reason) for reason in reasons)
-        if (image := _resolved(archive, image)) is None or image.size > LARGEST_FILE or image.issparse():
+        if (image := _resolved(archive, image)) is None or image.size > MAX_FILE_BYTES or image.issparse():
             problems.append(Problem("unreadable image", where, "a link that leads nowhere, or a member that is too large"))
         elif captions:
             yield Sample(key + variant, image, captions, _class_id(archive, each))

@@ -14,7 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from cap2im.data.pictures import ImageBytes, examine_picture, prepare_picture
+from cap2im.data.image_files import ImageBytes
+from cap2im.data.image_preparation import inspect_image, prepare_image
 from tests.data.sources import picture
 from tests.fuzz.floats import FLOATS, SHARES
 from tests.limits import GIB, run_limited
@@ -67,7 +68,7 @@ def mutated(data: bytes, changes: list[tuple[float, bool, bytes]], cut: float) -
 
 @pytest.mark.parametrize("kind", sorted(SEEDS))
 def test_the_seeds_are_read(kind):
-    assert isinstance(prepare_picture(ImageBytes(kind, SEEDS[kind]), 8, "crop", None), bytes)
+    assert isinstance(prepare_image(ImageBytes(kind, SEEDS[kind]), 8, "crop", None), bytes)
 
 
 @given(
@@ -80,7 +81,7 @@ def test_the_seeds_are_read(kind):
 @example(kind="PNG", changes=[(0.0, True, b"")], cut=0.0, fit="crop", box=None)
 def test_a_damaged_picture_gives_bytes_or_a_reason(kind, changes, cut, fit, box):
     reference = ImageBytes(kind, mutated(SEEDS[kind], changes, cut))
-    result = prepare_picture(reference, 8, fit, box)
+    result = prepare_image(reference, 8, fit, box)
     if isinstance(result, bytes):
         with Image.open(io.BytesIO(result)) as image:
             image.load()
@@ -90,7 +91,7 @@ def test_a_damaged_picture_gives_bytes_or_a_reason(kind, changes, cut, fit, box)
     else:
         assert result
         assert "\n" not in result
-    examined = examine_picture(reference)
+    examined = inspect_image(reference)
     assert bool(examined.reason) != bool(examined.sha256)
 
 
@@ -143,9 +144,10 @@ BOMBS = {
 READ_ALL = """
 import sys
 from pathlib import Path
-from cap2im.data.pictures import ImageFile, prepare_picture
+from cap2im.data.image_files import ImageFile
+from cap2im.data.image_preparation import prepare_image
 for path in sorted(Path(sys.argv[1]).iterdir()):
-    result = prepare_picture(ImageFile(path), 304, "shorter", None)
+    result = prepare_image(ImageFile(path), 304, "shorter", None)
     print(path.name, result if isinstance(result, str) else "read", sep=": ")
 """
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
-from cap2im.data import pictures
+from cap2im.data import image_decoding, image_preparation, image_resizing
 from cap2im.data.captioned_images import pixels_of
-from cap2im.data.pictures import EXTENSIONS, UNREADABLE_EXTENSIONS, ArrayImage, ImageBytes, ImageFile, examine_picture, prepare_picture
+from cap2im.data.image_files import EXTENSIONS, UNREADABLE_EXTENSIONS, ArrayImage, ImageBytes, ImageFile
+from cap2im.data.image_preparation import inspect_image, prepare_image
 from tests.data.sources import picture
 
 GREY = (90, 90, 90)
@@ -28,13 +29,13 @@ def stored(image: Image.Image, kind: str, **saving) -> bytes:
 
 
 def prepared(data: bytes, side: int = 16, fit: str = "stretch", box=None) -> Image.Image:
-    result = prepare_picture(ImageBytes("a picture", data), side, fit, box)
+    result = prepare_image(ImageBytes("a picture", data), side, fit, box)
     assert isinstance(result, bytes), result
     return Image.open(io.BytesIO(result))
 
 
 def refused(data: bytes, fit: str = "stretch", box=None, side: int = 16) -> str:
-    result = prepare_picture(ImageBytes("a picture", data), side, fit, box)
+    result = prepare_image(ImageBytes("a picture", data), side, fit, box)
     assert isinstance(result, str), "it was read"
     return result
 
@@ -100,7 +101,7 @@ def test_every_orientation_is_turned_upright(kind, orientation):
 )
 def test_png_metadata_never_cost_the_picture(chunk, content):
     assert distance(prepared(png_with(chunk, content)), prepared(stored(picture(1), "PNG"))) == 0
-    assert not examine_picture(ImageBytes("a picture", png_with(chunk, content))).reason
+    assert not inspect_image(ImageBytes("a picture", png_with(chunk, content))).reason
 
 
 def test_pixels_alone_are_stored():
@@ -109,13 +110,13 @@ def test_pixels_alone_are_stored():
     exif[0x010E] = "a description"
     text = PngImagePlugin.PngInfo()
     text.add_text("comment", "a comment")
-    plain = {side: prepare_picture(ImageBytes("a", stored(picture(1, 90, 90), "PNG")), side, "stretch", None) for side in (16, 80)}
+    plain = {side: prepare_image(ImageBytes("a", stored(picture(1, 90, 90), "PNG")), side, "stretch", None) for side in (16, 80)}
     for data in (
         stored(picture(1, 90, 90), "PNG", icc_profile=profile, exif=exif, pnginfo=text, dpi=(300, 300)),
         stored(picture(1, 90, 90), "TIFF", icc_profile=profile, exif=exif, dpi=(300, 300)),
     ):
         for side in (16, 80):
-            assert prepare_picture(ImageBytes("a", data), side, "stretch", None) == plain[side]
+            assert prepare_image(ImageBytes("a", data), side, "stretch", None) == plain[side]
 
 
 def test_a_stored_picture_with_a_large_profile_is_still_read():
@@ -266,8 +267,8 @@ def test_large_pictures_are_the_same_in_bands(monkeypatch):
     for box in (None, (100.0, 50.0, 420.0, 333.0)):
         expected = [prepared(data, 20, "crop", box) for data in kinds]
         with monkeypatch.context() as patch:
-            patch.setattr(pictures, "LARGE", 1000)
-            patch.setattr(pictures, "BAND", 5000)
+            patch.setattr(image_resizing, "LARGE_PIXELS", 1000)
+            patch.setattr(image_resizing, "BAND_PIXELS", 5000)
             for data, whole in zip(kinds, expected, strict=True):
                 assert distance(prepared(data, 20, "crop", box), whole) < 2
 
@@ -290,7 +291,7 @@ def test_what_pillow_reads_is_read(tmp_path, extension):
     image = picture(1, 32, 32).convert(mode)
     image.save(tmp_path / f"a{extension}")
     assert extension in EXTENSIONS
-    result = prepare_picture(ImageFile(tmp_path / f"a{extension}"), 32, "stretch", None)
+    result = prepare_image(ImageFile(tmp_path / f"a{extension}"), 32, "stretch", None)
     assert isinstance(result, bytes), result
     assert distance(Image.open(io.BytesIO(result)), image) < 6
 
@@ -301,9 +302,9 @@ def test_formats_that_run_programs_are_never_opened(tmp_path):
     assert {".heic", ".eps", ".pdf", ".svg", ".cr2", ".dng"} <= UNREADABLE_EXTENSIONS
     picture(1).save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "a.png")
-    assert prepare_picture(ImageFile(tmp_path / "a.png"), 16, "stretch", None) == "not a picture that can be read"
+    assert prepare_image(ImageFile(tmp_path / "a.png"), 16, "stretch", None) == "not an image that can be read"
     (tmp_path / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
-    assert prepare_picture(ImageFile(tmp_path / "a.HEIC"), 16, "stretch", None) == ".heic pictures are not read; convert it to JPEG or PNG"
+    assert prepare_image(ImageFile(tmp_path / "a.HEIC"), 16, "stretch", None) == ".heic images are not read; convert it to JPEG or PNG"
 
 
 # Bounds
@@ -324,8 +325,8 @@ def test_too_many_pixels_are_refused_before_decoding(monkeypatch):
         (stored(image, "JPEG", progressive=True), "90 in progressive JPEG"),
         (stored(image, "WEBP"), "80 in WEBP"),
     ]
-    monkeypatch.setattr(pictures, "MOST_PIXELS", 100)
-    monkeypatch.setattr(pictures, "MOST_PIXELS_OF", {"progressive JPEG": 90, "WEBP": 80})
+    monkeypatch.setattr(image_decoding, "MAX_PIXELS", 100)
+    monkeypatch.setattr(image_decoding, "MAX_PIXELS_OF", {"progressive JPEG": 90, "WEBP": 80})
     monkeypatch.setattr(Image.Image, "load", None)  # is never called
     for data, most in cases:
         assert refused(data) == f"11 x 10 pixels; at most {most} are read"
@@ -348,7 +349,7 @@ def test_jpeg_of_many_scans_is_refused():
 
 def test_large_jpeg_of_several_scans_is_refused(monkeypatch):
     data = scanned(2).replace(b"\xff\xc2", b"\xff\xc0", 1)  # said to be sequential
-    monkeypatch.setitem(pictures.MOST_PIXELS_OF, "progressive JPEG", 3000)
+    monkeypatch.setitem(image_decoding.MAX_PIXELS_OF, "progressive JPEG", 3000)
     assert refused(data) == "64 x 48 pixels; at most 3,000 in JPEG of several scans are read"
 
 
@@ -386,7 +387,7 @@ def test_a_huge_box_is_the_whole_picture():
 )
 def test_arrays_that_are_no_pictures_are_refused(tmp_path, array):
     np.save(tmp_path / "a.npy", array)
-    reason = prepare_picture(ArrayImage(tmp_path / "a.npy", 0, 1.0), 16, "stretch", None)
+    reason = prepare_image(ArrayImage(tmp_path / "a.npy", 0, 1.0), 16, "stretch", None)
     assert isinstance(reason, str)
     assert any(text in reason for text in ("its pixels hold NaN", "a row holds", "its type is complex64"))
 
@@ -405,7 +406,7 @@ def test_what_is_no_file_is_refused(tmp_path, kind, monkeypatch):
         "empty": path.touch,
     }
     made[kind]()
-    reason = prepare_picture(ImageFile(path), 16, "stretch", None)
+    reason = prepare_image(ImageFile(path), 16, "stretch", None)
     expected = {"loop": "Too many levels of symbolic links", "missing": "no such file", "empty": "the file is empty"}
     assert reason == expected.get(kind, f"is a {kind}, and a file is needed")
 
@@ -414,9 +415,9 @@ def test_out_of_memory_is_no_fault_of_the_picture(monkeypatch):
     def full(*arguments):
         raise MemoryError
 
-    monkeypatch.setattr(pictures, "fitted", full)
+    monkeypatch.setattr(image_preparation, "resize_image", full)
     with pytest.raises(ValueError, match="a picture: out of memory; --resume with fewer --workers goes on"):
-        prepare_picture(ImageBytes("a picture", stored(picture(1), "PNG")), 16, "stretch", None)
+        prepare_image(ImageBytes("a picture", stored(picture(1), "PNG")), 16, "stretch", None)
 
 
 @pytest.mark.parametrize(
@@ -425,9 +426,9 @@ def test_out_of_memory_is_no_fault_of_the_picture(monkeypatch):
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\n", "Git LFS"),
         (b"<!DOCTYPE html><title>404</title>", "HTML"),
-        (b"nonsense", "not a picture"),
+        (b"nonsense", "not an image"),
     ],
 )
 def test_what_is_no_picture_is_named_by_its_content(tmp_path, data, reason):
     (tmp_path / "a.jpg").write_bytes(data)
-    assert reason in prepare_picture(ImageFile(tmp_path / "a.jpg"), 8, "stretch", None)
+    assert reason in prepare_image(ImageFile(tmp_path / "a.jpg"), 8, "stretch", None)
