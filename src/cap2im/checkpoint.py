@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
-import cap2im
+from cap2im._version import __version__
 from cap2im.files import (
     JSONObject,
     check_regular_file,
@@ -173,7 +173,7 @@ def write_model(
     """
     data = dump_tensors(_contiguous(weights, dtype))
     _write(folder / WEIGHTS, data)
-    _write_json(folder / CONFIG, {"version": cap2im.__version__, **config}, {WEIGHTS: sha256(data)})
+    _write_json(folder / CONFIG, {"version": __version__, **config}, {WEIGHTS: sha256(data)})
     if card:
         _write(folder / "README.md", card.encode("utf-8", "backslashreplace"))
 
@@ -185,7 +185,7 @@ def write_large_model(folder: Path, weights: Mapping[str, Tensor], config: Mappi
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
     except SafetensorError as error:  # of the disk: "I/O error: No space left on device (os error 28)"
         raise OSError(f"{path}: cannot write ({' '.join(str(error).split())})") from None
-    _write_json(folder / CONFIG, {"version": cap2im.__version__, **config}, {WEIGHTS: file_sha256(folder / WEIGHTS)})
+    _write_json(folder / CONFIG, {"version": __version__, **config}, {WEIGHTS: file_sha256(folder / WEIGHTS)})
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, field_validator
 from torch import Tensor
 
-import cap2im
+from cap2im._version import __version__
 from cap2im.checkpoint import WEIGHTS, whole_folder
 from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
@@ -218,7 +218,7 @@ def generate(
         print(foreign.warning, file=sys.stderr)
     manifest = {
         "format": FORMAT,
-        "version": cap2im.__version__,
+        "version": __version__,
         "model": pipeline.name,
         "weights_sha256": pipeline.config.get("sha256", {}).get(WEIGHTS),
         "dataset": dataset.about(),

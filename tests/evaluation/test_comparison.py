@@ -165,7 +165,7 @@ def test_an_evaluation_is_kept_until_something_changes_its_numbers(tmp_path, mon
     assert [times(), times()] == [1, 0]
     lists.write_bytes(b"two")
     assert [times(), times()] == [1, 0]
-    monkeypatch.setattr("cap2im.__version__", "99")
+    monkeypatch.setattr("cap2im.evaluation.comparison.__version__", "99")
     assert [times(), times()] == [1, 0]
     pipeline = dataclasses.replace(pipeline, precision="bf16")
     assert [times(), times()] == [1, 0]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-import cap2im
+from cap2im._version import __version__
 from cap2im.cli import compare, convert, data, draw, evaluate, figures, generate, listing, serve, train
 from cap2im.cli.errors import exit_status, refuse_empty_values
 
@@ -29,7 +29,7 @@ for family in (draw, train, evaluate, compare, figures, generate, data, convert,
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
     if version:
-        print(cap2im.__version__)
+        print(__version__)
         raise typer.Exit
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import cap2im
+from cap2im._version import __version__
 from cap2im.checkpoint import SENTENCE_ENCODER
 
 CARD = """---
@@ -27,7 +27,7 @@ def card(name: str, config: Mapping[str, Any]) -> str:
     origin = config["converted_from"]
     lines = [f"| made from | `{file}`, SHA-256 {sha256} |" for file, sha256 in origin["files"].items()]
     lines += [f"| kind | {origin['kind']} |", *_sizes(config)]
-    table = "\n".join([*lines, f"| parameters | {config['parameters']:,} |", f"| written by | cap2im {cap2im.__version__} |"])
+    table = "\n".join([*lines, f"| parameters | {config['parameters']:,} |", f"| written by | cap2im {__version__} |"])
     return CARD.format(name=name, table=table)
 
 

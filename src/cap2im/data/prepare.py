@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 from PIL import Image
 from pydantic import AfterValidator, BaseModel, Field
 
-import cap2im
+from cap2im._version import __version__
 from cap2im.data.image_preparation import JPEG_QUALITY, MAX_PNG_SIDE, ImageTask, prepare_images
 from cap2im.data.image_resizing import Fit
 from cap2im.data.records import PROBLEMS, CaptionedImage, LazyRecords, Problem, Source, fingerprint, tokens_of, usable_captions
@@ -397,7 +397,7 @@ def _finish(
     stored = "PNG" if options.image_format == "PNG" else f"JPEG of quality {JPEG_QUALITY}, colours at full resolution"
     manifest = {
         "format": FORMAT,
-        "version": cap2im.__version__,
+        "version": __version__,
         "source": {"kind": kind, "path": path},
         **{key: value for key, value in (("title", options.title), ("licence", options.licence)) if value},
         "side": options.side,

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-import cap2im
+from cap2im._version import __version__
 from cap2im.checkpoint import WEIGHTS, read_config
 from cap2im.convert.inception import find_inception
 from cap2im.data.dataset import PreparedDataset
@@ -171,7 +171,7 @@ def identity(pipeline: Pipeline, asked: Mapping[str, Any]) -> dict[str, str]:
     """
     measures = Measures(**{key: value for key, value in asked.items() if key != "data"})
     words = {key: str(value) for key, value in dataclasses.asdict(measures).items()}
-    words |= {"device": pipeline.device.type, "torch": torch.__version__, "cap2im": cap2im.__version__}
+    words |= {"device": pipeline.device.type, "torch": torch.__version__, "cap2im": __version__}
     if pipeline.precision != "fp32":
         words["precision"] = pipeline.precision
     if pipeline.sharpening is not None:

@@ -14,7 +14,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-import cap2im
+from cap2im._version import __version__
 from cap2im.checkpoint import WEIGHTS, read_config
 from cap2im.config import DigitsData, DrawingRecipe
 from cap2im.convert.inception import find_inception
@@ -565,7 +565,7 @@ def _similarity(
 
 
 def _versions(pipeline: Pipeline) -> dict[str, str]:
-    return {"device": pipeline.device.type, "torch": torch.__version__, "cap2im": cap2im.__version__}
+    return {"device": pipeline.device.type, "torch": torch.__version__, "cap2im": __version__}
 
 
 def _precision(pipeline: Pipeline) -> dict[str, str]:

@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
-import cap2im
+from cap2im._version import __version__
 from cap2im.files import shortened
 from cap2im.serve import released, store
 from cap2im.serve.api import drawing_router, model_router
@@ -62,7 +62,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
         docs_url=DOCS,
         title="cap2im",
         description="Images from captions with attention.",
-        version=cap2im.__version__,
+        version=__version__,
         lifespan=lifespan,
         redoc_url=None,
         redirect_slashes=False,  # a redirect would repeat the request's Host, and name http behind an https proxy

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-import cap2im
+from cap2im._version import __version__
 from cap2im.config import AttnGANRecipe, ClassifierRecipe, DAMSMRecipe, DigitReaderRecipe, GANRecipe, SkipThoughtsRecipe, VariationalRecipe
 from cap2im.files import shortened
 from cap2im.hub import licence_lines
@@ -71,7 +71,7 @@ def _card(
         "parameters": f"{figures['parameters']:,}{parameters}",
         **measured,
         **licence_row(data),
-        "written by": f"cap2im {cap2im.__version__}, torch {torch.__version__}",
+        "written by": f"cap2im {__version__}, torch {torch.__version__}",
     }
     table = "\n".join(f"| {what} | {told} |" for what, told in rows.items())
     told_task = "" if task is None else f"pipeline_tag: {task}\n"
