@@ -110,7 +110,7 @@ def direct(pipeline: Pipeline, captions: list[str], batch: int, seconds: float) 
     while time.perf_counter() - start < seconds:
         chosen = torch.randint(len(captions), (batch,), generator=random).tolist()
         seeds = torch.randint(1_000_000, (batch,), generator=random).tolist()
-        for drawing in pipeline.drawings([captions[i] for i in chosen], seeds):
+        for drawing in pipeline.drawings(pipeline.prompts([captions[i] for i in chosen]), seeds):
             base64.b64encode(drawing.png())
         done += batch
     return Rate(done, done / (time.perf_counter() - start), (time.process_time() - before) / done)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cap2im.data.vocabulary import Vocabulary
+from cap2im.loading import ModelConfig
 from cap2im.models.interface import DrawingModel, DrawnSequence
 from cap2im.models.text import EncodedText
 from cap2im.pipeline import Pipeline
@@ -60,4 +61,4 @@ class Stages(DrawingModel):
 
 def staged_pipeline(**sizes: int) -> Pipeline:
     """The model, ready to draw."""
-    return Pipeline("stages", Stages(StagesConfig(**sizes)).eval().requires_grad_(False), WORDS, {"data": {}})
+    return Pipeline("stages", Stages(StagesConfig(**sizes)).eval().requires_grad_(False), WORDS, ModelConfig(kind="stages"))

@@ -31,7 +31,7 @@ from cap2im.checkpoint import (
     write_large_model,
     write_model,
 )
-from cap2im.pipeline import find_model
+from cap2im.loading import find_model
 from tests.kills import kills, run_child
 
 WEIGHT = {"w": torch.arange(6.0).view(2, 3), "i": torch.tensor([1, 2])}

@@ -92,15 +92,15 @@ def test_captions_are_drawn_in_common_batches(run, tmp_path, model, monkeypatch)
     """And no more than one batch is in memory; a caption's pictures are those that it has alone."""
     captions = [f"the digit {digit} is at the top left of the image" for digit in range(7)]
     (tmp_path / "captions.txt").write_text("\n".join([*captions, captions[0].upper()]))
-    monkeypatch.setattr("cap2im.pipeline.PICTURES_AT_ONCE", 4)
+    monkeypatch.setattr("cap2im.models.interface.PICTURES_AT_ONCE", 4)
     batches: list[int] = []
-    original = Pipeline._draw
+    original = Pipeline._draw_batch
 
     def counted(self, captions, *rest):
         batches.append(len(captions))
         return original(self, captions, *rest)
 
-    monkeypatch.setattr(Pipeline, "_draw", counted)
+    monkeypatch.setattr(Pipeline, "_draw_batch", counted)
     code, out, err = run("draw", "-f", "captions.txt", "--model", model, "-n", "2", "--seed", "3", "--only", "png", "--json")
     assert code == 0, err
     assert batches == [4, 4, 4, 2]
@@ -444,7 +444,7 @@ def test_compare_refuses_before_it_measures_trains_or_writes(run, tmp_path, monk
     monkeypatch.setattr("cap2im.cli.compare.train", too_late)
     for arguments, problem in (
         (("one", "reader-mnist", "--train"), "reader-mnist: a recipe of kind 'reader' makes nothing that draws"),
-        (("one", "noaligndraw-mnist", "--train", "--sharpen", "one"), "a model of kind 'draw' does not sharpen"),
+        (("one", "noaligndraw-mnist", "--train", "--sharpen", "one"), "is a model of kind 'draw'; expected sharpener"),
         (("--preset", "mnist", "--train", "--similarity"), "captioned digits have no --shortlist, no --similarity"),
         (("one", "--out", "file"), "file: is a file, and a folder is needed"),
         (("one", "."), "two models are called 'one'"),

@@ -13,8 +13,8 @@ import pytest
 from pydantic import BaseModel
 
 from cap2im import files
+from cap2im.blueprint import weights_header
 from cap2im.convert.recognise import convert
-from cap2im.loading import weights_header
 from cap2im.training.state import check_run
 from tests.kills import run_child
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from cap2im import loading
+from cap2im.blueprint import bounded_parameters
 from cap2im.checkpoint import read_config, read_weights, write_model
-from cap2im.loading import bounded_parameters, require_canvases
+from cap2im.loading import require_canvases
 from cap2im.pipeline import Pipeline
 from cap2im.registry import MODELS
 from tests.limits import GIB, run_limited
@@ -75,7 +76,7 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "size is a list": ({"model": {"latent": [[[]]]}}, "latent: Input should be a valid integer"),
     "unknown size": ({"model": {"latents": 3}}, "latents: Extra inputs are not permitted"),
     "kind is a list": ({"kind": ["draw"]}, "kind: Input should be a valid string"),
-    "another kind": ({"kind": "x" * 500}, "a model of kind 'xxx.*… does not draw"),
+    "another kind": ({"kind": "x" * 500}, "is a model of kind 'xxx.*…; expected draw, vae, lapgan, attngan"),
     "data is a list": ({"data": []}, "data: Input should be a valid dictionary"),
     "no vocabulary": ({"vocabulary": None}, "has no vocabulary"),
     "vocabulary is a list": ({"vocabulary": [1]}, "vocabulary: Input should be a valid dictionary"),
@@ -148,9 +149,9 @@ def test_canvases_are_bounded():
 
 def test_many_canvases_are_drawn_few_at_once(tiny, monkeypatch):
     pipeline = Pipeline.load(str(tiny))
-    assert pipeline.at_once == 100
+    assert pipeline.batch_size == 100
     monkeypatch.setattr("cap2im.pipeline.MOST_CANVAS_VALUES", 3 * 60 * 60 * 7)
-    assert pipeline.at_once == 7
+    assert pipeline.batch_size == 7
     assert loading.MOST_CANVAS_VALUES >= 64 * 256 * 256 * 3, "far more than any recipe draws"
 
 

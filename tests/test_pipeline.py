@@ -15,7 +15,8 @@ from cap2im.checkpoint import read_weights, write_model
 from cap2im.config import load_recipe
 from cap2im.data.mnist_captions import ALIASES, WORDS
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.pipeline import Pipeline, bundled_models, find_device, find_model, shown_name
+from cap2im.loading import ModelConfig, bundled_models, display_name, find_device, find_model
+from cap2im.pipeline import Pipeline
 from cap2im.registry import MODELS
 from cap2im.rendering.drawing import Drawings
 from tests.stages import staged_pipeline
@@ -45,20 +46,21 @@ def test_same_caption_and_seed_same_picture_alone_and_in_company(pipeline):
 
 
 def test_seeds_and_captions_matter(pipeline):
-    images = pipeline.images([CAPTIONS[0], CAPTIONS[0], CAPTIONS[1]], [0, 1, 0])
+    images = pipeline.images(pipeline.prompts([CAPTIONS[0], CAPTIONS[0], CAPTIONS[1]]), [0, 1, 0])
     assert not torch.allclose(images[0], images[1], atol=1e-4)
     assert not torch.allclose(images[0], images[2], atol=1e-4)
 
 
 def test_shorter_caption_in_a_batch_is_not_disturbed_by_padding(pipeline):
     short, long = "the digit 3", CAPTIONS[0]
-    torch.testing.assert_close(pipeline.images([short, long], [0, 0])[:1], pipeline.images([short], [0]), atol=1e-5, rtol=0)
+    together, alone = pipeline.images(pipeline.prompts([short, long]), [0, 0]), pipeline.images(pipeline.prompts([short]), [0])
+    torch.testing.assert_close(together[:1], alone, atol=1e-5, rtol=0)
     assert pipeline.draw([short, long])[0].attention.shape == (3, 4)  # "." is a word
 
 
 def test_images_are_the_last_canvases(pipeline):
     drawing = pipeline.draw(CAPTIONS[0], seed=3)[0]
-    image = pipeline.images(CAPTIONS[:1], [3])[0, 0].numpy()
+    image = pipeline.images(pipeline.prompts(CAPTIONS[:1]), [3])[0, 0].numpy()
     assert np.abs(drawing.canvases[-1, :, :, 0] - 255 * image).max() <= 0.51
 
 
@@ -67,7 +69,7 @@ def test_who_watches_sees_what_the_drawings_hold(pipeline, model):
     drawer = pipeline if model == "tiny" else staged_pipeline(side=8)
     captions = CAPTIONS if model == "tiny" else ["a red bird", "wings", "blue bird with red wings"]
     seen = []
-    drawings = drawer.drawings(captions, [4, 5, 6], watch=seen.append)
+    drawings = drawer.drawings(drawer.prompts(captions), [4, 5, 6], watch=seen.append)
     assert len(seen) == drawings[0].glimpses == drawer.glimpses > 1
     for row, drawing in enumerate(drawings):
         assert np.array_equal([glimpses.canvases[row] for glimpses in seen], drawing.canvases)
@@ -78,11 +80,12 @@ def test_who_watches_sees_what_the_drawings_hold(pipeline, model):
             assert all(glimpses.boxes is None for glimpses in seen)
         else:
             np.testing.assert_allclose([glimpses.boxes[row] for glimpses in seen], drawing.boxes, atol=1e-4)
-    assert np.array_equal(drawings[1].canvases, drawer.drawings(captions, [4, 5, 6])[1].canvases), "watching changes nothing"
+    unwatched = drawer.drawings(drawer.prompts(captions), [4, 5, 6])
+    assert np.array_equal(drawings[1].canvases, unwatched[1].canvases)
 
 
 def test_glimpses_are_seen_before_the_drawing_is_finished(pipeline, monkeypatch):
-    monkeypatch.setattr("cap2im.pipeline.PICTURES_AT_ONCE", 2)
+    monkeypatch.setattr("cap2im.models.interface.PICTURES_AT_ONCE", 2)
     told = []
     sample_steps = pipeline.model.sample_steps
 
@@ -92,7 +95,7 @@ def test_glimpses_are_seen_before_the_drawing_is_finished(pipeline, monkeypatch)
             yield step
 
     monkeypatch.setattr(pipeline.model, "sample_steps", told_of)
-    pipeline.drawings(CAPTIONS, [0, 1, 2], watch=lambda glimpses: told.append(glimpses.first))
+    pipeline.drawings(pipeline.prompts(CAPTIONS), [0, 1, 2], watch=lambda glimpses: told.append(glimpses.first))
     assert told == ["drawn", 0] * 3 + ["drawn", 2] * 3
 
 
@@ -105,14 +108,14 @@ def test_a_model_of_every_kind_draws_in_half_precision_nearly_the_same(recipe):
     for weights in model.parameters():
         if weights.ndim > 1:
             weights.mul_(2)  # a picture in which something can be told apart
-    whole = Pipeline("m", model, Vocabulary(words=WORDS, aliases=ALIASES), {})
+    whole = Pipeline("m", model, Vocabulary(words=WORDS, aliases=ALIASES), ModelConfig(kind=wanted.kind))
     half = dataclasses.replace(whole, precision="bf16")
-    pictures = whole.images(CAPTIONS, [0, 1, 2])
-    difference = (half.images(CAPTIONS, [0, 1, 2]) - pictures).abs()
+    pictures = whole.images(whole.prompts(CAPTIONS), [0, 1, 2])
+    difference = (half.images(half.prompts(CAPTIONS), [0, 1, 2]) - pictures).abs()
     assert 0 < difference.max() < 0.2
     assert difference.mean() < 0.01
     seen = []
-    ours, theirs = half.drawings(CAPTIONS, [0, 1, 2], watch=seen.append), whole.drawings(CAPTIONS, [0, 1, 2])
+    ours, theirs = half.drawings(half.prompts(CAPTIONS), [0, 1, 2], watch=seen.append), whole.drawings(whole.prompts(CAPTIONS), [0, 1, 2])
     assert (ours[0].model, theirs[0].model) == ("m in bf16", "m")
     assert np.array_equal([glimpses.canvases[0] for glimpses in seen], ours[0].canvases)
     if ours[0].attention is not None:
@@ -120,17 +123,18 @@ def test_a_model_of_every_kind_draws_in_half_precision_nearly_the_same(recipe):
 
 
 @pytest.mark.usefixtures("without_bf16")
-def test_a_machine_without_half_precision_draws_in_single_and_says_so(tmp_path, capsys):
+def test_a_machine_without_half_precision_draws_in_single_and_says_so(tmp_path, caplog):
     folder = str(tiny_model(tmp_path / "m"))
     asked, whole = Pipeline.load(folder, precision="bf16"), Pipeline.load(folder)
     assert asked.precision == "fp32"
-    assert capsys.readouterr().err == "m: this machine does not multiply in bf16 by itself: fp32 in its place\n"
-    assert torch.equal(asked.images(CAPTIONS, [0, 1, 2]), whole.images(CAPTIONS, [0, 1, 2]))
+    assert caplog.messages == ["m: this machine does not multiply in bf16 by itself: fp32 in its place"]
+    assert torch.equal(asked.images(asked.prompts(CAPTIONS), [0, 1, 2]), whole.images(whole.prompts(CAPTIONS), [0, 1, 2]))
 
 
 def test_released_variant_draws_captions_independently(tmp_path):
     pipeline = Pipeline.load(str(tiny_model(tmp_path / "released", "model.variant=released")))
-    torch.testing.assert_close(pipeline.images(CAPTIONS, [0, 0, 0])[:1], pipeline.images(CAPTIONS[:1], [0]), atol=1e-5, rtol=0)
+    together, alone = pipeline.images(pipeline.prompts(CAPTIONS), [0, 0, 0]), pipeline.images(pipeline.prompts(CAPTIONS[:1]), [0])
+    torch.testing.assert_close(together[:1], alone, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +211,7 @@ def test_a_model_shows_a_short_card(pipeline):
         f"Pipeline({pipeline.name!r}: draws 60 x 60 pixels in 1 colour, 3 glimpses; reads 22 words; parameters 10,822; "
         "runs in fp32 on cpu; try model.draw('the digit 2 is on the left of the digit 8'))"
     )
-    card = dataclasses.replace(pipeline, name="<b>mine</b>", config={"description": "a & b"})._repr_html_()
+    card = dataclasses.replace(pipeline, name="<b>mine</b>", config=ModelConfig(kind="draw", description="a & b"))._repr_html_()
     assert "&lt;b&gt;mine&lt;/b&gt;" in card
     assert "a &amp; b" in card
     assert "22 words" in card
@@ -216,11 +220,11 @@ def test_a_model_shows_a_short_card(pipeline):
 
 def test_examples_are_captions_of_the_models_own_data(pipeline):
     shown = ["the digit one is .", "a zebra", "the digit one is", " ", 7, "the digit two ."]
-    own = dataclasses.replace(pipeline, config={"data": {"source": "captions", "shown": shown}})
+    own = dataclasses.replace(pipeline, config=ModelConfig(kind="draw", data={"source": "captions", "shown": shown}))
     assert own.examples == ["the digit one is", "the digit two"]
-    assert dataclasses.replace(pipeline, config={}).examples == []
+    assert dataclasses.replace(pipeline, config=ModelConfig(kind="draw")).examples == []
     assert len(pipeline.examples) == 8
-    assert not any(pipeline.strangers(caption) for caption in pipeline.examples)
+    assert not any(pipeline.unknown_words(caption) for caption in pipeline.examples)
 
 
 def test_a_list_of_drawings_shows_its_pictures(pipeline):
@@ -236,17 +240,17 @@ def test_a_list_of_drawings_shows_its_pictures(pipeline):
 
 
 def test_pictures_are_drawn_a_batch_at_a_time(pipeline, monkeypatch):
-    monkeypatch.setattr("cap2im.pipeline.PICTURES_AT_ONCE", 2)
+    monkeypatch.setattr("cap2im.models.interface.PICTURES_AT_ONCE", 2)
     encoded: list[int] = []
     original = Pipeline._inputs
     monkeypatch.setattr(Pipeline, "_inputs", lambda self, captions, *rest: encoded.append(len(captions)) or original(self, captions, *rest))
-    drawings = pipeline.iterate(CAPTIONS * 100, list(range(300)))
+    drawings = pipeline.iterate(pipeline.prompts(CAPTIONS * 100), list(range(300)))
     assert [next(drawings).seed, next(drawings).seed, next(drawings).seed] == [0, 1, 2]
     assert encoded == [2, 2]
     with pytest.raises(ValueError, match="2 seeds for 3 captions"):
-        pipeline.iterate(CAPTIONS, [0, 1])
+        pipeline.iterate(pipeline.prompts(CAPTIONS), [0, 1])
     with pytest.raises(ValueError, match="zebra"):
-        pipeline.iterate([*CAPTIONS, "a zebra"], [0] * 4)
+        pipeline.iterate(pipeline.prompts([*CAPTIONS, "a zebra"]), [0] * 4)
 
 
 def test_the_package_shows_its_public_names():
@@ -274,7 +278,7 @@ def test_processes_share_the_devices(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(kind="reader"), "kind 'reader' does not draw"),
+        (lambda c: c.update(kind="reader"), "kind 'reader'; expected draw, vae, lapgan, attngan"),
         (lambda c: c["model"].update(latent=6), "config and weights do not fit"),
         (lambda c: c["model"].update(surprise=6), "config and weights do not fit.*surprise"),
         (lambda c: c["vocabulary"]["words"].append("zebra"), "22 word vectors for 23 words"),
@@ -309,13 +313,13 @@ def test_a_drawing_in_rising_sizes_has_each_of_them_and_where_its_own_words_were
 
 
 def test_fewer_large_pictures_are_drawn_at_once():
-    assert [staged_pipeline(side=side).at_once for side in (8, 64, 128, 256, 1024)] == [100, 100, 32, 8, 1]
+    assert [staged_pipeline(side=side).batch_size for side in (8, 64, 128, 256, 1024)] == [100, 100, 32, 8, 1]
 
 
 def test_the_model_folder_of_a_run_is_named_after_it(tmp_path):
     for folder in ("photos/checkpoints/step-00000001", "photos/model", "alone/model"):
         (tmp_path / folder).mkdir(parents=True)
-    assert [shown_name(str(tmp_path / name), tmp_path / name) for name in ("photos", "photos/model", "alone/model")] == [
+    assert [display_name(str(tmp_path / name), tmp_path / name) for name in ("photos", "photos/model", "alone/model")] == [
         "photos",
         "photos",
         "model",

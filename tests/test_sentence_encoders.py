@@ -30,7 +30,7 @@ def skipthoughts(folder: Path) -> Path:
     vocabulary = sentence_vocabulary(CAPTIONS, 100)
     weights = SkipThoughts(config, len(vocabulary)).state_dict()
     folder.mkdir()
-    write_model(folder, weights, {"kind": "sentence-encoder", "model": config.model_dump(), "vocabulary": vocabulary.model_dump()})
+    write_model(folder, weights, {"kind": "skipthoughts", "model": config.model_dump(), "vocabulary": vocabulary.model_dump()})
     return folder
 
 

@@ -13,7 +13,8 @@ from cap2im.checkpoint import write_model
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.models.aligndraw import DRAW, DRAWConfig
 from cap2im.models.lapgan import Sharpener, SharpenerConfig
-from cap2im.pipeline import Pipeline, Sharpening
+from cap2im.pipeline import Pipeline
+from cap2im.sharpening import Sharpening
 from tests.convert.legacy import golden_arrays, write_hdf5
 from tests.parity.golden import distance, golden
 from tests.tiny import tiny_encoder, tiny_model
@@ -56,7 +57,8 @@ def test_a_sharpened_drawing_has_one_more_canvas(folders):
         assert (two.attention[:-1] == one.attention).all()
         np.testing.assert_allclose(two.attention[-1], 1 / len(two.words))
         assert two.boxes[-1].tolist() == [0, 0, 60, 60]
-    images, expected = sharp.images(CAPTIONS, [3, 3]), sharp.sharpening.sharpen(plain.images(CAPTIONS, [3, 3]), CAPTIONS)
+    images, unsharpened = (each.images(each.prompts(CAPTIONS), [3, 3]) for each in (sharp, plain))
+    expected = sharp.sharpening.sharpen(unsharpened, CAPTIONS)
     assert torch.equal(images, expected)
     assert np.abs(after[0].canvases[-1, :, :, 0] - 255 * images[0, 0].numpy()).max() <= 0.51
 
@@ -72,7 +74,7 @@ def test_sharpening_is_deterministic_and_independent_of_the_company(folders):
         alone = sharpening.sharpen(images[one], captions[one])
         torch.testing.assert_close(alone, together[one], atol=1e-5, rtol=0)
     assert not torch.allclose(sharpening.sharpen(images, captions[::-1]), together, atol=1e-4), "the caption counts"
-    sharpen = sharpening.of(captions)
+    sharpen = sharpening.conditioned_on(captions)
     for rows in (slice(1, 3), torch.tensor([1, 2])):
         torch.testing.assert_close(sharpen(images[1:], rows), together[1:], atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match=r"keen sharpens \[2, 1, 60, 60\], an image for each caption; got \[3, 1, 60, 60\]"):
@@ -93,7 +95,7 @@ def test_the_authors_sharpening_network_sharpens_drawings(run, tmp_path):
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert err == (
-        "cap2im: sharpener: hears sentence vectors and has no encoder of them: put one into sharpener/sentence-encoder "
+        "cap2im: sharpener: needs sentence vectors and has no encoder of them: put one into sharpener/sentence-encoder "
         "(cap2im convert makes one of the authors' skip-thought tables)\n"
     )
     tiny_encoder(tmp_path / "sharpener" / "sentence-encoder", 16)
@@ -102,7 +104,7 @@ def test_the_authors_sharpening_network_sharpens_drawings(run, tmp_path):
     (sample,) = [path for path in json.loads(out)[0]["files"] if path.endswith("sample-1.png")]
     pipeline = Pipeline.load("colourful")
     sharpening = Sharpening.load("sharpener")
-    drawn = pipeline.images(["a red bus"], [0])
+    drawn = pipeline.images(pipeline.prompts(["a red bus"]), [0])
     vectors = sharpening.encoder.encode(["a red bus"])
     expected = (drawn + sharpening.model(drawn, vectors)).clamp(0, 1)[0].permute(1, 2, 0)
     assert np.abs(np.asarray(Image.open(tmp_path / sample)) - 255 * expected.numpy()).max() <= 0.51
@@ -120,11 +122,11 @@ def test_what_does_not_fit_is_told_in_one_line(run, tmp_path, folders):
     sharpener(tmp_path / "large", side=64, colours=3)
     told = "the sharpener does not fit: large sharpens 64 x 64 pixels in 3 colours and tiny draws 60 x 60 pixels in 1 colour"
     assert refused("large") == told
-    assert refused(folders[0]) == f"{folders[0]}: a model of kind 'draw' does not sharpen"
+    assert refused(folders[0]) == f"{folders[0]}: is a model of kind 'draw'; expected sharpener"
     assert refused("nowhere").startswith("unknown model 'nowhere'")
     heard = write(tmp_path / "deaf", "sharpener", Sharpener(SharpenerConfig(side=60, colours=1, sentence_features=5, features=(2, 2))))
     tiny_encoder(heard / "sentence-encoder", 16)
-    assert refused("deaf") == "deaf/sentence-encoder: answers 16 features, the model in deaf hears 5"
+    assert refused("deaf") == "deaf/sentence-encoder: encodes 16 features, the model in deaf needs 5"
     sharpener(tmp_path / "wrong", vocabulary_size=3)
     assert refused("wrong") == f"wrong: 3 word vectors for {len(WORDS)} words"
     code, _, err = run("draw", "the digit 3", "--model", folders[0], "--sharpen", folders[1])

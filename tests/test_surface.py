@@ -12,7 +12,7 @@ import grimp
 import pytest
 from importlinter.cli import lint_imports
 
-from cap2im.pipeline import BUNDLED
+from cap2im.loading import BUNDLED
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "cap2im"

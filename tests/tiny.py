@@ -59,6 +59,6 @@ def tiny_encoder(folder: Path, features: int) -> Path:
     torch.manual_seed(0)
     sizes, words = SkipThoughtsConfig(uni=features - 4, bi=2, embedding=3), Vocabulary.build(["a red bus", "a blue square", "green ."])
     folder.mkdir(parents=True)
-    config = {"kind": "sentence-encoder", "model": sizes.model_dump(), "vocabulary": words.model_dump()}
+    config = {"kind": "skipthoughts", "model": sizes.model_dump(), "vocabulary": words.model_dump()}
     write_model(folder, SkipThoughts(sizes, len(words)).state_dict(), config)
     return folder

@@ -147,7 +147,7 @@ def file_names(images: CaptionedImages) -> list[str]:
 
 def _readable(pipeline: Pipeline, caption: str) -> bool:
     try:
-        pipeline.tokens([caption], pipeline.vocabulary.training_unknown)
+        pipeline.prompts([caption], pipeline.vocabulary.training_unknown)
     except ValueError:
         return False
     return True
@@ -220,7 +220,7 @@ def generate(
         "format": FORMAT,
         "version": __version__,
         "model": pipeline.name,
-        "weights_sha256": pipeline.config.get("sha256", {}).get(WEIGHTS),
+        "weights_sha256": pipeline.config.sha256.get(WEIGHTS),
         "dataset": dataset.about(),
         "split": split,
         "per_caption": per_caption,
@@ -243,9 +243,10 @@ def generate(
     with progress_bar("pictures") as bar:
         bar.disable = not processes.is_main_process
         task = bar.add_task("drawing", total=len(mine), completed=len(mine) - len(missing))
-        for start in range(0, len(missing), pipeline.at_once):
-            part = missing[start : start + pipeline.at_once]
-            pictures = pipeline.images([p.caption for p in part], [p.seed for p in part], unknown=pipeline.vocabulary.training_unknown)
+        for start in range(0, len(missing), pipeline.batch_size):
+            part = missing[start : start + pipeline.batch_size]
+            prompts = pipeline.prompts([p.caption for p in part], pipeline.vocabulary.training_unknown)
+            pictures = pipeline.images(prompts, [p.seed for p in part])
             for pair, picture in zip(part, pictures, strict=True):
                 _write_picture(out / GENERATED / pair.file, picture.mul(255).round().to(torch.uint8))
                 bar.advance(task)

@@ -1,217 +1,61 @@
-"""From a model's name to drawings: finding, loading and running models."""
+"""Draw captions with a model: captions are tokenised once and drawn in batches.
+
+Shapes: B batch, L words, T glimpses, C colours, A side of the canvas.
+"""
 
 from __future__ import annotations
 
 import html
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cap2im.checkpoint import CONFIG, SENTENCE_ENCODER, TRAINING_STATE, WEIGHTS, checkpoints, existing_folder, read_config
 from cap2im.data.mnist_captions import LAYOUTS
 from cap2im.data.sentence_vectors import SentenceEncoder
 from cap2im.data.vocabulary import Tokens, Unknown, Vocabulary, pad
-from cap2im.files import brief
-from cap2im.hub import ENCODER_FILES, download, is_repository
-from cap2im.loading import MOST_CANVAS_VALUES, load_network, require_canvases
-from cap2im.models.interface import DrawingModel, Frame
-from cap2im.models.lapgan import Sharpener, SharpenerConfig
+from cap2im.loading import MOST_CANVAS_VALUES, ModelConfig, load_model
+from cap2im.models.interface import DrawingModel, DrawnSequence, Frame, pictures_at_once
 from cap2im.models.precision import BF16_UNSUPPORTED, Precision, autocast, usable_precision
 from cap2im.models.text import EncodedText
 from cap2im.randomness import picture_noise
-from cap2im.registry import MODELS, Spec
 from cap2im.rendering.drawing import Drawing, Drawings
-from cap2im.sentence_encoders import load_sentence_encoder
+from cap2im.sentence_encoders import load_own_encoder
+from cap2im.sharpening import Sharpening
 
-BUNDLED = Path(__file__).parent / "pretrained"
-PICTURES_AT_ONCE = 100  # bounds memory; a canvas sequence of 60 x 60 x 32 is half a megabyte
 EXAMPLE_DIGITS = ((2, 8), (5, 1), (3, 1), (7, 4), (7,), (6,), (9,), (1,))  # one caption of each layout
-PIXELS_AT_ONCE = 8 * 256 * 256  # of large pictures, of which a network may hold a hundred maps
+
+_log = logging.getLogger(__name__)
 
 
-def bundled_models() -> list[str]:
-    """Names of the models inside the package that draw."""
-    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{CONFIG}") if MODELS[read_config(path.parent)["kind"]].draws)
-
-
-def find_model(name: str) -> Path:
-    """The folder of a model: a bundled name, a model folder, a run (its finished model, or else its last checkpoint), or a hub repository.
-
-    Raises:
-        ValueError: there is no such model; the message lists those that exist.
-    """
-    if name in bundled_models():
-        return BUNDLED / name
-    path = existing_folder(Path(name))
-    if path.is_dir():
-        for folder in (path, existing_folder(path / "model")):
-            if (folder / CONFIG).is_file():
-                return folder
-        if found := checkpoints(path):
-            return found[-1]
-        raise ValueError(f"{path}: neither a model (no {CONFIG}) nor a run (no checkpoint)")
-    if is_repository(name):
-        return download(name, [CONFIG, WEIGHTS, "README.md", *(f"{SENTENCE_ENCODER}/{pattern}" for pattern in ENCODER_FILES)])
-    raise ValueError(f"unknown model {name!r}; bundled: {', '.join(bundled_models())}; or a folder, or OWNER/NAME on the Hugging Face hub")
-
-
-def find_device(name: str) -> torch.device:
-    """A device of this machine; "cuda" shares the devices out among the processes of `accelerate launch`.
-
-    Raises:
-        ValueError: there is no such device; the message says which there are.
-    """
-    there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *(["mps"] if torch.backends.mps.is_available() else [])]
-    wanted = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % max(1, torch.cuda.device_count())}" if name == "cuda" else name
-    if wanted not in there:
-        raise ValueError(f"no device {name!r} on this machine; there is {', '.join(there)}")
-    return torch.device(wanted)
-
-
-def own_encoder(folder: Path, config: Mapping[str, Any], features: int) -> SentenceEncoder:
-    """Load the sentence encoder of a model that is conditioned on sentence vectors.
-
-    A finished model has its encoder in its folder. A checkpoint of a training has none yet: the encoder that its recipe names is read from
-    this machine. The hub is never asked for what a config names.
-
-    Args:
-        folder: of the model.
-        config: its config.json.
-        features: width of the vectors that it needs.
-
-    Raises:
-        ValueError: there is none, or its vectors are of another width.
-    """
-    own, named = folder / SENTENCE_ENCODER, config.get("data", {}).get("sentence_encoder")
-    if own.is_dir():
-        name = str(own)
-    elif isinstance(named, str) and named and (folder / TRAINING_STATE).is_file():
-        name = named
-    else:
-        trained = f"; it was trained with {brief(named)}" if named else ""
-        raise ValueError(
-            f"{folder}: hears sentence vectors and has no encoder of them: put one into {own} "
-            f"(cap2im convert makes one of the authors' skip-thought tables{trained})"
-        )
-    encoder = load_sentence_encoder(name, ask_hub=False)
-    if encoder.features != features:
-        raise ValueError(f"{name}: answers {encoder.features} features, the model in {folder} hears {features}")
-    return encoder
-
-
-def shown_name(name: str, folder: Path) -> str:
-    """Return the display name of a model that `find_model` found in a folder; RUN/model is named after its run."""
-    if folder.parent == BUNDLED:
-        return name
-    path = Path(name).resolve()
-    return path.parent.name if path.name == "model" and (path.parent / "checkpoints").is_dir() else path.name
-
-
-@dataclass(frozen=True, repr=False)
-class Sharpening:
-    """A sharpener, ready for pictures: its noise is fixed to the mean, so that it is deterministic (alignDRAW, section 3.4).
+@dataclass(frozen=True)
+class Prompt:
+    """A tokenised caption.
 
     Attributes:
-        name: what people call the sharpener.
-        model: the network, in evaluation mode.
-        sha256: of its weights.
-        vocabulary: the words that it knows; None where it reads none.
-        encoder: makes the sentence vectors, for a sharpener that is conditioned on them.
+        caption: As typed.
+        tokens: By the model's vocabulary.
+        sharpener_tokens: By the sharpener's vocabulary; None without a sharpener that reads words.
     """
 
-    name: str
-    model: Sharpener
-    sha256: str
-    vocabulary: Vocabulary | None = None
-    encoder: SentenceEncoder | None = None
-
-    @classmethod
-    def load(cls, name: str, *, device: str = "cpu") -> Sharpening:
-        """Finds and loads a sharpener; names are those of `find_model`.
-
-        Raises:
-            ValueError: there is no such model or device, it does not sharpen, its files are damaged, or its sentence encoder is missing.
-        """
-        target, folder = find_device(device), find_model(name)
-        loaded = load_network(folder, {"sharpener": lambda sizes: Sharpener(SharpenerConfig.model_validate(sizes))}, " does not sharpen")
-        model, vocabulary, encoder = loaded.network, loaded.vocabulary, None
-        if not model.config.reads_words:
-            vocabulary, encoder = None, own_encoder(folder, loaded.config, model.config.sentence_features)
-        return cls(shown_name(name, folder), model.to(target), loaded.sha256, vocabulary, encoder)
-
-    def __repr__(self) -> str:
-        c = self.model.config
-        return f"Sharpening({self.name!r}, {c.side} x {c.side} pixels in {_plural(c.colours, 'colour')}, on {self.device})"
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-    @property
-    def training_unknown(self) -> Unknown:
-        """What its training did with unknown words, as it is measured with them."""
-        return "skip" if self.vocabulary is None else self.vocabulary.training_unknown
-
-    def tokens(self, captions: Sequence[str], unknown: Unknown = "error") -> list[Tokens]:
-        """Captions as words and numbers, for a sharpener that reads words; none for one that does not.
-
-        Raises:
-            ValueError: empty or over-long captions, unknown words; see `Vocabulary.encode`.
-        """
-        try:
-            return [] if self.vocabulary is None else self.vocabulary.encode(captions, unknown)
-        except ValueError as error:
-            raise ValueError(f"sharpener {self.name}: {error}") from None
-
-    def sentences(self, captions: Sequence[str], unknown: Unknown = "error") -> Tensor:
-        """[N, S] what the sharpener hears of captions; errors are those of `tokens`."""
-        if self.encoder is not None:
-            return self.encoder.encode(captions).to(self.device)
-        tokens, mask = pad([t.numbers for t in self.tokens(captions, unknown)])
-        return self.model.encode(tokens.to(self.device), mask.to(self.device))
-
-    @torch.inference_mode()
-    def of(self, captions: Sequence[str], unknown: Unknown = "error") -> Callable[[Tensor, slice | Tensor], Tensor]:
-        """Sharpens pictures of these captions, which are read once: `(images [n, C, A, A] in 0..1, their rows) -> sharper images`.
-
-        This is what `metrics.likelihood.lower_bound` takes, for the bound on sharpened images.
-        """
-        sentences = self.sentences(captions, unknown)
-        return torch.inference_mode()(lambda images, rows: self.model.sharpen(images, sentences[rows]))
-
-    def sharpen(self, images: Tensor, captions: Sequence[str], unknown: Unknown = "error") -> Tensor:
-        """Sharper images [N, C, A, A] in 0..1 of images [N, C, A, A] in 0..1, each with its caption.
-
-        Raises:
-            ValueError: images of another size, another number of captions, or those of `tokens`.
-        """
-        c = self.model.config
-        if tuple(images.shape) != (len(captions), c.colours, c.side, c.side):
-            wanted = [len(captions), c.colours, c.side, c.side]
-            raise ValueError(f"{self.name} sharpens {wanted}, an image for each caption; got {list(images.shape)}")
-        sharpen = self.of(captions, unknown)
-        parts = [slice(start, start + pictures_at_once(c.side)) for start in range(0, len(images), pictures_at_once(c.side))]
-        return torch.cat([sharpen(images[rows].to(self.device), rows) for rows in parts])
+    caption: str
+    tokens: Tokens
+    sharpener_tokens: Tokens | None = None
 
 
 @dataclass(frozen=True)
 class Glimpses:
-    """One glimpse each of several drawings that are drawn together.
+    """The same glimpse of several drawings that are drawn in one batch.
 
     Attributes:
-        first: number of the first of them among those that were asked for.
+        first: Index of the first of them among all prompts.
         canvases: [B, A, A, C] after the glimpse.
         words: [B, L] weight of each word, zero beyond a caption's last; None without attention.
-        boxes: [B, 4] left, top, right, bottom of the write window in pixels, None without one.
+        boxes: [B, 4] left, top, right, bottom of the write window in pixels; None without one.
     """
 
     first: int
@@ -222,69 +66,65 @@ class Glimpses:
 
 @dataclass(frozen=True, repr=False)
 class Pipeline:
-    """A model, ready to draw. In a notebook it shows a short card.
+    """A model, ready to draw. In a notebook it is shown as a short card.
 
     Attributes:
-        name: what people call the model.
-        model: the network, in evaluation mode.
-        vocabulary: the words that it knows.
-        config: the whole config.json.
-        encoder: makes the sentence vectors, for a model that is conditioned on them.
-        sharpening: what every finished picture goes through, or None.
-        precision: in which the network draws; captions are encoded, and pictures sharpened, in fp32.
+        name: Display name.
+        model: The network, in evaluation mode.
+        vocabulary: The words that it knows.
+        config: The model's `config.json`.
+        encoder: Encodes sentence vectors, for a model that is conditioned on them.
+        sharpening: Applied to every finished picture, or None.
+        precision: Of drawing; captions are encoded, and pictures sharpened, in fp32.
     """
 
     name: str
     model: DrawingModel
     vocabulary: Vocabulary
-    config: dict[str, Any]
+    config: ModelConfig
     encoder: SentenceEncoder | None = None
     sharpening: Sharpening | None = None
     precision: Precision = "fp32"
 
     @classmethod
     def load(cls, name: str, *, device: str = "cpu", sharpen: str | None = None, precision: Precision = "fp32") -> Pipeline:
-        """Finds and loads a model, and a sharpener of its drawings; see `find_model` for names and errors.
+        """Find and load a model, and a sharpener of its drawings; `cap2im.loading.load_model` describes names and errors.
 
-        In bf16 large pictures are drawn several times as fast, and differ slightly; a device that does not multiply in it draws in fp32.
+        In bf16 large pictures are drawn several times as fast, and differ slightly. A device that does not support bf16 draws in fp32.
         """
-        target = find_device(device)
-        folder = find_model(name)
-        makers = {name: partial(_make, kind) for name, kind in MODELS.items() if kind.draws}
-        loaded = load_network(folder, makers, " does not draw", partial(_require_drawable, folder))
-        model, vocabulary, config, sizes = loaded.network, loaded.vocabulary, loaded.config, loaded.network.config
-        if vocabulary is None:
-            raise ValueError(f"{folder}: config and weights do not fit: config.json has no vocabulary")
-        encoder = own_encoder(folder, config, sizes.sentence_features) if sizes.conditioning == "sentence" else None
-        if usable_precision(precision, target) != precision:
-            print(f"{shown_name(name, folder)}: {BF16_UNSUPPORTED}", file=sys.stderr)
-        pipeline = cls(
-            shown_name(name, folder), model.to(target), vocabulary, config, encoder, precision=usable_precision(precision, target)
-        )
+        loaded = load_model(name, DrawingModel, device=device)  # type: ignore[type-abstract]
+        model, vocabulary = loaded.network, loaded.vocabulary
+        assert vocabulary is not None
+        conditioned_on_vectors = model.config.conditioning == "sentence"
+        encoder = load_own_encoder(loaded, model.config.sentence_features) if conditioned_on_vectors else None
+        usable = usable_precision(precision, model.device)
+        if usable != precision:
+            _log.warning("%s: %s", loaded.name, BF16_UNSUPPORTED)
+        pipeline = cls(loaded.name, model, vocabulary, loaded.config, encoder, precision=usable)
         return pipeline if sharpen is None else pipeline.sharpened(Sharpening.load(sharpen, device=device))
 
     def sharpened(self, sharpening: Sharpening) -> Pipeline:
-        """The same model, whose finished pictures are sharpened: drawings end with one more canvas.
+        """Return this pipeline with a sharpener, which adds one canvas to each drawing.
 
         Raises:
-            ValueError: the sharpener is of another side or number of colours.
+            ValueError: The sharpener is of another side or number of colours.
         """
-        ours, theirs = ((c.side, c.colours) for c in (self.model.config, sharpening.model.config))
-        if ours != theirs:
-            told = " and ".join(
-                f"{name} {does} {side} x {side} pixels in {colours} colour{'s' if colours > 1 else ''}"
-                for name, does, (side, colours) in ((sharpening.name, "sharpens", theirs), (self.name, "draws", ours))
+        drawn, needed = ((c.side, c.colours) for c in (self.model.config, sharpening.model.config))
+        if drawn != needed:
+            sizes = " and ".join(
+                f"{name} {verb} {side} x {side} pixels in {_count(colours, 'colour')}"
+                for name, verb, (side, colours) in ((sharpening.name, "sharpens", needed), (self.name, "draws", drawn))
             )
-            raise ValueError(f"the sharpener does not fit: {told}")
+            raise ValueError(f"the sharpener does not fit: {sizes}")
         return replace(self, name=f"{self.name}+{sharpening.name}", sharpening=sharpening)
 
     def _card(self) -> dict[str, str]:
-        """What a person wants to know of the model at a glance."""
+        """Return what a notebook shows of the model."""
         c, parameters = self.model.config, sum(each.numel() for each in self.model.parameters())
         reads = {"none": "no captions", "sentence": "sentence vectors"}.get(c.conditioning, f"{len(self.vocabulary):,} words")
-        steps = f", {_plural(self.glimpses, 'glimpse')}" if self.glimpses > 1 else ""
+        steps = f", {_count(self.glimpses, 'glimpse')}" if self.glimpses > 1 else ""
         card = {
-            "draws": f"{c.side} x {c.side} pixels in {_plural(c.colours, 'colour')}{steps}",
+            "draws": f"{c.side} x {c.side} pixels in {_count(c.colours, 'colour')}{steps}",
             "reads": reads,
             "parameters": f"{parameters:,}",
             "runs in": f"{self.precision} on {self.device}",
@@ -292,29 +132,30 @@ class Pipeline:
         return card | ({"try": f"model.draw({self.examples[0]!r})"} if self.examples else {})
 
     def __repr__(self) -> str:
+        """Return name and card in one line."""
         return f"Pipeline({self.name!r}: {'; '.join(f'{key} {value}' for key, value in self._card().items())})"
 
     def _repr_html_(self) -> str:
-        """For notebooks: the name, the description and a table."""
+        """Return name, description and card for notebooks."""
         rows = "".join(f"<tr><td>{html.escape(key)}</td><td>{html.escape(value)}</td></tr>" for key, value in self._card().items())
-        about = html.escape(str(self.config.get("description", "")))
-        return f"<b>{html.escape(self.name)}</b><br>{about}<table>{rows}</table>"
+        return f"<b>{html.escape(self.name)}</b><br>{html.escape(self.config.description)}<table>{rows}</table>"
 
     @property
     def examples(self) -> list[str]:
-        """Captions that the model can draw, of the data it was trained on; none where its config does not say what that was."""
-        data = self.config.get("data", {})
+        """Captions of the training data that the model can draw; empty if its config lists none."""
+        data = self.config.data
         if data.get("source") in ("mnist", "digits"):
             return [layout.caption(digits).removesuffix(" .") for layout, digits in zip(LAYOUTS, EXAMPLE_DIGITS, strict=True)]
-        known = [caption for caption in data.get("shown", ()) if isinstance(caption, str) and not self.strangers(caption)]
+        known = [caption for caption in data.get("shown", ()) if isinstance(caption, str) and not self.unknown_words(caption)]
         return list(dict.fromkeys(caption.strip().removesuffix(" .") for caption in known if caption.strip()))
 
     @property
     def device(self) -> torch.device:
+        """The device of the weights."""
         return self.model.device
 
     @property
-    def drawer(self) -> str:
+    def label(self) -> str:
         """The model's name on its drawings: with the precision, if that is not fp32."""
         return self.name if self.precision == "fp32" else f"{self.name} in {self.precision}"
 
@@ -324,175 +165,170 @@ class Pipeline:
         return self.model.glimpses + (self.sharpening is not None)
 
     @property
-    def at_once(self) -> int:
-        """Pictures that are drawn at once; they do not depend on each other."""
+    def batch_size(self) -> int:
+        """Largest number of pictures that are drawn in one batch; it bounds memory and does not change a picture."""
         c = self.model.config
         return max(1, min(pictures_at_once(c.side), MOST_CANVAS_VALUES // (self.model.glimpses * c.colours * c.side**2)))
 
-    def draw(self, captions: str | Sequence[str], *, samples: int = 1, seed: int = 0, unknown: Unknown = "error") -> Drawings:
-        """Draw captions.
-
-        Args:
-            captions: one or several.
-            samples: pictures of each caption. Picture k of every caption comes from seed + k.
-            seed: 0 or more; the same caption and seed give the same picture, alone or in any company.
-            unknown: what to do with words that the model does not know: "error" or "skip".
-
-        Returns:
-            the drawings, all of the first caption first.
-
-        Raises:
-            ValueError: unknown words, an empty or over-long caption, a negative seed, fewer than one sample.
-        """
-        captions = [captions] if isinstance(captions, str) else list(captions)
-        if samples < 1:
-            raise ValueError(f"samples is {samples}; at least 1 is needed")
-        if seed < 0:
-            raise ValueError(f"seed is {seed}; it must not be negative")
-        pairs = [(caption, seed + k) for caption in captions for k in range(samples)]
-        return self.drawings([caption for caption, _ in pairs], [each for _, each in pairs], unknown=unknown)
-
-    def drawings(
-        self, captions: Sequence[str], seeds: Sequence[int], *, unknown: Unknown = "error", watch: Callable[[Glimpses], None] | None = None
-    ) -> Drawings:
-        """Draw caption i from seed i; see `iterate` for the arguments and errors."""
-        return Drawings(self.iterate(captions, seeds, unknown=unknown, watch=watch))
-
-    def iterate(
-        self, captions: Sequence[str], seeds: Sequence[int], *, unknown: Unknown = "error", watch: Callable[[Glimpses], None] | None = None
-    ) -> Iterator[Drawing]:
-        """Draw caption i from seed i, in batches of `at_once` pictures, of which one is in memory at a time.
-
-        Args:
-            captions: any number.
-            seeds: as many, 0 or more.
-            unknown: what to do with words that the model does not know.
-            watch: is shown every glimpse as soon as it is drawn.
-
-        Raises:
-            ValueError: unknown words, an empty or over-long caption, another number of seeds; before anything is drawn.
-        """
-        if len(captions) != len(seeds):
-            raise ValueError(f"{len(seeds)} seeds for {len(captions)} captions: each caption needs one")
-        read = dict(zip(different := list(dict.fromkeys(captions)), self.tokens(different, unknown), strict=True))
-        parts = [slice(start, start + self.at_once) for start in range(0, len(captions), self.at_once)]
-        return (
-            drawing
-            for rows in parts
-            for drawing in self._draw(
-                captions[rows], [read[caption] for caption in captions[rows]], seeds[rows], unknown, rows.start, watch
-            )
-        )
-
-    def strangers(self, caption: str) -> list[str]:
-        """Return the words of a caption that the model, or the sharpener of its pictures, does not know; see `Vocabulary.unknown_words`."""
+    def unknown_words(self, caption: str) -> list[str]:
+        """Return the words of a caption that the model or its sharpener does not know; see `Vocabulary.unknown_words`."""
         vocabularies = [self.vocabulary] if self.model.config.reads_words else []
         if self.sharpening is not None and self.sharpening.vocabulary is not None:
             vocabularies.append(self.sharpening.vocabulary)
         return list(dict.fromkeys(word for each in vocabularies for word in each.unknown_words(caption)))
 
-    def tokens(self, captions: Sequence[str], unknown: Unknown = "error") -> list[Tokens]:
-        """Captions as words and numbers; a model that does not read words by number takes any word.
+    def prompts(self, captions: Sequence[str], unknown: Unknown = "error") -> list[Prompt]:
+        """Tokenise captions, each different one once. A model that reads no words accepts any.
+
+        Args:
+            captions: Any text.
+            unknown: What to do with unknown words: "error", "skip" or "mark"; see `Vocabulary.encode`.
 
         Raises:
-            ValueError: empty or over-long captions, unknown words (to the sharpener, too); see `Vocabulary.encode`.
+            ValueError: An empty or over-long caption, or a word that the model or its sharpener does not know.
         """
-        if self.sharpening is not None:
-            self.sharpening.tokens(captions, unknown)
-        return self.vocabulary.encode(captions, unknown if self.model.config.reads_words else self.vocabulary.training_unknown)
+        distinct = list(dict.fromkeys(captions))
+        of_sharpener = None if self.sharpening is None else self.sharpening.tokens(distinct, unknown)
+        tokens = self.vocabulary.encode(distinct, unknown if self.model.config.reads_words else self.vocabulary.training_unknown)
+        prompts = {
+            caption: Prompt(caption, tokens[i], None if of_sharpener is None else of_sharpener[i]) for i, caption in enumerate(distinct)
+        }
+        return [prompts[caption] for caption in captions]
 
-    def _inputs(self, captions: Sequence[str], tokens: Sequence[Tokens], seeds: Sequence[int]) -> tuple[EncodedText | None, Tensor]:
-        numbers, mask = pad([t.numbers for t in tokens])
-        vectors = None if self.encoder is None else self.encoder.encode(captions).to(self.device)
-        text = self.model.encode(numbers.to(self.device), mask.to(self.device), vectors, independent=True)
-        return text, picture_noise(seeds, self.model.noise_shape).to(self.device)
+    def draw(self, captions: str | Sequence[str], *, samples: int = 1, seed: int | None = None, unknown: Unknown = "error") -> Drawings:
+        """Draw captions.
+
+        Args:
+            captions: One or several.
+            samples: Pictures of each caption. Picture k of every caption is drawn from seed + k.
+            seed: 0 or more; the same caption and seed give the same picture in any batch. None chooses a random one, which the drawings
+                record.
+            unknown: What to do with unknown words: "error" or "skip".
+
+        Returns:
+            The drawings, all of the first caption first.
+
+        Raises:
+            ValueError: An unknown word, an empty or over-long caption, a negative seed, or less than one sample.
+        """
+        captions = [captions] if isinstance(captions, str) else captions
+        if samples < 1:
+            raise ValueError(f"samples is {samples}; at least 1 is needed")
+        if seed is None:
+            seed = int(np.random.default_rng().integers(2**31))
+        if seed < 0:
+            raise ValueError(f"seed is {seed}; it must not be negative")
+        pairs = [(prompt, seed + k) for prompt in self.prompts(captions, unknown) for k in range(samples)]
+        return self.drawings([prompt for prompt, _ in pairs], [each for _, each in pairs])
+
+    def drawings(self, prompts: Sequence[Prompt], seeds: Sequence[int], *, watch: Callable[[Glimpses], None] | None = None) -> Drawings:
+        """Draw prompt i from seed i; see `iterate`."""
+        return Drawings(self.iterate(prompts, seeds, watch=watch))
+
+    def iterate(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], *, watch: Callable[[Glimpses], None] | None = None
+    ) -> Iterator[Drawing]:
+        """Draw prompt i from seed i in batches, of which one is in memory at a time.
+
+        Args:
+            prompts: As `Pipeline.prompts` returns them.
+            seeds: As many, 0 or more.
+            watch: Called with every glimpse as soon as it is drawn.
+
+        Raises:
+            ValueError: Another number of seeds; raised before anything is drawn.
+        """
+        if len(prompts) != len(seeds):
+            raise ValueError(f"{len(seeds)} seeds for {len(prompts)} captions: each caption needs one")
+        return (
+            drawing for rows in self._batches(len(prompts)) for drawing in self._draw_batch(prompts[rows], seeds[rows], rows.start, watch)
+        )
+
+    @torch.inference_mode()
+    def images(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Tensor:
+        """Draw prompt i from seed i and return the finished pictures [N, C, A, A] in 0..1, sharpened if there is a sharpener."""
+        pictures = []
+        for rows in self._batches(len(prompts)):
+            images = self.sample_images(*self._inputs(prompts[rows], seeds[rows]))
+            pictures.append((images if self.sharpening is None else self._sharpen(images, prompts[rows])).cpu())
+        return torch.cat(pictures)
 
     @torch.inference_mode()
     def sample_images(self, text: EncodedText | None, noise: Tensor) -> Tensor:
-        """The model's own `picture` [B, C, A, A] of encoded captions, in the precision in which it is to draw; not sharpened."""
+        """Return `DrawingModel.sample_images` of encoded captions, in the pipeline's precision; not sharpened."""
         with autocast(self.device, self.precision):
             return self.model.sample_images(text, noise).float()
 
+    def _batches(self, count: int) -> list[slice]:
+        return [slice(start, start + self.batch_size) for start in range(0, count, self.batch_size)]
+
+    def _inputs(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> tuple[EncodedText | None, Tensor]:
+        """Return the encoded captions and the noise of a batch."""
+        numbers, mask = pad([prompt.tokens.numbers for prompt in prompts])
+        vectors = None if self.encoder is None else self.encoder.encode([prompt.caption for prompt in prompts]).to(self.device)
+        text = self.model.encode(numbers.to(self.device), mask.to(self.device), vectors, independent=True)
+        return text, picture_noise(seeds, self.model.noise_shape).to(self.device)
+
+    def _sharpen(self, images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        assert self.sharpening is not None
+        tokens = [prompt.sharpener_tokens for prompt in prompts if prompt.sharpener_tokens is not None]
+        return self.sharpening.apply(images, self.sharpening.encode([prompt.caption for prompt in prompts], tokens))
+
     @torch.inference_mode()
-    def _draw(
-        self,
-        captions: Sequence[str],
-        tokens: Sequence[Tokens],
-        seeds: Sequence[int],
-        unknown: Unknown,
-        first: int,
-        watch: Callable[[Glimpses], None] | None,
+    def _draw_batch(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], first: int, watch: Callable[[Glimpses], None] | None
     ) -> Iterator[Drawing]:
-        seen = None if watch is None else lambda step: watch(_glimpses(first, step))
-        inputs = self._inputs(captions, tokens, seeds)
+        on_frame = None if watch is None else lambda frame: watch(_glimpses(first, frame))
+        inputs = self._inputs(prompts, seeds)
         with autocast(self.device, self.precision):
-            sequence = self.model.sample(*inputs) if seen is None else self.model.sample_streaming(*inputs, seen)
+            sequence = self.model.sample(*inputs) if on_frame is None else self.model.sample_streaming(*inputs, on_frame)
         sequence = sequence.in_fp32()
-        pictures, attention, boxes = sequence.pictures, sequence.words, sequence.boxes  # [B, T, C, A, A], [B, T, L], [B, T, 4]
-        if self.sharpening is not None:  # one more step, which writes over the whole canvas and hears all words alike
-            side = self.model.config.side
-            pictures = _followed_by(pictures, self.sharpening.sharpen(pictures[:, -1], captions, unknown))
-            attention = None if attention is None else _followed_by(attention, _alike([len(t.words) for t in tokens], attention))
-            boxes = None if boxes is None else _followed_by(boxes, boxes.new_tensor([0, 0, side, side]).expand_as(boxes[:, -1]))
-            if seen is not None:
-                seen(Frame(pictures[:, -1], *(None if each is None else each[:, -1] for each in (attention, boxes))))
-        canvases = _levels(pictures)  # [B, T, A, A, C]
-        stages = [_levels(stage) for stage in sequence.stages]  # [B, a, a, C]
-        drawer = self.drawer
-        for row, (caption, read, seed) in enumerate(zip(captions, tokens, seeds, strict=True)):
-            words = None if attention is None else attention[row, :, : len(read.words)].cpu().numpy()
-            shown = read.words if words is not None else ()
-            written = None if boxes is None else boxes[row].cpu().numpy()
-            maps = tuple(weights[row, : len(shown)].cpu().numpy() for weights in sequence.maps)
-            sizes = tuple(stage[row] for stage in stages)
-            yield Drawing(caption, shown, seed, drawer, canvases=canvases[row], attention=words, boxes=written, stages=sizes, maps=maps)
-
-    @torch.inference_mode()
-    def images(self, captions: Sequence[str], seeds: Sequence[int], *, unknown: Unknown = "error") -> Tensor:
-        """Pictures alone, [N, C, A, A] in 0..1, sharpened where there is a sharpener: caption i from seed i."""
-        tokens = self.tokens(captions, unknown)
-        pictures = []
-        for start in range(0, len(tokens), self.at_once):
-            rows = slice(start, start + self.at_once)
-            drawn = self.sample_images(*self._inputs(captions[rows], tokens[rows], seeds[rows]))
-            pictures.append((drawn if self.sharpening is None else self.sharpening.sharpen(drawn, captions[rows], unknown)).cpu())
-        return torch.cat(pictures)
+        sequence = replace(sequence, canvases=sequence.pictures, logits=False)
+        if self.sharpening is not None:
+            sequence = _with_last(sequence, self._sharpen(sequence.images, prompts), [len(prompt.tokens.words) for prompt in prompts])
+            if on_frame is not None:
+                on_frame(Frame(sequence.images, *(None if each is None else each[:, -1] for each in (sequence.words, sequence.boxes))))
+        canvases = _uint8(sequence.canvases)  # [B, T, A, A, C]
+        stages = [_uint8(stage) for stage in sequence.stages]  # [B, a, a, C]
+        for row, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
+            words = prompt.tokens.words if sequence.words is not None else ()
+            yield Drawing(
+                prompt.caption,
+                words,
+                seed,
+                self.label,
+                canvases=canvases[row],
+                attention=None if sequence.words is None else sequence.words[row, :, : len(words)].cpu().numpy(),
+                boxes=None if sequence.boxes is None else sequence.boxes[row].cpu().numpy(),
+                stages=tuple(stage[row] for stage in stages),
+                maps=tuple(weights[row, : len(words)].cpu().numpy() for weights in sequence.maps),
+            )
 
 
-def _make(kind: Spec, sizes: dict[str, Any]) -> DrawingModel:
-    network: DrawingModel = kind.network_class(kind.config_class.model_validate(sizes))
-    return network
+def _with_last(sequence: DrawnSequence, images: Tensor, lengths: Sequence[int]) -> DrawnSequence:
+    """Append a glimpse that writes `images` [B, C, A, A] over the whole canvas and attends to all words of a caption alike."""
+
+    def append(steps: Tensor, last: Tensor) -> Tensor:
+        return torch.cat([steps, last.unsqueeze(1)], dim=1)
+
+    words, boxes, side = sequence.words, sequence.boxes, images.shape[-1]
+    if words is not None:
+        mask = torch.arange(words.shape[2]) < torch.tensor(lengths)[:, None]
+        words = append(words, (mask / mask.sum(dim=1, keepdim=True)).to(words))
+    if boxes is not None:
+        boxes = append(boxes, boxes.new_tensor([0, 0, side, side]).expand_as(boxes[:, -1]))
+    return replace(sequence, canvases=append(sequence.canvases, images), words=words, boxes=boxes)
 
 
-def _require_drawable(folder: Path, model: DrawingModel) -> None:
-    require_canvases(folder, model.glimpses, model.config.side, model.config.colours)
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def pictures_at_once(side: int) -> int:
-    """How many pictures of A x A pixels are drawn together, whoever draws them."""
-    return max(1, min(PICTURES_AT_ONCE, PIXELS_AT_ONCE // side**2))
-
-
-def _levels(pictures: Tensor) -> NDArray[np.uint8]:
-    """Pictures [..., C, H, W] in 0..1 as [..., H, W, C]."""
+def _uint8(pictures: Tensor) -> NDArray[np.uint8]:
+    """Return pictures [..., C, H, W] in 0..1 as [..., H, W, C] in 0..255."""
     return pictures.mul(255).round().to(torch.uint8).movedim(-3, -1).cpu().numpy()
 
 
-def _followed_by(steps: Tensor, last: Tensor) -> Tensor:
-    """Steps [B, T, ...] and one more [B, ...]."""
-    return torch.cat([steps, last.unsqueeze(1)], dim=1)
+def _glimpses(first: int, frame: Frame) -> Glimpses:
+    words, boxes = (None if each is None else each.float().cpu().numpy() for each in (frame.words, frame.boxes))
+    return Glimpses(first, _uint8(frame.pictures.float()), words, boxes)
 
 
-def _alike(lengths: Sequence[int], like: Tensor) -> Tensor:
-    """[B, L] equal weights of each caption's words, with the type and place of `like` [B, T, L]."""
-    there = torch.arange(like.shape[2]) < torch.tensor(lengths)[:, None]
-    return (there / there.sum(dim=1, keepdim=True)).to(like)
-
-
-def _glimpses(first: int, step: Frame) -> Glimpses:
-    words, boxes = (None if each is None else each.float().cpu().numpy() for each in (step.words, step.boxes))
-    return Glimpses(first, _levels(step.pictures.float()), words, boxes)
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -19,16 +19,16 @@ import torch
 from pydantic import BaseModel, RootModel
 from torch import Tensor
 
-from cap2im.checkpoint import CONFIG, WEIGHTS, checkpoints, existing_folder, map_weights, read_config
+from cap2im.blueprint import bounded_parameters, weights_header
+from cap2im.checkpoint import CONFIG, SENTENCE_ENCODER, TRAINING_STATE, WEIGHTS, checkpoints, existing_folder
 from cap2im.data.sentence_vectors import SentenceEncoder
 from cap2im.data.tokenizer import normalise
 from cap2im.data.vocabulary import pad
-from cap2im.files import JSONObject, check_regular_file, file_sha256, read_json, sha256, shortened
+from cap2im.files import JSONObject, brief, check_regular_file, file_sha256, read_json, sha256, shortened
 from cap2im.hub import ENCODER_FILES, download, is_repository
-from cap2im.loading import bounded_parameters, checked_config, checked_vocabulary, network_blueprint, weights_header
-from cap2im.models.skipthoughts import SkipThoughts, SkipThoughtsConfig
+from cap2im.loading import LoadedModel, load_model
+from cap2im.models.skipthoughts import SkipThoughts
 
-KIND = "sentence-encoder"
 SENTENCES_AT_ONCE = 64
 MODULES = "modules.json"  # what sentence-transformers calls the list of a model's parts
 CARD = "README.md"
@@ -42,21 +42,13 @@ class SkipThoughtsEncoder(SentenceEncoder):
     """Our skip-thoughts, or the released ones. The vector of each of its encoders has length 1; unknown words count as `UNK`."""
 
     def __init__(self, name: str, folder: Path) -> None:
-        document = read_config(folder)
-        config = checked_config(folder, document)
-        if config.kind != KIND:
-            raise ValueError(f"{folder}: a model of kind {shortened(repr(config.kind))} does not encode sentences")
-        vocabulary = checked_vocabulary(folder, config)
-        if vocabulary is None:
-            raise ValueError(f"{folder}: config and weights do not fit: config.json has no vocabulary")
-        self.vocabulary, words = vocabulary, len(vocabulary)
-        self.model = network_blueprint(folder, lambda: SkipThoughts(SkipThoughtsConfig.model_validate(config.model), words))
-        # word vectors stay in their file, in the precision in which they lie there
-        weights = map_weights(folder, document)
-        kept = {key: value if key.endswith("table.weight") else value.float() for key, value in weights.items()}
-        self.model.load_state_dict(kept, assign=True)
-        self.model.eval().requires_grad_(False)
-        self.name, self.features, self._sha256 = name, self.model.config.features, config.sha256[WEIGHTS]
+        loaded = load_model(folder, SkipThoughts, mapped=True)
+        assert loaded.vocabulary is not None
+        self.vocabulary, self.model = loaded.vocabulary, loaded.network
+        for parameter_name, parameter in self.model.named_parameters():
+            if not parameter_name.endswith("table.weight"):  # word vectors stay in their file, in the precision they have there
+                parameter.data = parameter.data.float()
+        self.name, self.features, self._sha256 = name, self.model.config.features, loaded.sha256
 
     @property
     def sha256(self) -> str:
@@ -184,6 +176,36 @@ def load_sentence_encoder(name: str, *, ask_hub: bool = True) -> SentenceEncoder
         return SkipThoughtsEncoder(shown, folder)
     known = f"one of cap2im, of sentence-transformers ({MODULES}), or a CLIP ({CONFIG} with model_type clip)"
     raise ValueError(f"{folder}: no sentence encoder in this folder, which would be {known}")
+
+
+def load_own_encoder(model: LoadedModel[Any], features: int) -> SentenceEncoder:
+    """Load the sentence encoder of a model that is conditioned on sentence vectors.
+
+    A finished model has its encoder in its folder. For a checkpoint, which has none, the encoder that its recipe names is read from this
+    machine. What a config names is never fetched from the hub.
+
+    Args:
+        model: The model.
+        features: Width of the vectors that it needs.
+
+    Raises:
+        ValueError: There is no encoder, or its vectors are of another width.
+    """
+    own, named = model.folder / SENTENCE_ENCODER, model.config.data.get("sentence_encoder")
+    if own.is_dir():
+        name = str(own)
+    elif isinstance(named, str) and named and (model.folder / TRAINING_STATE).is_file():
+        name = named
+    else:
+        trained = f"; it was trained with {brief(named)}" if named else ""
+        raise ValueError(
+            f"{model.folder}: needs sentence vectors and has no encoder of them: put one into {own} "
+            f"(cap2im convert makes one of the authors' skip-thought tables{trained})"
+        )
+    encoder = load_sentence_encoder(name, ask_hub=False)
+    if encoder.features != features:
+        raise ValueError(f"{name}: encodes {encoder.features} features, the model in {model.folder} needs {features}")
+    return encoder
 
 
 def copy_encoder(source: Path, target: Path) -> None:

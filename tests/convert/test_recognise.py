@@ -101,7 +101,7 @@ def test_vectors_that_no_word_has_change_nothing(tmp_path):
     rolled = Pipeline.load(str(tmp_path / "rolled"))
     assert rolled.vocabulary.words == ("<no word 0>", *MNIST_WORDS)
     caption = "the digit 3 is at the top of the digit 1"
-    assert torch.equal(rolled.images([caption], [5]), pipeline.images([caption], [5]))
+    assert torch.equal(rolled.images(rolled.prompts([caption]), [5]), pipeline.images(pipeline.prompts([caption]), [5]))
     with pytest.raises(ValueError, match="unknown word 'no'"):
         rolled.draw("<no word 0>")
 
@@ -116,7 +116,7 @@ def test_sharpening_network(tmp_path):
     model.load_state_dict(read_weights(tmp_path / "sharpener", config))
     images = file["in/x_blurry"].view(-1, 3, 12, 12)
     assert distance(model.double()(images, file["in/skipthought"]), file["released/out/edges"]) <= FORWARD
-    with pytest.raises(ValueError, match="a model of kind 'sharpener' does not draw"):
+    with pytest.raises(ValueError, match="is a model of kind 'sharpener'; expected draw"):
         Pipeline.load(str(tmp_path / "sharpener"))
 
 

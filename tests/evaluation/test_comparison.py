@@ -12,6 +12,7 @@ from cap2im.data.mnist_captions import WORDS
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.evaluation import comparison
 from cap2im.evaluation.comparison import check_evaluation_file, compare, free_stem, in_words, keep_evaluation, kept_evaluations
+from cap2im.loading import ModelConfig
 from cap2im.models.aligndraw import DRAW, DRAWConfig
 from cap2im.pipeline import Pipeline
 from tests.prepared import prepared_dataset
@@ -150,7 +151,7 @@ def test_an_evaluation_is_kept_until_something_changes_its_numbers(tmp_path, mon
 
     monkeypatch.setattr(comparison, "evaluate", evaluate)
     sizes = {"glimpses": 1, "inference_units": 2, "generative_units": 2, "latent": 1, "language_units": 2, "align_features": 2}
-    config = {"sha256": {"model.safetensors": "0" * 64}}
+    config = ModelConfig(kind="draw", sha256={"model.safetensors": "0" * 64})
     pipeline = Pipeline("a", DRAW(DRAWConfig(**sizes)), Vocabulary(words=WORDS), config)
     file, data, lists = tmp_path / "kept" / "a.json", prepared_dataset(tmp_path / "data", train=4), tmp_path / "lists.pkl"
     lists.write_bytes(b"one")

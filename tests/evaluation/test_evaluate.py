@@ -84,7 +84,7 @@ def test_pictures_that_need_no_sigmoid_stay_as_they_are(pipeline):
     assert drawing.canvases.shape == (1, 60, 60, 1)
     assert not drawing.canvases.any()
     assert drawing.boxes is None
-    assert not pipeline.images(["the digit three"], [0]).any()
+    assert not pipeline.images(pipeline.prompts(["the digit three"]), [0]).any()
 
 
 def test_retrieval_and_similarity_on_the_command_line(run, tmp_path):
@@ -105,7 +105,7 @@ def test_retrieval_and_similarity_on_the_command_line(run, tmp_path):
     for arguments, problem in (
         ((*measure, "--candidates", "5"), "--candidates 5: without --shortlist there are none to rank"),
         ((*measure, "--shortlist", vgg), "shortlists of 100 images out of 7: at least 2 are needed, and no more than there are"),
-        ((*measure, "--shortlist", words), "a model of kind 'draw', where a classifier is needed"),
+        ((*measure, "--shortlist", words), "is a model of kind 'draw'; expected classifier"),
         ((*measure, "--shortlist", "nowhere"), "unknown model 'nowhere'"),
         (("evaluate", digits, "--similarity"), "retrieval, similarity and FID are for prepared datasets"),
     ):

@@ -15,10 +15,12 @@ from cap2im.data.mnist_captions import ALIASES, LAYOUTS, WORDS, CanvasMaker, Hel
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.evaluation.figure_captions import PAPER_ATTENDED, PAPER_FLIPS, FigureCaptions, figure_captions
 from cap2im.evaluation.figures import comparison_figure, figure_folder, nearest_training_images, write_figures
+from cap2im.loading import ModelConfig
 from cap2im.models.lapgan import Sharpener, SharpenerConfig
-from cap2im.pipeline import Pipeline, Sharpening
+from cap2im.pipeline import Pipeline
 from cap2im.randomness import generator
 from cap2im.rendering.figure import Figure
+from cap2im.sharpening import Sharpening
 from tests.prepared import prepared_dataset
 from tests.tiny import tiny_model
 
@@ -30,7 +32,7 @@ def pipeline(tmp_path_factory):
 
 def test_digit_models_draw_hidden_captions_as_novel_scenes(pipeline):
     chosen = figure_captions(pipeline)
-    held_out = HeldOut(tuple(tuple(hidden) for hidden in pipeline.config["data"]["held_out"]))
+    held_out = HeldOut(tuple(tuple(hidden) for hidden in pipeline.config.data["held_out"]))
     hidden = {c.caption for c in held_out.configurations() if not c.seen}
     assert len(chosen.novel) == 8
     assert hidden.issuperset(chosen.novel)
@@ -40,7 +42,8 @@ def test_digit_models_draw_hidden_captions_as_novel_scenes(pipeline):
 def test_a_model_that_nothing_was_hidden_from_has_no_novel_scenes_and_no_figure_6(pipeline, tmp_path):
     """`variant = "released"` may hide nothing."""
     nothing = [[10] * len(layout.places) for layout in LAYOUTS]
-    open_model = dataclasses.replace(pipeline, config={**pipeline.config, "data": {**pipeline.config["data"], "held_out": nothing}})
+    config = pipeline.config.model_copy(update={"data": {**pipeline.config.data, "held_out": nothing}})
+    open_model = dataclasses.replace(pipeline, config=config)
     assert figure_captions(open_model).novel == ()
     few = FigureCaptions((), (("the digit one is at the top left of the image",),), ())
     assert [path.name[:8] for path in write_figures(open_model, tmp_path / "out", few)] == ["figure-3"]
@@ -48,7 +51,7 @@ def test_a_model_that_nothing_was_hidden_from_has_no_novel_scenes_and_no_figure_
 
 def test_models_of_own_data_share_several_captions(pipeline, monkeypatch):
     shown = [f"the digit {digit} is at the top left of the image ." for digit in ("one", "two", "three")]
-    own = dataclasses.replace(pipeline, config=pipeline.config | {"data": {"source": "captions", "shown": shown}})
+    own = dataclasses.replace(pipeline, config=pipeline.config.model_copy(update={"data": {"source": "captions", "shown": shown}}))
     texts, pictures = [], []
     monkeypatch.setattr(Figure, "text", lambda self, x, y, text, *_: texts.append(text))
     monkeypatch.setattr(Figure, "paste", lambda self, picture, x, y: pictures.append((x, y)))
@@ -74,7 +77,7 @@ def test_own_captions_are_flips_and_have_to_be_known(pipeline):
 def test_a_model_of_own_data_draws_captions_of_it(pipeline, tmp_path, unknown):
     """Neither digits nor the paper's captions; those with unknown words are left out."""
     shown = [*unknown, "the digit one is", "the digit two is ."]
-    own = dataclasses.replace(pipeline, config={**pipeline.config, "data": {"source": "captions", "shown": shown}})
+    own = dataclasses.replace(pipeline, config=pipeline.config.model_copy(update={"data": {"source": "captions", "shown": shown}}))
     chosen = figure_captions(own)
     assert chosen.examples == ("the digit one is", "the digit two is")
     assert (chosen.novel, chosen.flips, chosen.unknown) == ((), (), ())
@@ -88,7 +91,7 @@ def test_a_model_of_own_data_draws_captions_of_it(pipeline, tmp_path, unknown):
 
 def test_a_model_of_unknown_data_draws_the_papers_captions(pipeline):
     words = Vocabulary.build([caption for group in (*PAPER_FLIPS[:1], *PAPER_ATTENDED) for caption in group])
-    chosen = figure_captions(dataclasses.replace(pipeline, vocabulary=words, config={"sha256": {}}))
+    chosen = figure_captions(dataclasses.replace(pipeline, vocabulary=words, config=ModelConfig(kind="draw")))
     assert chosen.flips == PAPER_FLIPS[:1]
     assert chosen.attended == PAPER_ATTENDED
     assert "a stop sign is flying in blue skies ." in chosen.unknown
@@ -138,7 +141,7 @@ def test_every_figure_that_the_model_can_have_is_written(pipeline, tmp_path):
 
 def test_the_nearest_training_image_of_a_training_image_is_itself(pipeline):
     nearest = nearest_training_images(pipeline, None)
-    settings = pipeline.config["data"]
+    settings = pipeline.config.data
     held_out = HeldOut(tuple(tuple(hidden) for hidden in settings["held_out"]))
     shown = CanvasMaker(scikit_learn_digits("train"), held_out).make(settings["samples_per_epoch"], generator("canvases", 0, 0)).images
     pictures = shown[[3, 17]].permute(0, 2, 3, 1).numpy()
@@ -147,7 +150,7 @@ def test_the_nearest_training_image_of_a_training_image_is_itself(pipeline):
 
 
 def test_figure_4_of_captioned_images_wants_their_dataset(pipeline):
-    other = dataclasses.replace(pipeline, config={**pipeline.config, "data": {"shown": []}})
+    other = dataclasses.replace(pipeline, config=pipeline.config.model_copy(update={"data": {"shown": []}}))
     with pytest.raises(ValueError, match="give its prepared dataset with --data"):
         nearest_training_images(other, None)
 
@@ -155,7 +158,7 @@ def test_figure_4_of_captioned_images_wants_their_dataset(pipeline):
 def test_training_images_of_another_size_are_cut_to_the_drawings_side(pipeline, tmp_path):
     """As models of larger pictures are trained on them."""
     dataset = prepared_dataset(tmp_path / "data", side=76)
-    other = dataclasses.replace(pipeline, config={**pipeline.config, "data": {"shown": []}})
+    other = dataclasses.replace(pipeline, config=pipeline.config.model_copy(update={"data": {"shown": []}}))
     images = CaptionedImages(PreparedDataset.open(dataset), "train").squares([0, 7], 1, 60).permute(0, 2, 3, 1).numpy()
     assert (nearest_training_images(other, dataset)(images) == images).all()
 

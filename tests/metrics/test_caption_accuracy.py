@@ -13,13 +13,13 @@ from torch import Tensor
 from cap2im.checkpoint import write_model
 from cap2im.data.mnist import Digits, load_mnist, scikit_learn_digits
 from cap2im.data.mnist_captions import PLACES, Configuration, HeldOut
+from cap2im.loading import BUNDLED, load_model
 from cap2im.metrics.caption_accuracy import (
-    BUNDLED,
     FIELDS,
+    READER,
     STRAY_PIXELS,
     Scores,
     caption_accuracy,
-    load_reader,
     place_windows,
     read_canvases,
     real_canvases,
@@ -38,7 +38,7 @@ EIGHT = {
 
 @pytest.fixture(scope="module")
 def reader() -> DigitReader:
-    return load_reader()
+    return load_model(READER, DigitReader).network
 
 
 @pytest.fixture(scope="module")
@@ -324,25 +324,25 @@ def test_bad_input_is_told(reader, digits):
 
 def test_loading_refuses_other_folders(tmp_path):
     with pytest.raises(ValueError, match=r"no config\.json"):
-        load_reader(tmp_path)
-    shutil.copytree(BUNDLED, tmp_path / "other")
-    stored = (BUNDLED / "config.json").read_text()
-    write_model(tmp_path / "other", load_reader().state_dict(), {"kind": "draw"})
+        load_model(tmp_path, DigitReader)
+    shutil.copytree((BUNDLED / READER), tmp_path / "other")
+    stored = ((BUNDLED / READER) / "config.json").read_text()
+    write_model(tmp_path / "other", load_model(READER, DigitReader).network.state_dict(), {"kind": "draw"})
     with pytest.raises(ValueError, match="kind 'draw'"):
-        load_reader(tmp_path / "other")
+        load_model(tmp_path / "other", DigitReader)
     (tmp_path / "other" / "config.json").write_text(stored)
-    weights = bytearray((BUNDLED / "model.safetensors").read_bytes())
+    weights = bytearray(((BUNDLED / READER) / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (tmp_path / "other" / "model.safetensors").write_bytes(weights)
     with pytest.raises(ValueError, match="truncated or altered"):
-        load_reader(tmp_path / "other")
+        load_model(tmp_path / "other", DigitReader)
 
 
 def test_the_bundled_folder(reader):
     """Its config names the digest of its weights, and it is small enough to travel with the package."""
-    stored = json.loads((BUNDLED / "config.json").read_text())
+    stored = json.loads(((BUNDLED / READER) / "config.json").read_text())
     assert stored["digest"] == reader.digest()
-    assert reader.digest() in (BUNDLED / "README.md").read_text()
-    assert (BUNDLED / "model.safetensors").stat().st_size < 400_000
+    assert reader.digest() in ((BUNDLED / READER) / "README.md").read_text()
+    assert ((BUNDLED / READER) / "model.safetensors").stat().st_size < 400_000
     assert reader.config == DigitReaderConfig()
     assert place_windows(BLANK, reader.config.window).shape == (1, 8, 1, 32, 32)

@@ -7,8 +7,9 @@ import torch
 
 from cap2im.checkpoint import write_model
 from cap2im.data.vocabulary import Vocabulary
+from cap2im.loading import load_model
 from cap2im.metrics.distributed import ProcessGroup
-from cap2im.metrics.r_precision import load_damsm, matching_codes, own_caption_first, r_precision
+from cap2im.metrics.r_precision import matching_codes, own_caption_first, r_precision
 from cap2im.models.attngan_text import TextEncoderConfig
 from cap2im.models.damsm import DAMSM, DAMSMConfig
 from cap2im.randomness import generator
@@ -90,23 +91,23 @@ def stored(folder, **changes):
 
 def test_a_matching_model_is_loaded_as_it_was_stored(tmp_path):
     model = stored(tmp_path / "model")
-    loaded, vocabulary, config, sha256 = load_damsm(str(tmp_path / "model"))
-    assert vocabulary.words == ("a", "b", "c", "d")
-    assert sha256 == config["sha256"]["model.safetensors"]
-    assert not loaded.training
+    loaded = load_model(tmp_path / "model", DAMSM)
+    assert loaded.vocabulary.words == ("a", "b", "c", "d")
+    assert loaded.sha256 == loaded.config.sha256["model.safetensors"]
+    assert not loaded.network.training
     images, tokens, mask = torch.rand(3, 3, 16, 16), torch.zeros(3, 2, dtype=torch.long), torch.ones(3, 2, dtype=torch.bool)
-    ours, theirs = (matching_codes(damsm, images, tokens, mask) for damsm in (loaded, model.eval()))
+    ours, theirs = (matching_codes(damsm, images, tokens, mask) for damsm in (loaded.network, model.eval()))
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert torch.equal(ours[0], model.image(2 * images - 1).code)  # pictures are given in 0..1, and seen in -1..1
 
 
 def test_what_is_no_matching_model(tmp_path):
     stored(tmp_path / "other", kind="draw")
-    with pytest.raises(ValueError, match="a model of kind 'draw', where a matching model is needed"):
-        load_damsm(str(tmp_path / "other"))
+    with pytest.raises(ValueError, match="is a model of kind 'draw'; expected damsm"):
+        load_model(tmp_path / "other", DAMSM)
     stored(tmp_path / "words", vocabulary=Vocabulary(words=("a", "b")).model_dump())
     with pytest.raises(ValueError, match="4 word vectors for 2 words"):
-        load_damsm(str(tmp_path / "words"))
+        load_model(tmp_path / "words", DAMSM)
     stored(tmp_path / "sizes", model=CONFIG.model_copy(update={"width": 3}).model_dump())
     with pytest.raises(ValueError, match="config and weights do not fit"):
-        load_damsm(str(tmp_path / "sizes"))
+        load_model(tmp_path / "sizes", DAMSM)

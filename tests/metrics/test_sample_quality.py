@@ -126,7 +126,7 @@ def test_as_many_are_drawn_at_once_as_the_pipeline_says(tmp_path, quick_eyes, mo
     monkeypatch.setattr(Pipeline, "sample_images", watched)
     found = []
     for most in (100, 5):
-        monkeypatch.setattr("cap2im.pipeline.PICTURES_AT_ONCE", most)
+        monkeypatch.setattr("cap2im.models.interface.PICTURES_AT_ONCE", most)
         found.append(evaluate(pipeline, data=data, fid=True, images=14, bound_samples=1)["fid"]["distance"])
     assert drawn == [14, 5, 5, 4]
     assert found[0] == pytest.approx(found[1], rel=1e-3)
@@ -231,7 +231,7 @@ def test_r_precision_and_neural_distance_on_the_command_line(run, tmp_path, squa
         ((*measure, "--neural-distance"), "--neural-distance wants features of pictures and of captions: give --fid and --damsm, too"),
         ((*measure[:4], "--damsm", str(grey)), "grey sees 16 x 16 pixels in 1 colours, and gan draws 16 x 16 in 3"),
         ((*measure[:4], "--damsm", str(small)), "small sees 32 x 32 pixels in 3 colours, and gan draws 16 x 16 in 3"),
-        ((*measure[:4], "--damsm", str(model)), "a model of kind 'attngan', where a matching model is needed"),
+        ((*measure[:4], "--damsm", str(model)), "is a model of kind 'attngan'; expected damsm"),
     ):
         code, _, err = run(*arguments)
         assert (code, len(err.splitlines()[-1:])) == (2, 1)
@@ -301,7 +301,7 @@ def test_what_was_drawn_in_half_precision_says_so_and_bounds_are_not(tmp_path):
 def test_captions_of_one_scene_are_no_wrong_match(tmp_path, monkeypatch):
     """Canvases named from either side look alike: who knows the scenes alone is right of all captions."""
     digits = Pipeline.load(str(tiny_model(tmp_path / "digits")))
-    held_out = HeldOut(tuple(tuple(hidden) for hidden in digits.config["data"]["held_out"]))
+    held_out = HeldOut(tuple(tuple(hidden) for hidden in digits.config.data["held_out"]))
     pictures = {c.caption: frozenset(zip(c.places, c.digits, strict=True)) for c in held_out.configurations()}
     scenes = list(dict.fromkeys(pictures.values()))
     of_caption = {caption: scenes.index(picture) for caption, picture in pictures.items()}

@@ -74,7 +74,7 @@ def test_similarity_of_a_model_that_draws_its_images(pictures, monkeypatch):
     assert shuffled["ssim"]["mean"] < noisy["ssim"]["mean"] < 1
     assert noisy["ssim"]["deviation"] > 0 < noisy["psnr"]["mean"]
     assert (noisy["captions"], noisy["samples"]) == (6, 4)
-    monkeypatch.setattr("cap2im.pipeline.PICTURES_AT_ONCE", 5)
+    monkeypatch.setattr("cap2im.models.interface.PICTURES_AT_ONCE", 5)
     again = similarity(Album(pictures, 0.1), pictures, tokens, tokens >= 0, **how)
     assert again["ssim"] == pytest.approx(noisy["ssim"], rel=1e-5)
     sharpened = similarity(Album(pictures, 0.1), pictures, tokens, tokens >= 0, sharpen=lambda _, rows: pictures[rows], **how)

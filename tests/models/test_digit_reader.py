@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from cap2im.config import DigitReaderRecipe, parse_recipe
 from cap2im.data.mnist import Digits, scikit_learn_digits
 from cap2im.data.mnist_captions import LAYOUTS, PLACES, HeldOut
-from cap2im.metrics.caption_accuracy import load_reader, place_windows, read_canvases, real_canvases, score
+from cap2im.loading import load_model
+from cap2im.metrics.caption_accuracy import place_windows, read_canvases, real_canvases, score
 from cap2im.models.digit_reader import CLASSES, NO_DIGIT, DigitReader, DigitReaderConfig
 from cap2im.training import digit_reader as training
 from cap2im.training.card import reader_card
@@ -87,7 +88,7 @@ def test_a_run_writes_a_folder_that_loads(tmp_path, digits, monkeypatch):
     card = partial(reader_card, "reader-digits", recipe())
     folder = training.train(recipe(), tmp_path / "run", command="cap2im train it", card=card)
     told = (folder / "README.md").read_text()
-    assert f"| digest | `{load_reader(folder).digest()}` |" in told
+    assert f"| digest | `{load_model(folder, DigitReader).network.digest()}` |" in told
     assert "| command | `cap2im train it` |" in told
     assert re.search(r"exactly as asked \| [0-9.]+% \(95 % interval", told)
     with pytest.raises(ValueError, match="not empty"):
@@ -98,7 +99,7 @@ def test_save_and_load(tmp_path):
     torch.manual_seed(0)
     reader = DigitReader(DigitReaderConfig(channels=4)).eval()
     save_reader(reader, tmp_path / "reader")
-    loaded = load_reader(tmp_path / "reader")
+    loaded = load_model(tmp_path / "reader", DigitReader).network
     assert loaded.digest() == reader.digest()
     images = torch.rand(3, 1, 60, 60)
     assert torch.equal(read_canvases(loaded, images), read_canvases(reader, images))

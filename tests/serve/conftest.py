@@ -124,8 +124,8 @@ def gate(monkeypatch) -> Iterator[Gate]:
     """Every batch of every pipeline passes it."""
     gate, real = Gate(), Pipeline.drawings
 
-    def drawings(self, captions, seeds, *, unknown="error", watch=None):
-        gate.batches.append(list(zip(captions, seeds, strict=True)))
+    def drawings(self, prompts, seeds, *, watch=None):
+        gate.batches.append([(prompt.caption, seed) for prompt, seed in zip(prompts, seeds, strict=True)])
         gate.reached.set()
         assert gate.opened.wait(30)
         if gate.fail is not None:
@@ -135,7 +135,7 @@ def gate(monkeypatch) -> Iterator[Gate]:
             watch(glimpses)
             gate.glimpse()
 
-        return real(self, captions, seeds, unknown=unknown, watch=None if watch is None else watched)
+        return real(self, prompts, seeds, watch=None if watch is None else watched)
 
     monkeypatch.setattr(Pipeline, "drawings", drawings)
     yield gate

@@ -27,7 +27,8 @@ CAPTIONS = [f"the digit {a} is at the top of the digit {b}" for a in DIGITS for 
 def test_ten_times_more_clients_than_places_get_their_own_picture_or_a_503_and_nobody_is_lost():
     """Every client draws a caption and seed of its own, so that a picture that went to another client would show."""
     places, clients = 8, 80
-    alone = cap2im.load("aligndraw-mnist").drawings(CAPTIONS[:clients], list(range(clients)))
+    pipeline = cap2im.load("aligndraw-mnist")
+    alone = pipeline.drawings(pipeline.prompts(CAPTIONS[:clients]), list(range(clients)))
     with process("--queue", str(places), "--batch", "4") as (_, client):
         answers = together(*(partial(client.draw, [CAPTIONS[n]], seed=n) for n in range(clients)))
         statuses = Counter(answer.status for answer in answers)

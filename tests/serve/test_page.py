@@ -697,8 +697,8 @@ from cap2im.pipeline import Pipeline
 from cap2im.serve.app import serve
 from cap2im.serve.settings import ServeSettings
 drawings = Pipeline.drawings
-def slowed(self, captions, seeds, *, unknown="error", watch=None):
-    return drawings(self, captions, seeds, unknown=unknown, watch=lambda glimpses: (time.sleep(0.1), watch(glimpses)))
+def slowed(self, prompts, seeds, *, watch=None):
+    return drawings(self, prompts, seeds, watch=lambda glimpses: (time.sleep(0.1), watch(glimpses)))
 Pipeline.drawings = slowed
 serve(ServeSettings(port=0))
 """

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 import cap2im.training.damsm as training
 from cap2im.checkpoint import checkpoints, load_checkpoint, read_config, read_weights
 from cap2im.config import DAMSMRecipe, DAMSMTraining, load_recipe
-from cap2im.metrics.r_precision import load_damsm
+from cap2im.loading import load_model
 from cap2im.models.attngan_text import TextEncoderConfig
 from cap2im.models.damsm import DAMSM, DAMSMConfig, Gammas, damsm_losses
 from cap2im.models.inception import Inception
@@ -66,8 +66,8 @@ def test_it_learns_which_colour_a_caption_means(squares, tmp_path):
     assert found["validation"]["rate"] > 0.9
     losses = stats(tmp_path, "validation/loss")
     assert losses[-1] < losses[0]
-    damsm, vocabulary, config, _ = load_damsm(str(tmp_path))
-    assert len(vocabulary) == damsm.config.text.vocabulary_size == config["model"]["text"]["vocabulary_size"]
+    loaded = load_model(str(tmp_path), DAMSM)
+    assert len(loaded.vocabulary) == loaded.network.config.text.vocabulary_size == loaded.config.model["text"]["vocabulary_size"]
     card = (result / "README.md").read_text()
     assert f"R-precision of validation images, 1 true caption of {found['others'] + 1} | {found['validation']['rate']:.2%}" in card
     assert "--set train.damsm=FOLDER" in card

@@ -15,7 +15,8 @@ from cap2im.checkpoint import checkpoints, load_checkpoint, read_config, read_we
 from cap2im.config import GANTraining, load_recipe
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.evaluation.evaluate import evaluate
-from cap2im.pipeline import Pipeline, Sharpening
+from cap2im.pipeline import Pipeline
+from cap2im.sharpening import Sharpening
 from cap2im.training.lapgan import GANTrainee, learning_rate, momentum, train
 from cap2im.training.run import make_accelerator
 from tests.prepared import prepared_dataset

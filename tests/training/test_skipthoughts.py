@@ -111,7 +111,7 @@ def test_it_learns_and_gives_an_encoder(tmp_path, data):
     assert max(perplexity["validation/perplexity_uni"], perplexity["validation/perplexity_bi"]) < 4
     assert (tmp_path / "model" / "README.md").read_text() == "180 steps"
     config = read_config(tmp_path / "model")
-    assert (config["kind"], config["command"], config["data"]["sentences"]) == ("sentence-encoder", "cap2im train it", 48)
+    assert (config["kind"], config["command"], config["data"]["sentences"]) == ("skipthoughts", "cap2im train it", 48)
     vectors = load_sentence_encoder(str(tmp_path)).encode(["a red dog .", "the dog is red .", "a green bird ."])
     assert vectors[0] @ vectors[0] == pytest.approx(2)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2], "two captions of one thing are nearer than those of two"

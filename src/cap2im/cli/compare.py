@@ -96,8 +96,9 @@ def compare(
     from cap2im.evaluation.comparison import evaluated, free_stem
     from cap2im.evaluation.evaluate import Measures
     from cap2im.evaluation.figures import comparison_figure
-    from cap2im.pipeline import Pipeline, Sharpening
+    from cap2im.pipeline import Pipeline
     from cap2im.rendering.images import png_bytes
+    from cap2im.sharpening import Sharpening
 
     names = [*(models or []), *(PRESETS[preset] if preset else ())]
     if not names:
@@ -150,7 +151,7 @@ def _models_to_compare(names: list[str], runs: Path, train_missing: bool) -> tup
     """
     from cap2im.checkpoint import existing_folder
     from cap2im.config import load_recipe, recipe_names
-    from cap2im.pipeline import find_model
+    from cap2im.loading import find_model
     from cap2im.registry import MODELS
 
     found: dict[str, str] = {}

@@ -84,22 +84,21 @@ def draw(
     if not wanted:
         example = shlex.quote(pipeline.examples[0]) if pipeline.examples else "CAPTION"
         raise ValueError(f"no caption given; try: cap2im draw {example} --model {shlex.quote(model)}")
-    read = dict(zip(wanted, pipeline.tokens(wanted, unknown), strict=True))  # all problems of all captions, before anything is drawn
+    prompts = {prompt.caption: prompt for prompt in pipeline.prompts(wanted, unknown)}  # raises before anything is drawn
     out.mkdir(parents=True, exist_ok=True)
     if unknown == "skip":
-        for caption in read:
-            if strangers := pipeline.strangers(caption):
-                print(f"left out of '{caption}': {', '.join(strangers)}", file=sys.stderr)
-    drawer = pipeline.drawer
+        for caption in prompts:
+            if unknown_words := pipeline.unknown_words(caption):
+                print(f"left out of '{caption}': {', '.join(unknown_words)}", file=sys.stderr)
     one_of_each = {slug(caption): caption for caption in reversed(wanted)}  # captions of the same words share a folder: the first is drawn
-    first = [caption for caption in read if one_of_each[slug(caption)] == caption]
-    captions_of, seeds = [caption for caption in first for _ in range(samples)], [seed + k for _ in first for k in range(samples)]
-    pictures = pipeline.iterate(captions_of, seeds, unknown=unknown)
+    first = [caption for caption in prompts if one_of_each[slug(caption)] == caption]
+    seeds = [seed + k for _ in first for k in range(samples)]
+    pictures = pipeline.iterate([prompts[caption] for caption in first for _ in range(samples)], seeds)
     drawn: dict[str, dict[str, Any]] = {}
     quiet = len(first) * samples < 8  # a second or two
     for caption in track(first, "drawing", console=Console(stderr=True), disable=quiet):
         drawings = list(itertools.islice(pictures, samples))
-        folder = drawing_folder(caption, drawer, out)
+        folder = drawing_folder(caption, pipeline.label, out)
         replaced = drawing_model(folder) is not None
         paths = save_drawings(drawings, folder, PARTS if only is None else only)
         drawn[slug(caption)] = {"files": [str(path) for path in paths], "replaced": replaced}
@@ -110,5 +109,5 @@ def draw(
             print(f"{caption}\n  {shown}{more}{', in place of the drawing that was there' if replaced else ''}")
     if as_json:
         same = {"model": pipeline.name, "precision": pipeline.precision, "seed": seed}
-        written = [{"caption": each, "words": read[each].words} | same | drawn[slug(each)] for each in wanted]
+        written = [{"caption": each, "words": prompts[each].tokens.words} | same | drawn[slug(each)] for each in wanted]
         print(json.dumps(written, indent=1, ensure_ascii=False))

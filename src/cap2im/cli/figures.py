@@ -52,7 +52,7 @@ def figures(
         print(f"{out}: holds figures of another model, which stay; writing to {folder}", file=sys.stderr)
     elif (folder / "figure-3-caption-flips.png").exists() or (folder / "captions-of-its-data.png").exists():
         print(f"{folder}: holds figures of {pipeline.name}, which are drawn anew", file=sys.stderr)
-    if data is not None and pipeline.config.get("data", {}).get("source") == "digits":
+    if data is not None and pipeline.config.data.get("source") == "digits":
         print(f"--data {data}: is not read, for the digits of {pipeline.name} are inside scikit-learn", file=sys.stderr)
     nearest = None if data is None else nearest_training_images(pipeline, data)
     for path in write_figures(pipeline, folder, chosen, seed=seed, nearest=nearest):

@@ -57,7 +57,7 @@ def serve(
         if (error.name or "").startswith("cap2im"):
             raise
         raise ValueError("serving needs more than the core; in the checkout: pip install -c constraints.txt '.[serve]'") from None
-    from cap2im.pipeline import find_device, find_model
+    from cap2im.loading import find_device, find_model
     from cap2im.serve.settings import ServeSettings, read_key
 
     values: dict[str, Any] = {

@@ -72,7 +72,7 @@ def train(
         print(to_toml(resolved), end="")
         return
     require_training_extra()
-    from cap2im.pipeline import find_model
+    from cap2im.loading import find_model
     from cap2im.training import dispatch as training
     from cap2im.training.state import open_run
 

@@ -108,7 +108,7 @@ def convert_skipthoughts(folder: Path, out: Path, *, half: bool = False) -> Path
         rows = torch.from_numpy(vectors)
         weights[f"encoders.{name}.table.weight"] = rows.half() if half else rows
     document: dict[str, Any] = {
-        "kind": "sentence-encoder",
+        "kind": "skipthoughts",
         "description": f"combine-skip as its authors released it: {config.features} numbers a sentence, {len(words):,} words",
         "parameters": sum(value.numel() for value in weights.values()),
         "model": config.model_dump(),

@@ -23,7 +23,8 @@ from cap2im.data.dataset import PreparedDataset
 from cap2im.evaluation.evaluate import Measures, Subject, evaluate, ranks_images, shortlist_sha256
 from cap2im.evaluation.other_dataset import source_name
 from cap2im.files import JSONObject, check_writable_file, dump_json, file_sha256, read_json, write_atomically
-from cap2im.pipeline import Pipeline, find_model
+from cap2im.loading import find_model
+from cap2im.pipeline import Pipeline
 
 LEADING = ("joint", "bound")  # columns that come first, and those that come last, whichever model is named first
 LEGEND = (
@@ -200,7 +201,7 @@ def evaluated(pipeline: Pipeline, file: Path, **asked: Any) -> dict[str, Any]:
     """
     if not ranks_images(pipeline.model):  # a GAN has its other numbers in the table
         asked |= {"shortlist": None, "candidates": None}
-    whole = pipeline.config["sha256"][WEIGHTS], identity(pipeline, asked)
+    whole = pipeline.config.sha256[WEIGHTS], identity(pipeline, asked)
     for kept in kept_evaluations(file):
         if (kept.get("weights_sha256"), kept.get("asked")) == whole and _is_whole(kept):
             return kept

@@ -32,17 +32,22 @@ from cap2im.data.splits import SPLITS, Split
 from cap2im.data.vocabulary import pad
 from cap2im.evaluation.other_dataset import ForeignData, foreign_data
 from cap2im.files import file_sha256, sha256
+from cap2im.loading import find_model, load_model
 from cap2im.metrics import elbo, fid, r_precision, retrieval, ssim
-from cap2im.metrics.caption_accuracy import caption_accuracy, load_reader
+from cap2im.metrics.caption_accuracy import READER, caption_accuracy
 from cap2im.metrics.distributed import ProcessGroup
 from cap2im.metrics.elbo import BERNOULLI, Likelihood, Sharpen, lower_bound
 from cap2im.metrics.fid import eight_bits
-from cap2im.metrics.r_precision import load_damsm, own_caption_first, require_sight
+from cap2im.metrics.r_precision import own_caption_first, require_sight
 from cap2im.metrics.sample_quality import Captions, Eye, Judges, Matcher, measure_drawings
+from cap2im.models.damsm import DAMSM
+from cap2im.models.digit_reader import DigitReader
 from cap2im.models.interface import DrawingModel, LikelihoodModel
-from cap2im.pipeline import Pipeline, Sharpening, find_model
+from cap2im.models.vgg import VGG
+from cap2im.pipeline import Pipeline
 from cap2im.randomness import generator
 from cap2im.registry import MODELS
+from cap2im.sharpening import Sharpening
 
 CAPTION_SAMPLES = 10  # drawings of each of the 440 captions of digits
 CANDIDATES = 100  # images of a shortlist that the network makes
@@ -139,7 +144,7 @@ def evaluate(pipeline: Pipeline, *, data: str | Path | None, processes: ProcessG
     """
     measures = Measures(**wanted)
     Subject.of(pipeline).check(data, measures)
-    if "held_out" in pipeline.config.get("data", {}):
+    if "held_out" in pipeline.config.data:
         return evaluate_digits(pipeline, None if data is None else Path(data), measures, processes)
     assert data is not None
     return evaluate_captions(pipeline, data, measures, processes)
@@ -164,7 +169,7 @@ class Subject:
     @classmethod
     def of(cls, pipeline: Pipeline) -> Subject:
         """Describe a loaded model."""
-        data = pipeline.config.get("data", {})
+        data = pipeline.config.data
         digits = DigitsData.from_model(data).source if "held_out" in data else None
         return cls(pipeline.name, pipeline.model.config, isinstance(pipeline.model, LikelihoodModel), digits)
 
@@ -219,7 +224,7 @@ class Subject:
             if not self.ranks_images:
                 raise ValueError(f"{self.name} cannot rank images by captions: it has no bound, or hears no captions")
             if not Path(measures.shortlist).is_file():
-                retrieval.load_vgg(find_model(measures.shortlist))
+                load_model(measures.shortlist, VGG)
                 images = sum(shard.rows for shard in dataset.shards(main))
                 retrieval.require_candidates(CANDIDATES if measures.candidates is None else measures.candidates, images)
         if measures.similarity:
@@ -241,7 +246,9 @@ class Subject:
         if measures.fid:
             find_inception("fid", "" if measures.inception is None else measures.inception)
         if measures.damsm is not None:
-            require_sight(measures.damsm, load_damsm(measures.damsm)[0].config, self.name, self.config.side, self.config.colours)
+            require_sight(
+                measures.damsm, load_model(measures.damsm, DAMSM).network.config, self.name, self.config.side, self.config.colours
+            )
         least = max(fid.SPLITS if measures.fid else 0, r_precision.OTHERS + 1 if measures.damsm is not None else 0)
         if self.digits is None and measures.images < least:
             raise ValueError(f"--images {measures.images}: FID needs {fid.SPLITS} captions at least, R-precision {r_precision.OTHERS + 1}")
@@ -452,7 +459,9 @@ def _bounds(
     told = protocol | {"version": elbo.METRIC_VERSION, "observation": model.observation, "samples": measures.bound_samples}
     found = _likelihood(told, bound(f"estimating the {protocol['split']} bound"))
     if sharpening is not None and model.observation == BERNOULLI:  # sharpened pixels are means of Bernoulli distributions alone
-        sharpened = bound(f"the same of sharpened {protocol['split']} images", sharpening.of(captions, sharpening.training_unknown))
+        sharpened = bound(
+            f"the same of sharpened {protocol['split']} images", sharpening.conditioned_on(captions, sharpening.training_unknown)
+        )
         found["sharpened"] = sharpened.to_dict() | _sharpener(sharpening)
     return found
 
@@ -507,12 +516,13 @@ def _shortlists(
             raise ValueError(f"--candidates {candidates}: the shortlists of {name} have a length of their own")
         rows = retrieval.read_shortlists(path, there.rows, there.image_of, len(there.whole), len(there.whole.captions))
         return _Shortlists(rows, there.whole.all_pixels(colours), {"file": path.name, "sha256": file_sha256(path)})
-    folder, size = find_model(name), CANDIDATES if candidates is None else candidates
-    vgg, sha256 = retrieval.load_vgg(folder)
+    size = CANDIDATES if candidates is None else candidates
+    extractor = load_model(name, VGG)
+    vgg: VGG = extractor.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     retrieval.require_candidates(size, len(there.whole))
     pixels = there.whole.all_pixels(colours)
     features = retrieval.image_features(vgg, pixels, processes, bars.start("making shortlists", len(pixels)))
-    source = {"extractor": folder.parent.name if folder.name == "model" else folder.name, "sha256": sha256}
+    source = {"extractor": extractor.name, "sha256": extractor.sha256}
     return _Shortlists(retrieval.nearest_shortlists(features, there.image_of, size), pixels, source)
 
 
@@ -559,7 +569,7 @@ def _similarity(
     found = {"metric": "similarity of drawings with the images of their captions", "protocol": protocol | told | _precision(pipeline)}
     found |= measured("drawing and comparing")
     if (sharpening := pipeline.sharpening) is not None:
-        sharpen = sharpening.of(there.captions, sharpening.training_unknown)
+        sharpen = sharpening.conditioned_on(there.captions, sharpening.training_unknown)
         found["sharpened"] = measured("the same of sharpened drawings", sharpen) | _sharpener(sharpening)
     return found
 
@@ -582,8 +592,8 @@ def _likelihood(protocol: dict[str, Any], found: Likelihood) -> dict[str, Any]:
 
 
 def _result(pipeline: Pipeline, **metrics: dict[str, Any]) -> dict[str, Any]:
-    told: dict[str, Any] = {key: pipeline.config[key] for key in ("parameters", "trained") if key in pipeline.config}
-    return {"model": pipeline.name, "weights_sha256": pipeline.config["sha256"][WEIGHTS], **told, **metrics}
+    told: dict[str, Any] = pipeline.config.model_dump(include={"parameters", "trained"}, exclude_none=True)
+    return {"model": pipeline.name, "weights_sha256": pipeline.config.sha256[WEIGHTS], **told, **metrics}
 
 
 def evaluate_digits(pipeline: Pipeline, data: Path | None, measures: Measures, processes: ProcessGroup) -> dict[str, Any]:
@@ -599,13 +609,13 @@ def evaluate_digits(pipeline: Pipeline, data: Path | None, measures: Measures, p
         ValueError: the digits are missing or damaged.
     """
     samples = CAPTION_SAMPLES if measures.samples is None else measures.samples
-    trained_on, seed = pipeline.config["data"], measures.seed
+    trained_on, seed = pipeline.config.data, measures.seed
     split: Split = "test" if measures.split is None or measures.split == "all" else measures.split
     held_out = HeldOut(tuple(tuple(hidden) for hidden in trained_on["held_out"]))
     recipe = DigitsData.from_model(trained_on)
     with processes.main_process_first():
         digits = load_digits(recipe.source, split, data)
-    reader = load_reader()
+    reader = load_model(READER, DigitReader).network
     matcher = None if measures.damsm is None else Matcher.load(measures.damsm, pipeline)
     model, bars = pipeline.model, _Bars(processes)
     if processes.is_main_process:
@@ -624,7 +634,7 @@ def evaluate_digits(pipeline: Pipeline, data: Path | None, measures: Measures, p
                 done_before.append(done)
 
             def drawn(captions: list[str], seeds: list[int]) -> Tensor:
-                pictures = drawer.images(captions, seeds)
+                pictures = drawer.images(drawer.prompts(captions), seeds)
                 if matcher is not None:
                     codes.append(matcher.codes(eight_bits(pictures)))
                 return pictures

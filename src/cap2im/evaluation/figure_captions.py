@@ -70,7 +70,7 @@ def figure_captions(pipeline: Pipeline, groups: Sequence[Sequence[str]] = ()) ->
         ValueError: the model does not know a word of the user's captions.
     """
     if groups:
-        pipeline.tokens([caption for group in groups for caption in group])
+        pipeline.prompts([caption for group in groups for caption in group])
         user = tuple(tuple(group) for group in groups)
         return FigureCaptions((), user, user)
     if held_out := model_held_out(pipeline):
@@ -102,7 +102,7 @@ def shared_captions(pipelines: Sequence[Pipeline]) -> list[str]:
 
 def model_held_out(pipeline: Pipeline) -> HeldOut | None:
     """Return the configurations held out from a model of captioned digits; None for other models."""
-    hidden = pipeline.config.get("data", {}).get("held_out")
+    hidden = pipeline.config.data.get("held_out")
     return None if hidden is None else HeldOut(tuple(tuple(digits) for digits in hidden))
 
 
@@ -118,7 +118,7 @@ def configurations_of_layouts(held_out: HeldOut, seen: bool) -> list[Configurati
 
 def _is_known(pipeline: Pipeline, caption: str) -> bool:
     try:
-        pipeline.tokens([caption])
+        pipeline.prompts([caption])
     except ValueError:
         return False
     return True

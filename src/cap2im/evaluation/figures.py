@@ -56,7 +56,7 @@ def nearest_training_images(pipeline: Pipeline, data: str | Path | None) -> Near
     """
     colours, side = pipeline.model.config.colours, pipeline.model.config.side
     if (held_out := model_held_out(pipeline)) is not None:
-        settings = DigitsData.from_model(pipeline.config["data"])
+        settings = DigitsData.from_model(pipeline.config.data)
         digits = load_digits(settings.source, "train", None if data is None else Path(data))
         maker = CanvasMaker(digits, held_out, settings.variant)
         images = maker.make(settings.samples_per_epoch, generator("canvases", 0, 0)).images  # [M, 1, A, A]

@@ -53,7 +53,7 @@ def foreign_data(pipeline: Pipeline, dataset: PreparedDataset, captions: Sequenc
         dataset: that it is measured on.
         captions: that are used of it.
     """
-    data = pipeline.config.get("data", {})
+    data = pipeline.config.data
     own = data.get("dataset", {})
     if own.get("sha256") == dataset.sha256:
         return None

@@ -41,7 +41,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,15 +51,14 @@ from cap2im._version import __version__
 from cap2im.data.mnist import DIGIT_SIDE, Digits
 from cap2im.data.mnist_captions import CANVAS_SIDE, LAYOUTS, PLACES, CanvasMaker, Configuration, HeldOut
 from cap2im.data.splits import Split
-from cap2im.loading import load_network
 from cap2im.metrics.distributed import ProcessGroup
 from cap2im.metrics.intervals import wilson
-from cap2im.models.digit_reader import NO_DIGIT, DigitReader, DigitReaderConfig
+from cap2im.models.digit_reader import NO_DIGIT, DigitReader
 
 METRIC_VERSION = 1  # goes up whenever the same drawings would get another number
 INK = 0.4
 STRAY_PIXELS = 20
-BUNDLED = Path(__file__).parents[1] / "pretrained" / "reader-mnist"
+READER = "reader-mnist"  # the bundled model
 FIELDS = ("digits", "places", "clean", "joint")
 
 Draw = Callable[[list[str], list[int]], Tensor]
@@ -79,16 +77,6 @@ class Scores:
     @classmethod
     def joined(cls, parts: Sequence[Scores]) -> Scores:
         return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in FIELDS))
-
-
-def load_reader(folder: str | Path = BUNDLED) -> DigitReader:
-    """The reader in a folder (config.json and model.safetensors), ready to read; the bundled one by default.
-
-    Raises:
-        ValueError: a file is missing or damaged, or the folder holds a model of another kind.
-    """
-    makers = {"reader": lambda sizes: DigitReader(DigitReaderConfig.model_validate(sizes))}
-    return load_network(Path(folder), makers, ", where a reader is needed").network
 
 
 def window_corner(place: str, side: int) -> tuple[int, int]:
@@ -218,7 +206,7 @@ def caption_accuracy(
 
     Args:
         draw: draws captions, one seed for each. The seeds are different for every picture and every `seed`, and do not depend on `batch`.
-        reader: who reads; `load_reader()` for numbers that can be compared.
+        reader: who reads; the bundled `READER` for numbers that can be compared.
         held_out: what the model's training did not show.
         digits: real digits for the ceiling, which neither the model nor the reader was trained on.
         split: what `digits` are, for the protocol.

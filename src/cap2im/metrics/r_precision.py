@@ -19,33 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cap2im.data.vocabulary import Vocabulary
-from cap2im.loading import load_network
 from cap2im.metrics.distributed import ProcessGroup
 from cap2im.metrics.intervals import wilson
 from cap2im.models.damsm import DAMSM, DAMSMConfig
-from cap2im.pipeline import find_model
 from cap2im.randomness import generator
 
 METRIC_VERSION = 1  # goes up whenever the same codes would get another number
 OTHERS = 99
 IMAGES_AT_ONCE = 100
-
-
-def load_damsm(name: str) -> tuple[DAMSM, Vocabulary, dict[str, Any], str]:
-    """A matching model, ready to judge: with its vocabulary, its config and the SHA-256 of its weights.
-
-    Args:
-        name: a folder, a run, or OWNER/NAME on the Hugging Face hub.
-
-    Raises:
-        ValueError: a file is missing or damaged, or the folder holds a model of another kind.
-    """
-    folder = find_model(name)
-    makers = {"damsm": lambda sizes: DAMSM(DAMSMConfig.model_validate(sizes))}
-    loaded = load_network(folder, makers, ", where a matching model is needed (cap2im train damsm-mnist)")
-    assert loaded.vocabulary is not None  # it reads words
-    return loaded.network, loaded.vocabulary, loaded.config, loaded.sha256
 
 
 def require_sight(name: str, seen: DAMSMConfig, drawer: str, side: int, colours: int) -> None:

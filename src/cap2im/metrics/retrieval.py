@@ -28,12 +28,11 @@ import torch
 from torch import Tensor
 
 from cap2im.convert.pickles import read_pickle
-from cap2im.loading import load_network
 from cap2im.metrics.distributed import ProcessGroup
 from cap2im.metrics.intervals import wilson
 from cap2im.models.interface import LikelihoodModel
 from cap2im.models.text import EncodedText, sentences_as_text
-from cap2im.models.vgg import VGG, VGGConfig
+from cap2im.models.vgg import VGG
 from cap2im.randomness import generator, item_noise
 
 METRIC_VERSION = 1  # goes up whenever the same model would get another number
@@ -43,17 +42,6 @@ PAIRS_AT_ONCE = 500  # (caption, image) pairs in a batch: enough for fat matrix 
 CAPTIONS_AT_ONCE = 500
 IMAGES_AT_ONCE = 500
 DISTANCES_AT_ONCE = 2**24  # numbers in a block of distances
-
-
-def load_vgg(folder: Path) -> tuple[VGG, str]:
-    """The VGG-like network in a folder, ready to answer features, and the SHA-256 of its weights.
-
-    Raises:
-        ValueError: a file is missing or damaged, or the folder holds a model of another kind.
-    """
-    makers = {"classifier": lambda sizes: VGG(VGGConfig.model_validate(sizes))}
-    loaded = load_network(folder, makers, ", where a classifier is needed (cap2im train vgg-cifar)")
-    return loaded.network.to(memory_format=torch.channels_last), loaded.sha256  # type: ignore[call-overload]
 
 
 @torch.inference_mode()

@@ -27,6 +27,7 @@ from cap2im.data.dataset import PreparedDataset
 from cap2im.data.splits import Split
 from cap2im.data.vocabulary import Vocabulary, pad
 from cap2im.files import sha256
+from cap2im.loading import load_model
 from cap2im.metrics import fid
 from cap2im.metrics.distributed import ProcessGroup
 from cap2im.metrics.elbo import Sharpen
@@ -44,7 +45,7 @@ from cap2im.metrics.fid import (
     neural_distance,
 )
 from cap2im.metrics.r_precision import METRIC_VERSION as R_PRECISION_VERSION
-from cap2im.metrics.r_precision import OTHERS, fewest_wrong, load_damsm, r_precision, require_sight
+from cap2im.metrics.r_precision import OTHERS, fewest_wrong, r_precision, require_sight
 from cap2im.models.damsm import DAMSM
 from cap2im.models.inception import CLASSES, FEATURES, Inception
 from cap2im.pipeline import Pipeline
@@ -150,11 +151,12 @@ class Matcher:
 
     @classmethod
     def load(cls, name: str, pipeline: Pipeline) -> Matcher:
-        """For the drawings of a model; errors are those of `load_damsm` and `require_sight`."""
-        model, vocabulary, _, digest = load_damsm(name)
+        """For the drawings of a model; errors are those of `load_model` and `require_sight`."""
+        loaded = load_model(name, DAMSM)
+        assert loaded.vocabulary is not None
         c = pipeline.model.config
-        require_sight(name, model.config, pipeline.name, c.side, c.colours)
-        return cls(model.to(pipeline.device), vocabulary, digest)
+        require_sight(name, loaded.network.config, pipeline.name, c.side, c.colours)
+        return cls(loaded.network.to(pipeline.device), loaded.vocabulary, loaded.sha256)
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -261,7 +263,7 @@ def measure_drawings(
         def drawn(rows: range) -> Tensor:
             return eight_bits(draw(pipeline, captions, rows, seed, sharpen))
 
-        looks = look_at(judges, drawn, len(captions), pipeline.at_once, processes, bar(what, len(captions)))
+        looks = look_at(judges, drawn, len(captions), pipeline.batch_size, processes, bar(what, len(captions)))
         found: dict[str, dict[str, Any]] = {}
         if looks.features is not None and looks.logits is not None and real is not None:
             order = torch.randperm(len(captions), generator=generator("inception score", seed))
@@ -280,7 +282,7 @@ def measure_drawings(
     for name, numbers in judged("drawing, and looking at the drawings").items():
         result[name] |= {"drawings": len(captions)} | numbers
     if (sharpening := pipeline.sharpening) is not None:
-        sharpen = sharpening.of(captions.texts, sharpening.training_unknown)
+        sharpen = sharpening.conditioned_on(captions.texts, sharpening.training_unknown)
         for name, numbers in judged("the same of sharpened drawings", sharpen).items():
             result[name]["sharpened"] = numbers | {"sharpener": {"name": sharpening.name, "sha256": sharpening.sha256}}
     return result
@@ -310,7 +312,7 @@ def real_statistics(
 
     def measure() -> Statistics:
         advance, found = bar(f"looking at the {captions.split} images", len(whole)), Statistics.of(torch.empty(0, FEATURES))
-        for rows in _batches(processes.shard(len(whole)), pipeline.at_once):
+        for rows in _batches(processes.shard(len(whole)), pipeline.batch_size):
             found += Statistics.of(look(eye.network, whole.squares(rows, c.colours, c.side)).features)
             advance(len(rows))
         return found.all_gather(processes)
@@ -331,6 +333,6 @@ def train_heads(
         return captions.whole.squares(images[rows.start : rows.stop].tolist(), c.colours, c.side)
 
     bar_of_images = bar("looking at training images", len(images))
-    looks = look_at(Judges(judges.eye, None), pictures, len(images), pipeline.at_once, processes, bar_of_images)
+    looks = look_at(Judges(judges.eye, None), pictures, len(images), pipeline.batch_size, processes, bar_of_images)
     assert looks.features is not None
     return fit_heads(looks.features[which], judges.matcher.sentences(captions.texts), seed=seed)

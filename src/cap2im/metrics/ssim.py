@@ -19,9 +19,8 @@ from torch import Tensor
 from cap2im.metrics.distributed import ProcessGroup
 from cap2im.metrics.elbo import Sharpen
 from cap2im.metrics.intervals import mean_and_error
-from cap2im.models.interface import DrawingModel
+from cap2im.models.interface import DrawingModel, pictures_at_once
 from cap2im.models.precision import Precision, autocast
-from cap2im.pipeline import pictures_at_once
 from cap2im.randomness import item_noise
 
 METRIC_VERSION = 1  # goes up whenever the same drawings would get another number

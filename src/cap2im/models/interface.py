@@ -15,6 +15,14 @@ from torch import Tensor, nn
 
 from cap2im.models.text import BidirectionalLanguageModel, EncodedText, sentences_as_text
 
+PICTURES_AT_ONCE = 100
+PIXELS_AT_ONCE = 8 * 256 * 256  # of large pictures, of which a network may hold a hundred maps
+
+
+def pictures_at_once(side: int) -> int:
+    """Return the batch size for pictures of A x A pixels without gradients; it bounds memory."""
+    return max(1, min(PICTURES_AT_ONCE, PIXELS_AT_ONCE // side**2))
+
 
 class DrawingConfig(Protocol):
     """What every configuration of a model that draws says."""

@@ -107,11 +107,11 @@ def render_response(drawing: DrawRequest, body: DrawBody, results: Sequence[Sequ
         "results": [
             {
                 "caption": caption,
-                "words": tokens.words,
+                "words": prompt.tokens.words,
                 "page": files.add(page(drawings).encode(), "html") if body.format == "html" else None,
                 "drawings": [_picture(each, body, files) for each in drawings],
             }
-            for caption, tokens, drawings in zip(body.captions, drawing.tokens, results, strict=True)
+            for caption, prompt, drawings in zip(body.captions, drawing.prompts, results, strict=True)
         ],
     }
     return to_json(document)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from cap2im.pipeline import Glimpses
+from cap2im.pipeline import Glimpses, Prompt
 from cap2im.rendering.drawing import Drawing
 
 RETURN_WAIT = 0.25  # share of the last batch's time to wait for its clients' next requests
@@ -18,14 +18,14 @@ class Picture:
     """One picture of a batch.
 
     Attributes:
-        caption: the caption, checked.
+        prompt: the tokenised caption.
         seed: its seed.
         sample: its index among the samples of its caption.
         watch: called on the drawing thread at each glimpse, once for all pictures that share it, with the glimpse's index, the whole
             batch's glimpses, the pictures' rows in the batch and their sample indices.
     """
 
-    caption: str
+    prompt: Prompt
     seed: int
     sample: int = 0
     watch: Callable[[int, Glimpses, Sequence[int], Sequence[int]], None] | None = None

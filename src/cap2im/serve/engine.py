@@ -18,8 +18,9 @@ import torch
 from anyio import CapacityLimiter, to_thread
 from numpy.typing import NDArray
 
-from cap2im.data.vocabulary import Tokens, Unknown
-from cap2im.pipeline import Glimpses, Pipeline, find_device
+from cap2im.data.vocabulary import Unknown
+from cap2im.loading import find_device
+from cap2im.pipeline import Glimpses, Pipeline, Prompt
 from cap2im.rendering.drawing import Drawing
 from cap2im.serve.batching import BatchQueue, Picture
 from cap2im.serve.metrics import Metrics
@@ -52,7 +53,7 @@ class DrawRequest:
 
     drawer: Drawer
     captions: tuple[str, ...]
-    tokens: tuple[Tokens, ...]
+    prompts: tuple[Prompt, ...]
     samples: int
     seed: int
 
@@ -101,7 +102,7 @@ class Drawer:
         self.pipeline, self._thread, self._metrics = pipeline, thread, metrics
         self.queued = 0
         self.speed: float | None = None
-        size = min(settings.batch, pipeline.at_once)
+        size = min(settings.batch, pipeline.batch_size)
         self.draw = BatchQueue(self._draw_batch, size=size, wait_ms=settings.wait_ms).draw
 
     async def _draw_batch(self, pictures: list[Picture]) -> list[Drawing]:
@@ -132,10 +133,7 @@ class Drawer:
                 notify(glimpse, glimpses, rows, [pictures[row].sample for row in rows])
 
         return self.pipeline.drawings(
-            [picture.caption for picture in pictures],
-            [picture.seed for picture in pictures],
-            unknown="skip",  # captions whose unknown words are errors were refused before they were queued
-            watch=watch if watchers else None,
+            [picture.prompt for picture in pictures], [picture.seed for picture in pictures], watch=watch if watchers else None
         )
 
 
@@ -217,8 +215,7 @@ class Engine:
             ValueError: unknown words, an empty caption or one that is too long.
         """
         drawer = min(self.models[model], key=lambda each: each.queued)
-        tokens = drawer.pipeline.tokens(captions, unknown)
-        return DrawRequest(drawer, tuple(captions), tuple(tokens), samples, seed)
+        return DrawRequest(drawer, tuple(captions), tuple(drawer.pipeline.prompts(captions, unknown)), samples, seed)
 
     @contextmanager
     def slots(self, request: DrawRequest, *, stream: bool = False) -> Iterator[QueueSlots]:
@@ -260,7 +257,7 @@ class Engine:
             DrawingError: the model failed.
         """
         n = request.samples
-        drawings = await request.drawer.draw([Picture(caption, request.seed + k) for caption in request.captions for k in range(n)])
+        drawings = await request.drawer.draw([Picture(prompt, request.seed + k) for prompt in request.prompts for k in range(n)])
         return [drawings[start : start + n] for start in range(0, len(drawings), n)]
 
     async def watch(self, request: DrawRequest, slots: QueueSlots) -> AsyncGenerator[GlimpseEvent | DrawnEvent, None]:
@@ -278,17 +275,17 @@ class Engine:
             arrays = [None if each is None else each[rows] for each in (glimpses.canvases, glimpses.words, glimpses.boxes)]
             loop.call_soon_threadsafe(events.put_nowait, (result, glimpse, samples, arrays))
 
-        async def draw_caption(result: int, caption: str) -> None:
+        async def draw_caption(result: int, prompt: Prompt) -> None:
             watch = partial(notify, result)
             try:
-                drawings = await request.drawer.draw([Picture(caption, request.seed + k, k, watch) for k in range(request.samples)])
+                drawings = await request.drawer.draw([Picture(prompt, request.seed + k, k, watch) for k in range(request.samples)])
                 events.put_nowait(DrawnEvent(result, drawings))
                 slots.mark_drawn(request.samples)
             except DrawingError as error:
                 events.put_nowait(error)
 
         parts: dict[tuple[int, int], dict[int, list[Any]]] = {}
-        tasks = [loop.create_task(draw_caption(result, caption)) for result, caption in enumerate(request.captions)]
+        tasks = [loop.create_task(draw_caption(result, prompt)) for result, prompt in enumerate(request.prompts)]
         unfinished = len(tasks)
         try:
             while unfinished:
@@ -310,7 +307,7 @@ class Engine:
 
     def read(self, model: str, caption: str) -> tuple[list[str], list[tuple[str, list[str]]]]:
         """Return the words of a caption, and its unknown words with the nearest known ones."""
-        unknown_words = self.pipeline(model).strangers(caption)
+        unknown_words = self.pipeline(model).unknown_words(caption)
         vocabulary = self.pipeline(model).vocabulary
         nearest = [(word, vocabulary.nearest(word) if n < MOST_CORRECTED else []) for n, word in enumerate(unknown_words)]
         return vocabulary.split(caption), nearest
@@ -332,8 +329,8 @@ class Engine:
         return [
             {
                 "name": name,
-                "kind": (pipeline := drawers[0].pipeline).config["kind"],
-                "description": pipeline.config.get("description", ""),
+                "kind": (pipeline := drawers[0].pipeline).config.kind,
+                "description": pipeline.config.description,
                 "side": pipeline.model.config.side,
                 "colours": pipeline.model.config.colours,
                 "glimpses": pipeline.glimpses,
@@ -353,7 +350,7 @@ class Engine:
 
 def _glimpse_event(request: DrawRequest, result: int, glimpse: int, samples: dict[int, list[Any]]) -> GlimpseEvent:
     canvases, words, boxes = zip(*(samples[k] for k in range(request.samples)), strict=True)
-    length = len(request.tokens[result].words)
+    length = len(request.prompts[result].tokens.words)
     return GlimpseEvent(
         result,
         glimpse,

@@ -93,7 +93,7 @@ async def accept(
         raise HTTPException(422, f"seed: {seed} with {samples} samples exceeds the largest seed, {LARGEST_SEED}")
     name = check_model(engine, model)
     try:
-        if any(engine.pipeline(name).strangers(caption) for caption in captions):  # suggestions for unknown words take a while
+        if any(engine.pipeline(name).unknown_words(caption) for caption in captions):  # suggestions for unknown words take a while
             work = engine.run_reader(engine.accept, name, captions, samples, seed, unknown)
             return await read_in_time(request, engine, work)
         return engine.accept(name, captions, samples, seed, unknown)

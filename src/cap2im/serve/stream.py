@@ -54,8 +54,8 @@ async def drawing_events(engine: Engine, drawing: DrawRequest, slots: QueueSlots
     side, glimpses = pipeline.model.config.side, pipeline.glimpses
     seeds = [drawing.seed + k for k in range(drawing.samples)]
     results = [
-        {"caption": caption, "words": tokens.words, "width": side, "height": side, "glimpses": glimpses, "seeds": seeds}
-        for caption, tokens in zip(drawing.captions, drawing.tokens, strict=True)
+        {"caption": prompt.caption, "words": prompt.tokens.words, "width": side, "height": side, "glimpses": glimpses, "seeds": seeds}
+        for prompt in drawing.prompts
     ]
     yield _sse("start", {"model": pipeline.name, "results": results})
     loop = asyncio.get_running_loop()

@@ -33,8 +33,9 @@ from cap2im.config import AttnGANRecipe
 from cap2im.data.batch import Batch
 from cap2im.data.image_batches import pyramid
 from cap2im.data.vocabulary import Vocabulary
+from cap2im.loading import load_model
 from cap2im.metrics.distributed import ProcessGroup
-from cap2im.metrics.r_precision import OTHERS, fewest_wrong, load_damsm, own_caption_first, require_sight
+from cap2im.metrics.r_precision import OTHERS, fewest_wrong, own_caption_first, require_sight
 from cap2im.models.attngan import AttnGAN, AttnGANConfig, GeneratorOutput, conditioning_kl, crop_margin
 from cap2im.models.damsm import DAMSM, EncodedImage, Gammas, damsm_losses
 from cap2im.models.discriminators import Discriminator, discriminator_loss, generator_loss
@@ -332,13 +333,15 @@ def matching_model(recipe: AttnGANRecipe) -> tuple[DAMSM, Vocabulary, dict[str, 
         raise ValueError(
             f"an AttnGAN learns from a matching model{missing}: cap2im train {maker} makes one, --set train.damsm=RUN names another"
         )
-    damsm, vocabulary, _, sha256 = load_damsm(name)
+    loaded = load_model(name, DAMSM)
+    damsm, vocabulary = loaded.network, loaded.vocabulary
+    assert vocabulary is not None
     require_sight(name, damsm.config, "the recipe", c.side, c.colours)
     for key in sorted(c.text.model_fields_set) if "text" in c.model_fields_set else ():
         theirs, ours = getattr(damsm.config.text, key), getattr(c.text, key)
         if theirs != ours:
             raise ValueError(f"{name}: its text encoder has {key} {theirs}, the recipe's model.text has {ours}")
-    return damsm.eval().requires_grad_(False), vocabulary, {"name": Path(name).name, "sha256": sha256}
+    return damsm, vocabulary, {"name": Path(name).name, "sha256": loaded.sha256}
 
 
 @torch.no_grad()

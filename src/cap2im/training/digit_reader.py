@@ -99,7 +99,7 @@ def train_reader(
 
 
 def save_reader(reader: DigitReader, folder: Path, card: str = "") -> None:
-    """Writes a model folder, which `load_reader` reads."""
+    """Writes a model folder, which `load_model` reads."""
     with whole_folder(folder) as draft:
         config = {"kind": "reader", "model": reader.config.model_dump(), "digest": reader.digest()}
         write_model(draft, reader.state_dict(), config, card)

@@ -51,7 +51,7 @@ class SkipThoughtsTrainee(Trainee):
     def config(self) -> dict[str, Any]:
         """What a folder of the encoders says of them."""
         return {
-            "kind": "sentence-encoder",
+            "kind": "skipthoughts",
             "description": self.recipe.description,
             "parameters": sum(p.numel() for p in self.published.parameters()),
             "model": self.recipe.model.model_dump(),
