@@ -137,7 +137,7 @@ def test_another_run_is_not_gone_on_with(pipeline, dataset, tmp_path):
 
 
 def test_several_processes_draw_what_one_does(pipeline, dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(ProcessGroup, "joined", lambda self, mine: mine)  # one after another here, so that none waits
+    monkeypatch.setattr(ProcessGroup, "all_gather", lambda self, part: part)  # one after another here, so that none waits
     generate(pipeline, dataset, tmp_path / "one", real=True)
     drawn = []
     write = generation._write_picture
