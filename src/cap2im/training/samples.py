@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cap2im.models.interface import DrawingModel
 from cap2im.randomness import picture_noise
+from cap2im.rendering.panels import Panel, Row, panel_rows
 
 FIRST_GRID = 50  # updates before the first grid, which need not wait for a validation
 SAMPLES = 6  # drawings of a caption
 LEAST_TILE = 64  # pixels; smaller images are enlarged
-LINE = 14  # pixels of a line of text
-LETTER = 6  # pixels of a letter on average
-MOST_LINES = 2
 
 
 @dataclass(frozen=True)
@@ -56,27 +53,15 @@ def shown_drawings(model: DrawingModel, shown: ShownCaptions) -> np.ndarray:
     return grid(heading, shown.captions, rows)
 
 
-def grid(heading: str, captions: Sequence[str], rows: Tensor) -> np.ndarray:
-    """Return a picture [H, W, 3] uint8 of rows of images, each row below its caption.
+def grid(heading: str, captions: Sequence[str], rows: Tensor) -> NDArray[np.uint8]:
+    """Return a figure [H, W, 3] of rows of images, each row below its caption.
 
     Args:
         heading: the first line.
         captions: N texts; a long one is cut to two lines.
         rows: [N, K, C, A, A] in 0..1.
     """
-    count, columns, colours, side = *rows.shape[:3], rows.shape[-1]
-    tile = side * -(-LEAST_TILE // side)
-    width = columns * tile
-    texts = [textwrap.wrap(text, width // LETTER, max_lines=MOST_LINES, placeholder=" …") or [""] for text in (heading, *captions)]
-    picture = Image.new("RGB", (width, sum(LINE * len(lines) for lines in texts) + count * tile), "white")
-    draw, font, top = ImageDraw.Draw(picture), ImageFont.load_default(LINE - 3), 0
-    pixels = rows.clamp(0, 1).mul(255).round().to(torch.uint8).expand(-1, -1, 3 if colours == 1 else colours, -1, -1)
-    for lines, images in zip(texts, (None, *pixels), strict=True):
-        for line in lines:
-            draw.text((2, top), line, fill="black", font=font)
-            top += LINE
-        if images is not None:
-            row = images.permute(2, 0, 3, 1).reshape(side, columns * side, 3).numpy()
-            picture.paste(Image.fromarray(row).resize((width, tile), Image.Resampling.NEAREST), (0, top))
-            top += tile
-    return np.asarray(picture)
+    side = rows.shape[-1]
+    pixels = rows.clamp(0, 1).mul(255).round().to(torch.uint8).movedim(2, -1).cpu().numpy()  # [N, K, A, A, C]
+    panels = [Row([Panel(image) for image in images], caption) for caption, images in zip(captions, pixels, strict=True)]
+    return np.asarray(panel_rows(panels, heading=heading, side=side * -(-LEAST_TILE // side), scale=1))
