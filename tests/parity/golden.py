@@ -1,4 +1,4 @@
-"""Reading the golden vectors, and comparing with them."""
+"""Reading the golden vectors, and comparing with them. Every size, name and count comes from the files."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from torch import Tensor
 from cap2im.convert.theano import released_layout
 from cap2im.models.aligndraw import DRAW, DRAWConfig
 from cap2im.models.filterbank import Variant
-from tests.real_data import data_folder
+from tests.real_data import data_folder, find_data_folder
 
 FORWARD, SCALAR, GRADIENT, UPDATE = 1e-9, 1e-10, 1e-8, 1e-8  # the README's tolerances for float64
+STORED_FLOAT32 = 1e-7  # for float64 results that are stored as float32
 
 # The golden files' names of the variants
 VARIANTS: dict[str, Variant] = {"paper_px1": "paper", "paper": "paper_px0", "released": "released"}
@@ -42,9 +43,13 @@ class Golden(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.arrays)
 
-    @property
-    def variants(self) -> list[str]:
-        return [v for v in VARIANTS if any(f"{v}/" in name for name in self.arrays)]
+    def under(self, prefix: str) -> dict[str, Tensor]:
+        """The arrays whose names begin with a prefix, by the rest of their names."""
+        return {name.removeprefix(prefix): self[name] for name in self if name.startswith(prefix)}
+
+    def forward_tolerance(self, name: str) -> float:
+        """Relative tolerance of an array of a forward pass."""
+        return STORED_FLOAT32 if self.arrays[name].dtype == np.float32 else FORWARD
 
 
 def golden(name: str, kind: str = "draw") -> Golden:
@@ -53,6 +58,28 @@ def golden(name: str, kind: str = "draw") -> Golden:
     if not path.is_file():
         pytest.fail(f"golden file missing: {path}")
     return Golden(path)
+
+
+def file_names(pattern: str, kind: str = "draw") -> list[str]:
+    """Names of golden files, to parametrise tests by; the pattern itself if there is none, with which `golden` skips or fails."""
+    folder = find_data_folder()
+    found = [] if folder is None else sorted(path.stem for path in (folder / "parity" / kind).glob(f"{pattern}.npz"))
+    return found or [pattern]
+
+
+def groups(name: str, prefix: str = "", kind: str = "attngan") -> list[str]:
+    """The names up to the next "/" of a file's arrays under a prefix, to parametrise tests by; ["missing"] if there are none."""
+    folder = find_data_folder()
+    path = folder / "parity" / kind / f"{name}.npz" if folder else None
+    if path is None or not path.is_file():
+        return ["missing"]
+    with np.load(path, allow_pickle=False) as file:
+        return sorted({key.removeprefix(prefix).partition("/")[0] for key in file.files if key.startswith(prefix)}) or ["missing"]
+
+
+def variants(name: str) -> list[str]:
+    """The variants of a golden file of DRAW."""
+    return [group for group in groups(name, kind="draw") if group in VARIANTS] or ["released"]
 
 
 def distance(ours: Tensor, theirs: Tensor) -> float:
@@ -82,11 +109,10 @@ def golden_model(file: Golden, variant: str) -> DRAW:
         **text,
     )
     model = DRAW(config).double()
-    views = released_layout(model)
-    names = {name.removeprefix("param/") for name in file if name.startswith("param/")}
-    assert names == set(views)
+    views, weights = released_layout(model), file.under("param/")
+    assert weights.keys() == views.keys()
     for name, view in views.items():
-        view.copy_(file[f"param/{name}"])
+        view.copy_(weights[name])
     return model
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.parity.golden import golden, golden_model, pixels
+from tests.parity.golden import file_names, golden, golden_model, pixels, variants
+
+NAMES = [name for letter in "ABC" for name in file_names(f"{letter}_*")]
 
 
-@pytest.mark.parametrize("name", ["A_mnist_n4", "B_coco_n5", "C_mnist_full"])
-@pytest.mark.parametrize("variant", ["released", "paper"])
+@pytest.mark.parametrize(("name", "variant"), [(name, variant) for name in NAMES for variant in variants(name)])
 def test_canvas_and_cost(name, variant):
     file = golden(name)
     model = golden_model(file, variant).float()

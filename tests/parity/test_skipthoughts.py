@@ -36,7 +36,7 @@ def test_vectors(file, dtype, tolerance, normalise, eos):
     key = f"{'norm' if normalise else 'nonorm'}_{'eos' if eos else 'noeos'}"
     theirs = torch.from_numpy(file.arrays[f"released/{str(dtype).removeprefix('torch.')}/{key}"])
     assert ours.dtype == theirs.dtype == dtype
-    assert ours.shape == theirs.shape == (4, 14 + 9 + 9)
+    assert ours.shape == theirs.shape == (len(file.arrays["sentences"]), file.meta["dim_uni"] + 2 * file.meta["dim_bi"])
     assert float((ours - theirs).norm() / theirs.norm()) <= tolerance
     if normalise:
         np.testing.assert_allclose(ours.norm(dim=1), 2**0.5, rtol=1e-5)
