@@ -21,12 +21,17 @@ from cap2im.pipeline import Pipeline
 from tests.convert.legacy import run as convert_on_the_command_line
 from tests.convert.legacy import write_old_pytorch
 from tests.data.sources import python_2
-from tests.parity.attngan import VOCABULARY, Near, attngan, text_mask
+from tests.parity.attngan import Near, attngan, text_mask
 from tests.parity.golden import Golden
-from tests.parity.test_image_encoder import recipe_weights
+from tests.parity.test_image_encoder import golden_weights
 
-# in an order that is not the alphabet's, as Python 2 had it
-WORDS = {"<end>": 0, **{f"word{n}": n for n in range(6, VOCABULARY)}, "bird": 4, "a": 3, "red": 5, "has": 1, "wings": 2}
+FIRST_WORDS = {"<end>": 0, "bird": 4, "a": 3, "red": 5, "has": 1, "wings": 2}  # in another order than the alphabet's, as Python 2 had it
+
+
+def golden_words() -> dict[str, int]:
+    """As many words as the golden text encoder knows, and their numbers."""
+    count = len(attngan("text_encoder").arrays["lstm/w/encoder.weight"])
+    return FIRST_WORDS | {f"word{n}": n for n in range(len(FIRST_WORDS), count)}
 
 
 def state(file: Golden, prefix: str) -> OrderedDict[str, Tensor]:
@@ -34,7 +39,8 @@ def state(file: Golden, prefix: str) -> OrderedDict[str, Tensor]:
     return OrderedDict((name.removeprefix(prefix), torch.from_numpy(a)) for name, a in file.arrays.items() if name.startswith(prefix))
 
 
-def captions_pickle(path: Path, numbers: dict[str, int] = WORDS) -> Path:
+def captions_pickle(path: Path, numbers: dict[str, int] | None = None) -> Path:
+    numbers = golden_words() if numbers is None else numbers
     by_number = {number: word for word, number in numbers.items()}
     path.write_bytes(python_2([[[3, 5, 4], [4, 1, 2]], [[3, 4]], by_number, numbers]))
     return path
@@ -173,7 +179,7 @@ def test_discriminators(tmp_path, name):
 def image_encoder() -> OrderedDict[str, Tensor]:
     """The golden image encoder's weights, which are a recipe."""
     file = attngan("image_encoder")
-    return OrderedDict(recipe_weights(file.arrays["weights/keys"].tolist(), file.arrays["weights/shape"].tolist()))
+    return OrderedDict(golden_weights(file))
 
 
 @torch.no_grad()

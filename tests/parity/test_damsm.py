@@ -5,41 +5,42 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cap2im.convert.attngan import text_encoder_layout
 from cap2im.models.damsm import Gammas, matching_losses, region_attention, sentence_scores, word_scores
-from tests.parity.attngan import Near, attngan, golden_text_encoder, text_mask
+from tests.parity.attngan import GAMMAS, Near, attngan, golden_text_encoder, text_gradients, text_mask
+from tests.parity.golden import groups
 
-GAMMAS = {"default": Gammas(5, 5, 10), "yml": Gammas()}
+WORD_LOSSES = [case for case in groups("losses", "words_loss/") if case not in GAMMAS]  # a set of gammas, and the kind of classes
+SENTENCE_LOSSES = groups("losses", "sent_loss/")
 
 
 def leaves(*tensors):
     return [tensor.clone().requires_grad_() for tensor in tensors]
 
 
-@pytest.mark.parametrize("gamma1", [1, 4, 5])
-def test_attention_over_regions(gamma1):
+@pytest.mark.parametrize("case", groups("attention", "func_attention/"))
+def test_attention_over_regions(case):
     file = attngan("attention")
-    check = Near(file)
+    check, where = Near(file), f"func_attention/{case}/"
     query, context = leaves(file["in/query"], file["in/context"])
-    everything = torch.ones(3, 6, dtype=torch.bool)
-    contexts, weights = region_attention(context, query.transpose(1, 2), everything, gamma1)
-    check(f"func_attention/gamma{gamma1}/weightedContext", contexts.transpose(1, 2), 5e-6)
-    check(f"func_attention/gamma{gamma1}/attn", weights, 2e-6)
+    words = query.transpose(1, 2)  # [B, L, E]
+    contexts, weights = region_attention(context, words, torch.ones(words.shape[:2], dtype=torch.bool), float(case.removeprefix("gamma")))
+    check(f"{where}weightedContext", contexts.transpose(1, 2), 5e-6)
+    check(f"{where}attn", weights, 2e-6)
     ((contexts.transpose(1, 2) * file["in/cot_fctx"]).sum() + (weights * file["in/cot_fattn"]).sum()).backward()
-    check(f"func_attention/gamma{gamma1}/grad_query", query.grad, 1e-5)
-    check(f"func_attention/gamma{gamma1}/grad_context", context.grad, 1e-5)
-    check.finish(f"func_attention/gamma{gamma1}/", "in/cot_f")
+    check(f"{where}grad_query", query.grad, 1e-5)
+    check(f"{where}grad_context", context.grad, 1e-5)
+    check.finish(where, "in/cot_f")
 
 
-@pytest.mark.parametrize("classes", ["none", "unique", "collide"])
-@pytest.mark.parametrize("gammas", GAMMAS)
-def test_word_losses(gammas, classes):
+@pytest.mark.parametrize("case", WORD_LOSSES)
+def test_word_losses(case):
     file = attngan("losses")
     check = Near(file)
+    gammas, _, classes = case.partition("_")
     regions, words = leaves(file["in/img_features"], file["in/words_emb"])
     mask = text_mask(file["in/cap_lens"])
     scores = word_scores(regions, words.transpose(1, 2), mask, GAMMAS[gammas])
-    case = f"words_loss/{gammas}_{classes}/"
+    case = f"words_loss/{case}/"
     losses = matching_losses(scores, None if classes == "none" else file[f"in/class_ids_{classes}"])
     for number, loss in enumerate(losses):
         check(f"{case}w_loss{number}", loss, 5e-5)
@@ -60,13 +61,14 @@ def test_attention_maps(gammas):
     check.finish(f"words_loss/{gammas}/")
 
 
-@pytest.mark.parametrize("classes", ["none", "unique", "collide"])
-def test_sentence_losses(classes):
+@pytest.mark.parametrize("case", SENTENCE_LOSSES)
+def test_sentence_losses(case):
     file = attngan("losses")
     check = Near(file)
+    gammas, _, classes = case.partition("_")
     codes, sentences = leaves(file["in/cnn_code"], file["in/sent_emb"])
-    case = f"sent_loss/default_{classes}/"
-    scores = sentence_scores(codes, sentences, GAMMAS["default"])
+    case = f"sent_loss/{case}/"
+    scores = sentence_scores(codes, sentences, GAMMAS[gammas])
     losses = matching_losses(scores, None if classes == "none" else file[f"in/class_ids_{classes}"])
     for number, loss in enumerate(losses):
         check(f"{case}s_loss{number}", loss, 5e-6)
@@ -81,7 +83,8 @@ def test_one_step_of_the_matching_model():
     check = Near(file)
     encoder = golden_text_encoder(attngan("text_encoder")).train()
     regions, codes = leaves(file["in/words_features"], file["in/sent_code"])
-    text = encoder(file["in/captions"], text_mask(file["in/cap_lens"], longest=7))
+    tokens = file["in/captions"]
+    text = encoder(tokens, text_mask(file["in/cap_lens"], longest=tokens.shape[1]))
     check("out/words_emb", text.words.transpose(1, 2), 1e-6)
     check("out/sent_emb", text.sentence, 1e-6)
     losses = [
@@ -94,17 +97,17 @@ def test_one_step_of_the_matching_model():
     sum(losses).backward()
     check("out/grad_words_features", regions.grad, 2e-6)
     check("out/grad_sent_code", codes.grad, 2e-6)
-    for name, parameter in zip(text_encoder_layout(encoder), encoder.parameters(), strict=True):
-        check(f"out/grad/{name}", parameter.grad, 1e-4)
+    for name, gradient in text_gradients(encoder).items():
+        check(f"out/grad/{name}", gradient, 1e-4)
     check("out/rnn_grad_norm", torch.nn.utils.clip_grad_norm_(encoder.parameters(), 0.25), 1e-4)
-    for name, parameter in zip(text_encoder_layout(encoder), encoder.parameters(), strict=True):
-        check(f"out/grad_clipped/{name}", parameter.grad, 5e-7)
+    for name, gradient in text_gradients(encoder).items():
+        check(f"out/grad_clipped/{name}", gradient, 5e-7)
     check.finish("in/", "out/")
 
 
 def test_nothing_of_the_files_is_left_out():
     """Of the losses' file, those of the discriminators and generators are compared where they are tested."""
     assert {name.partition("/")[0] for name in attngan("damsm_step")} == {"in", "out"}
-    cases = {name.split("/")[1] for name in attngan("losses") if name.startswith(("words_loss/", "sent_loss/"))}
-    assert cases == {*GAMMAS, *(f"{gammas}_{classes}" for gammas in GAMMAS for classes in ("none", "unique", "collide"))}
-    assert {name.split("/")[1] for name in attngan("attention") if name.startswith("func_attention/")} == {"gamma1", "gamma4", "gamma5"}
+    of_words = {f"{gammas}_{classes}" for gammas in GAMMAS for classes in ("none", "unique", "collide")}
+    assert of_words == set(WORD_LOSSES)
+    assert {case for case in of_words if case.startswith("default")} == set(SENTENCE_LOSSES)

@@ -7,18 +7,11 @@ import torch
 from torch import Tensor
 
 from cap2im.convert.attngan import released_layout
-from cap2im.models.discriminators import Discriminator, DiscriminatorOutput, Logits, discriminator_loss, generator_loss
-from tests.parity.attngan import FEATURES, Near, attngan
-from tests.parity.golden import Golden
-from tests.parity.test_generator import buffers, fill
+from cap2im.models.discriminators import DiscriminatorOutput, Logits, discriminator_loss, generator_loss
+from tests.parity.attngan import Near, attngan, buffers, golden_discriminator, side_of
+from tests.parity.golden import groups
 
-SIDES = {"d_net64": 64, "d_net128": 128, "d_net256": 256, "d_net64_nojcu": 64}
-LARGEST = 4000  # elements of a gradient that is stored, of d_net256
-
-
-def golden_discriminator(file: Golden, name: str) -> Discriminator:
-    """Ours in float64 with the golden weights."""
-    return fill(Discriminator(SIDES[name], 4, FEATURES, 3, unconditional=not name.endswith("nojcu")), file, f"{name}/w/")
+NAMES = [name for name in groups("discriminator") if name != "in"]
 
 
 def pixels(images: Tensor) -> Tensor:
@@ -26,14 +19,14 @@ def pixels(images: Tensor) -> Tensor:
     return (images.float() / 127.5 - 1).double()
 
 
-@pytest.mark.parametrize("name", SIDES)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_trunk_and_heads(name, mode):
     file = attngan("discriminator")
     check = Near(file)
     network = golden_discriminator(file, name).train(mode == "train")
     where = f"{name}/out/{mode}/"
-    maps = network.trunk(pixels(file[f"in/img{SIDES[name]}"]))
+    maps = network.trunk(pixels(file[f"in/img{side_of(name)}"]))
     check(f"{where}features", maps, 5e-5)
     check(f"{where}cond", network.read(maps, file["in/sent_emb"]).sigmoid(), 5e-6)
     if network.unconditional is None:
@@ -47,28 +40,32 @@ def test_trunk_and_heads(name, mode):
 
 
 def test_no_array_is_left_out():
-    compared = ("in/img", "in/sent_emb", *(f"{name}/" for name in SIDES))
-    assert all(name.startswith(compared) for name in attngan("discriminator"))
+    modes = {(name, mode) for name in NAMES for mode in ("eval", "train")}
+    assert modes == {tuple(key.split("/")[::2][:2]) for key in attngan("discriminator") if "/out/" in key}
+    assert {f"{name}_{mode}" for name, mode in modes} == set(groups("losses", "discriminator_loss/"))
 
 
-@pytest.mark.parametrize("name", SIDES)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_discriminator_loss_and_its_gradients(name, mode):
     file, inputs = attngan("losses"), attngan("discriminator")
     check = Near(file)
     network = golden_discriminator(inputs, name).train(mode == "train")
-    side = SIDES[name]
-    real, drawn = pixels(inputs[f"in/img{side}"]), pixels(file[f"in/fake{side}"])
-    loss = discriminator_loss(network(real, drawn, inputs["in/sent_emb"]))
+    real, fake = pixels(inputs[f"in/img{side_of(name)}"]), pixels(file[f"in/fake{side_of(name)}"])
+    loss = discriminator_loss(network(real, fake, inputs["in/sent_emb"]))
     where = f"discriminator_loss/{name}_{mode}/"
     check(f"{where}errD", loss, 5e-6)
     if mode == "train":
         loss.backward()
         for key, value in buffers(network).items():
             check(f"{where}state_after/{key}", value, 5e-6)
-        for key, gradient in released_layout(network, lambda t: t.grad).items():
-            if name != "d_net256" or gradient.numel() < LARGEST:
-                check(f"{where}grad/{key}", gradient, 2e-5)
+        gradients = released_layout(network, lambda t: t.grad)
+        stored = file.under(f"{where}grad/")
+        assert stored.keys() <= gradients.keys()
+        largest = max(gradient.numel() for gradient in stored.values())  # of the largest network, large gradients are not stored
+        assert all(name in stored for name, gradient in gradients.items() if gradient.numel() <= largest)
+        for key in stored:
+            check(f"{where}grad/{key}", gradients[key], 2e-5)
     check.finish(where)
 
 
