@@ -20,19 +20,19 @@ Opener = Callable[..., Any]
 
 @pytest.fixture
 def open_page(browser: Any, tmp_path: Path) -> Iterator[Opener]:
-    """Opens the page of some drawings; motion is reduced, so that the page stands still, unless `moving`.
+    """Open the page of drawings, with reduced motion unless `moving`.
 
-    In the end nothing may have been requested, complained about or asked.
+    At the end there must be no requests, console messages, errors or dialogs.
     """
-    troubles: list[str] = []
+    problems: list[str] = []
     contexts = []
 
     def note_request(request: Any) -> None:
         if not request.url.startswith(("file:", "data:")):
-            troubles.append(f"requested {request.url}")
+            problems.append(f"requested {request.url}")
 
     def note_dialog(dialog: Any) -> None:
-        troubles.append(f"dialog: {dialog.message}")
+        problems.append(f"dialog: {dialog.message}")
         dialog.dismiss()
 
     def open_drawings(drawings: list[Drawing], *, moving: bool = False, width: int = 1100, scheme: str = "light") -> Any:
@@ -45,8 +45,8 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Opener]:
         tab = context.new_page()
         tab.on("request", note_request)
         tab.on("dialog", note_dialog)
-        tab.on("console", lambda message: troubles.append(f"console: {message.text}"))
-        tab.on("pageerror", lambda error: troubles.append(f"error: {error}"))
+        tab.on("console", lambda message: problems.append(f"console: {message.text}"))
+        tab.on("pageerror", lambda error: problems.append(f"error: {error}"))
         tab.goto(path.as_uri())
         tab.wait_for_selector("#viewer:not([hidden])", timeout=10_000)
         return tab
@@ -54,11 +54,11 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Opener]:
     yield open_drawings
     for context in contexts:
         context.close()
-    assert troubles == []
+    assert problems == []
 
 
 def pixels(tab: Any) -> list[int]:
-    """Red of every pixel of the canvas, row by row."""
+    """Return the red level of every pixel of the canvas, row by row."""
     return tab.evaluate(
         "() => { const c = document.querySelector('.canvas');"
         " const copy = new OffscreenCanvas(c.width, c.height).getContext('2d', {willReadFrequently: true});"
@@ -84,13 +84,13 @@ def wait_until(tab: Any, holds: Callable[[], bool]) -> None:
         if holds():
             return
         tab.wait_for_timeout(30)
-    pytest.fail("waited nine seconds in vain")
+    pytest.fail("the condition did not hold within nine seconds")
 
 
 def test_slider_moves_canvas_window_and_words(open_page: Opener) -> None:
     drawings = blobs(2)
     tab = open_page(drawings)
-    assert glimpse(tab) == 12  # without motion the finished picture is shown
+    assert glimpse(tab) == 12  # reduced motion shows the finished picture
     for t in (0, 5, 11):
         tab.fill(".glimpse", str(t + 1))
         assert pixels(tab) == drawings[0].canvases[t].ravel().tolist()
@@ -107,7 +107,7 @@ def test_slider_moves_canvas_window_and_words(open_page: Opener) -> None:
         assert window["width"] == pytest.approx((drawings[0].boxes[t, 2] - drawings[0].boxes[t, 0]) * scale, abs=1)
 
 
-def test_plays_by_itself_once_and_again_by_the_button(open_page: Opener) -> None:
+def test_animation_plays_once_and_on_the_button(open_page: Opener) -> None:
     tab = open_page(blobs(1), moving=True)
     assert glimpse(tab) < 12
     wait_until(tab, lambda: glimpse(tab) == 12 and not playing(tab))
@@ -214,7 +214,7 @@ def test_hostile_text_stays_text(open_page: Opener, hostile: str) -> None:
     assert tab.locator("img, b b, h1 b").count() == 0
 
 
-def test_words_that_were_not_typed_stand_below_the_caption(open_page: Opener) -> None:
+def test_words_that_differ_from_the_caption_are_listed_below(open_page: Opener) -> None:
     drawings = [
         Drawing("The digit three.", ("the", "digit", "3"), d.seed, d.model, d.canvases, d.canvases[:, :3, 5, 0] / 255.0) for d in blobs(1)
     ]
@@ -233,7 +233,7 @@ def test_caption_keeps_its_case_and_punctuation(open_page: Opener) -> None:
     assert not tab.is_visible(".words")
 
 
-def test_the_full_stop_that_a_model_adds_stands_nowhere_but_in_the_list(open_page: Opener) -> None:
+def test_added_full_stop_is_only_in_the_list(open_page: Opener) -> None:
     drawings = [Drawing("a cat", ("a", "cat", "."), d.seed, d.model, d.canvases, d.canvases[:, :3, 5, 0] / 255.0) for d in blobs(1)]
     tab = open_page(drawings)
     assert tab.locator("h1 .word").all_text_contents() == ["a", "cat"]
@@ -247,8 +247,8 @@ def data_uri(drawing: Drawing, t: int) -> str:
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def tell_glimpse(tab: Any, drawings: list[Drawing], t: int) -> None:
-    """Hands the viewer a glimpse, as a server does."""
+def send_glimpse(tab: Any, drawings: list[Drawing], t: int) -> None:
+    """Send a glimpse to the viewer, as a server does."""
     samples = []
     for drawing in drawings:
         assert drawing.attention is not None
@@ -258,7 +258,7 @@ def tell_glimpse(tab: Any, drawings: list[Drawing], t: int) -> None:
 
 
 @pytest.mark.parametrize("moving", [False, True])
-def test_glimpses_are_shown_as_they_come(open_page: Opener, moving: bool) -> None:
+def test_glimpses_are_shown_as_they_arrive(open_page: Opener, moving: bool) -> None:
     tab = open_page(blobs(1, caption="something else"), moving=moving)
     later = blobs(2)
     data = page_data(later)
@@ -268,43 +268,43 @@ def test_glimpses_are_shown_as_they_come(open_page: Opener, moving: bool) -> Non
     assert tab.text_content(".count") == "0 / 12"
     assert set(pixels(tab)) == {0}
     for t in range(4):
-        tell_glimpse(tab, later, t)
+        send_glimpse(tab, later, t)
     wait_until(tab, lambda: tab.text_content(".count") == "4 / 12")
     assert pixels(tab) == later[0].canvases[3].ravel().tolist()
     weights = word_weights(tab)
     assert later[0].attention is not None
     assert weights.index(max(weights)) == later[0].attention[3].argmax()
-    tab.fill(".glimpse", "12")  # there are four
+    tab.fill(".glimpse", "12")  # four were received
     assert tab.text_content(".count") == "4 / 12"
     tab.fill(".glimpse", "2")
     assert pixels(tab) == later[0].canvases[1].ravel().tolist()
     tab.click(".samples button:nth-child(2)")
     assert pixels(tab) == later[1].canvases[1].ravel().tolist()
     for t in range(4, 12):
-        tell_glimpse(tab, later, t)
+        send_glimpse(tab, later, t)
     tab.evaluate(f"shown.render({json.dumps(data)})")
-    assert tab.text_content(".seed") == "8"  # the sample that is looked at stays
-    assert tab.text_content(".count") == ("2 / 12" if moving else "12 / 12")  # and, but for who wants no motion, the glimpse
+    assert tab.text_content(".seed") == "8"  # the selected sample stays
+    assert tab.text_content(".count") == ("2 / 12" if moving else "12 / 12")  # so does the glimpse, unless motion is reduced
     tab.fill(".glimpse", "12")
     assert pixels(tab) == later[1].canvases[11].ravel().tolist()
 
 
-def test_a_drawing_that_was_stopped_shows_what_has_arrived(open_page: Opener) -> None:
+def test_stopped_drawing_shows_the_received_glimpses(open_page: Opener) -> None:
     tab = open_page(blobs(1))
     later = blobs(1, caption="another caption")
     data = page_data(later)
     start = {key: data[key] for key in ("caption", "words", "model", "width", "height", "glimpses")} | {"seeds": [7]}
     tab.evaluate(f"shown.begin({json.dumps(start)})")
     for t in range(3):
-        tell_glimpse(tab, later, t)
+        send_glimpse(tab, later, t)
     tab.evaluate("shown.stop()")
     tab.click(".play")
     wait_until(tab, lambda: tab.text_content(".count") == "3 / 12" and not playing(tab))
     tab.evaluate(f"shown.begin({json.dumps(start)}); shown.stop()")
-    assert not tab.is_visible("#viewer")  # nothing has
+    assert not tab.is_visible("#viewer")  # nothing was received
 
 
-def test_words_are_underlined_even_where_none_are_read(open_page: Opener) -> None:
+def test_words_are_underlined_without_attention(open_page: Opener) -> None:
     tab = open_page([Drawing("a red cat", (), d.seed, d.model, d.canvases) for d in blobs(1)])
     assert tab.locator("h1 .word").count() == 0
     tab.evaluate("shown.mark(['a', 'red', 'cat', '.'], [1])")
@@ -322,7 +322,7 @@ def test_dark_scheme_is_dark(open_page: Opener) -> None:
     assert open_page(blobs(1)).evaluate(background) != open_page(blobs(1), scheme="dark").evaluate(background) == "rgb(16, 16, 20)"
 
 
-def test_a_picture_in_one_step_without_words(open_page: Opener) -> None:
+def test_one_step_drawing_without_words(open_page: Opener) -> None:
     drawings = blobs(2, glimpses=1, colours=3, caption="", reads=False, writes=False)
     tab = open_page(drawings, moving=True)
     assert pixels(tab) == drawings[0].canvases[0, :, :, 0].ravel().tolist()
@@ -345,7 +345,7 @@ def test_render_can_be_called_again(open_page: Opener) -> None:
 
 
 def map_alphas(tab: Any) -> list[int] | None:
-    """How strong the tint is at every place of the map over the canvas, row by row; None where there is none."""
+    """Return the alpha of every pixel of the map over the canvas, row by row; None if the map is hidden."""
     if not tab.is_visible(".map"):
         return None
     return tab.evaluate(
@@ -356,7 +356,7 @@ def map_alphas(tab: Any) -> list[int] | None:
     )
 
 
-def test_a_chosen_word_shows_where_it_is_read_at_each_size(open_page: Opener) -> None:
+def test_chosen_word_shows_its_map_at_each_size(open_page: Opener) -> None:
     drawings = [staged(seed=seed) for seed in (7, 8)]
     tab = open_page(drawings)
     assert map_alphas(tab) is None
@@ -373,7 +373,7 @@ def test_a_chosen_word_shows_where_it_is_read_at_each_size(open_page: Opener) ->
     tab.fill(".glimpse", "1")
     assert map_alphas(tab) is None
     assert tab.text_content(".where") == "At this size no words are read."
-    tab.click(".labels li:nth-child(2)")  # another word, from the list; the first size that reads words is shown
+    tab.click(".labels li:nth-child(2)")  # another word; the first size with a map is shown
     assert glimpse(tab) == 2
     assert map_alphas(tab) == pytest.approx((drawings[0].maps[0][1] / drawings[0].maps[0].max() * 255).ravel().tolist(), abs=1)
     assert [word.get_attribute("aria-pressed") for word in tab.locator("h1 .word").all()] == ["false", "true", *["false"] * 4]
@@ -397,7 +397,7 @@ def test_words_are_chosen_by_the_keyboard(open_page: Opener) -> None:
     assert map_alphas(tab) is None
 
 
-def test_of_one_size_that_read_words_twice_the_later_reading_is_shown(open_page: Opener) -> None:
+def test_last_of_two_maps_of_one_size_is_shown(open_page: Opener) -> None:
     drawing = last_stage_alone()
     tab = open_page([drawing])
     tab.focus("h1 .word:nth-of-type(4)")
@@ -408,7 +408,7 @@ def test_of_one_size_that_read_words_twice_the_later_reading_is_shown(open_page:
     assert map_alphas(tab) is None
 
 
-def test_sizes_are_named_and_other_drawings_have_no_words_to_choose(open_page: Opener) -> None:
+def test_axis_names_sizes_and_words_without_maps_are_no_buttons(open_page: Opener) -> None:
     tab = open_page([staged()])
     assert tab.locator(".axis span").all_text_contents() == ["8", "16", "32"]
     assert (tab.text_content(".steps"), tab.text_content(".glimpses")) == ("Sizes", "8, 16, 32")

@@ -1,18 +1,18 @@
 "use strict";
-/* cap2im.viewer(root) makes the element `root` a viewer of the samples of one caption. It answers
-   - render(data): shows them; may be called again with other data, and answers when they are on the screen;
-   - begin(start), glimpse(t, samples), then render(data): the same while they are being drawn. What has arrived is played at the pace of a
-     replay and can be scrubbed; stop() says that no more will come, and shows the last;
-   - mark(words, numbers): underlines these of the caption's words;
-   - seed(): of the sample that is looked at; seen(): how many glimpses are on the screen; playing(): whether it moves by itself;
-   - clear(): shows nothing.
+/* cap2im.viewer(root) turns the element `root` into a viewer of the samples of one caption. It returns an object with
+   - render(data): show a finished drawing; resolves when it is on the screen. May be called again with other data;
+   - begin(start), glimpse(t, samples) and then render(data): show a drawing while the model draws it. Received glimpses are played at the
+     pace of a replay and can be scrubbed. stop() ends the sequence early, and shows the last received glimpse;
+   - mark(words, numbers): underline the words of the caption with these numbers;
+   - seed(): of the selected sample; seen(): number of the glimpse on the screen; playing(): whether the animation runs;
+   - clear(): hide the viewer.
 
-   A viewer with a `leader` moves with that one, which has the controls of both: two captions, one seed.
+   A viewer with a `leader` follows that viewer, whose controls move both: two captions from one seed.
 
    data: {caption, words: [L], model, width, height, glimpses: T, sizes: [width, height] of each stage, samples: [{seed, sheet: data URI of a
-   PNG with all canvases, columns: of them in a row of the sheet, attention: [T][L] or null, boxes: [T][left, top, right, bottom] in pixels or
-   null, maps: for each of the last stages (or more, of which these are the last) {sheet: where each word is read, as the PNG's alpha, columns,
-   width, height, full: attention that alpha 255 stands for, most: [L] of each word}}]}
+   PNG with all canvases, columns: canvases in a row of the sheet, attention: [T][L] or null, boxes: [T][left, top, right, bottom] in pixels
+   or null, maps: one for each of the last stages (or more, of which the last count) {sheet: word attention as the alpha of a PNG, columns,
+   width, height, full: attention at alpha 255, most: [L] largest attention of each word}}]}
    start: {caption, words, model, width, height, glimpses, seeds: of the samples}
    samples of a glimpse: [{image: data URI of the canvas, attention: [L] or null, box: [4] or null}] */
 const cap2im = (() => {
@@ -22,7 +22,7 @@ const cap2im = (() => {
     for (const [side, fraction] of Object.entries(fractions)) element.style[side] = `${100 * fraction}%`;
   };
   const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
-  const playMilliseconds = 3200; // one run through the glimpses
+  const playMilliseconds = 3200; // duration of the animation
   const markup = (level) => `
     <h${level} class="caption"></h${level}>
     <p class="words"></p>
@@ -72,90 +72,90 @@ const cap2im = (() => {
     return image;
   }
 
-  /* level: of the caption's heading; leader: the viewer that this one moves with, or null. */
+  /* level: heading level of the caption; leader: the viewer that this one follows, or null. */
   function viewer(root, { level = 1, leader = null } = {}) {
     root.classList.add("viewer");
     root.innerHTML = markup(level);
     const parts = new Map();
     const part = (name) => parts.get(name) ?? parts.set(name, root.querySelector(`.${name}`)).get(name);
 
-    let data = null; // what is on the screen
-    let frames = null; // [sample][glimpse] images of a drawing that is not yet, or never was, finished
-    let sheets = [], mapSheets = []; // the decoded sheets of each sample of a finished one
-    let there = 0, open = false; // glimpses that have arrived, and whether more will
-    let sample = 0, glimpse = 0, chosen = null, timer = null, renders = 0; // chosen: the word whose map is shown
-    let most = 1; // attention that has the full colour
-    let marked = { words: [], numbers: [] }; // words of the caption that are underlined
+    let data = null; // of the drawing on the screen
+    let frames = null; // [sample][glimpse] images of an unfinished drawing
+    let sheets = [], mapSheets = []; // [sample] decoded sheets of a finished drawing
+    let received = 0, receiving = false; // number of received glimpses, and whether more will come
+    let sample = 0, glimpse = 0, chosen = null, timer = null, renders = 0; // chosen: number of the word whose map is shown
+    let fullWeight = 1; // attention of the full colour
+    let marked = { words: [], numbers: [] }; // underlined words of the caption
     const followers = [];
 
     async function render(next) {
-      const turn = ++renders;
+      const call = ++renders;
       const decoded = await Promise.all(next.samples.map(({ sheet }) => decode(sheet)));
       const decodedMaps = await Promise.all(next.samples.map(({ maps }) => Promise.all(maps.map(({ sheet }) => decode(sheet)))));
-      if (turn !== renders) return; // a later call has overtaken this one
-      const watched = frames !== null && open; // its glimpses were shown as they came
-      if (!watched) pause();
-      [data, frames, sheets, mapSheets, there, open] = [next, null, decoded, decodedMaps, next.glimpses, false];
-      if (!watched || lead.still()) [glimpse, chosen] = [data.glimpses - 1, null];
-      if (!watched) sample = 0;
-      most = fullColour();
+      if (call !== renders) return; // a later call has replaced this drawing
+      const live = frames !== null && receiving; // the glimpses are already on the screen
+      if (!live) pause();
+      [data, frames, sheets, mapSheets, received, receiving] = [next, null, decoded, decodedMaps, next.glimpses, false];
+      if (!live || lead.reducesMotion()) [glimpse, chosen] = [data.glimpses - 1, null];
+      if (!live) sample = 0;
+      fullWeight = fullColour();
       root.hidden = false;
       showCaption();
       showFrame();
       if (glimpse >= 0) show();
-      if (watched) lead.arrived();
-      else if (data.glimpses > 1 && !lead.still()) lead.play();
+      if (live) lead.showReceived();
+      else if (data.glimpses > 1 && !lead.reducesMotion()) lead.play();
     }
 
-    // While it is being drawn
+    // A drawing in progress
 
     function begin({ seeds, ...start }) {
       if (leader === null) pause();
       renders += 1;
       data = { ...start, sizes: [], samples: seeds.map((seed) => ({ seed, attention: null, boxes: null, maps: [] })) };
-      [frames, there, open, sample, glimpse, chosen] = [seeds.map(() => []), 0, true, 0, -1, null];
+      [frames, received, receiving, sample, glimpse, chosen] = [seeds.map(() => []), 0, true, 0, -1, null];
       root.hidden = false;
       root.classList.add("waiting");
       showCaption();
       showFrame();
     }
 
-    /* Glimpses come in their order, each after the one before it was answered. */
-    async function take(t, samples) {
-      const turn = renders;
+    /* Glimpses must come in order, one call after the other. */
+    async function addGlimpse(t, samples) {
+      const call = renders;
       const images = await Promise.all(samples.map(({ image }) => decode(image)));
-      if (turn !== renders) return; // of a drawing that is no longer wanted
+      if (call !== renders) return; // a later call has replaced this drawing
       samples.forEach(({ attention, box }, index) => {
         frames[index][t] = images[index];
         if (attention !== null) (data.samples[index].attention ??= [])[t] = attention;
         if (box !== null) (data.samples[index].boxes ??= [])[t] = box;
       });
-      there = t + 1;
-      most = fullColour();
+      received = t + 1;
+      fullWeight = fullColour();
       if (t === 0) {
         showCaption();
         showFrame();
       }
-      lead.arrived();
+      lead.showReceived();
     }
 
-    /* Both viewers of a pair have one more glimpse to show, or one of them is finished. */
-    function arrived() {
+    /* Show the newest glimpse that all viewers of a pair have. */
+    function showReceived() {
       const last = ready() - 1;
       if (last < 0) return;
-      if (self.still()) go(last);
+      if (self.reducesMotion()) go(last);
       else if (glimpse < 0) play();
-      else if (timer === null) go(glimpse); // the samples' pictures and the weights are of what has arrived
+      else if (timer === null) go(glimpse); // thumbnails and weights show the newest glimpse
     }
 
     function stop() {
-      const unfinished = open;
-      open = false;
-      if (data !== null && there === 0) clear();
+      const unfinished = receiving;
+      receiving = false;
+      if (data !== null && received === 0) clear();
       if (unfinished) lead.finish();
     }
 
-    /* Of a pair, the last that both have. */
+    /* Show the last glimpse that all viewers of a pair have. */
     function finish() {
       pause();
       go(ready() - 1);
@@ -164,18 +164,18 @@ const cap2im = (() => {
     function clear() {
       pause();
       renders += 1;
-      [data, frames, there, open, glimpse] = [null, null, 0, false, -1];
+      [data, frames, received, receiving, glimpse] = [null, null, 0, false, -1];
       part("caption").replaceChildren();
       root.hidden = true;
     }
 
-    /* Even attention shall look pale: the full colour stands for three times as much, or for the most there is. */
+    /* The largest attention, or three times the mean where attention is nearly uniform, so that it looks pale. */
     function fullColour() {
       const weights = data.samples.flatMap((s) => s.attention ?? []).flat();
       return weights.reduce((a, b) => Math.max(a, b), Math.min(1, 3 / Math.max(1, data.words.length)));
     }
 
-    // What stays the same from glimpse to glimpse
+    // Parts that do not change between glimpses
 
     function showCaption() {
       const reads = data.samples[0].attention !== null;
@@ -195,13 +195,13 @@ const cap2im = (() => {
       return span;
     }
 
-    /* The caption as typed, cut into its words and what lies between them; null where the model read other words than were typed. */
+    /* Split the caption as typed into its words and the text between them; null if the model reads other words. */
     function locate(caption, words) {
       const pieces = [];
       let from = 0;
       for (const [index, text] of words.entries()) {
         const start = caption.toLowerCase().indexOf(text.toLowerCase(), from);
-        if (start < 0 && text === "." && index === words.length - 1) continue; // the full stop that a model puts behind what was typed
+        if (start < 0 && text === "." && index === words.length - 1) continue; // a full stop added by the model
         if (start < 0 || /[\p{L}\p{N}]/u.test(caption.slice(from, start))) return null;
         pieces.push(caption.slice(from, start), { text: caption.slice(start, start + text.length), index });
         from = start + text.length;
@@ -214,7 +214,7 @@ const cap2im = (() => {
       const { glimpses, width, height, words, sizes, samples } = data;
       const moves = glimpses > 1, reads = samples[0].attention !== null, maps = samples[0].maps.length > 0;
       Object.assign(part("canvas"), { width, height });
-      if (shownSize !== `${width} ${height}`) { // small canvases are seen best as what they are
+      if (shownSize !== `${width} ${height}`) { // show the pixels of small canvases
         shownSize = `${width} ${height}`;
         part("smoothing").firstElementChild.checked = width > 240;
         root.classList.toggle("smooth", width > 240);
@@ -238,13 +238,13 @@ const cap2im = (() => {
         const button = make("button"), picture = Object.assign(make("canvas"), { width, height });
         button.type = "button";
         button.setAttribute("aria-label", `Sample ${index + 1}, seed ${s.seed}`);
-        button.addEventListener("click", () => lead.turnTo(index));
+        button.addEventListener("click", () => lead.selectSample(index));
         button.append(picture);
         if (frames === null) paint(picture, index, glimpses - 1);
         return button;
       }));
 
-      if (frames !== null && there === 0) return; // nobody knows yet whether words are read
+      if (frames !== null && received === 0) return; // the first glimpse shows whether the model has attention
       root.classList.remove("waiting");
       part("desk").classList.toggle("both", reads);
       part("reading").hidden = !reads;
@@ -270,7 +270,7 @@ const cap2im = (() => {
       }));
     }
 
-    // What changes
+    // Parts that change with the glimpse
 
     function show() {
       const { glimpses, width, height, samples } = data;
@@ -294,8 +294,8 @@ const cap2im = (() => {
       }
       if (attention === null) return;
       root.querySelectorAll(".word").forEach((span) => {
-        const share = attention[glimpse][span.dataset.word] / most;
-        span.style.setProperty("--weight", (share ** 1.5).toFixed(3)); // so that words that are hardly read stay clean
+        const share = attention[glimpse][span.dataset.word] / fullWeight;
+        span.style.setProperty("--weight", (share ** 1.5).toFixed(3)); // keeps words with little attention unshaded
       });
       [...part("labels").children].forEach((label, index) => { label.lastChild.textContent = percent(attention[glimpse][index]); });
       place(part("now"), { left: glimpse / glimpses });
@@ -303,7 +303,7 @@ const cap2im = (() => {
       showWeights();
     }
 
-    /* Where the chosen word is read, over the picture that it shaped: of the last stages, for the first ones may read no words. */
+    /* Show the map of the chosen word over its stage; the first stages may have no maps. */
     function showMap() {
       const { words, sizes, samples } = data;
       const { maps } = samples[sample];
@@ -330,29 +330,29 @@ const cap2im = (() => {
     function choose(index) {
       chosen = index === chosen ? null : index;
       const maps = data.samples[sample].maps.length;
-      if (chosen !== null && glimpse < data.sizes.length - maps) lead.go(data.sizes.length - maps); // the first size that reads words
+      if (chosen !== null && glimpse < data.sizes.length - maps) lead.go(data.sizes.length - maps); // the first stage with maps
       show();
     }
 
-    /* Whether a word was chosen; none is then. */
+    /* Deselect the word; return whether one was selected. */
     function unchoose() {
       if (data === null || chosen === null) return false;
       choose(null);
       return true;
     }
 
-    let shownWeights = ""; // what they were painted of, so that they are painted only when that changes
+    let paintedWeights = ""; // state of the painted heat map, to repaint it only on a change
     function showWeights() {
       const { attention } = data.samples[sample];
       const colour = getComputedStyle(document.documentElement).getPropertyValue("--read").trim();
-      const painted = `${renders} ${sample} ${attention.length} ${most} ${colour}`;
-      if (shownWeights === painted) return;
-      shownWeights = painted;
-      part("most").textContent = percent(most);
-      const canvas = Object.assign(part("weights"), { width: data.glimpses, height: 13 * data.words.length }); // 12 of a row's 13 are filled
+      const state = `${renders} ${sample} ${attention.length} ${fullWeight} ${colour}`;
+      if (paintedWeights === state) return;
+      paintedWeights = state;
+      part("most").textContent = percent(fullWeight);
+      const canvas = Object.assign(part("weights"), { width: data.glimpses, height: 13 * data.words.length }); // 12 of 13 pixels of a row are filled
       const pen = canvas.getContext("2d");
       attention.forEach((weights, t) => weights.forEach((weight, index) => {
-        pen.fillStyle = `rgb(${colour} / ${0.07 + (0.93 * weight) / most})`;
+        pen.fillStyle = `rgb(${colour} / ${0.07 + (0.93 * weight) / fullWeight})`;
         pen.fillRect(t, 13 * index, 1, 12);
       }));
     }
@@ -374,11 +374,11 @@ const cap2im = (() => {
       if (data !== null && glimpse >= 0) show();
     }
 
-    // Moving through the glimpses; a pair moves as one
+    // Moving through the glimpses; the viewers of a pair move together
 
-    const together = () => followers.filter((follower) => follower.shows());
-    const ready = () => Math.min(there, ...together().map((follower) => follower.there()));
-    const awaiting = () => open || together().some((follower) => follower.awaiting());
+    const together = () => followers.filter((follower) => follower.hasData());
+    const ready = () => Math.min(received, ...together().map((follower) => follower.received()));
+    const awaiting = () => receiving || together().some((follower) => follower.receiving());
 
     function move(to, of, playing) {
       [glimpse, sample] = [to, of];
@@ -393,7 +393,7 @@ const cap2im = (() => {
       together().forEach((follower) => follower.move(glimpse, sample, timer !== null));
     }
 
-    function turnTo(index) {
+    function selectSample(index) {
       sample = index;
       go(glimpse);
     }
@@ -435,11 +435,11 @@ const cap2im = (() => {
     }
 
     const self = {
-      root, render, begin, glimpse: take, stop, clear, mark, seed: () => data.samples[sample].seed,
+      root, render, begin, glimpse: addGlimpse, stop, clear, mark, seed: () => data.samples[sample].seed,
       seen: () => glimpse + 1, playing: () => timer !== null,
-      // between the viewers of a pair
-      followers, arrived, finish, go, turnTo, move, play, pause, unchoose,
-      there: () => there, shows: () => data !== null, awaiting: () => open, still: () => reducedMotion.matches,
+      // used between the viewers of a pair
+      followers, showReceived, finish, go, selectSample, move, play, pause, unchoose,
+      received: () => received, hasData: () => data !== null, receiving: () => receiving, reducesMotion: () => reducedMotion.matches,
       outlined: () => part("outline").firstElementChild.checked,
     };
     const lead = leader ?? self;
@@ -475,13 +475,13 @@ const cap2im = (() => {
       if (button && (event.key === "Enter" || event.key === " ")) {
         button.click();
       } else if (event.key === "Escape" && [self, ...followers].filter((each) => each.unchoose()).length) {
-        // no word is chosen any more, in neither of a pair
+        // all viewers of a pair have deselected their words
       } else if (data.glimpses === 1) {
         return;
       } else if (step) {
         pause();
         go(glimpse + step);
-      } else if (event.key === " " && !event.target.closest("button, a, [type=checkbox]")) { // these have their own use for it
+      } else if (event.key === " " && !event.target.closest("button, a, [type=checkbox]")) { // these handle the space key themselves
         toggle();
       } else {
         return;
