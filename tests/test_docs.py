@@ -16,7 +16,7 @@ from PIL import Image
 
 from cap2im.cli import app
 from cap2im.config import recipe_names
-from cap2im.pipeline import bundled_models
+from cap2im.loading import bundled_models
 from tests.real_data import data_folder
 
 ROOT = Path(__file__).resolve().parents[1]

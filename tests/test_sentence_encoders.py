@@ -134,13 +134,13 @@ def test_unknown_words_count_as_unk(tmp_path):
         ({"config.json": {"model_type": "llama"}}, r"no sentence encoder in this folder"),
         ({"config.json": {"format": 1, "kind": "draw"}}, r"no SHA-256 for config.json"),
         *(
-            ({"modules.json": broken}, r"modules\.json: (0|Input should be a valid|lists no parts)")
+            ({"modules.json": broken}, r"modules\.json: (0|Input should be a valid|lists no modules)")
             for broken in (["a"], {"a": 1}, [], 3, [{"path": 1}])
         ),
-        ({"modules.json": [{"type": "sentence_transformers.models.Dense", "path": "../x"}]}, r"part '../x' lies outside of the folder"),
-        ({"modules.json": [{"type": "evil.Module", "path": ""}]}, r"modules.json: part 'evil.Module' is not allowed; Transformer, Pooling"),
-        ({"modules.json": [{"type": "sentence_transformers_evil.Pooling", "path": ""}]}, r"is not allowed"),
-        ({"modules.json": [{"type": "sentence_transformers.models.WordEmbeddings", "path": ""}]}, r"is not allowed"),
+        ({"modules.json": [{"type": "sentence_transformers.models.Dense", "path": "../x"}]}, r"module '../x' is outside of the folder"),
+        ({"modules.json": [{"type": "evil.Module", "path": ""}]}, r"modules.json: module 'evil.Module': allowed are Transformer, Pooling"),
+        ({"modules.json": [{"type": "sentence_transformers_evil.Pooling", "path": ""}]}, r"allowed are Transformer"),
+        ({"modules.json": [{"type": "sentence_transformers.models.WordEmbeddings", "path": ""}]}, r"allowed are Transformer"),
         (
             {"modules.json": [{"type": "sentence_transformers.models.Dense", "path": "d"}], "d/pytorch_model.bin": {}},
             r"weights are in pytorch_model.bin, which is a pickle; only safetensors",

@@ -41,7 +41,7 @@ def weights_header(path: Path) -> dict[str, TensorInfo]:
     """Return type and shape of each tensor in a safetensors file; the weights are not read.
 
     Raises:
-        ValueError: The path is not UTF-8 or not a regular file, or the file is damaged or holds a type that no network here has.
+        ValueError: the path is not UTF-8 or not a regular file, or the file is damaged or holds a type that no network here has.
     """
     check_regular_file(path)
     check_unicode_path(path)
@@ -64,8 +64,8 @@ def build_on_meta(folder: Path, build: Callable[[], Network]) -> Network:
     """Build a network on the meta device and compare it with the weights of a model folder.
 
     Args:
-        folder: The model's folder.
-        build: Builds the network; may raise `ValidationError`.
+        folder: the model's folder.
+        build: builds the network; may raise `ValidationError`.
 
     Raises:
         ValueError: `build` fails, or the weights have other names, shapes or types than the network.
@@ -128,11 +128,11 @@ def bounded_parameters(tensors: int, values: int) -> Iterator[None]:
     """Limit the parameters and buffers that this thread registers in the block.
 
     Args:
-        tensors: Number of tensors in a file of weights.
-        values: Number of values in all of them.
+        tensors: number of tensors in a file of weights.
+        values: number of values in all of them.
 
     Raises:
-        ValueError: A network of far more parameters is being built.
+        ValueError: a network of far more parameters is being built.
     """
     thread, counts = threading.get_ident(), [0, 0]
 

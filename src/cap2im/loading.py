@@ -36,14 +36,14 @@ class ModelConfig(BaseModel):
     """The fields of `config.json`.
 
     Attributes:
-        kind: A key of the registry.
-        model: Configuration of the network, validated by the class of its kind.
-        vocabulary: Validated by `Vocabulary`.
-        data: Description of the training data.
-        sha256: File name -> SHA-256.
-        description: One sentence for people.
-        parameters: Number of parameters.
-        trained: Steps, seconds and machine of the training.
+        kind: a key of the registry.
+        model: configuration of the network, validated by the class of its kind.
+        vocabulary: validated by `Vocabulary`.
+        data: description of the training data.
+        sha256: file name -> SHA-256.
+        description: one sentence for people.
+        parameters: number of parameters.
+        trained: steps, seconds and machine of the training.
     """
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
@@ -63,11 +63,11 @@ class LoadedModel(Generic[Network_co]):
     """A network with its weights, in evaluation mode and frozen.
 
     Attributes:
-        name: Display name.
-        folder: The model's folder.
-        network: In float32.
-        config: The validated `config.json`.
-        vocabulary: The words that it knows; None if the folder has none.
+        name: display name.
+        folder: the model's folder.
+        network: in float32.
+        config: the validated `config.json`.
+        vocabulary: the words that it knows; None if the folder has none.
         sha256: SHA-256 of its weights.
     """
 
@@ -92,10 +92,10 @@ def find_model(name: str) -> Path:
     """Return the folder of a model.
 
     Args:
-        name: A bundled model, a model folder, a run (its finished model, else its last checkpoint), or OWNER/NAME on the Hugging Face hub.
+        name: a bundled model, a model folder, a run (its finished model, else its last checkpoint), or OWNER/NAME on the Hugging Face hub.
 
     Raises:
-        ValueError: No such model exists; the message lists the bundled ones.
+        ValueError: no such model exists; the message lists the bundled ones.
     """
     if name in (bundled := _bundled()):
         return bundled[name]
@@ -124,7 +124,7 @@ def find_device(name: str) -> torch.device:
     """Return a device of this machine; "cuda" distributes the devices over the processes of `accelerate launch`.
 
     Raises:
-        ValueError: No such device exists; the message lists those that do.
+        ValueError: no such device exists; the message lists those that do.
     """
     cuda = torch.cuda.device_count()
     available = ["cpu", *(f"cuda:{i}" for i in range(cuda)), *(["mps"] if torch.backends.mps.is_available() else [])]
@@ -138,13 +138,13 @@ def load_model(model: str | Path, expected: type[Network], *, device: str = "cpu
     """Load a model whose network is of an expected type.
 
     Args:
-        model: A name as `find_model` takes it, or the path of a model folder.
-        expected: Type of the network, for example `DrawingModel` or `DAMSM`.
+        model: a name as `find_model` takes it, or the path of a model folder.
+        expected: type of the network, for example `DrawingModel` or `DAMSM`.
         device: cpu, cuda, cuda:1, mps.
-        mapped: Leave the weights in their file, in the precision they have there, and read them on use.
+        mapped: leave the weights in their file, in the precision they have there, and read them on use.
 
     Raises:
-        ValueError: The model or the device does not exist, a file is missing, damaged or altered, the model is of another kind, or config,
+        ValueError: the model or the device does not exist, a file is missing, damaged or altered, the model is of another kind, or config,
             vocabulary and weights do not fit.
     """
     target = find_device(device)

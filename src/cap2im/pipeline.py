@@ -37,9 +37,9 @@ class Prompt:
     """A tokenised caption.
 
     Attributes:
-        caption: As typed.
-        tokens: By the model's vocabulary.
-        sharpener_tokens: By the sharpener's vocabulary; None without a sharpener that reads words.
+        caption: as typed.
+        tokens: by the model's vocabulary.
+        sharpener_tokens: by the sharpener's vocabulary; None without a sharpener that reads words.
     """
 
     caption: str
@@ -52,7 +52,7 @@ class Glimpses:
     """The same glimpse of several drawings that are drawn in one batch.
 
     Attributes:
-        first: Index of the first of them among all prompts.
+        first: index of the first of them among all prompts.
         canvases: [B, A, A, C] after the glimpse.
         words: [B, L] weight of each word, zero beyond a caption's last; None without attention.
         boxes: [B, 4] left, top, right, bottom of the write window in pixels; None without one.
@@ -69,13 +69,13 @@ class Pipeline:
     """A model, ready to draw. In a notebook it is shown as a short card.
 
     Attributes:
-        name: Display name.
-        model: The network, in evaluation mode.
-        vocabulary: The words that it knows.
-        config: The model's `config.json`.
-        encoder: Encodes sentence vectors, for a model that is conditioned on them.
-        sharpening: Applied to every finished picture, or None.
-        precision: Of drawing; captions are encoded, and pictures sharpened, in fp32.
+        name: display name.
+        model: the network, in evaluation mode.
+        vocabulary: the words that it knows.
+        config: the model's `config.json`.
+        encoder: encodes sentence vectors, for a model that is conditioned on them.
+        sharpening: applied to every finished picture, or None.
+        precision: of drawing; captions are encoded, and pictures sharpened, in fp32.
     """
 
     name: str
@@ -107,7 +107,7 @@ class Pipeline:
         """Return this pipeline with a sharpener, which adds one canvas to each drawing.
 
         Raises:
-            ValueError: The sharpener is of another side or number of colours.
+            ValueError: the sharpener is of another side or number of colours.
         """
         drawn, needed = ((c.side, c.colours) for c in (self.model.config, sharpening.model.config))
         if drawn != needed:
@@ -181,11 +181,11 @@ class Pipeline:
         """Tokenise captions, each different one once. A model that reads no words accepts any.
 
         Args:
-            captions: Any text.
-            unknown: What to do with unknown words: "error", "skip" or "mark"; see `Vocabulary.encode`.
+            captions: any text.
+            unknown: what to do with unknown words: "error", "skip" or "mark"; see `Vocabulary.encode`.
 
         Raises:
-            ValueError: An empty or over-long caption, or a word that the model or its sharpener does not know.
+            ValueError: an empty or over-long caption, or a word that the model or its sharpener does not know.
         """
         distinct = list(dict.fromkeys(captions))
         of_sharpener = None if self.sharpening is None else self.sharpening.tokens(distinct, unknown)
@@ -199,17 +199,17 @@ class Pipeline:
         """Draw captions.
 
         Args:
-            captions: One or several.
-            samples: Pictures of each caption. Picture k of every caption is drawn from seed + k.
+            captions: one or several.
+            samples: pictures of each caption. Picture k of every caption is drawn from seed + k.
             seed: 0 or more; the same caption and seed give the same picture in any batch. None chooses a random one, which the drawings
                 record.
-            unknown: What to do with unknown words: "error" or "skip".
+            unknown: what to do with unknown words: "error" or "skip".
 
         Returns:
             The drawings, all of the first caption first.
 
         Raises:
-            ValueError: An unknown word, an empty or over-long caption, a negative seed, or less than one sample.
+            ValueError: an unknown word, an empty or over-long caption, a negative seed, or less than one sample.
         """
         captions = [captions] if isinstance(captions, str) else captions
         if samples < 1:
@@ -231,12 +231,12 @@ class Pipeline:
         """Draw prompt i from seed i in batches, of which one is in memory at a time.
 
         Args:
-            prompts: As `Pipeline.prompts` returns them.
-            seeds: As many, 0 or more.
-            watch: Called with every glimpse as soon as it is drawn.
+            prompts: as `Pipeline.prompts` returns them.
+            seeds: as many, 0 or more.
+            watch: called with every glimpse as soon as it is drawn.
 
         Raises:
-            ValueError: Another number of seeds; raised before anything is drawn.
+            ValueError: another number of seeds; raised before anything is drawn.
         """
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(seeds)} seeds for {len(prompts)} captions: each caption needs one")

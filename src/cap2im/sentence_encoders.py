@@ -1,7 +1,6 @@
-"""Sentence encoders: captions to vectors, for the models that are conditioned on a whole sentence.
+"""Sentence encoders for models that are conditioned on sentence vectors: skip-thoughts, sentence-transformers and CLIP.
 
-One interface for our skip-thoughts and for ready encoders: any model of sentence-transformers, or the text tower of a CLIP. Nothing that
-comes with a model is executed: code in it is refused, and weights are read from safetensors files alone.
+No code of a model folder is executed: code is refused, and weights are read only from safetensors files.
 """
 
 from __future__ import annotations
@@ -29,17 +28,27 @@ from cap2im.hub import ENCODER_FILES, download, is_repository
 from cap2im.loading import LoadedModel, load_model
 from cap2im.models.skipthoughts import SkipThoughts
 
-SENTENCES_AT_ONCE = 64
-MODULES = "modules.json"  # what sentence-transformers calls the list of a model's parts
+BATCH_SIZE = 64
+MODULES = "modules.json"  # lists the modules of a model of sentence-transformers
 CARD = "README.md"
 KNOWN_MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
-ACTIVATIONS = ("torch.nn.modules.activation.", "torch.nn.modules.linear.Identity")  # what a Dense may call
+ACTIVATIONS = ("torch.nn.modules.activation.", "torch.nn.modules.linear.Identity")  # allowed in a Dense module
 CLIP_TYPES = ("clip", "clip_text_model")
-NEEDED = "needs more than the core; in the checkout: pip install -c constraints.txt '.[sentences]'"
+NOT_INSTALLED = "needs more than the core; in the checkout: pip install -c constraints.txt '.[sentences]'"
 
 
 class SkipThoughtsEncoder(SentenceEncoder):
-    """Our skip-thoughts, or the released ones. The vector of each of its encoders has length 1; unknown words count as `UNK`."""
+    """Skip-thoughts, trained here or converted from the released tables. Unknown words are encoded as `UNK`.
+
+    The vector of each of its encoders has length 1.
+
+    Args:
+        name: display name.
+        folder: a model folder.
+
+    Raises:
+        ValueError: see `load_model`.
+    """
 
     def __init__(self, name: str, folder: Path) -> None:
         loaded = load_model(folder, SkipThoughts, mapped=True)
@@ -52,31 +61,41 @@ class SkipThoughtsEncoder(SentenceEncoder):
 
     @property
     def sha256(self) -> str:
+        """SHA-256 of the weights."""
         return self._sha256
 
     @torch.inference_mode()
     def encode(self, captions: Sequence[str]) -> Tensor:
+        """Return vectors [N, features]; see `SentenceEncoder`."""
         tokens = [t.numbers for t in self.vocabulary.encode(captions, "mark")]
         order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
         vectors = torch.empty(len(tokens), self.features)
-        for start in range(0, len(order), SENTENCES_AT_ONCE):
-            rows = order[start : start + SENTENCES_AT_ONCE]
+        for start in range(0, len(order), BATCH_SIZE):
+            rows = order[start : start + BATCH_SIZE]
             vectors[rows] = self.model(*pad([tokens[row] for row in rows]))
         return vectors.clone()
 
 
 class SentenceTransformersEncoder(SentenceEncoder):
-    """A model of sentence-transformers, encoding as it says itself."""
+    """A model of sentence-transformers.
+
+    Args:
+        name: display name.
+        folder: folder with `modules.json`.
+
+    Raises:
+        ValueError: sentence-transformers is not installed, or the model is damaged or holds code.
+    """
 
     def __init__(self, name: str, folder: Path) -> None:
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError:
-            raise ValueError(f"{folder}: a model of sentence-transformers {NEEDED}") from None
+            raise ValueError(f"{folder}: a model of sentence-transformers {NOT_INSTALLED}") from None
         for module in _modules(folder):
-            package, _, kind = module.type.rpartition(".")
-            if not f"{package}.".startswith("sentence_transformers.") or kind not in KNOWN_MODULES:
-                raise ValueError(f"{folder / MODULES}: part {shortened(repr(module.type))} is not allowed; {', '.join(KNOWN_MODULES)} are")
+            package, _, class_name = module.type.rpartition(".")
+            if not f"{package}.".startswith("sentence_transformers.") or class_name not in KNOWN_MODULES:
+                raise ValueError(f"{folder / MODULES}: module {shortened(repr(module.type))}: allowed are {', '.join(KNOWN_MODULES)}")
             _refuse_pickles(folder / module.path)
             _refuse_functions(folder / module.path)
         try:
@@ -92,27 +111,37 @@ class SentenceTransformersEncoder(SentenceEncoder):
 
     @cached_property
     def sha256(self) -> str:
+        """SHA-256 of the weights, wherever the folder is."""
         return _weights_sha256(self._folder)
 
     @torch.inference_mode()
     def encode(self, captions: Sequence[str]) -> Tensor:
+        """Return vectors [N, features]; see `SentenceEncoder`."""
         _refuse_empty(captions)
         if not captions:
             return torch.empty(0, self.features)
         vectors = self._model.encode(
-            [normalise(c, lower=False) for c in captions], batch_size=SENTENCES_AT_ONCE, convert_to_tensor=True, show_progress_bar=False
+            [normalise(c, lower=False) for c in captions], batch_size=BATCH_SIZE, convert_to_tensor=True, show_progress_bar=False
         )
         return vectors.float().clone()
 
 
 class CLIPEncoder(SentenceEncoder):
-    """The text tower of a CLIP with its projection; captions that are too long for it are cut off."""
+    """The text tower of a CLIP with its projection; longer captions than its context are cut off.
+
+    Args:
+        name: display name.
+        folder: folder with `config.json` of a CLIP.
+
+    Raises:
+        ValueError: transformers is not installed, or the model is damaged.
+    """
 
     def __init__(self, name: str, folder: Path) -> None:
         try:
             from transformers import AutoTokenizer, CLIPTextModelWithProjection
         except ImportError:
-            raise ValueError(f"{folder}: a CLIP {NEEDED}") from None
+            raise ValueError(f"{folder}: a CLIP {NOT_INSTALLED}") from None
         _refuse_pickles(folder)
         try:
             with _Quiet(), _bounded_network(folder):
@@ -125,15 +154,17 @@ class CLIPEncoder(SentenceEncoder):
 
     @cached_property
     def sha256(self) -> str:
+        """SHA-256 of the weights, wherever the folder is."""
         return _weights_sha256(self._folder)
 
     @torch.inference_mode()
     def encode(self, captions: Sequence[str]) -> Tensor:
+        """Return vectors [N, features]; see `SentenceEncoder`."""
         _refuse_empty(captions)
         longest = self._model.config.max_position_embeddings
         vectors = torch.empty(len(captions), self.features)
-        for start in range(0, len(captions), SENTENCES_AT_ONCE):
-            rows = slice(start, start + SENTENCES_AT_ONCE)
+        for start in range(0, len(captions), BATCH_SIZE):
+            rows = slice(start, start + BATCH_SIZE)
             words = self._tokenizer(
                 [normalise(c, lower=False) for c in captions[rows]], padding=True, truncation=True, max_length=longest, return_tensors="pt"
             )
@@ -142,40 +173,40 @@ class CLIPEncoder(SentenceEncoder):
 
 
 def find_encoder(name: str, *, ask_hub: bool = True) -> Path:
-    """The folder of a sentence encoder, inside of a run where it is one's; names and errors are those of `load_sentence_encoder`."""
+    """Return the folder of a sentence encoder; names and errors are those of `load_sentence_encoder`."""
     path = existing_folder(Path(name))
     if path.is_dir():
-        found = [
-            folder for folder in (path, existing_folder(path / "model")) if (folder / CONFIG).is_file() or (folder / MODULES).is_file()
-        ]
-        return found[0] if found else next(reversed(checkpoints(path)), path)
+        for folder in (path, existing_folder(path / "model")):
+            if (folder / CONFIG).is_file() or (folder / MODULES).is_file():
+                return folder
+        return next(reversed(checkpoints(path)), path)
     if is_repository(name):
         return download(name, ENCODER_FILES, ["onnx/*", "openvino/*"], ask=ask_hub)
     raise ValueError(f"unknown sentence encoder {name!r}; give a folder, or OWNER/NAME on the Hugging Face hub")
 
 
 def load_sentence_encoder(name: str, *, ask_hub: bool = True) -> SentenceEncoder:
-    """A sentence encoder.
+    """Load a sentence encoder.
 
     Args:
-        name: a folder of skip-thoughts (a model, or the run of a training), of a model of sentence-transformers, or of a CLIP; or
-            OWNER/NAME of one of them on the Hugging Face hub.
-        ask_hub: for OWNER/NAME; False reads what was downloaded before, for a name that no person has typed.
+        name: a folder of skip-thoughts (a model or a run), of a model of sentence-transformers or of a CLIP; or OWNER/NAME of one of them
+            on the Hugging Face hub.
+        ask_hub: false reads OWNER/NAME only from the cache, for names that come from a file.
 
     Raises:
-        ValueError: there is no such encoder, its files are damaged or hold code, or what it needs is not installed.
+        ValueError: the encoder does not exist, its files are damaged or hold code, or a package is not installed.
     """
     folder = find_encoder(name, ask_hub=ask_hub)
-    shown = Path(name).resolve().name if Path(name).is_dir() else name
+    display_name = Path(name).resolve().name if Path(name).is_dir() else name
     if (folder / MODULES).is_file():
-        return SentenceTransformersEncoder(shown, folder)
+        return SentenceTransformersEncoder(display_name, folder)
     config = _config(folder)
     if config.get("model_type") in CLIP_TYPES:
-        return CLIPEncoder(shown, folder)
+        return CLIPEncoder(display_name, folder)
     if "kind" in config:
-        return SkipThoughtsEncoder(shown, folder)
-    known = f"one of cap2im, of sentence-transformers ({MODULES}), or a CLIP ({CONFIG} with model_type clip)"
-    raise ValueError(f"{folder}: no sentence encoder in this folder, which would be {known}")
+        return SkipThoughtsEncoder(display_name, folder)
+    allowed = f"skip-thoughts of cap2im, a model of sentence-transformers ({MODULES}), or a CLIP ({CONFIG} with model_type clip)"
+    raise ValueError(f"{folder}: no sentence encoder in this folder; allowed: {allowed}")
 
 
 def load_own_encoder(model: LoadedModel[Any], features: int) -> SentenceEncoder:
@@ -185,11 +216,11 @@ def load_own_encoder(model: LoadedModel[Any], features: int) -> SentenceEncoder:
     machine. What a config names is never fetched from the hub.
 
     Args:
-        model: The model.
-        features: Width of the vectors that it needs.
+        model: the model.
+        features: width of the vectors that it needs.
 
     Raises:
-        ValueError: There is no encoder, or its vectors are of another width.
+        ValueError: there is no encoder, or its vectors are of another width.
     """
     own, named = model.folder / SENTENCE_ENCODER, model.config.data.get("sentence_encoder")
     if own.is_dir():
@@ -209,11 +240,11 @@ def load_own_encoder(model: LoadedModel[Any], features: int) -> SentenceEncoder:
 
 
 def copy_encoder(source: Path, target: Path) -> None:
-    """Copies what `load_sentence_encoder` needs of an encoder, and its card: no code, and nothing of its training.
+    """Copy the files that `load_sentence_encoder` reads, and the model card; neither code nor training state.
 
     Args:
-        source: its folder, as `find_encoder` answers it.
-        target: a new folder; its files are hard links where the disk has them.
+        source: folder of an encoder, as `find_encoder` returns it.
+        target: a new folder; its files are hard links if the disk supports them.
     """
     target.mkdir()
     for file in _files(source):
@@ -226,7 +257,7 @@ def copy_encoder(source: Path, target: Path) -> None:
 
 
 class _Quiet:
-    """Keeps transformers from reporting on weights that are not needed, such as a CLIP's eyes."""
+    """Silence the reports of transformers on unused weights, such as the image tower of a CLIP."""
 
     def __enter__(self) -> None:
         from transformers.utils import logging
@@ -245,9 +276,9 @@ class _Quiet:
 
 @contextmanager
 def _bounded_network(folder: Path) -> Iterator[None]:
-    """Raise ValueError in the block as soon as a network is made that is far larger than the weights of an encoder.
+    """Raise ValueError in the block as soon as a library builds a network that is far larger than the encoder's weights.
 
-    The files that the libraries would read are checked first: no FIFO, and no JSON document that takes too much memory.
+    The files that the libraries will read are checked first: FIFOs and JSON documents that take too much memory are refused.
     """
     shapes = []
     for file in _files(folder):
@@ -265,13 +296,13 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """What an encoder consists of, and its card."""
-    parts, patterns = [folder], [*ENCODER_FILES, CARD]
+    """Return the files of an encoder and its card."""
+    folders, patterns = [folder], [*ENCODER_FILES, CARD]
     if (folder / MODULES).is_file():
-        parts += [folder / module.path for module in _modules(folder)]
+        folders += [folder / module.path for module in _modules(folder)]
     elif "kind" in _config(folder):
         patterns = [CONFIG, WEIGHTS, CARD]
-    return [file for part in dict.fromkeys(parts) for pattern in patterns for file in sorted(part.glob(pattern))]
+    return [file for each in dict.fromkeys(folders) for pattern in patterns for file in sorted(each.glob(pattern))]
 
 
 def _weights_sha256(folder: Path) -> str:
@@ -283,45 +314,49 @@ class _AnyJSON(RootModel[Any]):
 
 
 class _Module(BaseModel):
-    """A part of a model of sentence-transformers."""
+    """A module of a model of sentence-transformers.
 
-    path: str  # of a folder inside of the model's
-    type: str  # the name of a Python class
+    Attributes:
+        path: its folder, relative to the model's.
+        type: name of a Python class.
+    """
+
+    path: str
+    type: str
 
 
 class _Modules(RootModel[list[_Module]]):
-    """What `modules.json` holds."""
+    """The content of `modules.json`."""
 
 
 def _modules(folder: Path) -> list[_Module]:
-    """Return the parts of a model of sentence-transformers.
+    """Return the modules of a model of sentence-transformers.
 
     Raises:
-        ValueError: what lists them is damaged, or a part lies elsewhere.
+        ValueError: `modules.json` is damaged or empty, or a module is outside of the folder.
     """
     path = folder / MODULES
     modules = read_json(path, _Modules).root
     if not modules:
-        raise ValueError(f"{path}: lists no parts")
+        raise ValueError(f"{path}: lists no modules")
     for module in modules:
         if "\0" in module.path or not (folder / module.path).resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"{path}: part {shortened(repr(module.path))} lies outside of the folder")
+            raise ValueError(f"{path}: module {shortened(repr(module.path))} is outside of the folder")
     return modules
 
 
 def _refuse_pickles(folder: Path) -> None:
-    """Raises where weights are pickled, which could execute anything, and not there as safetensors too."""
-    pickled = [path.name for path in folder.glob("*.bin")]
-    if pickled and not list(folder.glob("*.safetensors")):
-        raise ValueError(f"{folder}: weights are in {pickled[0]}, which is a pickle; only safetensors files are read")
+    """Raise ValueError if the weights exist only as pickles, which can execute code on loading."""
+    pickles = [path.name for path in folder.glob("*.bin")]
+    if pickles and not list(folder.glob("*.safetensors")):
+        raise ValueError(f"{folder}: weights are in {pickles[0]}, which is a pickle; only safetensors files are read")
 
 
 def _refuse_functions(folder: Path) -> None:
-    """Raise ValueError where a part asks for a function that is no activation; sentence-transformers calls anything in torch."""
+    """Raise ValueError if a module names a function that is no activation; sentence-transformers would call any function of torch."""
     name = _config(folder).get("activation_function", ACTIVATIONS[1])
     if not isinstance(name, str) or not name.startswith(ACTIVATIONS):
-        allowed = " and ".join(ACTIVATIONS)
-        raise ValueError(f"{folder / CONFIG}: activation_function {shortened(repr(name))} is not allowed; {allowed} are")
+        raise ValueError(f"{folder / CONFIG}: activation_function {shortened(repr(name))}: allowed are {' and '.join(ACTIVATIONS)}")
 
 
 def _refuse_empty(captions: Sequence[str]) -> None:

@@ -26,11 +26,11 @@ class Sharpening:
     """A sharpener, ready for pictures.
 
     Attributes:
-        name: Display name.
-        model: The network, in evaluation mode.
+        name: display name.
+        model: the network, in evaluation mode.
         sha256: SHA-256 of its weights.
-        vocabulary: The words that it knows; None if it is conditioned on sentence vectors.
-        encoder: Encodes the sentence vectors; None if it reads words.
+        vocabulary: the words that it knows; None if it is conditioned on sentence vectors.
+        encoder: encodes the sentence vectors; None if it reads words.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Sharpening:
         """Find and load a sharpener; `cap2im.loading.load_model` describes names and errors.
 
         Raises:
-            ValueError: Its sentence encoder is missing.
+            ValueError: its sentence encoder is missing.
         """
         loaded = load_model(name, Sharpener, device=device)
         config = loaded.network.config
@@ -71,7 +71,7 @@ class Sharpening:
         """Return the tokens of captions; None if the sharpener reads no words.
 
         Raises:
-            ValueError: An empty or over-long caption, or unknown words; see `Vocabulary.encode`.
+            ValueError: an empty or over-long caption, or unknown words; see `Vocabulary.encode`.
         """
         try:
             return None if self.vocabulary is None else self.vocabulary.encode(captions, unknown)
@@ -91,7 +91,7 @@ class Sharpening:
         """Encode captions once and return the function `(images [n, C, A, A] in 0..1, rows of their captions) -> sharper images`.
 
         Raises:
-            ValueError: See `tokens`.
+            ValueError: see `tokens`.
         """
         sentences = self.encode(captions, self.tokens(captions, unknown))
         return torch.inference_mode()(lambda images, rows: self.model.sharpen(images, sentences[rows]))
@@ -101,7 +101,7 @@ class Sharpening:
         """Sharpen images [N, C, A, A] in 0..1, in batches, each conditioned on a sentence vector [N, S].
 
         Raises:
-            ValueError: Another size or number of images.
+            ValueError: another size or number of images.
         """
         c = self.model.config
         if list(images.shape) != (needed := [len(sentences), c.colours, c.side, c.side]):
@@ -115,6 +115,6 @@ class Sharpening:
         """Sharpen images [N, C, A, A] in 0..1, each with its caption.
 
         Raises:
-            ValueError: See `apply` and `tokens`.
+            ValueError: see `apply` and `tokens`.
         """
         return self.apply(images, self.encode(captions, self.tokens(captions, unknown)))
