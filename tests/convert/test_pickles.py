@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cap2im.convert.pickles import MOST_BYTES, read_pickle
+from cap2im.convert.pickle_limits import MOST_BYTES
+from cap2im.convert.pickles import read_pickle
 from cap2im.data.published import words_by_number
 
 PLAIN = {
@@ -180,6 +181,11 @@ def test_one_part_is_not_built_from_again_and_again(read, again):
     assert peak(read, data) < 150 * len(data)
 
 
+def test_long_tuples_are_read(read):
+    flat = tuple(range(50_000))
+    assert read(pickle.dumps(flat, 2)) == flat
+
+
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_honest_pickles_have_room(read, protocol):
     """Many small things, which grow most."""
@@ -258,7 +264,7 @@ def malicious(marker: Path) -> dict[str, tuple[bytes, str]]:
     }
     deep = b"\x80\x02}" + b")" + b"\x85" * 300_000 + b"K\x01s."  # its hash would overflow the interpreter's stack
     deep_lists = b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b"."
-    return cases | {"deep key": (deep, "tuples that are nested too deeply"), "deep": (deep_lists, "too deeply")}
+    return cases | {"deep key": (deep, "more than 4,096 tuples in a tuple"), "deep": (deep_lists, "too deeply")}
 
 
 @pytest.mark.parametrize("name", malicious(Path("x")))
@@ -267,7 +273,7 @@ def test_refused_by_name_and_nothing_runs(read, tmp_path, name, monkeypatch):
     data, asked = malicious(marker)[name]
     for module, function in ((os, "system"), (builtins, "eval"), (builtins, "exec")):
         monkeypatch.setattr(module, function, lambda *_: pytest.fail("it ran"))
-    with pytest.raises(ValueError, match=r"some\.pkl: (refused: |damaged, or no pickle of plain data)") as refusal:
+    with pytest.raises(ValueError, match=r"some\.pkl: (refused: |damaged, or not a pickle of plain data)") as refusal:
         read(data)
     assert asked in str(refusal.value)
     assert "\n" not in str(refusal.value)
@@ -323,13 +329,13 @@ def doubled(make: bytes, first: bytes) -> bytes:
 PAIRS = doubled(b"h#h#\x86", b")")  # tuples, which can be keys
 LISTS = doubled(b"](h#h#e", b"]")
 FLOODS = {
-    "a key that takes for ever to hash": (b"\x80\x02}(" + PAIRS + b"K\x01u.", "builds far more"),
-    "a member of a set": (b"\x80\x04\x8f(" + PAIRS + b"\x90.", "builds far more"),
-    "a member of a frozen set": (b"\x80\x04(" + PAIRS + b"\x91.", "builds far more"),
-    "a member of Python 2's set": (b"\x80\x02c__builtin__\nset\n](" + PAIRS + b"0h\x3ce\x85R.", "a tuple for a key"),
+    "a key that takes for ever to hash": (b"\x80\x02}(" + PAIRS + b"K\x01u.", "more than 4,096 tuples in a tuple"),
+    "a member of a set": (b"\x80\x04\x8f(" + PAIRS + b"\x90.", "more than 4,096 tuples in a tuple"),
+    "a member of a frozen set": (b"\x80\x04(" + PAIRS + b"\x91.", "more than 4,096 tuples in a tuple"),
+    "a member of Python 2's set": (b"\x80\x02c__builtin__\nset\n](" + PAIRS + b"0h\x3ce\x85R.", "more than 4,096 tuples in a tuple"),
     "a shape": (
         b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01" + PAIRS + b"NNNtb.",
-        "nested too deeply",
+        "more than 4,096 tuples in a tuple",
     ),
     "a persistent id": (b"\x80\x02" + LISTS + b"Q.", r"a persistent object, \[\[\[\.\.\.\]"),
     "sets": (b"\x80\x04(" + b"\x8f" * 3_000_000 + b"l.", "builds far more"),
@@ -361,14 +367,17 @@ def test_nested_values_are_not_expanded(tmp_path):
 def test_every_truncation_is_told(read):
     data = pickle.dumps([{"a": [1, 70_000, 2**70], "é": (True, 1.5)}, np.arange(3)], 2)
     for length in range(len(data)):
-        with pytest.raises(ValueError, match=r"damaged, or no pickle"):
+        with pytest.raises(ValueError, match=r"damaged, or not a pickle"):
             read(data[:length])
 
 
 def test_no_memory_for_nothing(read, tmp_path):
     """Six bytes that make Python's own machine reserve tens of gigabytes for its memo."""
-    with pytest.raises(ValueError, match="refused: it asks for a memo of 2,147,483,647 places"):
-        read(b"\x80\x02]r\xff\xff\xff\x7f.")
+    for put in (b"r\xff\xff\xff\x7f", b"p2147483647\n"):
+        with pytest.raises(ValueError, match="refused: it asks for a memo of 2,147,483,647 places"):
+            read(b"\x80\x02]" + put + b".")
+    with pytest.raises(ValueError, match="refused: it asks for a memo of -1 places"):
+        read(b"\x80\x02]p-1\n.")
     with (tmp_path / "large.pkl").open("wb") as file:
         file.truncate(MOST_BYTES + 1)
     with pytest.raises(ValueError, match=r"large\.pkl: 134,217,729 bytes; at most 134,217,728 are read"):

@@ -405,8 +405,8 @@ PAIRS = b")q\x00" + b"".join(b"h" + bytes([n]) + b"h" + bytes([n]) + b"\x86q" + 
 BOMBS = {
     "bytes by their number": ((b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.",), "it asks for builtins.bytearray"),
     "flood": ((b"\x80\x02(" + b"}" * 3_000_000 + b"l.",), "it builds far more than it holds"),
-    "hash": ((b"\x80\x02}(" + PAIRS + b"K\x01u.",), "tuples that are nested too deeply"),
-    "counted": ((b"\x80\x02ccollections\nCounter\n](" + PAIRS + b"e\x85R.",), "tuples that are nested too deeply"),
+    "hash": ((b"\x80\x02}(" + PAIRS + b"K\x01u.",), "more than 4,096 tuples in a tuple"),
+    "counted": ((b"\x80\x02ccollections\nCounter\n](" + PAIRS + b"e\x85R.",), "more than 4,096 tuples in a tuple"),
     "compressed": ((b"\x80\x02(" + b"}" * 3_000_000 + b"l.", b"", zipfile.ZIP_DEFLATED), "is compressed"),
     "two pickles": ((b"\x80\x02}.", b"", zipfile.ZIP_STORED, "archive/DATA.PKL"), "two members of its archive have one name"),
     "storage is shorter than said": ((tensor_pickle(10**9, 10**9), bytes(16)), "damaged, or not of PyTorch"),

@@ -26,7 +26,8 @@ from cap2im.arrays import open_hdf5
 from cap2im.checkpoint import whole_folder, write_model
 from cap2im.convert.attngan import CAPTIONS_FILE, convert_attngan, part_of
 from cap2im.convert.card import card
-from cap2im.convert.pickles import MOST_BYTES, RefusedError, read_pickle, scan_pickle
+from cap2im.convert.pickle_limits import MOST_BYTES, RefusedError, check_pickle
+from cap2im.convert.pickles import read_pickle
 from cap2im.convert.port import port_draw, port_names
 from cap2im.convert.skipthoughts import convert_skipthoughts
 from cap2im.convert.theano import (
@@ -50,7 +51,6 @@ ZIP = b"PK\x03\x04"  # PyTorch since 1.6
 OLD_PYTORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 OLD_PICKLES = 5  # at the start of such a file: magic number, version, machine, content, keys of what follows
 MOST_SHARING = 8  # bytes of float32 weights for each byte of a PyTorch file; half precision has two, tied weights more
-LARGEST_TUPLE = 4096  # parts, in a PyTorch file: shapes and settings
 DEEPEST_NETWORK = 3  # keys that lead to a network in a checkpoint
 NETWORK_KEYS = ("netG", "generator", "model", "state_dict", "weights")  # which network of several is read
 WRAPPERS = {"module", "_orig_mod", "model", "netG", "generator"}  # first parts of names that wrappers add to all of them
@@ -258,11 +258,11 @@ def _read_pytorch(path: Path, *, zipped: bool) -> dict[str, Tensor]:
 
 
 def _scan_pytorch(path: Path, zipped: bool) -> None:
-    """Bound what the pickles of a PyTorch file can build; see `scan_pickle` for errors."""
+    """Bound what the pickles of a PyTorch file can build; see `check_pickle` for errors."""
     if not zipped:
         with path.open("rb") as file:
             for _ in range(OLD_PICKLES):
-                scan_pickle(file, _refuse_growth, LARGEST_TUPLE)
+                check_pickle(file, _refuse_growth)
         return
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
@@ -274,7 +274,7 @@ def _scan_pytorch(path: Path, zipped: bool) -> None:
             if member.filename.lower().endswith(".pkl"):
                 if member.file_size > MOST_BYTES:
                     raise ValueError(f"{member.filename} has {member.file_size:,} bytes; at most {MOST_BYTES:,} are read")
-                scan_pickle(io.BytesIO(archive.read(member)), _refuse_growth, LARGEST_TUPLE)
+                check_pickle(io.BytesIO(archive.read(member)), _refuse_growth)
 
 
 def _refuse_growth(name: str) -> None:
