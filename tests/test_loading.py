@@ -162,7 +162,8 @@ def sentence_model(tiny: Path, folder: Path, encoder: str) -> Path:
     return changed(tiny, folder, network.state_dict(), model=config, data={"sentence_encoder": encoder})
 
 
-def test_hub_is_not_asked_for_what_a_config_names(tiny, tmp_path, monkeypatch, capsys):
+def test_hub_is_not_asked_for_what_a_config_names(tiny, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "cap2im")
     asked: list[dict[str, Any]] = []
 
     def snapshot(repository, **options):
@@ -178,7 +179,7 @@ def test_hub_is_not_asked_for_what_a_config_names(tiny, tmp_path, monkeypatch, c
     with pytest.raises(ValueError, match="owner/name: not on this machine, and the Hugging Face hub is not asked"):
         Pipeline.load(str(folder))
     assert [options["local_files_only"] for options in asked] == [True]
-    assert "looking for" not in capsys.readouterr().err
+    assert "looking for" not in caplog.text
 
 
 def test_encoder_outside_belongs_to_checkpoints_only(tiny, tmp_path):

@@ -180,14 +180,15 @@ def test_unknown_models(name, message, tmp_path, monkeypatch):
         find_model(name)
 
 
-def test_unreachable_hub(monkeypatch, tmp_path, capsys):
+def test_unreachable_hub(monkeypatch, tmp_path, caplog):
+    caplog.set_level("INFO", "cap2im")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ValueError, match=r"no folder 'some/model' here, and it cannot be had from the Hugging Face hub") as error:
         find_model("some/model")
     assert "Errno" not in str(error.value)
     assert "\n" not in str(error.value)
-    assert "looking for some/model" in capsys.readouterr().err
+    assert "looking for some/model" in caplog.text
 
 
 def test_of_the_hub_a_model_comes_with_its_sentence_encoder_and_nothing_that_could_be_executed(monkeypatch, tmp_path):

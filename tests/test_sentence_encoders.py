@@ -229,11 +229,12 @@ def test_unknown_name():
         load_sentence_encoder("nothing")
 
 
-def test_the_hub_is_told_before_it_is_asked(monkeypatch, capsys):
+def test_the_hub_is_told_before_it_is_asked(monkeypatch, caplog):
+    caplog.set_level("INFO", "cap2im")
     asked = {}
 
     def nowhere(repository, **patterns):
-        assert "looking for owner/name on the Hugging Face hub" in capsys.readouterr().err
+        assert "looking for owner/name on the Hugging Face hub" in caplog.text
         asked.update(patterns)
         raise OSError("no network")
 

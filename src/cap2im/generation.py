@@ -17,8 +17,8 @@ out; the script cannot be parsed, and its pairs are recognised by the ends of th
 
 from __future__ import annotations
 
+import logging
 import re
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -56,6 +56,8 @@ from cap2im.files import (
 from cap2im.metrics.distributed import ProcessGroup
 from cap2im.pipeline import Pipeline
 from cap2im.randomness import generator
+
+logger = logging.getLogger(__name__)
 
 MANIFEST, PAIRS = "manifest.json", "pairs.jsonl"
 GENERATED, REAL = "generated", "real"
@@ -215,7 +217,7 @@ def generate(
     pairs = pairs if sample is None else choose(pairs, sample, seed)
     sizes, foreign = pipeline.model.config, foreign_data(pipeline, dataset, [pair.caption for pair in pairs])
     if foreign is not None and processes.is_main_process:
-        print(foreign.warning, file=sys.stderr)
+        logger.warning(foreign.warning)
     manifest = {
         "format": FORMAT,
         "version": __version__,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from cap2im.files import explain
+
+logger = logging.getLogger(__name__)
 
 ENCODER_FILES = ("*.json", "*.txt", "*.safetensors", "*.model")  # all that a sentence encoder needs; none of them holds code
 
@@ -68,7 +70,7 @@ def download(repository: str, wanted: Sequence[str], unwanted: Sequence[str] = (
         except (LocalEntryNotFoundError, ValueError, OSError):
             reason = "and the Hugging Face hub is not asked for what only a config names"
             raise ValueError(f"{repository}: not on this machine, {reason}: hf download {repository} fetches it") from None
-    print(f"looking for {repository} on the Hugging Face hub", file=sys.stderr)
+    logger.info("looking for %s on the Hugging Face hub", repository)
     try:  # without a network this answers what is in the cache
         return Path(snapshot_download(repository, allow_patterns=list(wanted), ignore_patterns=list(unwanted)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

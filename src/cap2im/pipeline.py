@@ -29,7 +29,7 @@ from cap2im.sharpening import Sharpening
 
 EXAMPLE_DIGITS = ((2, 8), (5, 1), (3, 1), (7, 4), (7,), (6,), (9,), (1,))  # one caption of each layout
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Pipeline:
         encoder = load_own_encoder(loaded, model.config.sentence_features) if conditioned_on_vectors else None
         usable = usable_precision(precision, model.device)
         if usable != precision:
-            _log.warning("%s: %s", loaded.name, BF16_UNSUPPORTED)
+            logger.warning("%s: %s", loaded.name, BF16_UNSUPPORTED)
         pipeline = cls(loaded.name, model, vocabulary, loaded.config, encoder, precision=usable)
         return pipeline if sharpen is None else pipeline.sharpened(Sharpening.load(sharpen, device=device))
 

@@ -89,14 +89,15 @@ SHA256 = hashlib.sha256(DATA).hexdigest()
 NAME = "weights.pth"
 
 
-def test_download_is_told_verified_and_kept(mirror, tmp_path, monkeypatch, capsys):
+def test_download_is_told_verified_and_kept(mirror, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "cap2im")
     served, asked, url = mirror
     served[f"/{NAME}"] = DATA
     monkeypatch.setenv("CAP2IM_CACHE", str(tmp_path))
     monkeypatch.setitem(inception.PUBLISHED, "imagenet", inception.Published(f"{url}/{NAME}", SHA256))
     found = find_inception("imagenet")
     assert found.read_bytes() == DATA
-    assert f"downloading {url}/{NAME}" in capsys.readouterr().err
+    assert f"downloading {url}/{NAME}" in caplog.text
     assert find_inception("imagenet") == found
     assert asked == [""]  # once
     found.write_bytes(b"something else")

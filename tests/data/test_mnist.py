@@ -117,7 +117,8 @@ def mirror(tmp_path):
     server.shutdown()
 
 
-def test_download_verifies_and_tries_the_next_mirror(mirror, tmp_path, monkeypatch, capsys):
+def test_download_verifies_and_tries_the_next_mirror(mirror, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "cap2im")
     served, url = mirror
     right = gzip.compress(idx(3))
     monkeypatch.setattr(mnist_module, "SHA256", {"some-idx1-ubyte": hashlib.sha256(idx(3)).hexdigest()})
@@ -125,7 +126,7 @@ def test_download_verifies_and_tries_the_next_mirror(mirror, tmp_path, monkeypat
     cache = tmp_path / "cache"
     download_mnist(cache, (f"{url}nowhere/", url))
     assert (cache / "some-idx1-ubyte.gz").read_bytes() == right
-    assert f"downloading {url}some-idx1-ubyte.gz" in capsys.readouterr().err
+    assert f"downloading {url}some-idx1-ubyte.gz" in caplog.text
     download_mnist(cache, ("http://127.0.0.1:9/",))  # nothing is fetched twice
 
 

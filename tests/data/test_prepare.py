@@ -80,16 +80,16 @@ def test_twice_and_in_parallel_gives_the_same_bytes(tmp_path):
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_coco_mini(tmp_path, capsys):
+def test_coco_mini(tmp_path, caplog):
     manifest = prepared("coco", data_folder() / "coco-mini", tmp_path / "out", PrepareOptions(captions=5))
     assert manifest["splits"] == {"train": {"images": 80, "captions": 400}, "validation": {"images": 79, "captions": 395}}
     told = (tmp_path / "out" / "problems.txt").read_text().splitlines()
     assert len(told) == 80
     assert all(line.startswith("image without annotation: ") and line.endswith("not in captions_val2017.json") for line in told)
-    assert "80 x image without annotation" in capsys.readouterr().err
+    assert "80 x image without annotation" in caplog.text
 
 
-def test_bad_images_are_skipped_and_told(tmp_path, capsys):
+def test_bad_images_are_skipped_and_told(tmp_path, caplog):
     sources.pairs(tmp_path / "pairs", 5)
     whole = (tmp_path / "pairs" / "p0.jpg").read_bytes()
     (tmp_path / "pairs" / "p0.jpg").write_bytes(whole[: len(whole) // 2])
@@ -102,7 +102,7 @@ def test_bad_images_are_skipped_and_told(tmp_path, capsys):
     assert [line.split(": ")[0] for line in told] == ["unreadable image"] * 3 + ["image without captions"]
     assert [f"p{n}.jpg" in line for n, line in enumerate(told)] == [True] * 4
     assert "truncated" in told[0].lower()
-    assert capsys.readouterr().err.count("problems, listed in") == 1
+    assert caplog.text.count("problems, listed in") == 1
 
 
 def test_nothing_usable_is_refused(tmp_path):

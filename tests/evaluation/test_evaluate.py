@@ -224,12 +224,12 @@ def without_split(folder: Path, *lacking: str) -> Path:
         ((), None, ["test"], ""),
     ],
 )
-def test_splits_that_a_dataset_lacks_are_named(pipeline_of_words, tmp_path, capsys, lacking, split, bounds, told):
+def test_splits_that_a_dataset_lacks_are_named(pipeline_of_words, tmp_path, caplog, lacking, split, bounds, told):
     data = without_split(tmp_path / "data", *lacking)
     result = evaluate(pipeline_of_words, data=data, split=split, images=3, bound_samples=1)
     splits = [*result.get("other_splits", {}), result["likelihood"]["protocol"]["split"]]
     assert splits == bounds
-    assert told in capsys.readouterr().err
+    assert told in caplog.text
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +237,7 @@ def pipeline_of_words(tmp_path_factory):
     return Pipeline.load(str(models(tmp_path_factory.mktemp("words"))[0]))
 
 
-def test_foreign_data_is_named_and_recorded(pipeline_of_words, tmp_path, capsys):
+def test_foreign_data_is_named_and_recorded(pipeline_of_words, tmp_path, caplog):
     """The model's own dataset has other images, and its vocabulary these words; a narrower one does not know all."""
     data = prepared_dataset(tmp_path / "elsewhere", side=12, train=4)
     result = evaluate(pipeline_of_words, data=data, images=4, bound_samples=1)
@@ -245,8 +245,7 @@ def test_foreign_data_is_named_and_recorded(pipeline_of_words, tmp_path, capsys)
     assert recorded["trained_on"] == "a source of kind test"
     assert recorded["measured_on"] == "elsewhere, made of a source of kind test"
     warning = "warning: words was trained on a source of kind test, not on elsewhere, made of a source of kind test: it does not know "
-    lines = capsys.readouterr().err.splitlines()
-    told = [line for line in lines if line.startswith("warning")]
+    told = [message for message in caplog.messages if message.startswith("warning")]
     assert told == [f"{warning}{100 * recorded['unknown_words']:.1f} % of the words of the captions used"]
     narrow = dataclasses.replace(pipeline_of_words, vocabulary=Vocabulary(words=("a", "square", "UNK"), unknown="UNK"))
     share = evaluate(narrow, data=data, images=4, bound_samples=1)["likelihood"]["protocol"]["foreign"]["unknown_words"]

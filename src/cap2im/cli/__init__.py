@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -38,12 +41,25 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a locale without UTF-8 cannot print every caption
-    status = exit_status(_run)
+    with _log_on_stderr():
+        status = exit_status(_run)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)  # in one of several processes torch's threads can abort while the interpreter is torn down
     sys.exit(status)
+
+
+@contextmanager
+def _log_on_stderr() -> Iterator[None]:
+    """Print the messages that the package logs to standard error."""
+    logger, handler = logging.getLogger("cap2im"), logging.StreamHandler()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _run() -> Any:

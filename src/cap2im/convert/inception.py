@@ -6,8 +6,8 @@ They are read as tensors alone; nothing in a file is executed.
 from __future__ import annotations
 
 import http.client
+import logging
 import os
-import sys
 import urllib.request
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,8 @@ from cap2im.convert.recognise import read_tensors
 from cap2im.data.mnist import cache_folder
 from cap2im.files import explain, file_sha256, naming
 from cap2im.models.inception import Inception, InceptionVariant
+
+logger = logging.getLogger(__name__)
 
 
 class Published(NamedTuple):
@@ -63,7 +65,7 @@ def fetch(url: str, target: Path, sha256: str, option: str = "its path") -> None
     if here and _wrong(part, sha256) is None:  # whole already, and interrupted only then
         os.replace(part, target)
         return
-    print(f"downloading {url} to {target.parent}", file=sys.stderr)
+    logger.info("downloading %s to %s", url, target.parent)
     request = urllib.request.Request(url, headers={"Range": f"bytes={here}-"} if here else {})
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import glob
+import logging
 import re
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import cache
@@ -27,6 +27,8 @@ from cap2im.data.table_columns import (
 )
 from cap2im.files import shortened
 from cap2im.hub import is_repository, offline_if_unreachable
+
+logger = logging.getLogger(__name__)
 
 TABLES = ("parquet", "arrow", "json", "csv")  # what datasets reads whose file names are as somebody wrote them
 
@@ -53,7 +55,7 @@ def read_huggingface(name: str, columns: AskedColumns) -> Source:
     elif not is_repository(name) or path.suffix == ".parquet":
         raise ValueError(f"{name}: no such file or folder, nor a name on the Hugging Face hub, OWNER/NAME")
     else:
-        print(f"downloading {name} from the Hugging Face hub, or finding it in its cache", file=sys.stderr)
+        logger.info("downloading %s from the Hugging Face hub, or finding it in its cache", name)
         load, on_hub = {"path": name}, True
     verbosity = datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its log has the error that is raised, on many lines

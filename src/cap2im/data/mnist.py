@@ -5,9 +5,9 @@ from __future__ import annotations
 import gzip
 import http.client
 import io
+import logging
 import math
 import os
-import sys
 import urllib.request
 import zlib
 from dataclasses import dataclass
@@ -20,6 +20,8 @@ from torch import Tensor
 
 from cap2im.data.splits import Split
 from cap2im.files import read_bytes, sha256, write_atomically
+
+logger = logging.getLogger(__name__)
 
 DIGIT_SIDE = 28
 LARGEST_IDX = 256 * 2**20  # bytes uncompressed; MNIST's training images are 47 million
@@ -137,7 +139,7 @@ def download_mnist(folder: Path, mirrors: tuple[str, ...] = MIRRORS) -> None:
         failures = []
         for mirror in mirrors:
             url = f"{mirror}{stem}.gz"
-            print(f"downloading {url} to {folder}", file=sys.stderr)
+            logger.info("downloading %s to %s", url, folder)
             try:
                 with urllib.request.urlopen(url, timeout=60) as response:
                     data = response.read(LARGEST_IDX + 1)

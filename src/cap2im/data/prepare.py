@@ -10,8 +10,8 @@ source and options give the same bytes. Each shard is opened again as training o
 from __future__ import annotations
 
 import io
+import logging
 import os
-import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +31,8 @@ from cap2im.data.vocabulary import Tokenizer, Vocabulary
 from cap2im.data.workers import available_workers, batched, parallel, progress_bar
 from cap2im.files import atomic_path, dump_json, file_sha256, is_unbegun, read_json, shortened, write_atomically
 from cap2im.hub import licence_lines
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "cap2im captioned images 1"
 MANIFEST, VOCABULARY, PROBLEMS_FILE, CARD = "manifest.json", "vocabulary.json", "problems.txt", "README.md"
@@ -391,9 +393,8 @@ def _finish(
     if problems:
         write_atomically(out / PROBLEMS_FILE, "".join(f"{problem}\n" for problem in problems))
         kinds = Counter(problem.kind for problem in problems)
-        print(
-            f"problems, listed in {out / PROBLEMS_FILE}: {', '.join(f'{n} x {kind}' for kind, n in kinds.most_common())}", file=sys.stderr
-        )
+        listed = ", ".join(f"{n} x {kind}" for kind, n in kinds.most_common())
+        logger.warning("problems, listed in %s: %s", out / PROBLEMS_FILE, listed)
     stored = "PNG" if options.image_format == "PNG" else f"JPEG of quality {JPEG_QUALITY}, colours at full resolution"
     manifest = {
         "format": FORMAT,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import sys
+import logging
 import tarfile
 import zlib
 from collections.abc import Sequence
@@ -31,6 +31,8 @@ from cap2im.data.vocabulary import pad
 from cap2im.data.webdataset import open_tar, read_member, read_samples
 from cap2im.files import explain, shortened
 from cap2im.randomness import generator
+
+logger = logging.getLogger(__name__)
 
 LARGEST_UNPACKED = 2**29  # bytes of a compressed tar file
 
@@ -250,10 +252,10 @@ class ShardBatches:
             return None
 
     def _report(self, what: str, message: str) -> None:
-        """Print a message once; of several loader processes, which read the same shards, the first one prints."""
+        """Log a message once; of several loader processes, which read the same shards, the first one logs."""
         worker = get_worker_info()
         if what not in self._reported and (worker is None or worker.id == 0):
-            print(f"cap2im: {message}", file=sys.stderr)
+            logger.warning(message)
         self._reported.add(what)
 
     def _images(self, shard: int) -> list[CaptionedBytes]:

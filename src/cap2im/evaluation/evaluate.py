@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -48,6 +48,8 @@ from cap2im.pipeline import Pipeline
 from cap2im.randomness import generator
 from cap2im.registry import MODELS
 from cap2im.sharpening import Sharpening
+
+logger = logging.getLogger(__name__)
 
 CAPTION_SAMPLES = 10  # drawings of each of the 440 captions of digits
 CANDIDATES = 100  # images of a shortlist that the network makes
@@ -383,15 +385,15 @@ def _announce(
 ) -> None:
     """Say on standard error what is measured otherwise than one may expect."""
     if foreign is not None:
-        print(foreign.warning, file=sys.stderr)
+        logger.warning(foreign.warning)
     lacking = " and no ".join(split for split in SPLITS if split not in (*others, main))
     if measures.split == "all" and lacking:
         bounds = f"bounds of {', '.join([*others, main])}; " if others else ""
-        print(f"{dataset.folder}: has no {lacking} images; {bounds}everything else is measured on its {main} images", file=sys.stderr)
+        logger.warning(f"{dataset.folder}: has no {lacking} images; {bounds}everything else is measured on its {main} images")
     elif measures.split is None and main != "test":
-        print(f"{dataset.folder}: has no test images; measuring on its {main} images", file=sys.stderr)
+        logger.warning(f"{dataset.folder}: has no test images; measuring on its {main} images")
     if left_out:
-        print(f"left out: {left_out:,} {main} captions that hold no known word", file=sys.stderr)
+        logger.warning(f"left out: {left_out:,} {main} captions that hold no known word")
 
 
 def _judges(pipeline: Pipeline, measures: Measures) -> Judges:
@@ -622,7 +624,7 @@ def evaluate_digits(pipeline: Pipeline, data: Path | None, measures: Measures, p
         estimates = f", {measures.images * measures.bound_samples:,} posterior samples" if isinstance(model, LikelihoodModel) else ""
         twice = "" if pipeline.sharpening is None else ", and the same sharpened"
         work = f"{440 * samples:,} drawings{estimates}{twice}"
-        print(f"measuring {pipeline.name}: {work}; a minute or a few", file=sys.stderr)  # the bar shows on terminals alone
+        logger.info(f"measuring {pipeline.name}: {work}; a minute or a few")  # the bar shows on terminals alone
     with bars.progress:
 
         def measured(drawer: Pipeline, what: str) -> tuple[dict[str, Any], Tensor]:

@@ -20,7 +20,7 @@ Shapes: N pictures, F features, K classes, C colours, E width of the common spac
 from __future__ import annotations
 
 import json
-import sys
+import logging
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,6 +36,8 @@ from cap2im.files import LARGEST_DOCUMENT, atomic_path, check_regular_file, sha2
 from cap2im.metrics.distributed import ProcessGroup
 from cap2im.models.inception import Inception, resize
 from cap2im.randomness import generator
+
+logger = logging.getLogger(__name__)
 
 METRIC_VERSION = 1  # goes up whenever the same pictures would get another number
 SPLITS = 10  # of the Inception Score, as published
@@ -182,7 +184,7 @@ def kept_statistics(folder: Path, about: Mapping[str, Any], measure: Callable[[]
             with atomic_path(path) as draft, draft.open("wb") as file:
                 np.savez(file, mu=found.mean.numpy(), sigma=found.covariance.numpy(), count=found.count, about=json.dumps(about))
         except OSError as error:  # what was measured counts all the same
-            print(f"{error.filename or path}: {error.strerror or error}; will be measured again the next time", file=sys.stderr)
+            logger.warning("%s: %s; will be measured again the next time", error.filename or path, error.strerror or error)
     return found
 
 
