@@ -38,6 +38,7 @@ def write_pages(app: Any) -> None:
         (recipes / f"{name}.md").write_text(recipe_page(name), "utf-8")
     page = reference / "command-line.md"
     subprocess.run(["typer", "cap2im.cli", "utils", "docs", "--name", "cap2im", "--output", str(page)], check=True, capture_output=True)
+    page.write_text(page.read_text("utf-8").replace("# `cap2im`", "# Command line", 1), "utf-8")
 
 
 def setup(app: Any) -> dict[str, bool]:
