@@ -47,7 +47,7 @@ def read_image(reference: ImageReference, use: Callable[[Image.Image], Result]) 
         use: decodes the pixels; the image is closed afterwards.
 
     Raises:
-        ValueError: the image is too large. A decoder may raise OSError, SyntaxError and other errors.
+        PixelsError: the image is too large. Decoders may raise OSError, SyntaxError and other errors.
     """
     with _no_warnings():
         try:
