@@ -39,7 +39,7 @@ def test_digit_models_draw_hidden_captions_as_novel_scenes(pipeline):
     assert not chosen.unknown
 
 
-def test_a_model_that_nothing_was_hidden_from_has_no_novel_scenes_and_no_figure_6(pipeline, tmp_path):
+def test_models_without_held_out_data_have_no_figure_1_and_6(pipeline, tmp_path):
     """`variant = "released"` may hide nothing."""
     nothing = [[10] * len(layout.places) for layout in LAYOUTS]
     config = pipeline.config.model_copy(update={"data": {**pipeline.config.data, "held_out": nothing}})
@@ -139,7 +139,7 @@ def test_every_figure_that_the_model_can_have_is_written(pipeline, tmp_path):
     assert [path.name[:8] for path in write_figures(pipeline, tmp_path / "less", one)] == ["figure-3", "figure-6"]
 
 
-def test_the_nearest_training_image_of_a_training_image_is_itself(pipeline):
+def test_a_training_image_is_nearest_to_itself(pipeline):
     nearest = nearest_training_images(pipeline, None)
     settings = pipeline.config.data
     held_out = HeldOut(tuple(tuple(hidden) for hidden in settings["held_out"]))
@@ -149,13 +149,13 @@ def test_the_nearest_training_image_of_a_training_image_is_itself(pipeline):
     assert (nearest(noisy) == pictures).all()
 
 
-def test_figure_4_of_captioned_images_wants_their_dataset(pipeline):
+def test_figure_4_of_captioned_images_requires_their_dataset(pipeline):
     other = dataclasses.replace(pipeline, config=pipeline.config.model_copy(update={"data": {"shown": []}}))
     with pytest.raises(ValueError, match="give its prepared dataset with --data"):
         nearest_training_images(other, None)
 
 
-def test_training_images_of_another_size_are_cut_to_the_drawings_side(pipeline, tmp_path):
+def test_training_images_are_cropped_to_the_side_of_drawings(pipeline, tmp_path):
     """As models of larger pictures are trained on them."""
     dataset = prepared_dataset(tmp_path / "data", side=76)
     other = dataclasses.replace(pipeline, config=pipeline.config.model_copy(update={"data": {"shown": []}}))
