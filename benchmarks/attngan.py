@@ -38,8 +38,8 @@ from cap2im.models.damsm import EncodedImage, Gammas, damsm_losses
 from cap2im.models.discriminators import discriminator_loss, generator_loss
 from cap2im.models.text import EncodedText
 from cap2im.randomness import generator
-from cap2im.training.attngan import AttnGANTrainee, real_pictures, sum_of
-from cap2im.training.run import keep_memory, make_accelerator
+from cap2im.training.accelerator import make_accelerator
+from cap2im.training.attngan import AttnGANData, AttnGANTrainer, real_images, total
 
 WORDS, VOCABULARY = 12, 27_297  # of a caption; of COCO, about
 PICTURES = 4
@@ -97,14 +97,14 @@ def sampling(device: torch.device, precision: str) -> tuple[Callable[[], object]
     return draw, counter.get_total_flops() / 1e9
 
 
-class Eyes(nn.Module):
-    """In place of the matching model's image encoder, which is not measured: its two projections of as many regions."""
+class StandIn(nn.Module):
+    """A matching model whose image encoder, which is not measured, only projects as many regions."""
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, text: nn.Module, features: int) -> None:
         super().__init__()
-        self.regions, self.code = nn.Conv2d(3, features, 1), nn.Linear(3, features)
+        self.text, self.regions, self.code = text, nn.Conv2d(3, features, 1), nn.Linear(3, features)
 
-    def forward(self, images: Tensor) -> EncodedImage:
+    def image(self, images: Tensor) -> EncodedImage:
         return EncodedImage(self.regions(F.adaptive_avg_pool2d(images, REGIONS)), self.code(images.mean(dim=(2, 3))))
 
 
@@ -113,19 +113,20 @@ def training(device: torch.device, precision: str, batch: int, plainly: bool, re
     recipe = coco()
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision, "recompute": recompute})})
     c, settings = recipe.model, recipe.train
-    attngan_training = sys.modules[AttnGANTrainee.__module__]
-    attngan_training.initialise = lambda network: None  # type: ignore[attr-defined]  # orthogonal weights take minutes and change no time
-    trainee = AttnGANTrainee(recipe, AttnGAN(c).text.state_dict(), Vocabulary(words=("a",)), {}, "")
-    accelerator = make_accelerator("cpu" if device.type == "cpu" else "auto", batch)
-    generator_network, discriminators = trainee.prepare(accelerator)
+    attngan_training = sys.modules[AttnGANTrainer.__module__]
+    attngan_training.initialize_weights = lambda network: None  # type: ignore[attr-defined]  # orthogonal weights take minutes
+    if plainly:
+        attngan_training.keep_freed_memory = lambda: None  # type: ignore[attr-defined]
+    damsm: Any = StandIn(AttnGAN(c).text, c.text.features).requires_grad_(False)
+    data = AttnGANData(recipe, None, None, {}, Vocabulary(words=("a",)), damsm=damsm)  # type: ignore[arg-type]
+    trainer = AttnGANTrainer(recipe, data, make_accelerator("cpu" if device.type == "cpu" else "auto", batch))
+    generator_network, discriminators = trainer.generator, trainer.discriminators
     text = some_text(batch, c.text.features, device)
     random = generator("benchmark", 1)
-    reals = real_pictures(torch.rand(batch, 3, c.side, c.side, generator=random).to(device), c)
+    reals = real_images(torch.rand(batch, 3, c.side, c.side, generator=random).to(device), c)
     noise = torch.randn(batch, *c.noise_shape, generator=random).to(device)
-    eyes = Eyes(c.text.features).to(device).requires_grad_(False)
     if not plainly:
-        keep_memory()
-        return lambda: trainee.update(generator_network, discriminators, reals, text, noise, None, eyes, accelerator)
+        return lambda: trainer.update_networks(text, reals, noise, None)
 
     optimizers = [
         torch.optim.Adam(network.parameters(), 2e-4, (0.5, 0.999), foreach=False) for network in (*discriminators, generator_network)
@@ -141,7 +142,7 @@ def training(device: torch.device, precision: str, batch: int, plainly: bool, re
         optimizers[-1].zero_grad(set_to_none=False)
         verdicts = [network.logits(drawn, text.sentence) for network, drawn in zip(discriminators, made.images, strict=True)]
         loss = torch.stack([generator_loss(verdict) for verdict in verdicts]).sum()
-        loss = loss + settings.matching_weight * sum_of(damsm_losses(eyes(made.images[-1]), text, None, Gammas()))
+        loss = loss + settings.matching_weight * total(damsm_losses(damsm.image(made.images[-1]), text, None, Gammas()))
         (loss + conditioning_kl(made.mean, made.log_variance)).backward()
         optimizers[-1].step()
         for mean, parameter in zip(average, generator_network.parameters(), strict=True):

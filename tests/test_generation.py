@@ -26,11 +26,11 @@ from cap2im.files import safe_file_name
 from cap2im.generation import Pair, all_pairs, choose, generate, read_pairs, sample_pairs
 from cap2im.metrics.distributed import ProcessGroup
 from cap2im.pipeline import Pipeline
-from cap2im.training.data import training_material
-from cap2im.training.variational import BoundTrainee
+from cap2im.training.data import DataSource, load_training_data
 from tests.kills import kills, run_child
 from tests.prepared import prepared_dataset
 from tests.stages import staged_pipeline
+from tests.tiny import tiny_trainer
 
 ROOT = Path(__file__).parents[1]
 
@@ -288,11 +288,11 @@ def model(dataset, tmp_path_factory) -> Path:
     """A VAE that was not trained."""
     sizes = {"conditioning": "mean", "side": 12, "colours": 3, "latent": 3, "hidden": 8, "language_units": 4}
     table = {"kind": "vae", "description": "-", "data": {"source": "captions"}, "model": sizes, "train": {"batch_size": 4}}
-    material = training_material(parse_recipe(table, "here"), dataset.folder)
-    trainee = BoundTrainee(material.recipe, material.vocabulary, material.about, command="")
+    recipe = parse_recipe(table, "here")
+    trainer = tiny_trainer(recipe, load_training_data(recipe, DataSource(dataset.folder)))
     folder = tmp_path_factory.mktemp("models") / "squares"
     folder.mkdir()
-    write_model(folder, trainee.model.state_dict(), trainee.config())
+    write_model(folder, trainer.model.state_dict(), trainer.config())
     return folder
 
 

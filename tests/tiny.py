@@ -10,8 +10,9 @@ from cap2im.checkpoint import write_model
 from cap2im.config import DRAWRecipe, load_recipe
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.models.skipthoughts import SkipThoughts, SkipThoughtsConfig
-from cap2im.training.data import training_material
-from cap2im.training.variational import BoundTrainee
+from cap2im.training.accelerator import make_accelerator
+from cap2im.training.data import DataSource, TrainingData, load_training_data
+from cap2im.training.variational import VariationalTrainer
 
 CHANGES = (
     "model.blank=0.0",
@@ -45,13 +46,18 @@ def tiny_recipe(*changes: str) -> DRAWRecipe:
 def tiny_model(folder: Path, *changes: str) -> Path:
     """Writes an untrained tiny model into a new folder."""
     recipe = tiny_recipe(*changes, "train.seed=1")
-    material = training_material(recipe, None)
-    trainee = BoundTrainee(recipe, material.vocabulary, material.about, command="")
+    trainer = tiny_trainer(recipe)
     with torch.no_grad():
-        trainee.model.patch.weight.mul_(1000)  # a wide window dilutes what it writes; this makes differences visible
+        trainer.model.patch.weight.mul_(1000)  # a wide window dilutes what it writes; this makes differences visible
     folder.mkdir(parents=True, exist_ok=True)
-    write_model(folder, trainee.model.state_dict(), trainee.config())
+    write_model(folder, trainer.model.state_dict(), trainer.config())
     return folder
+
+
+def tiny_trainer(recipe: DRAWRecipe, data: TrainingData | None = None) -> VariationalTrainer:
+    """The trainer of a recipe before its first update, on the CPU."""
+    data = load_training_data(recipe, DataSource()) if data is None else data
+    return VariationalTrainer(data.recipe, data, make_accelerator("cpu", 4))
 
 
 def tiny_encoder(folder: Path, features: int) -> Path:

@@ -87,7 +87,7 @@ def train(
     label = Path(recipe).stem
     folder = Path("runs") / label if run is None else Path(run)
     resolved = training.named(load_recipe(str(recipe), settings), how.pop("name"))
-    return training.start(resolved, folder, **how | {"name": label}, resume=resume)
+    return training.train(resolved, folder, **how | {"name": label}, resume=resume)
 
 
 def __dir__() -> list[str]:

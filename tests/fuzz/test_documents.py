@@ -23,8 +23,8 @@ from cap2im.files import dump_json
 from cap2im.generation import MANIFEST, PAIRS, _begin, read_pairs
 from cap2im.metrics.fid import _read_statistics
 from cap2im.sentence_encoders import _modules
-from cap2im.training.run import _forget_later_steps
-from cap2im.training.state import resume_state
+from cap2im.training.log import _remove_later_steps
+from cap2im.training.state import resume_checkpoint
 from tests.fuzz.floats import FLOATS, SHARES
 
 HOSTILE = (
@@ -139,7 +139,7 @@ def test_forged_documents_of_a_checkpoint(run, data, name):
     forged["sha256"] = sums | {name: checkpoint._own_sha256(forged)}
     try:
         (folder / name).write_text(dump_json(forged), encoding="utf-8")
-        ends_in_one_line(lambda: read_config(folder) if name == CONFIG else resume_state(run, load_recipe("aligndraw-digits"), True))
+        ends_in_one_line(lambda: read_config(folder) if name == CONFIG else resume_checkpoint(run, load_recipe("aligndraw-digits"), True))
     finally:
         (folder / name).write_bytes(before)
 
@@ -174,7 +174,7 @@ def test_restructured_manifests_of_pictures(document):
 def test_damaged_logs_keep_their_whole_lines(tmp_path, changes):
     path = tmp_path / "stats.jsonl"
     path.write_bytes(edited(b"".join(b'{"step": %d, "loss": 1.5}\n' % step for step in range(1, 6)), changes))
-    _forget_later_steps(path, 3)
+    _remove_later_steps(path, 3)
     for line in path.read_text("utf-8").splitlines(keepends=True):
         assert json.loads(line)["step"] <= 3
 

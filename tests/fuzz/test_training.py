@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from cap2im.config import DRAWRecipe, load_recipe, setting_keys, settings, to_toml
 from cap2im.files import read_json
 from cap2im.training.dispatch import shareable
-from cap2im.training.state import Source
+from cap2im.training.run import RunFile
 
 WORDS = st.text(max_size=12)
 KEYS = st.one_of(st.sampled_from(setting_keys()), WORDS, st.builds("{}.{}".format, WORDS, WORDS))
@@ -64,8 +64,8 @@ JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambd
 def test_any_run_json_is_read_or_refused_in_one_sentence(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "run.json"
     path.write_bytes(data)
-    source = outcome(lambda: read_json(path, Source))
-    assert isinstance(source, Source) or (not isinstance(source, ValidationError) and "run.json" in str(source))
+    source = outcome(lambda: read_json(path, RunFile))
+    assert isinstance(source, RunFile) or (not isinstance(source, ValidationError) and "run.json" in str(source))
 
 
 @pytest.mark.parametrize("argument", ["/", "~", "file:", "../", "C:\\"])

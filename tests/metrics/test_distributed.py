@@ -16,12 +16,11 @@ from cap2im.evaluation.evaluate import evaluate
 from cap2im.metrics.distributed import ProcessGroup
 from cap2im.models.vgg import VGG, VGGConfig
 from cap2im.pipeline import Pipeline
-from cap2im.training.data import training_material
-from cap2im.training.variational import BoundTrainee
+from cap2im.training.data import DataSource, load_training_data
 from tests.inception import quick_look
 from tests.prepared import COLOURS, prepared_dataset
 from tests.processes import in_two_processes
-from tests.tiny import tiny_model
+from tests.tiny import tiny_model, tiny_trainer
 
 ROOT = Path(__file__).parents[2]
 SIZES = ("side=12", "glimpses=2", "inference_units=8", "generative_units=8", "latent=3", "language_units=4", "align_features=4")
@@ -62,11 +61,10 @@ def models(folder: Path) -> tuple[Path, Path, Path, Path]:
     data = prepared_dataset(folder / "data", side=12, train=8, validation=4, test=7)
     recipe = load_recipe("aligndraw-cifar", [f"model.{change}" for change in SIZES + PATCHES] + ["train.batch_size=4"])
     assert isinstance(recipe, DRAWRecipe)
-    material = training_material(recipe, data)
-    trainee = BoundTrainee(material.recipe, material.vocabulary, material.about, command="")
+    trainer = tiny_trainer(recipe, load_training_data(recipe, DataSource(data)))
     words, vgg = folder / "words", folder / "vgg"
     words.mkdir()
-    write_model(words, trainee.model.state_dict(), trainee.config())
+    write_model(words, trainer.model.state_dict(), trainer.config())
     network = VGG(VGGConfig(width=1, classes=len(COLOURS)))
     vgg.mkdir()
     write_model(vgg, network.state_dict(), {"kind": "classifier", "model": network.config.model_dump()})

@@ -8,7 +8,7 @@ import torch
 from cap2im.convert.theano import released_layout
 from cap2im.models.aligndraw import StepContext
 from cap2im.models.filterbank import filter_bank
-from cap2im.training.optimizers import RMSprop, clip_blocks
+from cap2im.training.optimizers import RMSprop, clip_tensors
 from tests.parity.golden import (
     FORWARD,
     GRADIENT,
@@ -149,7 +149,7 @@ def test_updates(name, variant):
         check(f"update{update}/log_likelihood", -bound.value.mean(), UPDATE)
         optimizer.zero_grad()
         (-bound.value.mean()).backward()
-        clip_blocks(released_layout(model, lambda p: p.grad).values(), 10.0)
+        clip_tensors(released_layout(model, lambda p: p.grad).values(), 10.0)
         optimizer.step()
         for key, value in released_layout(model).items():
             check(f"update{update}/param/{key}", value, UPDATE)

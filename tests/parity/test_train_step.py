@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -16,8 +17,8 @@ from cap2im.data.vocabulary import Vocabulary
 from cap2im.models.damsm import EncodedImage, damsm_losses
 from cap2im.models.discriminators import generator_loss
 from cap2im.models.text import EncodedText
-from cap2im.training.attngan import AttnGANTrainee, sum_of
-from cap2im.training.run import make_accelerator
+from cap2im.training.accelerator import make_accelerator
+from cap2im.training.attngan import AttnGANData, AttnGANTrainer, total
 from tests.parity.attngan import (
     GAMMAS,
     VARIANTS,
@@ -39,7 +40,15 @@ EXACT = 1e-7  # relative 2-norm, section 6
 SCALARS = (*(f"errD{k}" for k in range(len(SIDES))), "errG_without_kl", "kl", "w_loss", "s_loss")
 
 
-def golden_trainee(variant: str) -> AttnGANTrainee:
+class StandIn(nn.Module):
+    """The matching model: the golden text encoder, and the image encoder of section 6."""
+
+    def __init__(self, text: nn.Module, image: Callable[[Tensor], EncodedImage]) -> None:
+        super().__init__()
+        self.text, self.image = text, image
+
+
+def golden_trainer(variant: str) -> AttnGANTrainer:
     """The networks of the other golden files, in float64, before their first update."""
     encoder, generator = golden_text_encoder(attngan("text_encoder")), golden_generator(attngan("generator"), "g_net", variant)
     file = attngan("discriminator")
@@ -50,14 +59,16 @@ def golden_trainee(variant: str) -> AttnGANTrainee:
     )
     model = generator.config.model_copy(update={"text": encoder.config})
     recipe = AttnGANRecipe(kind="attngan", description="", data=PicturesData(source="pictures"), model=model, train=settings)
-    trainee = AttnGANTrainee(recipe, encoder.state_dict(), Vocabulary(words=("a",)), {}, "")
-    trainee.model.double().drawing.text.load_state_dict(encoder.state_dict())
-    trainee.learned.generator.load_state_dict(generator.state_dict())
-    for ours, theirs in zip(trainee.model.discriminators, discriminators, strict=True):
+    matching_model = StandIn(encoder, image_encoder(attngan("train_step")))
+    given = AttnGANData(recipe, None, None, {}, Vocabulary(words=("a",)), damsm=matching_model)
+    trainer = AttnGANTrainer(recipe, given, make_accelerator("cpu", batch))
+    trainer.model.double().drawing.text.load_state_dict(encoder.state_dict())
+    trainer.model.drawing.generator.load_state_dict(generator.state_dict())
+    for ours, theirs in zip(trainer.model.discriminators, discriminators, strict=True):
         ours.load_state_dict(theirs.state_dict())
-    trainee.average.multi_avg_fn = get_ema_multi_avg_fn(settings.ema_decay)  # the authors' loop has no warm-up
-    trainee.average.double().module.load_state_dict(trainee.learned.state_dict())
-    return trainee
+    trainer.state.ema.multi_avg_fn = get_ema_multi_avg_fn(settings.ema_decay)  # the authors' loop has no warm-up
+    trainer.state.ema.double().module.load_state_dict(trainer.model.drawing.state_dict())
+    return trainer
 
 
 def image_encoder(file: Golden):
@@ -98,38 +109,33 @@ class Exact:
 def test_iterations(variant):
     file = attngan("train_step")
     exact, near = Exact(file), Near(file)
-    trainee = golden_trainee(variant)
-    accelerator = make_accelerator("cpu", trainee.recipe.train.batch_size)
-    encode_image = image_encoder(file)
+    trainer = golden_trainer(variant)
     gradients: list[dict[int, Tensor]] = []
     made = []
-    trainee.learned.generator.register_forward_hook(lambda _module, _inputs, output: made.append(output))
-    trainee.optimizer.register_step_pre_hook(
+    trainer.model.drawing.generator.register_forward_hook(lambda _module, _inputs, output: made.append(output))
+    trainer.state.optimizer.optimizer.register_step_pre_hook(
         lambda optimizer, *_: gradients.append(
             {id(p): p.grad.clone() for g in optimizer.param_groups for p in g["params"] if p.grad is not None}
         )
     )
-    generator, discriminators = trainee.prepare(accelerator)
+    generator, discriminators = trainer.generator, trainer.discriminators
     networks = {f"netD{k}": network for k, network in enumerate(discriminators)} | {"netG": generator}
     for iteration in range(ITERATIONS):
         given, where = f"in/it{iteration}/", f"{variant}/it{iteration}"
         tokens = file[f"{given}captions"][:, : int(file[f"{given}cap_lens"].max())]
         mask = tokens != 0
         assert torch.equal(mask, file[f"{where}/mask_used"] == 0)
-        losses = trainee.update(
-            generator,
-            discriminators,
+        losses = trainer.update_networks(
+            trainer.model.drawing.text(tokens, mask),
             [file[f"{given}real{side}"] / 127.5 - 1 for side in SIDES],
-            trainee.learned.text(tokens, mask),
             torch.cat([file[f"{given}z"], file[f"{given}eps"]], dim=1).unsqueeze(1),
             file[f"{given}class_ids"],
-            encode_image,
-            accelerator,
         )
+        losses = {name: loss.detach() for name, loss in losses.items()}
         matched = {name: loss for name, loss in losses.items() if name.endswith(("of_image", "_of_words", "_of_sentence"))}
         deceptions = {name: loss for name, loss in losses.items() if name.startswith("generator")}
         found = {f"errD{k}": losses[f"discriminator_{side}"] for k, side in enumerate(SIDES)}
-        found |= {"errG_without_kl": sum_of(deceptions) + LAMBDA * sum_of(matched), "kl": losses["kl"]}
+        found |= {"errG_without_kl": total(deceptions) + LAMBDA * total(matched), "kl": losses["kl"]}
         found |= {"w_loss": torch.stack(list(matched.values())[:2]), "s_loss": torch.stack(list(matched.values())[2:])}
         assert set(found) == set(SCALARS)
         for name, value in found.items():
@@ -146,7 +152,7 @@ def test_iterations(variant):
     for name, network in networks.items():
         for key, value in released_layout(network).items():
             exact(f"{variant}/after/{name}", key, value)
-    average = trainee.published.generator
+    average = trainer.state.ema_model.generator
     for key, value in released_layout(average).items():
         if "running_" not in key and "num_batches" not in key:
             exact(f"{variant}/after/avg_param_G", key, value)
@@ -180,7 +186,7 @@ def test_generator_loss_and_its_gradients(case):
     discriminators = [golden_discriminator(inputs, name) for name in names]
     generator_losses = [generator_loss(network.logits(images, sentence)) for network, images in zip(discriminators, fakes, strict=True)]
     parts = damsm_losses(image, text, classes, GAMMAS[gammas])
-    loss = torch.stack(generator_losses).sum() + weight * sum_of(parts)
+    loss = torch.stack(generator_losses).sum() + weight * total(parts)
     check(f"{where}errG_total", loss, 1e-3)
     stored = file.under(where)
     for name, part in zip(("w_loss0", "w_loss1", "s_loss0", "s_loss1"), parts.values(), strict=True):

@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch import nn
 
-import cap2im.training.attngan as training
 from cap2im.checkpoint import checkpoints, load_checkpoint, read_config, read_weights, write_model
 from cap2im.config import AttnGANRecipe, load_recipe
 from cap2im.data.mnist_captions import ALIASES, WORDS
@@ -26,8 +25,10 @@ from cap2im.models.attngan_text import TextEncoderConfig
 from cap2im.models.damsm import DAMSM, DAMSMConfig, SmallEncoder
 from cap2im.models.discriminators import Discriminator
 from cap2im.pipeline import Pipeline
-from cap2im.training.attngan import AttnGANTrainee, initialise, real_pictures, train
-from cap2im.training.run import make_accelerator
+from cap2im.training.accelerator import make_accelerator
+from cap2im.training.attngan import AttnGANTrainer, initialize_weights, real_images
+from cap2im.training.data import DataSource
+from cap2im.training.dispatch import train
 from tests.prepared import prepared_dataset
 from tests.processes import in_two_processes
 
@@ -121,15 +122,15 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, spectral
 
 
 def test_each_update_moves_one_network_alone_and_never_the_captions(tmp_path, monkeypatch):
-    moved, move = [], AttnGANTrainee._move
+    moved, step = [], AttnGANTrainer._step
 
-    def watched(trainee, *arguments):
-        before = {name: value.clone() for name, value in trainee.model.named_parameters()}
-        move(trainee, *arguments)
-        changed = {name for name, value in trainee.model.named_parameters() if not torch.equal(value, before[name])}
+    def watched(trainer, *arguments):
+        before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+        step(trainer, *arguments)
+        changed = {name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])}
         moved.append({".".join(name.split(".")[:2]) for name in changed})
 
-    monkeypatch.setattr(AttnGANTrainee, "_move", watched)
+    monkeypatch.setattr(AttnGANTrainer, "_step", watched)
     result = train(recipe(tmp_path, "train.epochs=1"), tmp_path / "run", device="cpu")
     assert moved == [{"discriminators.0"}, {"discriminators.1"}, {"drawing.generator"}] * 5
     given, kept = (read_weights(folder, read_config(folder)) for folder in (tmp_path / "damsm", result))
@@ -165,7 +166,7 @@ def test_discriminators_see_images_under_noise_and_the_matching_model_does_not(t
 def test_training_is_a_function_of_its_seed_and_not_of_torchs_own_generator(tmp_path, monkeypatch):
     wanted = recipe(tmp_path, "train.image_noise=0.5", "train.epochs=1")
     train(wanted, tmp_path / "one", device="cpu")
-    monkeypatch.setattr(training, "stop_if_not_finite", lambda *_: torch.rand(1))
+    monkeypatch.setattr(AttnGANTrainer, "check_finite", lambda *_: torch.rand(1))
     train(wanted, tmp_path / "two", device="cpu")
     other = wanted.model_copy(update={"train": wanted.train.model_copy(update={"image_noise": 0.25})})
     train(other, tmp_path / "three", device="cpu")
@@ -194,56 +195,60 @@ def test_what_is_computed_again_on_the_way_back_changes_nothing(tmp_path, monkey
         assert torch.equal(tensor, again[name]), name
 
 
+def untrained(wanted: AttnGANRecipe) -> AttnGANTrainer:
+    accelerator = make_accelerator("cpu", 4)
+    data = AttnGANTrainer.load_data(wanted, DataSource(), accelerator)
+    return AttnGANTrainer(data.recipe, data, accelerator)
+
+
 def test_processes_share_the_noise_of_a_step(tmp_path):
-    wanted = recipe(tmp_path, "train.image_noise=0.5")
-    damsm, vocabulary, _ = training.matching_model(wanted)
-    wanted = wanted.model_copy(update={"model": wanted.model.model_copy(update={"text": damsm.config.text})})
-    trainee = AttnGANTrainee(wanted, damsm.text.state_dict(), vocabulary, {}, "")
-    images = torch.zeros(4, 1, 8, 8)
-    whole = trainee._noisy(images, "real", SimpleNamespace(num_processes=1, process_index=0))
-    shares = [trainee._noisy(images[:2], "real", SimpleNamespace(num_processes=2, process_index=index)) for index in (0, 1)]
+    trainer, images = untrained(recipe(tmp_path, "train.image_noise=0.5")), torch.zeros(4, 1, 8, 8)
+
+    def noisy(images: torch.Tensor, rank: int, processes: int) -> torch.Tensor:
+        trainer.accelerator = SimpleNamespace(num_processes=processes, process_index=rank)
+        return trainer._add_noise(images, "real")
+
+    whole = noisy(images, 0, 1)
+    shares = [noisy(images[:2], rank, 2) for rank in (0, 1)]
     assert torch.equal(shares[0], whole[0::2])
     assert torch.equal(shares[1], whole[1::2])
     assert whole.unique().numel() == whole.numel()
-    trainee.step = 1
-    assert not (trainee._noisy(images, "real", SimpleNamespace(num_processes=1, process_index=0)) == whole).any()
+    trainer.state.step = 1
+    assert not (noisy(images, 0, 1) == whole).any()
 
 
 def test_the_generator_learns_to_draw_what_is_real(tmp_path):
     wanted = recipe(tmp_path, "train.matching_weight=0.0", "train.generator_rate=0.005", "train.discriminator_rate=0.005")
-    damsm, vocabulary, _ = training.matching_model(wanted)
-    wanted = wanted.model_copy(update={"model": wanted.model.model_copy(update={"text": damsm.config.text})})
-    trainee, accelerator = AttnGANTrainee(wanted, damsm.text.state_dict(), vocabulary, {}, ""), make_accelerator("cpu", 4)
-    networks = trainee.prepare(accelerator)
+    trainer = untrained(wanted)
     random = torch.Generator().manual_seed(0)
     tokens = torch.randint(22, (8, 5), generator=random)
     with torch.no_grad():
-        text = damsm.text(tokens, torch.ones_like(tokens, dtype=torch.bool))
-    reals = real_pictures(torch.full((8, 1, 60, 60), 0.9), wanted.model)
-    noise = torch.randn(8, *wanted.model.noise_shape, generator=random)
-    before = trainee.published.sample_images(text, noise).mean()
+        text = trainer.damsm.text(tokens, torch.ones_like(tokens, dtype=torch.bool))
+    reals = real_images(torch.full((8, 1, 60, 60), 0.9), trainer.recipe.model)
+    noise = torch.randn(8, *trainer.recipe.model.noise_shape, generator=random)
+    before = trainer.state.ema_model.picture(text, noise).mean()
     for _ in range(60):
-        trainee.update(*networks, reals, text, noise, None, damsm.image, accelerator)
-    trainee.learned.eval()
-    assert trainee.learned.sample_images(text, noise).mean() > before + 0.2
-    assert trainee.published.sample_images(text, noise).mean() > before + 0.2
+        trainer.update_networks(text, reals, noise, None)
+    trainer.model.drawing.eval()
+    assert trainer.model.drawing.picture(text, noise).mean() > before + 0.2
+    assert trainer.state.ema_model.picture(text, noise).mean() > before + 0.2
 
 
 def test_real_pictures_have_margins_and_every_size():
     config = AttnGANConfig(first_side=32, branches=2, margin=2, colours=1)
     images = torch.rand(2, 1, 60, 60, generator=torch.Generator().manual_seed(0))
-    small, large = real_pictures(images, config)
+    small, large = real_images(images, config)
     assert (small.shape, large.shape) == ((2, 1, 32, 32), (2, 1, 64, 64))
     torch.testing.assert_close(large[..., 2:62, 2:62], 2 * images - 1)
     torch.testing.assert_close(large[:, :, 0, 2:62], 2 * images[:, :, 0] - 1)
     torch.testing.assert_close(small.mean(), large.mean(), rtol=0, atol=0.01)
-    assert [part.shape[-1] for part in real_pictures(images, config.model_copy(update={"architecture": "attndcgan"}))] == [64]
+    assert [part.shape[-1] for part in real_images(images, config.model_copy(update={"architecture": "attndcgan"}))] == [64]
 
 
 def test_first_weights_are_orthogonal():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(500), nn.Linear(6, 9))
-    initialise(network)
+    initialize_weights(network)
     convolution, norm, linear = network
     torch.testing.assert_close(convolution.weight.flatten(1) @ convolution.weight.flatten(1).T, torch.eye(8))
     torch.testing.assert_close(linear.weight.T @ linear.weight, torch.eye(6))
@@ -312,8 +317,8 @@ def test_matching_models_that_do_not_fit_are_one_line(run, tmp_path):
         assert err.count("\n") == 1
         return err
 
-    assert "runs/damsm-mnist is not there: cap2im train damsm-mnist makes one" in told(*CHANGES)
-    assert "an AttnGAN learns from a matching model: cap2im train damsm-... makes one" in told(*CHANGES, "train.damsm=")
+    assert "runs/damsm-mnist does not exist: cap2im train damsm-mnist trains one" in told(*CHANGES)
+    assert "an AttnGAN needs a matching model: cap2im train damsm-... trains one" in told(*CHANGES, "train.damsm=")
     assert "nowhere" in told(*CHANGES, "train.damsm=nowhere")
     tiny_damsm(tmp_path / "colour", colours=3)
     assert "colour sees 60 x 60 pixels in 3 colours, and the recipe draws 60 x 60 in 1" in told(*CHANGES, "train.damsm=colour")
@@ -330,7 +335,7 @@ def test_resume_refuses_another_matching_model(tmp_path):
     train(recipe(tmp_path, "train.epochs=1"), tmp_path / "run", device="cpu")
     (tmp_path / "damsm").rename(tmp_path / "kept")
     tiny_damsm(tmp_path / "damsm", seed=1)
-    with pytest.raises(ValueError, match="was begun with another matching model"):
+    with pytest.raises(ValueError, match="started with another matching model"):
         train(recipe(tmp_path, "train.epochs=1"), tmp_path / "run", device="cpu", resume=True)
 
 

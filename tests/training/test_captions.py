@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
 import torch
 
-import cap2im.training.variational as training
 from cap2im.checkpoint import read_config, read_weights
 from cap2im.config import load_recipe
 from cap2im.evaluation.evaluate import evaluate
 from cap2im.pipeline import Pipeline
 from cap2im.sentence_encoders import SentenceEncoder
+from cap2im.training.dispatch import train
+from cap2im.training.variational import VariationalTrainer
 from tests.prepared import prepared_dataset
+from tests.training.stopping import stop_at
 
 CHANGES = (
     "model.side=8",
@@ -77,7 +78,7 @@ def letters(monkeypatch, tmp_path):
     for module in ("cap2im.training.data", "cap2im.pipeline"):
         monkeypatch.setattr(f"{module}.load_sentence_encoder", lambda name, **_: Letters(Path(name)))
     monkeypatch.setattr("cap2im.training.data.find_encoder", Path)
-    monkeypatch.setattr("cap2im.training.state.copy_encoder", shutil.copytree)
+    monkeypatch.setattr("cap2im.training.trainer.copy_encoder", shutil.copytree)
     return folder
 
 
@@ -95,7 +96,7 @@ def stats(folder):
 
 
 def run(name, folder, dataset, *changes, **how):
-    return training.train(recipe(name, *changes), folder, data=dataset, device="cpu", **{"workers": 0, **how})
+    return train(recipe(name, *changes), folder, data=dataset, device="cpu", **{"workers": 0, **how})
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -127,13 +128,9 @@ def test_training_measuring_and_drawing(name, dataset, tmp_path):
 
 @pytest.mark.parametrize("name", ["aligndraw-cifar", "conv-vae-cifar"])
 def test_interrupted_and_resumed_with_workers_equals_uninterrupted(name, dataset, tmp_path, monkeypatch):
-    def stop(what, value, step):
-        if (what, step) == ("loss", 6):
-            signal.raise_signal(signal.SIGTERM)  # the step is done, and kept
-
     whole = run(name, tmp_path / "whole", dataset)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "stop_if_not_finite", stop)
+        stop_at(patch, VariationalTrainer, 6)
         with pytest.raises(KeyboardInterrupt):
             run(name, tmp_path / "broken", dataset, workers=2)
     again = run(name, tmp_path / "broken", dataset, workers=1, resume=True)
@@ -160,7 +157,7 @@ def test_a_run_goes_on_with_its_own_dataset_alone(dataset, tmp_path):
     other = prepared_dataset(tmp_path / "other")
     manifest = json.loads((other / "manifest.json").read_text())
     (other / "manifest.json").write_text(json.dumps(manifest | {"source": {"kind": "elsewhere"}}))
-    with pytest.raises(ValueError, match="was begun with another dataset than this one"):
+    with pytest.raises(ValueError, match="started with another dataset"):
         run("aligndraw-cifar", tmp_path / "run", other, "train.epochs=1", resume=True)
 
 
@@ -168,7 +165,7 @@ def test_a_run_goes_on_with_its_own_sentence_encoder_alone(dataset, tmp_path, le
     run("skipthoughtdraw-cifar", tmp_path / "run", dataset, "train.epochs=1")
     run("skipthoughtdraw-cifar", tmp_path / "run", dataset, "train.epochs=1", resume=True)
     (letters / "letters").write_text("xyzw")
-    with pytest.raises(ValueError, match="was begun with another sentence encoder than this one"):
+    with pytest.raises(ValueError, match="started with another sentence encoder"):
         run("skipthoughtdraw-cifar", tmp_path / "run", dataset, "train.epochs=1", resume=True)
 
 
@@ -190,15 +187,15 @@ def test_a_vae_starts_from_a_vae_alone_and_has_no_steps_to_compile(dataset, tmp_
     assert all(torch.equal(before[weight], after[weight]) for weight in before)
     with pytest.raises(ValueError, match=r"is a model of kind 'vae', this training's is 'draw'"):
         run("aligndraw-cifar", tmp_path / "third", dataset, start_from=first)
-    with pytest.raises(ValueError, match="is of another size"):
+    with pytest.raises(ValueError, match="has other sizes"):
         run("conv-vae-cifar", tmp_path / "third", dataset, start_from=first)
-    with pytest.raises(ValueError, match=r"--compile compiles the steps of a DRAW; a model of kind 'vae' has none"):
+    with pytest.raises(ValueError, match=r"--compile compiles the steps of a recurrent model; a model of kind 'vae' has none"):
         run("fc-vae-cifar", tmp_path / "third", dataset, compile_model=True)
 
 
 def test_a_streamed_run_remembers_it_and_is_measured_from_its_shards(dataset, tmp_path, monkeypatch):
     model = run("aligndraw-cifar", tmp_path / "run", dataset, "train.epochs=1", stream=True)
-    with pytest.raises(ValueError, match="was begun with another dataset than this one"):
+    with pytest.raises(ValueError, match="started with another dataset"):
         run("aligndraw-cifar", tmp_path / "run", dataset, "train.epochs=1", resume=True)
     how = {"split": "test", "samples": 1, "bound_samples": 2, "images": 6, "seed": 0}
     here = evaluate(Pipeline.load(str(model)), data=dataset, **how)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import signal
-
 import pytest
 import torch
 
 from cap2im.checkpoint import checkpoints, load_checkpoint, read_config
 from cap2im.config import ClassifierRecipe, load_recipe
 from cap2im.randomness import generator
-from cap2im.training import classifier
-from cap2im.training.classifier import augmented, train
+from cap2im.training.classifier import ClassifierTrainer, augment
+from cap2im.training.dispatch import train
 from tests.prepared import COLOURS, prepared_dataset
+from tests.training.stopping import stop_at
 
 CHANGES = (
     "model.width=8",
@@ -42,24 +40,17 @@ def tiny(*changes: str) -> ClassifierRecipe:
 
 
 def test_it_learns_and_says_how_well(data, tmp_path):
-    train(tiny("train.epochs=8", "train.crop=2"), tmp_path, data=data, device="cpu", card=lambda figures: json.dumps(figures["accuracy"]))
+    train(tiny("train.epochs=8", "train.crop=2"), tmp_path, data=data, device="cpu")
     test = read_config(tmp_path / "model")["accuracy"]["test"]
     assert (test["rate"], test["n"]) == (1.0, 20)  # four colours: easy
     assert 0.8 < test["low"] < 0.85 < test["high"] == 1.0  # of twenty images
-    assert json.loads((tmp_path / "model" / "README.md").read_text())["test"] == test
+    assert "| test images right | 100.00% (95 % interval" in (tmp_path / "model" / "README.md").read_text()
     assert read_config(tmp_path / "model")["kind"] == "classifier"
 
 
 def test_resumed_run_ends_in_the_same_weights(data, tmp_path, monkeypatch):
     train(tiny(), tmp_path / "whole", data=data, device="cpu")
-    real = classifier.stop_if_not_finite
-
-    def killed(what, value, step):
-        if step == 13:
-            signal.raise_signal(signal.SIGTERM)  # the step is done, and kept
-        real(what, value, step)
-
-    monkeypatch.setattr(classifier, "stop_if_not_finite", killed)
+    stop_at(monkeypatch, ClassifierTrainer, 13)
     with pytest.raises(KeyboardInterrupt):
         train(tiny(), tmp_path / "broken", data=data, device="cpu")
     monkeypatch.undo()
@@ -82,10 +73,10 @@ def test_refusals(data, tmp_path, run):
 
 def test_augmentation_shifts_mirrors_and_leaves_out_nothing_else():
     pixels = torch.arange(1, 37, dtype=torch.uint8).view(1, 1, 6, 6).expand(200, -1, -1, -1)
-    found = augmented(pixels, 1, True, generator("test"))
+    found = augment(pixels, 1, True, generator("test"))
     original = torch.nn.functional.pad(pixels[0, 0], (1,) * 4)
     views = [original[y : y + 6, x : x + 6] for y in range(3) for x in range(3)]
     views += [view.flip(1) for view in views]
     seen = {next(i for i, view in enumerate(views) if torch.equal(view, image[0])) for image in found}
     assert len(seen) == 18
-    assert torch.equal(augmented(pixels, 0, False, generator("test")), pixels)
+    assert torch.equal(augment(pixels, 0, False, generator("test")), pixels)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
 import socket
 from pathlib import Path
 
@@ -13,18 +12,18 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-import cap2im.training.damsm as training
 from cap2im.checkpoint import checkpoints, load_checkpoint, read_config, read_weights
 from cap2im.config import DAMSMRecipe, DAMSMTraining, load_recipe
 from cap2im.loading import load_model
 from cap2im.models.attngan_text import TextEncoderConfig
 from cap2im.models.damsm import DAMSM, DAMSMConfig, Gammas, damsm_losses
 from cap2im.models.inception import Inception
-from cap2im.training.card import matching_card
-from cap2im.training.damsm import equally_long, learning_rate, train
-from cap2im.training.run import joined, make_accelerator
+from cap2im.training.accelerator import all_gather, make_accelerator
+from cap2im.training.damsm import DAMSMTrainer, learning_rate, pad_equally
+from cap2im.training.dispatch import train
 from tests.prepared import prepared_dataset
 from tests.processes import in_two_processes
+from tests.training.stopping import stop_at
 
 CHANGES = (
     "model.width=4",
@@ -61,7 +60,7 @@ def test_it_learns_which_colour_a_caption_means(squares, tmp_path):
     wanted = recipe(
         "damsm-cifar", "train.epochs=24", "train.batch_size=24", "train.learning_rate=0.01", "train.validate_every=24", "train.log_every=12"
     )
-    result = train(wanted, tmp_path, data=squares, device="cpu", workers=0, card=lambda figures: matching_card("tiny", wanted, figures))
+    result = train(wanted, tmp_path, data=squares, device="cpu", workers=0)
     found = read_config(result)["r_precision"]
     assert found["validation"]["rate"] > 0.9
     losses = stats(tmp_path, "validation/loss")
@@ -74,14 +73,10 @@ def test_it_learns_which_colour_a_caption_means(squares, tmp_path):
 
 
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, monkeypatch):
-    def stop(what, value, step):
-        if (what, step) == ("loss", 7):
-            signal.raise_signal(signal.SIGTERM)  # the step is done, and kept
-
     wanted, whole, broken = recipe("damsm-mnist", *DIGITS), tmp_path / "whole", tmp_path / "broken"
     train(wanted, whole, device="cpu")
     with monkeypatch.context() as patch:
-        patch.setattr(training, "stop_if_not_finite", stop)
+        stop_at(patch, DAMSMTrainer, 7)
         with pytest.raises(KeyboardInterrupt):
             train(wanted, broken, device="cpu")
     assert load_checkpoint(checkpoints(broken)[-1]).step == 8
@@ -117,11 +112,11 @@ def write_matched(accelerator: Accelerator, mine: slice, path: Path) -> None:
     images = torch.rand(6, 1, 16, 16, dtype=torch.float64, generator=random)
     tokens, lengths = torch.randint(9, (6, 5), generator=random), torch.tensor([2, 5, 1, 4, 3, 1])[mine]
     mask = torch.arange(int(lengths.max())) < lengths[:, None]  # the processes' longest captions differ
-    tokens, mask = equally_long(tokens[mine, : mask.shape[1]], mask, accelerator)
+    tokens, mask = pad_equally(tokens[mine, : mask.shape[1]], mask, accelerator)
     prepared = accelerator.prepare(model)
     image, encoded = prepared(images[mine], tokens, mask)
     classes = torch.tensor([0, 1, 2, 1, 3, 4])[mine]
-    losses = damsm_losses(image, encoded, classes, Gammas(), lambda part: joined(part, accelerator))
+    losses = damsm_losses(image, encoded, classes, Gammas(), lambda part: all_gather(part, accelerator))
     accelerator.backward(torch.stack(list(losses.values())).sum())
     torch.save({"losses": losses, "gradients": {name: p.grad for name, p in model.named_parameters()}}, path)
 

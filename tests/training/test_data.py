@@ -6,14 +6,16 @@ import pytest
 import torch
 from pydantic import BaseModel, ConfigDict
 
-import cap2im.training.variational as training
 from cap2im.config import PicturesData, VAERecipe, load_recipe, parse_recipe
 from cap2im.data.dataset import PreparedDataset
 from cap2im.data.image_batches import ImageBatches
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.pipeline import Pipeline
-from cap2im.training.data import fitted, training_material
+from cap2im.training.data import DataSource, fitted, load_training_data
+from cap2im.training.dispatch import train
+from cap2im.training.variational import VariationalTrainer
 from tests.prepared import prepared_dataset
+from tests.training.stopping import stop_at
 
 PICTURES = {"source": "pictures", "words": 4, "enlarge": 1.25, "validation_samples": 5}
 
@@ -32,61 +34,53 @@ def recipe(**changes) -> VAERecipe:
 
 
 def test_any_model_trains_on_pictures_of_another_size_and_goes_on_with_them(dataset, tmp_path):
-    material = training_material(recipe(), dataset)
-    assert isinstance(material.batches, ImageBatches)
-    assert (len(material.vocabulary), material.recipe.model.vocabulary_size) == (19, 19)
-    assert material.validation.images.shape == (5, 3, 8, 8)
-    assert material.validation.tokens.shape[1] <= 4
-    assert material.validation.classes is not None
-    assert len(material.about["shown"]) == len(material.shown.tokens) > 4
-    assert {key: material.about[key] for key in PICTURES} == PICTURES
+    data = load_training_data(recipe(), DataSource(dataset))
+    assert isinstance(data.batches, ImageBatches)
+    assert (len(data.vocabulary), data.recipe.model.vocabulary_size) == (19, 19)
+    assert data.validation.images.shape == (5, 3, 8, 8)
+    assert data.validation.tokens.shape[1] <= 4
+    assert data.validation.classes is not None
+    assert len(data.about["shown"]) == len(data.shown.tokens) > 4
+    assert {key: data.about[key] for key in PICTURES} == PICTURES
 
     def run(folder, **how):
-        return training.train(recipe(), tmp_path / folder, data=dataset, device="cpu", workers=0, **how)
+        return train(recipe(), tmp_path / folder, data=dataset, device="cpu", workers=0, **how)
 
     whole = Pipeline.load(str(run("whole")))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "stop_if_not_finite", interrupt_at(5))
+        stop_at(patch, VariationalTrainer, 5, kill=True)
         with pytest.raises(KeyboardInterrupt):
             run("broken")
     again = Pipeline.load(str(run("broken", resume=True)))
     assert all(torch.equal(one, again.model.state_dict()[name]) for name, one in whole.model.state_dict().items())
 
 
-def interrupt_at(last: int):
-    def stop(what, value, step):
-        if step == last:
-            raise KeyboardInterrupt
-
-    return stop
-
-
 def test_words_learned_elsewhere_number_the_captions(dataset):
     few = Vocabulary(words=("<end>", "square", "red", "blue", "there"), tokens="attngan")
-    material = training_material(recipe(), dataset, vocabulary=few)
-    assert material.vocabulary == few
-    assert material.recipe.model.vocabulary_size == 5
-    for batch in (material.batches.at(0), material.validation):
+    data = load_training_data(recipe(), DataSource(dataset), vocabulary=few)
+    assert data.vocabulary == few
+    assert data.recipe.model.vocabulary_size == 5
+    for batch in (data.batches.at(0), data.validation):
         assert batch.mask.any(dim=1).all()
         assert batch.tokens[batch.mask].min() >= 1
         assert batch.tokens.max() <= 4
-    assert material.shown.mask.any(dim=1).all()
+    assert data.shown.mask.any(dim=1).all()
     with pytest.raises(ValueError, match="has none of its captions' words"):
-        training_material(recipe(), dataset, vocabulary=Vocabulary(words=("<end>", "zebra"), tokens="attngan"))
+        load_training_data(recipe(), DataSource(dataset), vocabulary=Vocabulary(words=("<end>", "zebra"), tokens="attngan"))
 
 
 def test_words_learned_elsewhere_number_captioned_digits_too():
     digits = load_recipe("aligndraw-digits", ["data.samples_per_epoch=20", "data.validation_samples=6", "train.batch_size=4"])
-    own = training_material(digits, None)
+    own = load_training_data(digits, DataSource())
     turned = Vocabulary(words=own.vocabulary.words[::-1], aliases=own.vocabulary.aliases)
-    other = training_material(digits, None, vocabulary=turned)
+    other = load_training_data(digits, DataSource(), vocabulary=turned)
     assert other.vocabulary == turned
     mask = own.validation.mask
     assert torch.equal(other.validation.tokens[mask], len(turned) - 1 - own.validation.tokens[mask])
     assert torch.equal(other.validation.classes, own.validation.classes)
     assert len(set(own.batches.at(0).classes.tolist())) > 1
     with pytest.raises(ValueError, match=r"unknown word 'digit'"):
-        training_material(digits, None, vocabulary=Vocabulary(words=("<end>", "bird"), tokens="attngan"))
+        load_training_data(digits, DataSource(), vocabulary=Vocabulary(words=("<end>", "bird"), tokens="attngan"))
 
 
 class Text(BaseModel):
@@ -110,7 +104,7 @@ def test_a_model_with_a_text_encoder_of_its_own_gets_the_vocabulary_s_size_there
 
 def test_bad_settings_are_told(dataset):
     with pytest.raises(ValueError, match=r"cannot be streamed$"):
-        training_material(recipe(), dataset, stream=True)
+        load_training_data(recipe(), DataSource(dataset, stream=True))
     with pytest.raises(ValueError, match=r"conditioning sentence needs a prepared dataset \(data\.source captions\)$"):
         recipe(model={"conditioning": "sentence"})
     with pytest.raises(ValueError, match=r"unknown key data\.enlarged \(did you mean data\.enlarge\?\)"):

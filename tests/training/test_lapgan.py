@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import signal
 
 import pytest
 import torch
@@ -17,12 +16,15 @@ from cap2im.data.vocabulary import Vocabulary
 from cap2im.evaluation.evaluate import evaluate
 from cap2im.pipeline import Pipeline
 from cap2im.sharpening import Sharpening
-from cap2im.training.lapgan import GANTrainee, learning_rate, momentum, train
-from cap2im.training.run import make_accelerator
+from cap2im.training.accelerator import make_accelerator
+from cap2im.training.data import TrainingData
+from cap2im.training.dispatch import train
+from cap2im.training.lapgan import LAPGANTrainer, learning_rate, momentum
 from tests.prepared import prepared_dataset
 from tests.processes import in_two_processes
 from tests.tiny import tiny_encoder
 from tests.training.golden import golden_losses, logged_losses
+from tests.training.stopping import stop_at
 
 CHANGES = (
     "data.source=digits",
@@ -54,6 +56,11 @@ def recipe(kind: str, *more: str):
     return load_recipe(f"{kind}-mnist", changes_of(kind, *more))
 
 
+def untrained(wanted) -> LAPGANTrainer:
+    """The trainer of a recipe, without data."""
+    return LAPGANTrainer(wanted, TrainingData(wanted, None, None, {}, Vocabulary(words=("a",))), make_accelerator("cpu", 1))
+
+
 def stats(run, *names):
     lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
     return [{name: line[name] for name in ("step", *names)} for line in lines if all(name in line for name in names)]
@@ -61,30 +68,30 @@ def stats(run, *names):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_each_update_moves_one_side_alone_and_both_levels_of_it(tmp_path, monkeypatch, optimizer):
-    updates, update = [], GANTrainee.update
+    updates, update = [], LAPGANTrainer._step
 
-    def watched(trainee, networks, loss, accelerator):
-        before = {name: value.clone() for name, value in trainee.model.state_dict().items()}
-        update(trainee, networks, loss, accelerator)
-        changed = {name for name, value in trainee.model.state_dict().items() if not torch.equal(value, before[name])}
+    def watched(trainer, networks, loss, name):
+        before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+        update(trainer, networks, loss, name)
+        changed = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
         updates.append({".".join(name.split(".")[:3]) for name in changed})
 
-    monkeypatch.setattr(GANTrainee, "update", watched)
+    monkeypatch.setattr(LAPGANTrainer, "_step", watched)
     train(recipe("lapgan", f"train.optimizer={optimizer}", "train.momentum=0.7", "train.epochs=1"), tmp_path, device="cpu")
     assert updates[0::2] == [{"discriminators.levels.coarse", "discriminators.levels.fine"}] * 5
     assert updates[1::2] == [{"generators.model.coarse", "generators.model.fine"}] * 5
 
 
 def test_the_fine_level_moves_at_every_third_update_alone(tmp_path, monkeypatch):
-    moved, update = [], GANTrainee.update
+    moved, update = [], LAPGANTrainer._step
 
-    def watched(trainee, networks, loss, accelerator):
-        before = {name: value.clone() for name, value in trainee.model.state_dict().items()}
-        update(trainee, networks, loss, accelerator)
-        changed = [name for name, value in trainee.model.state_dict().items() if not torch.equal(value, before[name])]
+    def watched(trainer, networks, loss, name):
+        before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+        update(trainer, networks, loss, name)
+        changed = [name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])]
         moved.append({level for level in ("coarse", "fine") if any(f".{level}." in name for name in changed)})
 
-    monkeypatch.setattr(GANTrainee, "update", watched)
+    monkeypatch.setattr(LAPGANTrainer, "_step", watched)
     train(recipe("lapgan", "train.fine_every=3"), tmp_path, device="cpu")
     assert moved[0::2] == moved[1::2] == [{"coarse", "fine"} if step % 3 == 0 else {"coarse"} for step in range(1, 11)]
     assert [line["step"] for line in stats(tmp_path, "train/fine_generator")] == [3, 6, 9]
@@ -99,9 +106,9 @@ def test_the_penalty_flattens_the_coarse_discriminator_alone(tmp_path):
         run = tmp_path / str(penalty)
         train(recipe("lapgan", f"train.coarse_penalty={penalty}", "train.learning_rate=0.01", "train.epochs=8"), run, device="cpu")
         state, wanted = load_checkpoint(checkpoints(run)[-1]), recipe("lapgan")
-        trainee = GANTrainee(wanted, Vocabulary(words=("a",)), {}, "")
-        trainee.model.load_state_dict({k.removeprefix("model."): v for k, v in state.tensors.items() if k.startswith("model.")})
-        discriminators = trainee.model.discriminators.eval()
+        trainer = untrained(wanted)
+        trainer.model.load_state_dict({k.removeprefix("model."): v for k, v in state.tensors.items() if k.startswith("model.")})
+        discriminators = trainer.model.discriminators.eval()
         images = torch.rand(8, 1, 60, 60, generator=torch.Generator().manual_seed(0))
         pairs = {name: [training.level_target(images, name).requires_grad_()] for name in ("coarse", "fine")}
         verdicts = discriminators(pairs, torch.zeros(8, 3, dtype=torch.long), torch.ones(8, 3, dtype=torch.bool))
@@ -132,27 +139,26 @@ def test_discriminators_learn_to_tell_bright_from_dark():
         "train.coarse_dropout=0.0",
         "train.coarse_noise=0.0",
     )
-    trainee, accelerator = GANTrainee(wanted, Vocabulary(words=("a",)), {}, ""), make_accelerator("cpu", 1)
-    trainee.prepare(accelerator)
+    trainer = untrained(wanted)
     random = torch.Generator().manual_seed(0)
     bright = 0.6 + 0.4 * torch.rand(16, 1, 60, 60, generator=random)
     tokens, mask = torch.zeros(16, 3, dtype=torch.long), torch.ones(16, 3, dtype=torch.bool)
     pairs = {name: [training.level_target(images, name) for images in (bright, 1 - bright)] for name in ("coarse", "fine")}
     for _ in range(40):
-        verdicts = trainee.model.discriminators(pairs, tokens, mask)
-        trainee.update(trainee.model.discriminators, sum(training.discriminator_loss(*logits) for logits in verdicts.values()), accelerator)
-    for real, drawn in trainee.model.discriminators(pairs, tokens, mask).values():
+        verdicts = trainer.model.discriminators(pairs, tokens, mask)
+        trainer._step(trainer.model.discriminators, sum(training.discriminator_loss(*logits) for logits in verdicts.values()), "loss")
+    for real, drawn in trainer.model.discriminators(pairs, tokens, mask).values():
         assert real.min() > 0 > drawn.max()
 
 
 def test_mismatched_captions_are_those_of_a_neighbour():
     wanted = recipe("lapgan", "train.dropout=0.0", "train.coarse_dropout=0.0", "train.coarse_noise=0.0")
-    trainee = GANTrainee(wanted, Vocabulary(words=("a",)), {}, "")
+    trainer = untrained(wanted)
     images = torch.rand(4, 1, 60, 60, generator=torch.Generator().manual_seed(0))
     tokens, mask = torch.arange(8).view(4, 2), torch.ones(4, 2, dtype=torch.bool)
     pairs = {name: [training.level_target(images, name)] for name in ("coarse", "fine")}
-    both = trainee.model.discriminators(pairs, tokens, mask, mismatched=True)
-    rolled = trainee.model.discriminators(pairs, tokens.roll(1, 0), mask)
+    both = trainer.model.discriminators(pairs, tokens, mask, mismatched=True)
+    rolled = trainer.model.discriminators(pairs, tokens.roll(1, 0), mask)
     for name, (right, wrong) in both.items():
         torch.testing.assert_close(wrong, rolled[name][0])
         assert not torch.allclose(right, wrong)
@@ -170,8 +176,8 @@ def test_schedules():
     assert [momentum(settings, epoch) for epoch in (0, 1, 3, 9)] == pytest.approx([0.5, 0.6, 0.8, 0.8])
     parameter = torch.nn.Parameter(torch.zeros(1))
     sgd, adam = torch.optim.SGD([parameter]), torch.optim.Adam([parameter])
-    training.schedule(sgd, settings, 1)
-    training.schedule(adam, settings.model_copy(update={"optimizer": "adam"}), 1)
+    training.set_schedule(sgd, settings, 1)
+    training.set_schedule(adam, settings.model_copy(update={"optimizer": "adam"}), 1)
     assert sgd.param_groups[0]["momentum"] == pytest.approx(0.6)
     assert adam.param_groups[0]["betas"] == pytest.approx((0.6, 0.999))
     assert sgd.param_groups[0]["lr"] == adam.param_groups[0]["lr"] == pytest.approx(0.02 / 1.5)
@@ -183,17 +189,11 @@ def test_schedules():
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, monkeypatch, kind, optimizer, average):
     asked = optimizer == "sgd"
 
-    def stop(what, value, step):
-        if step == 4 and what == "the generators' loss":  # between the two updates of a step
-            if not asked:
-                raise KeyboardInterrupt
-            signal.raise_signal(signal.SIGTERM)  # the step is done, and kept
-
     wanted = recipe(kind, f"train.optimizer={optimizer}", f"train.ema_decay={average}", "train.momentum_rise=0.01")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(wanted, whole, device="cpu")
     with monkeypatch.context() as patch:
-        patch.setattr(training, "stop_if_not_finite", stop)
+        stop_at(patch, LAPGANTrainer, 4, kill=not asked)
         with pytest.raises(KeyboardInterrupt):
             train(wanted, broken, device="cpu")
     assert load_checkpoint(checkpoints(broken)[-1]).step == (5 if asked else 3)
@@ -237,14 +237,10 @@ def test_two_processes_have_the_losses_of_one(tmp_path):
 def test_stopped_before_the_fine_level_moved_and_resumed_draws_with_the_same_weights(tmp_path, monkeypatch):
     """The average begins with the first weights that moved, not with those that nothing had learned."""
 
-    def stop(what, value, step):
-        if step == 1 and what == "the generators' loss":
-            signal.raise_signal(signal.SIGTERM)
-
     wanted = recipe("lapgan", "train.ema_decay=0.5", "train.fine_every=5")
     train(wanted, tmp_path / "whole", device="cpu")
     with monkeypatch.context() as patch:
-        patch.setattr(training, "stop_if_not_finite", stop)
+        stop_at(patch, LAPGANTrainer, 1)
         with pytest.raises(KeyboardInterrupt):
             train(wanted, tmp_path / "broken", device="cpu")
     train(wanted, tmp_path / "broken", device="cpu", resume=True)

@@ -12,10 +12,12 @@ import pytest
 import torch
 
 import cap2im
-import cap2im.training.variational as training
 from cap2im.checkpoint import checkpoints, load_checkpoint, read_config, read_weights
 from cap2im.config import load_recipe
+from cap2im.training.dispatch import train
+from cap2im.training.variational import VariationalTrainer
 from tests.prepared import prepared_dataset
+from tests.training.stopping import stop_at
 
 TINY = {
     "model.glimpses": 2,
@@ -61,10 +63,10 @@ def test_a_run_goes_on_by_its_folder_alone_and_is_extended(run, photos, tmp_path
     assert config["trained"]["steps"] == 7
     assert config["command"].endswith("; cap2im train --resume runs/mine --device cpu --set train.updates=7 --workers 0")
     code, out, err = run("train", "runs/mine", "--resume", "--device", "cpu")
-    assert (code, "finished, all 7 updates are made; --set train.updates=14 goes on" in out) == (0, True)
+    assert (code, "finished, all 7 updates are made; --set train.updates=14 extends it" in out) == (0, True)
     code, _, err = run("train", "--resume", "runs/mine", "--set", "train.updates=3", "--device", "cpu")
     assert code == 2
-    assert "has made 7 updates, more than the 3 that are asked for" in err
+    assert "has made 7 updates of 3; --set train.updates=14 extends the run" in err
     code, _, err = run("train", "--resume", "runs/mine", "--set", "train.seed=3", "--device", "cpu")
     assert (code, "train.seed: 0 -> 3" in err) == (2, True)
 
@@ -80,15 +82,11 @@ def test_extending_equals_a_longer_run_bit_for_bit(photos, tmp_path):
 
 
 def test_an_interruption_names_the_step_and_the_command(run, photos, monkeypatch):
-    def stop(what, value, step):
-        if step == 2 and what == "loss":
-            signal.raise_signal(signal.SIGINT)
-
     begin_by_hand = [f"--set={key if '.' in key else 'train.' + key}={value}" for key, value in TINY.items()]
-    monkeypatch.setattr(training, "stop_if_not_finite", stop)
+    stop_at(monkeypatch, VariationalTrainer, 2)
     code, _, err = run("train", "aligndraw-small", "--data", "photos", "--run", "my run", "--device", "cpu", *begin_by_hand)
     assert (code, err.splitlines()[-1]) == (130, "cap2im: interrupted; step 3 is saved in my run: cap2im train --resume 'my run' goes on")
-    monkeypatch.setattr(training, "training_material", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(VariationalTrainer, "load_data", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     code, _, err = run("train", "aligndraw-small", "--data", "photos", "--run", "other", "--device", "cpu", *begin_by_hand)
     assert (code, err.splitlines()[-1]) == (130, "cap2im: interrupted before the first checkpoint of other")
 
@@ -97,7 +95,7 @@ def test_data_that_moved_is_told(run, photos, tmp_path):
     begin(updates=1)
     shutil.move("photos", "moved")
     code, _, err = run("train", "--resume", "runs/mine", "--device", "cpu")
-    told = f"cap2im: runs/mine: its data lay in {tmp_path}/photos, which is not there; --data tells where it lies now"
+    told = f"cap2im: runs/mine: its data were in {tmp_path}/photos, which does not exist; give their new place with --data"
     assert (code, err.splitlines()[-1]) == (2, told)
     code, _, err = run("train", "--resume", "runs/mine", "--data", "moved", "--device", "cpu", "--set", "train.updates=2")
     assert code == 0, err
@@ -112,7 +110,7 @@ def test_a_run_on_data_whose_path_is_not_utf8_goes_on(run, photos, tmp_path):
     shutil.move("photos", data)
     cap2im.train("aligndraw-small", data=data, run="runs/mine", device="cpu", updates=1, **TINY)
     code, _, err = run("train", "--resume", "runs/mine", "--device", "cpu")
-    assert (code, "--data tells where it lies now" in err) == (2, True)
+    assert (code, "give their new place with --data" in err) == (2, True)
     assert run("train", "--resume", "runs/mine", "--data", data, "--device", "cpu", "--set", "train.updates=2")[0] == 0
 
 
@@ -139,9 +137,9 @@ def test_words_are_mapped_when_a_run_starts_from_another_vocabulary(photos, tmp_
     capsys.readouterr()
     frozen = {"learning_rate": 1e-30, "final_learning_rate": 1e-31, "updates": 1}
     changes = {key if "." in key else f"train.{key}": value for key, value in (TINY | frozen).items()}
-    second = training.train(load_recipe("aligndraw-small", changes), tmp_path / "second", data=photos, device="cpu", start_from=first)
+    second = train(load_recipe("aligndraw-small", changes), tmp_path / "second", data=photos, device="cpu", start_from=first)
     shared = len(old) - 1
-    assert f"{shared} of {len(new)} words are known to it and keep their weights; 1 are new and start untrained" in capsys.readouterr().out
+    assert f"{shared} of {len(new)} words have weights there and keep them; 1 words start untrained" in capsys.readouterr().out
     before, after = (read_weights(folder, read_config(folder)) for folder in (first, second))
     names = [name for name in before if name.endswith(".words.weight")]
     assert names
@@ -151,8 +149,8 @@ def test_words_are_mapped_when_a_run_starts_from_another_vocabulary(photos, tmp_
                 assert torch.equal(weight[old.index(word)], after[name][new.index(word)]), (name, word)
         else:
             assert torch.equal(weight, after[name]), name
-    with pytest.raises(ValueError, match=r"is of another size: its model\.latent is 3, this training's is 4; --set takes its sizes over$"):
-        training.train(
+    with pytest.raises(ValueError, match=r"has other sizes: its model\.latent is 3, here it is 4; give the same sizes with --set$"):
+        train(
             load_recipe("aligndraw-small", changes | {"model.latent": 4}), tmp_path / "third", data=photos, device="cpu", start_from=first
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,10 @@ import torch
 from cap2im.checkpoint import checkpoints, load_checkpoint, read_config
 from cap2im.config import SkipThoughtsRecipe, load_recipe
 from cap2im.sentence_encoders import load_sentence_encoder
-from cap2im.training.skipthoughts import train
+from cap2im.training.dispatch import train
+from cap2im.training.skipthoughts import SkipThoughtsTrainer
 from tests.processes import in_two_processes
+from tests.training.stopping import stop_at
 from tests.training.test_variational import stats
 
 CHANGES = (
@@ -65,12 +66,8 @@ def assert_same_run(one: Path, two: Path) -> None:
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, data, monkeypatch):
     train(tiny_recipe(), tmp_path / "whole", data=data, device="cpu")
 
-    def stop(what, value, step):
-        if (what, step) == ("loss", 6):
-            signal.raise_signal(signal.SIGTERM)  # the step is done, and kept
-
     with monkeypatch.context() as patch:
-        patch.setattr("cap2im.training.skipthoughts.stop_if_not_finite", stop)
+        stop_at(patch, SkipThoughtsTrainer, 6)
         with pytest.raises(KeyboardInterrupt):
             train(tiny_recipe(), tmp_path / "broken", data=data, device="cpu")
     assert [path.name for path in checkpoints(tmp_path / "broken")] == ["step-00000004", "step-00000007"]
@@ -84,7 +81,7 @@ def test_resume_refuses_other_sentences(tmp_path, data):
     train(tiny_recipe("train.epochs=1"), tmp_path / "run", data=data, device="cpu")
     other = tmp_path / "other.txt"
     other.write_text(data.read_text().replace("a red dog", "a dog red", 1))
-    with pytest.raises(ValueError, match=r"other.txt: not the sentences that .*run was begun with"):
+    with pytest.raises(ValueError, match=r"run: started with another dataset"):
         train(tiny_recipe("train.epochs=1"), tmp_path / "run", data=other, device="cpu", resume=True)
 
 
@@ -102,14 +99,14 @@ def test_two_processes_have_the_losses_of_one(tmp_path, data):
 
 def test_it_learns_and_gives_an_encoder(tmp_path, data):
     recipe = tiny_recipe("train.epochs=30", "train.learning_rate=0.02", "train.validate_every=90", "train.checkpoint_every=1000")
-    train(recipe, tmp_path, data=data, device="cpu", command="cap2im train it", card=lambda figures: f"{figures['steps']} steps")
+    train(recipe, tmp_path, data=data, device="cpu", command="cap2im train it")
     first, *_, last = stats(tmp_path, "train/loss")
     words = 2 * (1 + (5 + 6 + 9) / 3)  # told of a triple, on average
     assert first["train/loss"] == pytest.approx(2 * words * math.log(23), rel=0.3), "all words alike at first, for two encoders"
     assert last["train/loss"] < first["train/loss"] / 2
     (perplexity,) = stats(tmp_path, "validation/perplexity_uni", "validation/perplexity_bi")[-1:]
     assert max(perplexity["validation/perplexity_uni"], perplexity["validation/perplexity_bi"]) < 4
-    assert (tmp_path / "model" / "README.md").read_text() == "180 steps"
+    assert "| updates | 180 of 8 triples |" in (tmp_path / "model" / "README.md").read_text()
     config = read_config(tmp_path / "model")
     assert (config["kind"], config["command"], config["data"]["sentences"]) == ("skipthoughts", "cap2im train it", 48)
     vectors = load_sentence_encoder(str(tmp_path)).encode(["a red dog .", "the dog is red .", "a green bird ."])
@@ -125,5 +122,5 @@ def test_broken_loss_stops_before_the_update(tmp_path, data):
 
 
 def test_no_sentences_to_validate_on(tmp_path, data):
-    with pytest.raises(ValueError, match=r"none of the 0 sentences for validation has neighbours; give data.validation_share"):
+    with pytest.raises(ValueError, match=r"none of the 0 validation sentences has neighbours; increase data.validation_share"):
         train(tiny_recipe("data.validation_share=1e-9"), tmp_path, data=data, device="cpu")

@@ -11,13 +11,11 @@ import torch
 from cap2im.checkpoint import CONFIG, TRAINING_STATE, TRAINING_TENSORS, TrainingState, checkpoints, load_checkpoint, save_checkpoint
 from cap2im.config import parse_recipe
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.models.attngan import AttnGAN
-from cap2im.training.attngan import AttnGANTrainee
-from cap2im.training.data import training_material
-from cap2im.training.run import make_accelerator
-from cap2im.training.state import decay_at, moving_average, resume_state
-from cap2im.training.variational import BoundTrainee
-from tests.tiny import tiny_recipe
+from cap2im.models.damsm import DAMSM, DAMSMConfig
+from cap2im.training.accelerator import make_accelerator
+from cap2im.training.attngan import AttnGANData, AttnGANTrainer
+from cap2im.training.state import make_ema, resume_checkpoint, warmed_up_decay
+from tests.tiny import tiny_recipe, tiny_trainer
 
 PICTURES = {"source": "pictures"}
 
@@ -29,28 +27,26 @@ def test_a_damaged_checkpoint_names_an_older_whole_one(tmp_path, name):
         save_checkpoint(tmp_path, TrainingState(step, recipe.model_dump(), {}, {}), {"w": torch.ones(1)}, {"kind": "draw"})
     older, newest = checkpoints(tmp_path)
     (newest / name).write_bytes(b"{")
-    with pytest.raises(ValueError, match=rf"{name}: .*; {older.name} beside it is whole: to go on from there, remove {newest}$"):
-        resume_state(tmp_path, recipe, resume=True)
+    with pytest.raises(ValueError, match=rf"{name}: .*; {older.name} beside it is undamaged: to resume from there, remove {newest}$"):
+        resume_checkpoint(tmp_path, recipe, resume=True)
     shutil.copytree(older, tmp_path / "kept")
     (older / CONFIG).write_text("{")
     with pytest.raises(ValueError, match=name) as error:
-        resume_state(tmp_path, recipe, resume=True)
-    assert "is whole" not in str(error.value)
+        resume_checkpoint(tmp_path, recipe, resume=True)
+    assert "is undamaged" not in str(error.value)
     shutil.rmtree(older)
     shutil.move(tmp_path / "kept", older)
     shutil.rmtree(newest)
-    assert resume_state(tmp_path, recipe, resume=True) == older
+    assert resume_checkpoint(tmp_path, recipe, resume=True) == older
 
 
 @pytest.fixture(scope="module")
-def trainee_and_state(tmp_path_factory):
-    """A tiny model after no update, and its checkpoint."""
-    recipe, run = tiny_recipe(), tmp_path_factory.mktemp("run")
-    material, accelerator = training_material(recipe, None), make_accelerator("cpu", 1)
-    trainee = BoundTrainee(recipe, material.vocabulary, material.about, command="")
-    trainee.prepare(accelerator)
-    trainee.save(run, accelerator)
-    return trainee, load_checkpoint(checkpoints(run)[-1])
+def trainer_and_state(tmp_path_factory):
+    """A tiny trainer before its first update, and its checkpoint."""
+    trainer, run = tiny_trainer(tiny_recipe()), tmp_path_factory.mktemp("run")
+    trainer.state.origin = {"command": ""}
+    trainer.state.save(run, trainer.recipe, trainer.config(), trainer.accelerator)
+    return trainer, load_checkpoint(checkpoints(run)[-1])
 
 
 @pytest.mark.parametrize(
@@ -65,30 +61,31 @@ def trainee_and_state(tmp_path_factory):
         ({"averaged": "many"}, "averaged: Input should be a valid integer"),
     ],
 )
-def test_numbers_of_another_structure_are_refused(trainee_and_state, tmp_path, numbers, message):
-    trainee, state = trainee_and_state
+def test_numbers_of_another_structure_are_refused(trainer_and_state, tmp_path, numbers, message):
+    trainer, state = trainer_and_state
     forged = dataclasses.replace(state, numbers=state.numbers | numbers)
-    folder = save_checkpoint(tmp_path, forged, trainee.published.state_dict(), trainee.config())
+    folder = save_checkpoint(tmp_path, forged, trainer.state.ema_model.state_dict(), trainer.config())
     with pytest.raises(ValueError, match=message) as error:
-        trainee.restore(folder, make_accelerator("cpu", 1))
+        trainer.state.restore(folder, trainer.recipe, trainer.accelerator)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("tensors", [{"model.w": torch.ones(1)}, {"random.0.cpu": torch.ones(3)}])
-def test_tensors_of_another_network_are_refused(trainee_and_state, tmp_path, tensors):
-    trainee, state = trainee_and_state
+def test_tensors_of_another_network_are_refused(trainer_and_state, tmp_path, tensors):
+    trainer, state = trainer_and_state
     kept = {} if "model.w" in tensors else state.tensors
-    folder = save_checkpoint(tmp_path, dataclasses.replace(state, tensors=kept | tensors), trainee.published.state_dict(), trainee.config())
+    forged = dataclasses.replace(state, tensors=kept | tensors)
+    folder = save_checkpoint(tmp_path, forged, trainer.state.ema_model.state_dict(), trainer.config())
     with pytest.raises(ValueError, match=r"step-00000000: does not fit the recipe's network: ") as error:
-        trainee.restore(folder, make_accelerator("cpu", 1))
+        trainer.state.restore(folder, trainer.recipe, trainer.accelerator)
     assert "\n" not in str(error.value)
 
 
 def test_the_average_is_warmed_up():
-    assert [decay_at(0.999, n) for n in (0, 1, 8, 90, 10**6)] == [0.1, 2 / 11, 0.5, 0.91, 0.999]
-    assert decay_at(0.25, 8) == 0.25
+    assert [warmed_up_decay(0.999, n) for n in (0, 1, 8, 90, 10**6)] == [0.1, 2 / 11, 0.5, 0.91, 0.999]
+    assert warmed_up_decay(0.25, 8) == 0.25
     network = torch.nn.Linear(1, 1, bias=False)
-    warm, constant = (moving_average(network, 0.999, warm_up=warm_up) for warm_up in (True, False))
+    warm, constant = (make_ema(network, 0.999, warm_up=warm_up) for warm_up in (True, False))
     expected = 0.0
     for update in range(6):
         torch.nn.init.constant_(network.weight, float(update))
@@ -108,27 +105,24 @@ def test_only_the_released_attngan_keeps_its_decay_constant(variant, second):
         {"kind": "attngan", "description": "", "model": {"variant": variant, "text": {"features": 4}, **sizes}, "data": PICTURES}, "here"
     )
     words = Vocabulary(words=tuple(f"word{n}" for n in range(recipe.model.text.vocabulary_size)))
-    trainee = AttnGANTrainee(recipe, AttnGAN(recipe.model).text.state_dict(), words, {}, "")
-    weight, average = (next(network.generator.parameters()) for network in (trainee.learned, trainee.published))
+    damsm = DAMSM(DAMSMConfig(text=recipe.model.text, image_encoder="small", side=16, width=2))
+    trainer = AttnGANTrainer(recipe, AttnGANData(recipe, None, None, {}, words, damsm=damsm), make_accelerator("cpu", 2))
+    weight, average = (next(network.generator.parameters()) for network in (trainer.model.drawing, trainer.state.ema_model))
     with torch.no_grad():
         before = average.clone()
         weight.add_(1.0)
-    trainee.average.update_parameters(trainee.learned)
+    trainer.state.update_ema()
     torch.testing.assert_close(average, before + second)
 
 
 def test_an_old_checkpoint_counts_its_updates_as_those_of_the_average(tmp_path):
-    recipe = tiny_recipe("train.ema_decay=0.999")
-    material = training_material(recipe, None)
-    accelerator = make_accelerator("cpu", 4)
-    old = BoundTrainee(recipe, material.vocabulary, material.about, "")
-    old.step = 40
-    old.prepare(accelerator)
-    old.save(tmp_path, accelerator)
+    old = tiny_trainer(tiny_recipe("train.ema_decay=0.999"))
+    old.state.step, old.state.origin = 40, {"command": ""}
+    old.state.save(tmp_path, old.recipe, old.config(), old.accelerator)
     (checkpoint,) = checkpoints(tmp_path)
     state = load_checkpoint(checkpoint)
     assert state.numbers.pop("averaged") == 0
-    save_checkpoint(tmp_path, state, old.published.state_dict(), old.config())
-    new = BoundTrainee(recipe, material.vocabulary, material.about, "")
-    new.restore(checkpoint, accelerator)
-    assert int(new.average.n_averaged) == 40
+    save_checkpoint(tmp_path, state, old.state.ema_model.state_dict(), old.config())
+    new = tiny_trainer(tiny_recipe("train.ema_decay=0.999"))
+    new.state.restore(checkpoint, new.recipe, new.accelerator)
+    assert int(new.state.ema.n_averaged) == 40

@@ -17,9 +17,9 @@ from filelock import FileLock
 from cap2im.checkpoint import checkpoints, load_checkpoint, read_config, read_weights
 from cap2im.config import VariationalTraining, load_recipe
 from cap2im.pipeline import Pipeline
-from cap2im.training.data import training_material
-from cap2im.training.run import RunLog, make_accelerator
-from cap2im.training.variational import kl_weight, learning_rate, train
+from cap2im.training.data import DataSource, load_training_data
+from cap2im.training.dispatch import train
+from cap2im.training.variational import kl_weight, learning_rate
 from tests.processes import in_two_processes
 from tests.tiny import CHANGES, tiny_recipe
 from tests.training.golden import golden_losses, logged_losses
@@ -104,10 +104,10 @@ def test_losses_of_vaes_are_the_golden_ones(tmp_path, kind):
 def test_training_learns_and_its_model_draws(tmp_path):
     changes = ("epochs=40", "learning_rate=0.02", "ema_decay=0.5", "validate_every=5", "checkpoint_every=200")
     recipe = tiny_recipe(*(f"train.{change}" for change in changes))
-    train(recipe, tmp_path, device="cpu", card=lambda figures: f"{figures['steps']} steps")
+    train(recipe, tmp_path, device="cpu")
     bounds = [line["validation/bound"] for line in stats(tmp_path, "validation/bound")]
     assert bounds[-1] > bounds[0] + 30
-    assert (tmp_path / "model" / "README.md").read_text() == "200 steps"
+    assert "| updates | 200 |" in (tmp_path / "model" / "README.md").read_text()
     assert list((tmp_path / "samples").glob("*.png"))
     assert list((tmp_path / "tensorboard").iterdir())
     drawing = Pipeline.load(str(tmp_path)).draw("the digit three is at the top of the digit one")[0]
@@ -153,7 +153,7 @@ def test_resume_refuses_what_does_not_fit(tmp_path):
 
 
 def test_batches_depend_on_the_step_alone():
-    one, two = (training_material(tiny_recipe(), None).batches for _ in range(2))
+    one, two = (load_training_data(tiny_recipe(), DataSource()).batches for _ in range(2))
     for step in (0, 1, 7):
         one.at(step)
     a, b = one.at(3), two.at(3)
@@ -205,12 +205,3 @@ def test_a_folder_that_another_training_writes_into_is_refused(tmp_path):
     with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="another training writes into this folder"):
         train(tiny_recipe(), tmp_path, device="cpu")
     assert not (tmp_path / "stats.jsonl").exists()
-
-
-def test_a_full_disk_is_told_with_the_name_of_the_log(tmp_path):
-    recipe = tiny_recipe()
-    with RunLog(tmp_path, recipe, 0, 1, make_accelerator("cpu", 1)) as log:
-        (tmp_path / "stats.jsonl").symlink_to("/dev/full")
-        with pytest.raises(OSError, match="No space left") as error:
-            log.scalars(1, {"bound": 1.0})
-    assert error.value.filename == str(tmp_path / "stats.jsonl")

@@ -32,6 +32,7 @@ commands = typer.Typer()
         "cap2im train damsm-mnist --data mnist/",
         "cap2im train attngan-mnist --data mnist/ --set train.damsm=runs/damsm-mnist",
         "cap2im train skipthoughts --data sentences.txt",
+        "cap2im train aligndraw-digits --log wandb",
         "accelerate launch --multi_gpu --num_processes 2 -m cap2im train aligndraw-mnist",
     )
 )
@@ -52,6 +53,7 @@ def train(
     compile_model: Annotated[bool, typer.Option("--compile", help="Compile the network's steps; starts later, runs faster.")] = False,
     workers: Annotated[int, typer.Option(min=0, max=256, help="Processes that read images ahead.")] = 2,
     stream: Annotated[bool, typer.Option("--stream", help="Read a dataset shard by shard, from a folder or a URL.")] = False,
+    log: Annotated[Literal["tensorboard", "wandb"], typer.Option(help="Tracker that shows the log.")] = "tensorboard",
 ) -> None:
     """Train a model by a recipe."""
     from cap2im.config import load_recipe, recipe_names, to_toml
@@ -74,19 +76,23 @@ def train(
     require_training_extra()
     from cap2im.loading import find_model
     from cap2im.training import dispatch as training
-    from cap2im.training.state import open_run
 
     how: dict[str, Any] = {"stream": stream, "device": device}
     if dry_run:
         if resolved is None:
             assert run is not None
-            print(to_toml(open_run(run, changes or [])[0]), end="")
+            print(to_toml(training.run_recipe(run, changes or [])), end="")
             return
         planned, updates, seconds = training.rehearse(resolved, name=str(recipe), data=data, **how)
         whole = datetime.timedelta(seconds=round(updates * seconds))
         print(f"# {updates:,} updates of {seconds:.3g} s: {whole}, and validation comes on top\n{to_toml(planned)}", end="")
         return
-    how |= {"command": shlex.join(["cap2im", *map(training.shareable, sys.argv[1:])]), "compile_model": compile_model, "workers": workers}
+    how |= {
+        "command": shlex.join(["cap2im", *map(training.shareable, sys.argv[1:])]),
+        "compile_model": compile_model,
+        "workers": workers,
+        "log": log,
+    }
     if resolved is None:
         assert run is not None
         folder, go_on = run, functools.partial(training.resume, run, changes or [], name=name, data=data, **how)
@@ -95,7 +101,7 @@ def train(
         folder = Path("runs") / label if run is None else run
         begun = None if start_from is None else find_model(start_from)
         resolved = training.named(resolved, name)
-        go_on = functools.partial(training.start, resolved, folder, name=label, data=data, resume=resume, start_from=begun, **how)
+        go_on = functools.partial(training.train, resolved, folder, name=label, data=data, resume=resume, start_from=begun, **how)
     try:
         result = go_on()
     except KeyboardInterrupt:

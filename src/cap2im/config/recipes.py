@@ -22,9 +22,9 @@ from cap2im.config.sections import (
     PairBatchSize,
     PicturesData,
     Section,
-    Seed,
     SentencesData,
     Training,
+    Updates,
     ValidateEvery,
     Warmup,
 )
@@ -272,17 +272,14 @@ class AttnGANRecipe(DrawingRecipe):
 # ---- models that do not draw
 
 
-class DigitReaderTraining(Section):
-    """Training of the digit reader. The defaults made the bundled one."""
+class DigitReaderTraining(Training):
+    """How the digit reader of caption accuracy is trained. The defaults trained the bundled one."""
 
-    seed: Seed = 0
-    steps: int = Field(5500, ge=1, description="updates of the weights")
-    canvases: int = Field(80, ge=8, description="batch size, in canvases")
-    windows: int = Field(3, ge=1, le=8, description="windows per canvas: first those with a digit at their place, then random others")
-    learning_rate: float = Field(
-        3e-3, gt=0, description="highest learning rate; it rises over a twentieth of the steps and falls as a half cosine"
-    )
-    weight_decay: float = Field(0.01, ge=0, description="weight decay of AdamW")
+    updates: Updates = 5500
+    batch_size: PairBatchSize = 80
+    windows: int = Field(3, ge=1, le=8, description="windows of a canvas: first those with something at their place, then random others")
+    learning_rate: float = Field(3e-3, gt=0, description="the highest; it rises over a twentieth of the updates and falls as a half cosine")
+    weight_decay: float = Field(0.01, ge=0, description="of AdamW")
     validation_samples: int = Field(5, ge=1, description="real canvases for each of the 440 captions")
 
 

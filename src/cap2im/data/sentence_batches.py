@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cap2im.data.batch import ALL
 from cap2im.data.dataset import PreparedDataset
 from cap2im.data.sentence_files import has_words, read_lines, recognise, table_captions, token_captions
 from cap2im.data.vocabulary import Vocabulary
@@ -250,12 +251,12 @@ class TripleBatches:
             raise ValueError(f"{self.triples} of {len(sentences)} sentences have neighbours, and a batch needs {batch_size}")
         self._epoch: tuple[int, Tensor] | None = None
 
-    def at(self, step: int) -> TripleBatch:
-        """The batch of the update that follows `step` updates."""
+    def at(self, step: int, rows: slice = ALL) -> TripleBatch:
+        """The batch of the update that follows `step` updates, or some rows of it."""
         number, index = divmod(step, self.steps_per_epoch)
         if self._epoch is None or self._epoch[0] != number:
             self._epoch = (number, self._order(number))
-        return self.sentences.batch(self._epoch[1][index])
+        return self.sentences.batch(self._epoch[1][index])[rows]
 
     def _order(self, epoch: int) -> Tensor:
         """The triples [steps, B, 3] of an epoch."""

@@ -1,34 +1,35 @@
-"""Training an AttnGAN or an AttnDCGAN against its discriminators and a matching model: one flat loop.
+"""Trainer of AttnGAN and AttnDCGAN against discriminators and a matching model (DAMSM).
 
 Source: AttnGAN (Xu et al., arXiv:1711.10485), section 3.1, equations 3-6, and the released program, whose losses these are.
 
-The matching model (DAMSM) and its text encoder stay as they are, in evaluation mode. The generator makes its pictures once a step; the
-discriminators learn of them first, one after the other, so that activations and gradients of no two are in memory at once, and judge them
-anew when they have learned. One optimizer moves all networks: it keeps its state weight by weight and leaves alone what has no gradient.
+The matching model and its text encoder are frozen, in evaluation mode. The generator draws once an update. The discriminators are updated
+first, one after the other, so that activations and gradients of no two are in memory at once, and judge the same images again afterwards.
+One optimizer moves all networks, because it keeps its state weight by weight and leaves alone what has no gradient.
 
-What the released program does and the paper does not say: a moving average of the generator's weights draws, and its batch statistics
-are those of the weights in training. The release keeps the decay constant, as `model.variant="released"` does; with "paper" the decay is
-warmed up, as in all other trainings. What the released program does differently: while the generator learns, it also computes gradients of
-the discriminators, which it throws away.
+Not in the paper, but in the release: an EMA of the generator's weights draws, with the batch statistics of the weights in training. The
+release keeps the EMA's decay constant, as `model.variant="released"` does; "paper" warms it up, as all other trainings do. Difference:
+while the generator is updated, the release also computes gradients of the discriminators, and discards them.
 
-Where several processes share a batch, each one's batch statistics, wrong captions and matching losses are those of its own share.
+With several processes, batch statistics, wrong captions and matching losses are those of each process's share of the batch.
+
+Shapes: B batch, C colours, A canvas side.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import cast
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cap2im import randomness
-from cap2im.checkpoint import read_config
 from cap2im.config import AttnGANRecipe
 from cap2im.data.batch import Batch
 from cap2im.data.image_batches import pyramid
@@ -37,22 +38,22 @@ from cap2im.loading import load_model
 from cap2im.metrics.distributed import ProcessGroup
 from cap2im.metrics.r_precision import OTHERS, fewest_wrong, own_caption_first, require_sight
 from cap2im.models.attngan import AttnGAN, AttnGANConfig, GeneratorOutput, conditioning_kl, crop_margin
-from cap2im.models.damsm import DAMSM, EncodedImage, Gammas, damsm_losses
+from cap2im.models.damsm import DAMSM, Gammas, damsm_losses
 from cap2im.models.discriminators import Discriminator, discriminator_loss, generator_loss
 from cap2im.models.precision import autocast
 from cap2im.models.text import EncodedText
-from cap2im.training.data import require_same_material, training_material
-from cap2im.training.run import BatchesAhead, RunLog, keep_memory, make_accelerator, prepare_processor, stop_if_not_finite
-from cap2im.training.samples import FIRST_GRID, ShownCaptions, shown_drawings
-from cap2im.training.state import DrawingTrainee, resume_state
+from cap2im.training.accelerator import keep_freed_memory
+from cap2im.training.data import DataSource, TrainingData, load_training_data
+from cap2im.training.samples import SampleGrid, drawings_grid
+from cap2im.training.state import TrainState
+from cap2im.training.trainer import Losses, Trainer
 
 VALIDATION_BATCH = 20
-MOST_UNKNOWN = 0.5  # share of the captions' words; a matching model that knows less was trained on other captions
-ImageEncoder = Callable[[Tensor], EncodedImage]
+MOST_UNKNOWN = 0.5  # share of the captions' words; a matching model that lacks more was trained on other captions
 
 
-def initialise(network: nn.Module) -> None:
-    """The release's first weights: orthogonal ones, no biases of linear layers, and normal ones around 1 for batch normalisation."""
+def initialize_weights(network: nn.Module) -> None:
+    """Set the release's first weights: orthogonal ones, linear biases 0, and batch normalisation's scales normal around 1."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.orthogonal_(layer.weight)
@@ -62,19 +63,30 @@ def initialise(network: nn.Module) -> None:
             nn.init.normal_(layer.weight, 1.0, 0.02)
 
 
-def real_pictures(images: Tensor, config: AttnGANConfig) -> list[Tensor]:
-    """Images [B, C, A, A] in 0..1 as the discriminators see them: in -1..1, with margins, in every size that is shown."""
+def real_images(images: Tensor, config: AttnGANConfig) -> list[Tensor]:
+    """Return images [B, C, A, A] in 0..1 as the discriminators see them: in -1..1, with margins, in every size that is shown."""
     framed = F.pad(images, [config.margin] * 4, mode="replicate")
     return [2 * real - 1 for real in pyramid(framed, [config.stage_sides[stage] for stage in config.shown_stages])]
 
 
-def sum_of(losses: Mapping[str, Tensor]) -> Tensor:
-    """All of them together."""
+def total(losses: Mapping[str, Tensor]) -> Tensor:
+    """Return the sum of losses."""
     return torch.stack(list(losses.values())).sum()
 
 
+@dataclass(frozen=True)
+class AttnGANData(TrainingData):
+    """Captioned images with the matching model that reads them.
+
+    Attributes:
+        damsm: the matching model, frozen.
+    """
+
+    damsm: DAMSM = None  # type: ignore[assignment]  # always given
+
+
 class Adversaries(nn.Module):
-    """All networks in training, and the text encoder, which is not."""
+    """All networks in training, and the text encoder, which is frozen."""
 
     def __init__(self, recipe: AttnGANRecipe) -> None:
         super().__init__()
@@ -92,301 +104,188 @@ class Adversaries(nn.Module):
             for stage in c.shown_stages
         )
         for network in (self.drawing.generator, self.discriminators):
-            initialise(network)
+            initialize_weights(network)
         self.drawing.text.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Adversaries:
-        """The text encoder always stays in evaluation mode."""
+        """Set the mode of all networks but the text encoder, which stays in evaluation mode."""
         super().train(mode)
         self.drawing.text.eval()
         return self
 
 
-class AttnGANTrainee(DrawingTrainee):
-    """Generator and discriminators in training; what is handed out is the generator with its text encoder."""
+class AttnGANTrainer(Trainer):
+    """Trains a generator against discriminators and a matching model. Best is the highest R-precision of drawn validation images."""
 
-    recipe: AttnGANRecipe
-    model: Adversaries
+    score, higher_is_better = "matched", True
 
-    def __init__(
-        self, recipe: AttnGANRecipe, text: Mapping[str, Tensor], vocabulary: Vocabulary, about: Mapping[str, Any], command: str
-    ) -> None:
-        torch.manual_seed(recipe.train.seed)
-        model, settings = Adversaries(recipe), recipe.train
-        model.drawing.text.load_state_dict(text)
-        model.drawing.generator.recompute = settings.recompute
-        model.train()
+    def __init__(self, recipe: AttnGANRecipe, data: AttnGANData, accelerator: Accelerator) -> None:
+        super().__init__(recipe, data, accelerator)
+        keep_freed_memory()
+        train = recipe.train
+        self.model, self.damsm = Adversaries(recipe), data.damsm.to(accelerator.device)
+        self.model.drawing.text.load_state_dict(self.damsm.text.state_dict())
+        self.model.drawing.generator.recompute = train.recompute
+        self.model.train()
         groups = [
-            {"params": list(model.drawing.generator.parameters()), "lr": settings.generator_rate},
-            {"params": list(model.discriminators.parameters()), "lr": settings.discriminator_rate},
+            {"params": list(self.model.drawing.generator.parameters()), "lr": train.generator_rate},
+            {"params": list(self.model.discriminators.parameters()), "lr": train.discriminator_rate},
         ]
-        optimizer = torch.optim.Adam(groups, betas=(settings.momentum, 0.999), fused=True)
-        super().__init__(recipe, model, optimizer, command, settings.ema_decay, vocabulary, about)
-        if self.average is not None:
-            self.average.n_averaged.fill_(1)  # it starts from the first weights, as released, and not from those after an update
-            self.average.eval()
+        self.state = TrainState(
+            self.model,
+            torch.optim.Adam(groups, betas=(train.momentum, 0.999), fused=True),
+            inference_model=self.model.drawing,
+            ema_decay=train.ema_decay,
+            warm_up=recipe.model.variant == "paper",
+        )
+        if self.state.ema is not None:
+            self.state.ema.n_averaged.fill_(1)  # as released, the EMA starts from the first weights and not from those after an update
+            self.state.ema.eval()
+        self.generator, *self.discriminators = self.state.prepare(accelerator, self.model.drawing.generator, *self.model.discriminators)
 
-    @property
-    def warms_up(self) -> bool:
-        """Whether the decay of the average is warmed up, which the release does not do."""
-        return self.recipe.model.variant == "paper"
+    @classmethod
+    def load_data(cls, recipe: AttnGANRecipe, source: DataSource, accelerator: Accelerator) -> AttnGANData:
+        """Return the captioned images that a recipe trains on, with the vocabulary of its matching model.
 
-    @property
-    def learned(self) -> AttnGAN:
-        """The generator with its text encoder."""
-        return self.model.drawing
+        Raises:
+            ValueError: see `Trainer.load_data`; or the matching model is missing or does not fit.
+        """
+        if recipe.train.batch_size // accelerator.num_processes < 2:
+            given = f"train.batch_size {recipe.train.batch_size} on {accelerator.num_processes} processes"
+            raise ValueError(f"{given}: every process needs at least 2 captions")
+        damsm, vocabulary, about = load_matching_model(recipe)
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"text": damsm.config.text})})
+        data = load_training_data(recipe, source, accelerator.num_processes, vocabulary)
+        if data.unknown_share > MOST_UNKNOWN:
+            raise ValueError(f"{recipe.train.damsm}: {data.unknown_share:.0%} of the words of the validation captions are unknown to it")
+        fields = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
+        return AttnGANData(**fields | {"about": data.about | {"damsm": about}}, damsm=damsm)
 
-    @property
-    def published(self) -> AttnGAN:
-        """The generator that validates and draws."""
-        return cast(AttnGAN, super().published)
+    def update(self, batch: Batch) -> Losses:
+        """Make one update of every network."""
+        with torch.no_grad():
+            text = self.model.drawing.text(batch.tokens, batch.mask)
+            reals = real_images(batch.images, self.recipe.model)
+        return self.update_networks(text, reals, batch.noise, batch.classes)
 
-    def prepare(self, accelerator: Accelerator) -> tuple[nn.Module, list[nn.Module]]:
-        """Moves to the device; answers generator and discriminators to call, which share gradients among the processes."""
-        self.model.to(accelerator.device)
-        generator = accelerator.prepare(self.model.drawing.generator)
-        discriminators = [accelerator.prepare(network) for network in self.model.discriminators]
-        self.optimizer = accelerator.prepare(self.optimizer)
-        if self.average is not None:
-            self.average.to(accelerator.device)
-        return generator, discriminators
-
-    def update(
-        self,
-        generator: nn.Module,
-        discriminators: Sequence[nn.Module],
-        reals: Sequence[Tensor],
-        text: EncodedText,
-        noise: Tensor,
-        classes: Tensor | None,
-        encode_image: ImageEncoder,
-        accelerator: Accelerator,
-    ) -> dict[str, Tensor]:
-        """One update of every network, the discriminators first.
+    def update_networks(self, text: EncodedText, reals: Sequence[Tensor], noise: Tensor, classes: Tensor | None) -> Losses:
+        """Make one update of every network, the discriminators first.
 
         Args:
-            generator: to call, as `prepare` answers it, and the discriminators, one for each size.
-            reals: [B, C, A, A] of each size, as `real_pictures` makes them.
-            text: their captions.
-            noise: [B, 1, Z + K]
+            text: the encoded captions.
+            reals: images [B, C, ., .] of every size, as `real_images` returns them.
+            noise: [B, 1, Z + K].
             classes: [B] or None, see `Batch`.
-            encode_image: the matching model's, of pictures [B, C, A, A] in -1..1 without margins.
-            accelerator: the engine.
-
-        Returns:
-            the losses by name.
         """
         settings, c = self.recipe.train, self.recipe.model
-        half = autocast(accelerator.device, settings.precision)
+        precision = autocast(self.accelerator.device, settings.precision)
+        sides = [c.stage_sides[stage] for stage in c.shown_stages]
         losses = {}
-        with half:
-            made: GeneratorOutput = generator(text, noise)
-        for stage, discriminator, real, drawn in zip(c.shown_stages, discriminators, reals, made.images, strict=True):
-            with half:
-                both = self._noisy(real, "real", accelerator), self._noisy(drawn.detach(), "drawn", accelerator)
-                output = discriminator(*both, text.sentence)
-            losses[f"discriminator_{c.stage_sides[stage]}"] = loss = discriminator_loss(output)
-            self._move(loss, f"the loss of discriminator {c.stage_sides[stage]}", discriminator, accelerator)
+        with precision:
+            output: GeneratorOutput = self.generator(text, noise)
+        for side, discriminator, real, fake in zip(sides, self.discriminators, reals, output.images, strict=True):
+            with precision:
+                logits = discriminator(self._add_noise(real, "real"), self._add_noise(fake.detach(), "drawn"), text.sentence)
+            losses[f"discriminator_{side}"] = loss = discriminator_loss(logits)
+            self._step(discriminator, loss, f"the loss of discriminator {side}")
 
         self.model.discriminators.requires_grad_(False)
-        with half:
-            judges = cast(list[Discriminator], list(self.model.discriminators))
-            judged = [self._noisy(drawn, "judged", accelerator) for drawn in made.images]
-            verdicts = [judge.logits(images, text.sentence) for judge, images in zip(judges, judged, strict=True)]
-            image = encode_image(crop_margin(made.images[-1], c.stage_sides[-1], c))
-        deceptions = {f"generator_{c.stage_sides[stage]}": generator_loss(v) for stage, v in zip(c.shown_stages, verdicts, strict=True)}
-        mismatches = damsm_losses(image, text, classes, Gammas(*settings.gammas))
-        kl = conditioning_kl(made.mean.to(text.sentence.dtype), made.log_variance.to(text.sentence.dtype))
-        loss = sum_of(deceptions) + settings.matching_weight * sum_of(mismatches) + settings.kl_weight * kl
-        self._move(loss, "the generator's loss", generator, accelerator)
+        with precision:
+            networks = cast(list[Discriminator], list(self.model.discriminators))
+            fakes = [self._add_noise(fake, "judged") for fake in output.images]
+            fake_logits = [network.logits(images, text.sentence) for network, images in zip(networks, fakes, strict=True)]
+            image = self.damsm.image(crop_margin(output.images[-1], c.stage_sides[-1], c))
+        generator_losses = {f"generator_{side}": generator_loss(logits) for side, logits in zip(sides, fake_logits, strict=True)}
+        matching_losses = damsm_losses(image, text, classes, Gammas(*settings.gammas))
+        kl = conditioning_kl(output.mean.to(text.sentence.dtype), output.log_variance.to(text.sentence.dtype))
+        loss = total(generator_losses) + settings.matching_weight * total(matching_losses) + settings.kl_weight * kl  # equation 3
+        self._step(self.generator, loss, "the generator's loss")
         self.model.discriminators.requires_grad_(True)
-        if self.average is not None:
-            self.average.update_parameters(self.learned)
-        self.step += 1
-        return {name: loss.detach() for name, loss in (losses | deceptions | mismatches | {"kl": kl}).items()}
+        self.state.update_ema()
+        return losses | generator_losses | matching_losses | {"kl": kl}
 
-    def _noisy(self, images: Tensor, name: str, accelerator: Accelerator) -> Tensor:
-        """Images as the discriminators see them: where paper is white to the last bit, they would else learn nothing but that."""
-        settings, processes = self.recipe.train, accelerator.num_processes
+    def _add_noise(self, images: Tensor, name: str) -> Tensor:
+        """Add noise for the discriminators. Without it they learn little else than that real paper is white to the last bit."""
+        settings, rank, processes = self.recipe.train, self.accelerator.process_index, self.accelerator.num_processes
         if not settings.image_noise:
             return images
-        random = randomness.generator("image noise", settings.seed, self.step, images.shape[-1], name)
-        noise = torch.randn(len(images) * processes, *images.shape[1:], generator=random)[accelerator.process_index :: processes]
-        return images + settings.image_noise * noise.to(images)
+        random = randomness.generator("image noise", settings.seed, self.state.step, images.shape[-1], name)
+        noise = torch.randn(len(images) * processes, *images.shape[1:], generator=random)[rank::processes]
+        noisy: Tensor = images + settings.image_noise * noise.to(images)
+        return noisy
 
-    def _move(self, loss: Tensor, what: str, network: nn.Module, accelerator: Accelerator) -> None:
-        """Moves the weights that a loss has gradients for: those of `network`."""
-        stop_if_not_finite(what, float(accelerator.reduce(loss.detach(), "mean")), self.step)
-        accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(network.parameters(), math.inf)
-        stop_if_not_finite(f"the norm of the gradient of {what}", float(norm), self.step)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+    def _step(self, network: nn.Module, loss: Tensor, name: str) -> None:
+        """Update the weights that a loss has gradients for: those of `network`."""
+        self.check_finite(name, loss)
+        self.accelerator.backward(loss)
+        self.clip_gradient(network.parameters(), math.inf, f"the norm of the gradient of {name}")
+        self.state.optimizer.step()
+        self.state.optimizer.zero_grad()
 
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Return how real and drawn images fare, means over the validation images.
 
-def train(
-    recipe: AttnGANRecipe,
-    run: Path,
-    *,
-    data: str | Path | None = None,
-    resume: bool = False,
-    device: Literal["auto", "cpu"] = "auto",
-    workers: int = 2,
-    command: str = "",
-    card: Callable[[dict[str, Any]], str] = lambda _: "",
-) -> Path:
-    """Trains an AttnGAN and writes its generator, with the text encoder, to RUN/model.
+        `told_apart_SIDE` is the share of real images whose discriminator finds them likelier to be real than the drawn image of the same
+        caption: one half if it cannot tell them apart. (Nothing absolute, because running statistics mix both.) `matched` is the
+        R-precision of drawn images by the matching model of the training, among 100 captions, or as many as there are.
+        """
+        c, batch = self.recipe.model, self.data.validation
+        discriminators = cast(list[Discriminator], list(self.model.discriminators.eval()))
+        model: AttnGAN = self.state.ema_model.eval()
+        names = [f"told_apart_{c.stage_sides[stage]}" for stage in c.shown_stages] + ["matched"]
+        sums = torch.zeros(len(names), device=self.accelerator.device, dtype=torch.float64)
+        codes, sentences = ([torch.empty(0, c.text.features)] for _ in range(2))  # a process may have no images
+        processes = ProcessGroup(self.accelerator.process_index, self.accelerator.num_processes)
+        shard = processes.shard(len(batch))
+        for start in shard[::VALIDATION_BATCH]:
+            part = batch[start : min(start + VALIDATION_BATCH, shard.stop)].to(self.accelerator.device)
+            text = model.encode(part.tokens, part.mask)
+            fakes = model.generate(text, part.noise).images
+            for stage, (discriminator, *pair) in enumerate(zip(discriminators, real_images(part.images, c), fakes, strict=True)):
+                real, fake = (discriminator.logits(images, text.sentence).conditional for images in pair)
+                sums[stage] += (real > fake).sum()
+            codes.append(self.damsm.image(crop_margin(fakes[-1], c.stage_sides[-1], c)).code.cpu())
+            sentences.append(text.sentence.cpu())
+        self.model.train()
+        sums = self.accelerator.reduce(sums, "sum")
+        others = min(OTHERS, fewest_wrong(len(batch), batch.classes))
+        all_codes, all_sentences = (processes.all_gather(torch.cat(parts)) for parts in (codes, sentences))
+        sums[-1] = own_caption_first(all_codes, all_sentences, batch.classes, others=others, processes=processes).sum()
+        return dict(zip(names, (sums / len(batch)).tolist(), strict=True))
 
-    Args:
-        recipe: what to train.
-        run: folder for checkpoints, log, pictures and the result.
-        data: folder of MNIST's files (None for the cache or a download), or a prepared dataset.
-        resume: go on from the run's last checkpoint.
-        device: "cpu", or "auto" for whatever Accelerate finds.
-        workers: processes that read images ahead; captioned digits are made at once and need none.
-        command: what was typed, for the card; a resumed run keeps its first.
-        card: makes the model card's text of the final figures.
+    def sample_grid(self) -> SampleGrid:
+        """Draw captions of training and validation."""
+        assert self.data.shown is not None
+        grid = drawings_grid(self.state.ema_model.eval(), self.data.shown)
+        self.model.train()
+        return grid
 
-    Returns:
-        the folder of the finished model.
-
-    Raises:
-        ValueError: of `resume_state`, a matching model that is missing or does not fit, missing or damaged data, a batch that the processes
-            cannot share, a loss that is not finite.
-    """
-    prepare_processor()
-    keep_memory()
-    settings = recipe.train
-    accelerator = make_accelerator(device, settings.batch_size)
-    if settings.batch_size // accelerator.num_processes < 2:
-        raise ValueError(f"train.batch_size {settings.batch_size} gives {accelerator.num_processes} processes less than 2 captions each")
-    damsm, vocabulary, about_damsm = matching_model(recipe)
-    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"text": damsm.config.text})})
-    with accelerator.main_process_first():  # what is prepared once for all lies in a cache then
-        material = training_material(recipe, data, processes=accelerator.num_processes, vocabulary=vocabulary)
-    recipe, batches, validation = cast(AttnGANRecipe, material.recipe), material.batches, material.validation
-    settings = recipe.train
-    if material.unknown > MOST_UNKNOWN:
-        raise ValueError(f"{settings.damsm}: does not know {material.unknown:.0%} of the words of the validation captions")
-    checkpoint = resume_state(run, recipe, resume)
-    if checkpoint is not None:
-        require_same_material(checkpoint, material, run)
-        if read_config(checkpoint)["data"]["damsm"] != about_damsm:
-            raise ValueError(f"{run}: was begun with another matching model than {settings.damsm}")
-    trainee = AttnGANTrainee(recipe, damsm.text.state_dict(), vocabulary, material.about | {"damsm": about_damsm}, command)
-    if checkpoint is not None:
-        trainee.restore(checkpoint, accelerator)
-    generator, discriminators = trainee.prepare(accelerator)
-    damsm.to(accelerator.device)
-
-    mine = slice(accelerator.process_index, None, accelerator.num_processes)  # this process's rows of a batch
-    total = settings.total(batches.steps_per_epoch)
-    ahead = BatchesAhead(batches, mine, range(trainee.step, total), workers if material.slow else 0)
-
-    with RunLog(run, recipe, trainee.step, total, accelerator, batches.steps_per_epoch, {"data": data}) as log:
-        while trainee.step < total:
-            batch = ahead.next().to(accelerator.device)
-            with torch.no_grad():
-                text = trainee.learned.text(batch.tokens, batch.mask)
-                reals = real_pictures(batch.images, recipe.model)
-            losses = trainee.update(generator, discriminators, reals, text, batch.noise, batch.classes, damsm.image, accelerator)
-            step = trainee.step
-            means = accelerator.reduce(torch.stack(list(losses.values())), "mean").tolist()
-            told = {f"train/{name}": value for name, value in zip(losses, means, strict=True)}
-            sums = [sum(told[f"train/{key}"] for key in losses if key.startswith(name)) for name in ("generator", "discriminator")]
-            log.advance("G {:.2f}, D {:.2f}".format(*sums))
-            if step % settings.log_every == 0:
-                log.scalars(step, told | {"train/waiting": ahead.waiting})
-            validates = step % settings.validate_every == 0 or step == total
-            if validates or step == FIRST_GRID:
-                log.samples(step, "drawings", drawn_now(trainee, material.shown), material.shown.captions)
-            if validates:
-                scores = validate(trainee, validation, damsm, accelerator)
-                log.scalars(step, scores)
-                log.say(f"step {step}: validation {in_words(scores)}")
-            if (stop := log.stopping) or step % settings.checkpoint_every == 0 or step == total:
-                trainee.save(run, accelerator)
-            if stop:
-                raise KeyboardInterrupt
-    result = run / "model"
-    trainee.round()
-    figures: dict[str, Any] = validate(trainee, validation, damsm, accelerator)
-    if accelerator.is_main_process:
-        trainee.hand_out(result, figures | {"damsm": about_damsm}, card, None)
-    accelerator.wait_for_everyone()
-    del generator, discriminators  # what shares gradients must be gone before the processes part, or one of them may abort at its exit
-    accelerator.free_memory()
-    accelerator.end_training()
-    return result
+    def progress(self, losses: Mapping[str, float]) -> str:
+        """Return the sums of the generator's and the discriminators' losses."""
+        sums = [sum(loss for key, loss in losses.items() if key.startswith(name)) for name in ("generator", "discriminator")]
+        return "G {:.2f}, D {:.2f}".format(*sums)
 
 
-def matching_model(recipe: AttnGANRecipe) -> tuple[DAMSM, Vocabulary, dict[str, str]]:
-    """The matching model that a recipe names, ready to judge: with its vocabulary, its name and the SHA-256 of its weights.
+def load_matching_model(recipe: AttnGANRecipe) -> tuple[DAMSM, Vocabulary, dict[str, str]]:
+    """Return the matching model of a recipe, frozen, its vocabulary, and its name and the SHA-256 of its weights.
 
     Raises:
-        ValueError: there is none, it sees other pictures than are drawn, or the recipe tells other sizes of its text encoder.
+        ValueError: the model is missing, reads images of another size, or its text encoder has other sizes than the recipe says.
     """
     name, c = recipe.train.damsm, recipe.model
-    if not name or (name.startswith("runs/") and not Path(name).is_dir()):  # which might be a repository's name, and is meant as a folder
+    if not name or (name.startswith("runs/") and not Path(name).is_dir()):  # which could be a repository's name, but is meant as a folder
         maker = Path(name).name if name else "damsm-..."
-        missing = f", and {name} is not there" if name else ""
+        missing = f", and {name} does not exist" if name else ""
         raise ValueError(
-            f"an AttnGAN learns from a matching model{missing}: cap2im train {maker} makes one, --set train.damsm=RUN names another"
+            f"an AttnGAN needs a matching model{missing}: cap2im train {maker} trains one, --set train.damsm=RUN names another"
         )
     loaded = load_model(name, DAMSM)
     damsm, vocabulary = loaded.network, loaded.vocabulary
     assert vocabulary is not None
     require_sight(name, damsm.config, "the recipe", c.side, c.colours)
     for key in sorted(c.text.model_fields_set) if "text" in c.model_fields_set else ():
-        theirs, ours = getattr(damsm.config.text, key), getattr(c.text, key)
-        if theirs != ours:
-            raise ValueError(f"{name}: its text encoder has {key} {theirs}, the recipe's model.text has {ours}")
+        actual, expected = getattr(damsm.config.text, key), getattr(c.text, key)
+        if actual != expected:
+            raise ValueError(f"{name}: its text encoder has {key} {actual}, the recipe's model.text has {expected}")
     return damsm, vocabulary, {"name": Path(name).name, "sha256": loaded.sha256}
-
-
-@torch.no_grad()
-def validate(trainee: AttnGANTrainee, batch: Batch, damsm: DAMSM, accelerator: Accelerator) -> dict[str, float]:
-    """How the contest stands on validation images, by the generator that is handed out; every process takes its share.
-
-    Of each size the share of real images that are likelier real ones of their captions, by its discriminator, than the drawn ones: one half
-    where it cannot tell them apart. (Nothing absolute, for running statistics are mixed of both.) And the R-precision of the drawn ones, by
-    the matching model that they learned from, among as many captions as are there, 100 at most.
-    """
-    c, discriminators = trainee.recipe.model, cast(list[Discriminator], list(trainee.model.discriminators))
-    generator = trainee.published.eval()
-    trainee.model.discriminators.eval()
-    names = [f"told_apart_{c.stage_sides[stage]}" for stage in c.shown_stages] + ["matched"]
-    sums = torch.zeros(len(names), device=accelerator.device, dtype=torch.float64)
-    codes, sentences = ([torch.empty(0, c.text.features)] for _ in range(2))  # there may be fewer images than processes
-    processes = ProcessGroup(accelerator.process_index, accelerator.num_processes)
-    mine = processes.shard(len(batch))
-    for start in mine[::VALIDATION_BATCH]:
-        part = batch[start : min(start + VALIDATION_BATCH, mine.stop)].to(accelerator.device)
-        text = generator.encode(part.tokens, part.mask)
-        images = generator.generate(text, part.noise).images
-        pairs = zip(discriminators, real_pictures(part.images, c), images, strict=True)
-        for place, (judge, *both) in enumerate(pairs):
-            real, drawn = (judge.logits(pictures, text.sentence).conditional for pictures in both)
-            sums[place] += (real > drawn).sum()
-        codes.append(damsm.image(crop_margin(images[-1], c.stage_sides[-1], c)).code.cpu())
-        sentences.append(text.sentence.cpu())
-    trainee.model.train()
-    sums = accelerator.reduce(sums, "sum")
-    others = min(OTHERS, fewest_wrong(len(batch), batch.classes))
-    all_codes, all_sentences = (processes.all_gather(torch.cat(parts)) for parts in (codes, sentences))
-    sums[-1] = own_caption_first(all_codes, all_sentences, batch.classes, others=others, processes=processes).sum()
-    means = (sums / len(batch)).tolist()
-    return {f"validation/{name}": mean for name, mean in zip(names, means, strict=True)}
-
-
-def drawn_now(trainee: AttnGANTrainee, shown: ShownCaptions) -> np.ndarray:
-    """A grid of fixed captions and seeds, see `shown_drawings`, by the generator that is handed out."""
-    drawings = shown_drawings(trainee.published.eval(), shown)
-    trainee.model.train()
-    return drawings
-
-
-def in_words(scores: Mapping[str, float]) -> str:
-    """What `validate` answers, for people to read."""
-    apart = ", ".join(f"{name.rpartition('_')[2]} px {value:.0%}" for name, value in scores.items() if "told_apart" in name)
-    return f"told apart from real ones {apart}; matched with their captions {scores['validation/matched']:.0%}"

@@ -1,4 +1,4 @@
-"""The model card that training writes beside its weights."""
+"""The model card that training writes beside the weights."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from typing import Any
 import torch
 
 from cap2im._version import __version__
-from cap2im.config import AttnGANRecipe, ClassifierRecipe, DAMSMRecipe, DigitReaderRecipe, GANRecipe, SkipThoughtsRecipe, VariationalRecipe
 from cap2im.files import shortened
 from cap2im.hub import licence_lines
-from cap2im.training.run import machine
+from cap2im.training.accelerator import machine
 
-TrainedRecipe = AttnGANRecipe | VariationalRecipe | ClassifierRecipe | DAMSMRecipe | GANRecipe | DigitReaderRecipe | SkipThoughtsRecipe
-WHAT_IS_MATCHED = {
+MATCHED_CAPTIONS = {
     "validation": "validation images",
-    "seen": "validation digits, captions that training shows",
-    "held_out": "validation digits, captions that it does not",
+    "seen": "validation digits, captions of the training",
+    "held_out": "validation digits, held-out captions",
 }
 
 CARD = """---
@@ -36,77 +34,79 @@ library_name: cap2im
 """
 
 
-def _card(
+def model_card(
     name: str,
-    recipe: TrainedRecipe,
+    recipe: Any,
     figures: Mapping[str, Any],
     *,
-    task: str | None,
-    use: str,
-    measured: Mapping[str, str],
+    task: str = "",
+    use: str = "",
+    measured: Mapping[str, str] | None = None,
     origin: Mapping[str, str] | None = None,
-    of: str = "",
+    unit: str = "",
     parameters: str = "",
 ) -> str:
-    """A card.
+    """Return the text of a model card. Its first three arguments are those of `registry.Spec.write_card`.
 
     Args:
         name: of the model.
-        recipe: what was trained.
-        figures: what training measured.
-        task: the hub's name for what the model does, if it has one.
-        use: what to do with it.
-        measured: rows of what it is worth.
-        origin: rows of what it was made of, if that is more than a command and a seed.
-        of: what an update saw, behind the number of updates.
-        parameters: which are counted, behind their number.
+        recipe: of the run.
+        figures: validation scores, measurements, `config.json`'s "data", and what the training took.
+        task: pipeline tag of the Hugging Face hub.
+        use: how to use the model.
+        measured: rows of measurements; None takes the validation scores.
+        origin: rows of what the model was made from, besides command and seed.
+        unit: of an update, e.g. " of 20 pairs".
+        parameters: which parameters are counted, e.g. ", without decoders".
     """
     data = figures.get("data", {})
+    if measured is None:
+        measured = {key.replace("/", " "): f"{value:.4g}" for key, value in figures.items() if key.startswith("validation/")}
     rows = {
         "command": f"`{figures['command']}`",
-        **({} if origin is None else origin),
+        **(origin or {}),
         "seed": recipe.train.seed,
-        "updates": f"{figures['steps']:,}{of}",
+        "updates": f"{figures['steps']:,}{unit}",
         "time": f"{figures['seconds'] / 3600:.2f} h on {machine()}",
         "parameters": f"{figures['parameters']:,}{parameters}",
         **measured,
         **licence_row(data),
         "written by": f"cap2im {__version__}, torch {torch.__version__}",
     }
-    table = "\n".join(f"| {what} | {told} |" for what, told in rows.items())
-    told_task = "" if task is None else f"pipeline_tag: {task}\n"
+    table = "\n".join(f"| {what} | {value} |" for what, value in rows.items())
+    tag = f"pipeline_tag: {task}\n" if task else ""
     title = description(recipe.description, data)
-    return CARD.format(task=told_task, licence=licence_line(data), name=one_line(name), description=title, table=table, use=use)
+    return CARD.format(task=tag, licence=licence_line(data), name=one_line(name), description=title, table=table, use=use)
 
 
 def one_line(text: str) -> str:
-    """Return text that can stand in a line and in a cell of a Markdown table."""
+    """Return a text as one line that fits a cell of a Markdown table."""
     return shortened(" ".join(text.split()), 200).replace("|", "/")
 
 
 def _dataset(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return what is known of the prepared dataset that a model was trained on; None for captioned digits and texts."""
-    found = data.get("dataset", data)
-    return found if isinstance(found.get("source"), Mapping) else None
+    """Return the description of the prepared dataset that a model was trained on; None for captioned digits and texts."""
+    dataset = data.get("dataset", data)
+    return dataset if isinstance(dataset.get("source"), Mapping) else None
 
 
-def description(of_recipe: str, data: Mapping[str, Any]) -> str:
-    """Return what a model is: its recipe's description, and the dataset that it was trained on.
+def description(recipe: str, data: Mapping[str, Any]) -> str:
+    """Return a recipe's description with the dataset that a model was trained on.
 
     Args:
-        of_recipe: the recipe's description.
-        data: what the model's config says of its data.
+        recipe: the recipe's description.
+        data: "data" of the model's `config.json`.
     """
     dataset = _dataset(data)
     if dataset is None:
-        return of_recipe
+        return recipe
     title = dataset.get("title") or dataset["source"].get("path") or "captioned images"
     images = f" ({dataset['images']:,} images)" if dataset.get("images") else ""
-    return f"{of_recipe}, trained on {one_line(str(title))}{images}"
+    return f"{recipe}, trained on {one_line(str(title))}{images}"
 
 
 def licence_line(data: Mapping[str, Any]) -> str:
-    """Return the licence as the first lines of a card have it: that of the data, where it is known; MIT of captioned digits."""
+    """Return the licence for the head of a card: that of the data if it is known; MIT for captioned digits."""
     dataset = _dataset(data)
     if dataset is None:
         return "license: mit\n" if not data or data.get("source") in ("mnist", "digits") else ""
@@ -114,22 +114,22 @@ def licence_line(data: Mapping[str, Any]) -> str:
 
 
 def licence_row(data: Mapping[str, Any]) -> dict[str, str]:
-    """Return a row that tells the licence of a prepared dataset, or that it is not known."""
+    """Return a row with the licence of a prepared dataset, or that it is unknown."""
     dataset = _dataset(data)
     if dataset is None:
         return {}
-    return {"licence of the data": one_line(dataset.get("licence") or "not known: cap2im prepare --licence tells it")}
+    return {"licence of the data": one_line(dataset.get("licence") or "not known: cap2im prepare --licence sets it")}
 
 
-def _interval(found: Mapping[str, Any]) -> str:
-    """A rate with its interval."""
-    return f"{found['rate']:.2%} (95 % interval {found['low']:.2%} to {found['high']:.2%}) of {found['n']:,}"
+def _interval(measured: Mapping[str, Any]) -> str:
+    """Return a rate with its interval."""
+    return f"{measured['rate']:.2%} (95 % interval {measured['low']:.2%} to {measured['high']:.2%}) of {measured['n']:,}"
 
 
-def bound_card(name: str, recipe: VariationalRecipe, figures: dict[str, Any]) -> str:
-    """The card of a model trained by its bound: how it was made, and the figures that training measured."""
+def bound_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
+    """Return the card of a model with a variational bound."""
     bound = f"{figures['validation/bound']:.2f} nats an image (KL {figures['validation/kl']:.2f})"
-    return _card(
+    return model_card(
         name,
         recipe,
         figures,
@@ -140,62 +140,61 @@ def bound_card(name: str, recipe: VariationalRecipe, figures: dict[str, Any]) ->
     )
 
 
-def gan_card(name: str, recipe: GANRecipe, figures: dict[str, Any]) -> str:
-    """The card of a trained LAPGAN or sharpener."""
+def gan_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
+    """Return the card of a LAPGAN or sharpener."""
     draws = recipe.kind == "lapgan"
     taken = ", ".join(
         f"{level} {figures[f'validation/{level}_real']:.0%}, {figures[f'validation/{level}_drawn']:.0%}"
         for level in (("coarse", "fine") if draws else ("fine",))
     )
     errors = f"{figures['validation/blurred_error']:.5f}, {figures['validation/sharpened_error']:.5f}"
-    return _card(
+    return model_card(
         name,
         recipe,
         figures,
         task="text-to-image" if draws else "image-to-image",
         parameters=", without discriminators",
         measured={
-            "validation images, drawn ones taken for real by the discriminators": taken,
-            "squared error a pixel of blurred images, sharpened ones": errors,
+            "validation images, drawn images that the discriminators take for real": taken,
+            "squared error of a pixel of blurred images, sharpened images": errors,
         },
         use="Draw with it: `cap2im draw CAPTION --model FOLDER`." if draws else "Use it: `cap2im draw CAPTION --sharpen FOLDER`.",
     )
 
 
-def matching_card(name: str, recipe: DAMSMRecipe, figures: dict[str, Any]) -> str:
-    """The card of a trained matching model."""
-    found = figures["r_precision"]
+def matching_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
+    """Return the card of a matching model."""
+    measured = figures["r_precision"]
     precisions = {
-        f"R-precision of {told}, 1 true caption of {found['others'] + 1}": _interval(found[group])
-        for group, told in WHAT_IS_MATCHED.items()
-        if group in found
+        f"R-precision of {what}, 1 true caption of {measured['others'] + 1}": _interval(measured[group])
+        for group, what in MATCHED_CAPTIONS.items()
+        if group in measured
     }
-    return _card(
+    return model_card(
         name,
         recipe,
         figures,
-        task=None,
         origin={"Inception": f"weights of SHA-256 {figures['inception']}"} if "inception" in figures else None,
-        of=f" of {recipe.train.batch_size} pairs",
+        unit=f" of {recipe.train.batch_size} pairs",
         measured={"validation loss": f"{figures['validation/loss']:.3f}", **precisions},
         use="Train an AttnGAN with it: `cap2im train attngan-... --set train.damsm=FOLDER`.",
     )
 
 
-def attngan_card(name: str, recipe: AttnGANRecipe, figures: dict[str, Any]) -> str:
-    """The card of a trained AttnGAN or AttnDCGAN."""
+def attngan_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
+    """Return the card of an AttnGAN or AttnDCGAN."""
     apart = {key.rpartition("_")[2]: share for key, share in figures.items() if key.startswith("validation/told_apart_")}
-    matched = "R-precision of the drawn ones, by the matching model that they learned from, 1 true caption of at most 100"
-    return _card(
+    matched = "R-precision of drawn images, by the matching model of the training, 1 true caption of at most 100"
+    return model_card(
         name,
         recipe,
         figures,
         task="text-to-image",
-        of=f" of {recipe.train.batch_size} captions",
+        unit=f" of {recipe.train.batch_size} captions",
         parameters=" with the text encoder, without discriminators",
         measured={
-            "matching model": f"{figures['damsm']['name']}, weights of SHA-256 {figures['damsm']['sha256']}",
-            "validation images told apart from drawn ones by the discriminators (chance is 50%)": ", ".join(
+            "matching model": f"{figures['data']['damsm']['name']}, weights of SHA-256 {figures['data']['damsm']['sha256']}",
+            "validation images that the discriminators tell apart from drawn ones (chance is 50%)": ", ".join(
                 f"{side} px {share:.0%}" for side, share in apart.items()
             ),
             matched: f"{figures['validation/matched']:.1%}",
@@ -204,48 +203,46 @@ def attngan_card(name: str, recipe: AttnGANRecipe, figures: dict[str, Any]) -> s
     )
 
 
-def sentences_card(name: str, recipe: SkipThoughtsRecipe, figures: dict[str, Any]) -> str:
-    """The card of trained skip-thoughts."""
-    told = {key.rpartition("_")[2]: value for key, value in figures.items() if key.startswith("validation/perplexity_")}
-    return _card(
+def sentences_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
+    """Return the card of skip-thoughts."""
+    perplexities = {key.rpartition("_")[2]: value for key, value in figures.items() if key.startswith("validation/perplexity_")}
+    return model_card(
         name,
         recipe,
         figures,
         task="feature-extraction",
         origin={"sentences": f"{figures['data']['sentences']:,} (SHA-256 of their words {figures['data']['sha256']})"},
-        of=f" of {recipe.train.batch_size} triples",
+        unit=f" of {recipe.train.batch_size} triples",
         parameters=", without decoders",
         measured={
-            "validation perplexity of the neighbours' words": ", ".join(f"{key}-skip {value:.2f}" for key, value in told.items()),
+            "validation perplexity of the neighbours' words": ", ".join(f"{key}-skip {value:.2f}" for key, value in perplexities.items()),
         },
         use="From Python: `cap2im.sentence_encoders.load_sentence_encoder(FOLDER).encode([...])`.",
     )
 
 
-def classifier_card(name: str, recipe: ClassifierRecipe, figures: dict[str, Any]) -> str:
-    """The card of a trained classifier."""
-    return _card(
+def classifier_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
+    """Return the card of a classifier."""
+    return model_card(
         name,
         recipe,
         figures,
         task="image-classification",
-        of=f" of {recipe.train.batch_size} images",
-        measured={f"{split} images right": _interval(found) for split, found in figures["accuracy"].items()},
+        unit=f" of {recipe.train.batch_size} images",
+        measured={f"{split} images right": _interval(accuracy) for split, accuracy in figures["accuracy"].items()},
         use="Make shortlists of its features: `cap2im evaluate MODEL --data DATA --shortlist FOLDER`.",
     )
 
 
-def reader_card(name: str, recipe: DigitReaderRecipe, figures: dict[str, Any]) -> str:
-    """The card of a trained reader."""
-    return _card(
+def reader_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
+    """Return the card of a digit reader."""
+    return model_card(
         name,
         recipe,
         figures,
-        task=None,
         measured={
-            "loss of the last hundred steps": f"{figures['loss']:.4f}",
-            "real canvases of validation digits, exactly as asked": _interval(figures["joint"]),
+            "real canvases of validation digits read exactly": _interval(figures["joint"]),
             "digest": f"`{figures['digest']}`",
         },
-        use="It reads the digits of drawings, and so tells how many captions are drawn rightly (`cap2im.metrics.caption_accuracy`).",
+        use="It reads the digits of drawings for caption accuracy (`cap2im.metrics.caption_accuracy`).",
     )

@@ -1,25 +1,25 @@
-"""Training the VGG-like network on images with classes: one flat loop.
+"""Trainer of the VGG-like network on images with classes.
 
-Source: http://torch.ch/blog/2015/07/30/cifar.html, which flips images, and halves its learning rate every 25 epochs; here a random crop
-of the padded image comes before the flip, and the rate falls as a half cosine.
+Source: http://torch.ch/blog/2015/07/30/cifar.html, which flips images, and halves its learning rate every 25 epochs. Differences: a random
+crop of the padded image comes before the flip, and the learning rate falls as a half cosine.
 
-The images of a step, their crops and flips are functions of the seed and the step's number. Batch normalisation sees a process's share of
-a batch: there the number of processes counts.
+The images of an update, their crops and flips are functions of the seed and the update's number. Batch normalisation sees a process's share
+of a batch: there the number of processes counts.
+
+Shapes: N images of a dataset, B batch, C colours, A side.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
-from cap2im.checkpoint import read_config, whole_folder, write_model
 from cap2im.config import ClassifierRecipe, ClassifierTraining
 from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
@@ -28,19 +28,12 @@ from cap2im.metrics.intervals import wilson
 from cap2im.models.precision import autocast
 from cap2im.models.vgg import SIDE, VGG
 from cap2im.randomness import generator
-from cap2im.training.card import description
-from cap2im.training.run import RunLog, make_accelerator, prepare_processor, stop_if_not_finite
-from cap2im.training.state import Trainee, resume_state
+from cap2im.training.data import DataSource, TrainingData, planned
+from cap2im.training.schedules import cosine, set_learning_rate
+from cap2im.training.state import TrainState
+from cap2im.training.trainer import Losses, Trainer
 
 VALIDATION_BATCH = 500
-
-
-def learning_rate(train: ClassifierTraining, step: int, total: int) -> float:
-    """The rate of the update that follows `step` of `total` updates."""
-    if step < train.warmup_steps:
-        return train.learning_rate * (step + 1) / train.warmup_steps
-    progress = (step - train.warmup_steps) / max(1, total - train.warmup_steps)
-    return train.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class LabelledImages:
@@ -51,7 +44,7 @@ class LabelledImages:
         classes: [N].
 
     Raises:
-        ValueError: there is no such split, its images are not squares of `SIDE` pixels, or one of them has no class below `classes`.
+        ValueError: the split is missing, its images are not squares of `SIDE` pixels, or a class is not below `classes`.
     """
 
     def __init__(self, dataset: PreparedDataset, split: Split, classes: int) -> None:
@@ -60,16 +53,16 @@ class LabelledImages:
         self.classes = torch.from_numpy(images.classes.copy())
         low, high = int(self.classes.min()), int(self.classes.max())
         if low < 0 or high >= classes:
-            there = f"images have classes {low} to {high}" if low >= 0 else "images have no classes"
-            raise ValueError(f"{dataset.folder}: {split} {there}, 0 to {classes - 1} are needed (model.classes)")
+            actual = f"images have classes {low} to {high}" if low >= 0 else "images have no classes"
+            raise ValueError(f"{dataset.folder}: {split} {actual}, 0 to {classes - 1} are needed (model.classes)")
         self.pixels = images.all_pixels(3)
 
     def __len__(self) -> int:
         return len(self.pixels)
 
 
-def augmented(pixels: Tensor, crop: int, flip: bool, random: torch.Generator) -> Tensor:
-    """Images [B, C, A, A], each a random crop of itself with `crop` black pixels around it, and half of them mirrored."""
+def augment(pixels: Tensor, crop: int, flip: bool, random: torch.Generator) -> Tensor:
+    """Return random crops of images [B, C, A, A] with `crop` black pixels around them, half of the crops mirrored if `flip`."""
     side = pixels.shape[-1]
     corners = torch.randint(2 * crop + 1, (len(pixels), 2, 1), generator=random)
     mirrored = torch.rand(len(pixels), 1, generator=random) < 0.5
@@ -80,170 +73,119 @@ def augmented(pixels: Tensor, crop: int, flip: bool, random: torch.Generator) ->
     return padded[torch.arange(len(pixels))[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
+@dataclass(frozen=True)
+class LabelledBatch:
+    """Images [B, 3, A, A] in 0..1 and their classes [B]."""
+
+    images: Tensor
+    classes: Tensor
+
+    def to(self, device: torch.device) -> LabelledBatch:
+        """Return the batch on a device."""
+        return LabelledBatch(self.images.to(device), self.classes.to(device))
+
+
 class LabelledBatches:
-    """Batches of images by number; every image comes once an epoch, but for those that fill no batch."""
+    """Batches of images by number; every image comes once an epoch, but for those that fill no batch.
+
+    Raises:
+        ValueError: the images do not fill a batch.
+    """
 
     def __init__(self, images: LabelledImages, train: ClassifierTraining) -> None:
         self.images, self.train = images, train
         self.steps_per_epoch = len(images) // train.batch_size
         if self.steps_per_epoch == 0:
-            raise ValueError(f"{len(images)} images do not fill a batch of {train.batch_size}; --set train.batch_size=16 may do")
+            raise ValueError(f"{len(images)} images do not fill a batch of {train.batch_size}; try --set train.batch_size=16")
 
-    def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """Images [B, 3, A, A] in 0..1 and classes [B] of the update that follows `step` updates."""
+    def at(self, step: int, rows: slice) -> LabelledBatch:
+        """Return some rows of the batch of the update that follows `step` updates."""
         epoch, index = divmod(step, self.steps_per_epoch)
         size, seed = self.train.batch_size, self.train.seed
         order = torch.randperm(len(self.images), generator=generator("images", seed, epoch))
-        rows = order[index * size : (index + 1) * size]
-        pixels = augmented(self.images.pixels[rows], self.train.crop, self.train.flip, generator("augmentation", seed, step))
-        return pixels.float() / 255, self.images.classes[rows]
+        chosen = order[index * size : (index + 1) * size]
+        pixels = augment(self.images.pixels[chosen], self.train.crop, self.train.flip, generator("augmentation", seed, step))
+        return LabelledBatch(pixels[rows].float() / 255, self.images.classes[chosen][rows])
 
 
-class ClassifierTrainee(Trainee):
-    """A classifier in training."""
+class ClassifierTrainer(Trainer):
+    """Trains a classifier by cross-entropy. Best is the highest validation accuracy."""
 
-    model: VGG
-    recipe: ClassifierRecipe
+    score, higher_is_better = "accuracy", True
+    required_data = "images with classes (a prepared dataset)"
+    saved_dtype = torch.float32
 
-    def __init__(self, recipe: ClassifierRecipe, about_data: dict[str, Any], command: str) -> None:
-        torch.manual_seed(recipe.train.seed)
-        model, train = VGG(recipe.model), recipe.train
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        super().__init__(
-            recipe,
-            model,
-            torch.optim.SGD(
-                model.parameters(),
-                lr=train.learning_rate,
-                momentum=train.momentum,
-                weight_decay=train.weight_decay,
-                nesterov=bool(train.momentum),
-            ),
-            command,
+    def __init__(self, recipe: ClassifierRecipe, data: TrainingData, accelerator: Accelerator) -> None:
+        super().__init__(recipe, data, accelerator)
+        train = recipe.train
+        self.model = VGG(recipe.model)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = torch.optim.SGD(
+            self.model.parameters(),
+            lr=train.learning_rate,
+            momentum=train.momentum,
+            weight_decay=train.weight_decay,
+            nesterov=bool(train.momentum),
         )
-        self.about_data = about_data
+        self.state = TrainState(self.model, optimizer)
+        (self.network,) = self.state.prepare(accelerator, self.model)
 
-    def config(self) -> dict[str, Any]:
-        """What a folder of this network says of it."""
-        return {
-            "kind": "classifier",
-            "description": description(self.recipe.description, self.about_data),
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            "model": self.recipe.model.model_dump(),
-            "data": self.about_data,
-            **self.origin,
-        }
+    @classmethod
+    def load_data(cls, recipe: ClassifierRecipe, source: DataSource, accelerator: Accelerator) -> TrainingData:
+        """Return the images that a recipe trains on; validation data are a dict of the splits to measure on.
 
+        Raises:
+            ValueError: the dataset is missing or damaged, or its images have another size or no classes.
+        """
+        dataset = PreparedDataset.open(str(source.path))
+        batches = LabelledBatches(LabelledImages(dataset, "train", recipe.model.classes), recipe.train)
+        measured: dict[str, LabelledImages] = {"validation": LabelledImages(dataset, "validation", recipe.model.classes)}
+        if any(shard.split == "test" and shard.rows for shard in dataset.manifest.shards):
+            measured["test"] = LabelledImages(dataset, "test", recipe.model.classes)
+        return TrainingData(planned(recipe, batches), batches, measured, dataset.about())
 
-def train(
-    recipe: ClassifierRecipe,
-    run: Path,
-    *,
-    data: str | Path,
-    resume: bool = False,
-    device: Literal["auto", "cpu"] = "auto",
-    command: str = "",
-    card: Callable[[dict[str, Any]], str] = lambda _: "",
-) -> Path:
-    """Trains a classifier and writes its weights to RUN/model, with its accuracy on the test images where there are any.
+    def update(self, batch: LabelledBatch) -> Losses:
+        """Make one update by cross-entropy."""
+        train, state = self.recipe.train, self.state
+        total = train.total(self.data.batches.steps_per_epoch)
+        rate = cosine(train.learning_rate, 0.0, state.step, total, train.warmup_steps)
+        with autocast(self.accelerator.device, train.precision):
+            logits = self.network(batch.images)
+        loss = F.cross_entropy(logits.float(), batch.classes)
+        self.check_finite("loss", loss)
 
-    Args:
-        recipe: what to train.
-        run: folder for checkpoints, log and the result.
-        data: a prepared dataset whose images have classes.
-        resume: go on from the run's last checkpoint.
-        device: "cpu", or "auto" for whatever Accelerate finds.
-        command: what was typed, for the card; a resumed run keeps its first.
-        card: makes the model card's text of the final figures.
+        state.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        set_learning_rate(state.optimizer, rate)
+        state.optimizer.step()
+        return {"loss": loss, "accuracy": (logits.argmax(dim=1) == batch.classes).float().mean(), "learning_rate": rate}
 
-    Returns:
-        the folder of the finished model.
+    def validate(self) -> dict[str, float]:
+        """Return the accuracy on the validation images."""
+        images = self.data.validation["validation"]
+        return {"accuracy": self._count_correct(images) / len(images)}
 
-    Raises:
-        ValueError: of `resume_state`, missing or damaged data, images without classes, a loss that is not finite.
-    """
-    prepare_processor()
-    settings = recipe.train
-    accelerator = make_accelerator(device, settings.batch_size)
-    dataset = PreparedDataset.open(data)
-    checkpoint = resume_state(run, recipe, resume)
-    if checkpoint is not None and read_config(checkpoint)["data"]["sha256"] != dataset.sha256:
-        raise ValueError(f"{run}: was begun with another dataset than this one")
-    batches = LabelledBatches(LabelledImages(dataset, "train", recipe.model.classes), settings)
-    validation = LabelledImages(dataset, "validation", recipe.model.classes)
+    def measure(self) -> dict[str, Any]:
+        """Return the accuracy on validation and test images with 95 % intervals."""
+        accuracy = {}
+        for split, images in self.data.validation.items():
+            correct, n = self._count_correct(images), len(images)
+            low, high = wilson(correct, n)
+            accuracy[split] = {"rate": correct / n, "low": low, "high": high, "n": n}
+        return {"accuracy": accuracy}
 
-    recipe = recipe.model_copy(update={"train": settings.planned(batches.steps_per_epoch)})
-    settings = recipe.train
-    trainee = ClassifierTrainee(recipe, dataset.about(), command)
-    model = trainee.model
-    if checkpoint is not None:
-        trainee.restore(checkpoint, accelerator)
-    prepared = trainee.prepare(accelerator)
-    mine = slice(accelerator.process_index, None, accelerator.num_processes)  # this process's rows of a batch
-    total = settings.total(batches.steps_per_epoch)
+    @torch.no_grad()
+    def _count_correct(self, images: LabelledImages) -> int:
+        """Return how many images the network classifies correctly (a collective call)."""
+        model, rank, processes = self.model.eval(), self.accelerator.process_index, self.accelerator.num_processes
+        correct = torch.zeros((), device=self.accelerator.device, dtype=torch.long)
+        for start in range(VALIDATION_BATCH * rank, len(images), VALIDATION_BATCH * processes):
+            rows = slice(start, start + VALIDATION_BATCH)
+            logits = model(images.pixels[rows].to(self.accelerator.device).float() / 255)
+            correct += (logits.argmax(dim=1) == images.classes[rows].to(self.accelerator.device)).sum()
+        model.train()
+        return int(self.accelerator.reduce(correct, "sum"))
 
-    with RunLog(run, recipe, trainee.step, total, accelerator, batches.steps_per_epoch, {"data": data}) as log:
-        while (step := trainee.step) < total:
-            rate = learning_rate(settings, step, total)
-            for group in trainee.optimizer.param_groups:
-                group["lr"] = rate
-            images, classes = (part[mine].to(accelerator.device) for part in batches.at(step))
-            with autocast(accelerator.device, settings.precision):
-                logits = prepared(images)
-            loss = F.cross_entropy(logits.float(), classes)
-            right = (logits.argmax(dim=1) == classes).float().mean()
-            terms = accelerator.reduce(torch.stack([loss, right]).detach(), "mean").tolist()
-            stop_if_not_finite("loss", terms[0], step)
-            trainee.optimizer.zero_grad()
-            accelerator.backward(loss)
-            trainee.optimizer.step()
-            trainee.step = step = step + 1
-            log.advance(f"loss {terms[0]:.3f}, {terms[1]:.0%} right")
-            if step % settings.log_every == 0:
-                log.scalars(step, {"train/loss": terms[0], "train/accuracy": terms[1], "train/learning_rate": rate})
-            if step % settings.validate_every == 0 or step == total:
-                right_ones = count_right(model, validation, accelerator)
-                log.scalars(step, {"validation/accuracy": right_ones / len(validation)})
-                log.say(f"step {step}: {right_ones / len(validation):.2%} of {len(validation):,} validation images right")
-            if (stop := log.stopping) or step % settings.checkpoint_every == 0 or step == total:
-                trainee.save(run, accelerator)
-            if stop:
-                raise KeyboardInterrupt
-    result = run / "model"
-    figures: dict[str, Any] = {**trainee.origin, "accuracy": accuracies(model, dataset, validation, accelerator)}
-    if accelerator.is_main_process:
-        config = trainee.config()
-        figures |= {"steps": trainee.step, "seconds": round(trainee.seconds), **{k: config[k] for k in ("parameters", "data")}}
-        with whole_folder(result) as folder:
-            write_model(folder, model.state_dict(), {**config, "accuracy": figures["accuracy"]}, card(figures))
-    accelerator.wait_for_everyone()
-    del prepared  # what shares gradients must be gone before the processes part, or one of them may abort at its exit
-    accelerator.free_memory()
-    accelerator.end_training()
-    return result
-
-
-@torch.no_grad()
-def count_right(model: VGG, images: LabelledImages, accelerator: Accelerator) -> int:
-    """How many images a network classifies rightly; every process takes its share. The network is left in training mode."""
-    model.eval()
-    right = torch.zeros((), device=accelerator.device, dtype=torch.long)
-    for start in range(VALIDATION_BATCH * accelerator.process_index, len(images), VALIDATION_BATCH * accelerator.num_processes):
-        rows = slice(start, start + VALIDATION_BATCH)
-        logits = model(images.pixels[rows].to(accelerator.device).float() / 255)
-        right += (logits.argmax(dim=1) == images.classes[rows].to(accelerator.device)).sum()
-    model.train()
-    return int(accelerator.reduce(right, "sum"))
-
-
-def accuracies(model: VGG, dataset: PreparedDataset, validation: LabelledImages, accelerator: Accelerator) -> dict[str, Any]:
-    """The share of validation and, where there are any, test images classified rightly, with 95 % intervals; JSON-ready."""
-    measured = {"validation": validation}
-    if any(shard.split == "test" and shard.rows for shard in dataset.manifest.shards):
-        measured["test"] = LabelledImages(dataset, "test", model.config.classes)
-    found = {}
-    for split, images in measured.items():
-        right, n = count_right(model, images, accelerator), len(images)
-        low, high = wilson(right, n)
-        found[split] = {"rate": right / n, "low": low, "high": high, "n": n}
-    return found
+    def progress(self, losses: Mapping[str, float]) -> str:
+        """Return loss and accuracy of an update."""
+        return f"loss {losses['loss']:.3f}, accuracy {losses['accuracy']:.0%}"

@@ -1,19 +1,18 @@
-"""What a model that draws is trained on, as its recipe says: captioned digits, or a prepared dataset."""
+"""Training data as a recipe describes it: captioned digits, or a prepared dataset."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
 
 from cap2im.checkpoint import read_config
 from cap2im.config import CaptionsData, DigitsData, DrawingRecipe, PicturesData
-from cap2im.data.batch import Batch, Batches
 from cap2im.data.canvas_batches import CanvasBatches
 from cap2im.data.caption_batches import CaptionBatches
 from cap2im.data.captioned_images import CaptionedImages
@@ -27,7 +26,10 @@ from cap2im.data.splits import Split
 from cap2im.data.vocabulary import LONGEST_CAPTION, Vocabulary, pad
 from cap2im.files import describe
 from cap2im.sentence_encoders import find_encoder, load_sentence_encoder
+from cap2im.training.prefetch import Batches
 from cap2im.training.samples import ShownCaptions
+
+RecipeT = TypeVar("RecipeT", bound=Any)
 
 SHOWN_DIGITS = (
     "the digit three is at the top of the digit one .",
@@ -43,88 +45,107 @@ JUDGED_CAPTIONS = 1000  # by how many of their words are unknown
 
 
 @dataclass(frozen=True)
-class Material:
-    """All that a training is given.
+class DataSource:
+    """Where training data are.
 
     Attributes:
-        recipe: with the sizes that the data decides.
-        vocabulary: of the captions.
-        batches: for training.
-        validation: the same images and noise every time.
-        shown: captions to draw while training.
-        about: what a model folder says of its data, JSON-ready.
-        slow: whether batches should be made ahead.
-        encoder_folder: of the sentence encoder; the finished model gets a copy.
-        unknown: share of the words of validation captions that the vocabulary does not know.
+        path: folder of MNIST's files, a prepared dataset, or whatever else the recipe trains on; None for the cache or a download of MNIST.
+        stream: read a prepared dataset shard by shard from a folder or URL; validation images are read at once.
     """
 
-    recipe: DrawingRecipe
-    vocabulary: Vocabulary
+    path: str | Path | None = None
+    stream: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Data of a training.
+
+    Attributes:
+        recipe: with everything that the data decides.
+        batches: for training.
+        validation: data to validate on, the same every time; captioned images are a `Batch`.
+        about: the "data" of a model's `config.json`, JSON-ready.
+        vocabulary: of the captions.
+        shown: captions of the sample grids.
+        slow: whether batches are worth preparing in worker processes.
+        encoder_folder: of the sentence encoder; the finished model gets a copy.
+        unknown_share: share of the words of validation captions that the vocabulary lacks.
+        source: where the data are.
+    """
+
+    recipe: Any
     batches: Batches
-    validation: Batch
-    shown: ShownCaptions
+    validation: Any
     about: dict[str, Any]
-    slow: bool
+    vocabulary: Vocabulary | None = None
+    shown: ShownCaptions | None = None
+    slow: bool = False
     encoder_folder: Path | None = None
-    unknown: float = 0.0
+    unknown_share: float = 0.0
+    source: DataSource = DataSource()
 
 
-def training_material(
-    recipe: DrawingRecipe, data: str | Path | None, *, stream: bool = False, processes: int = 1, vocabulary: Vocabulary | None = None
-) -> Material:
-    """Reads or makes what a recipe trains on.
+def load_training_data(recipe: DrawingRecipe, source: DataSource, processes: int = 1, vocabulary: Vocabulary | None = None) -> TrainingData:
+    """Return the captioned images that a recipe trains on.
 
     Args:
         recipe: of a model of captioned images.
-        data: folder of MNIST's files (None for the cache or a download), or a prepared dataset.
-        stream: read a prepared dataset shard by shard, wherever it lies; validation images are read at once.
-        processes: that share every batch.
-        vocabulary: numbers the words in place of the data's own, for a network that learned them elsewhere; of a prepared dataset, words
-            that it does not know are left out.
+        source: of the images.
+        processes: number of processes that share every batch.
+        vocabulary: replaces the vocabulary of the data, for a network that learned its words elsewhere; unknown words of a prepared
+            dataset are left out.
 
     Raises:
         ValueError: data are missing or damaged, or do not fit the recipe.
     """
     if isinstance(recipe.data, DigitsData):
-        if stream:
-            raise ValueError("captioned digits are made while training, and cannot be streamed")
-        return _digits(recipe, recipe.data, None if data is None else Path(data), vocabulary)
-    if data is None:
+        if source.stream:
+            raise ValueError("--stream: captioned digits are rendered while training and cannot be streamed")
+        if source.path is not None and recipe.data.source == "digits":
+            raise ValueError(f"--data {source.path}: the digits of data.source digits come from scikit-learn, not from a folder")
+        return _digits(recipe, recipe.data, None if source.path is None else Path(source.path), vocabulary)
+    if source.path is None:
         raise ValueError("this recipe trains on a prepared dataset: give its folder with --data (cap2im prepare makes one)")
-    dataset = PreparedDataset.open(data)
+    dataset = PreparedDataset.open(source.path)
     if vocabulary is not None:
         dataset = dataclasses.replace(dataset, vocabulary=vocabulary)
-    settings, recipe = recipe.data, fitted(recipe, dataset, resizes=stream or isinstance(recipe.data, PicturesData))
+    settings, recipe = recipe.data, fitted(recipe, dataset, resizes=source.stream or isinstance(recipe.data, PicturesData))
     if isinstance(settings, PicturesData):
-        if stream:
-            raise ValueError("data.source pictures draws images from all over a dataset, and cannot be streamed")
+        if source.stream:
+            raise ValueError("--stream: data.source pictures reads images in random order and cannot be streamed")
         return _pictures(recipe, settings, dataset)
     encoder = sentence_encoder(recipe)
-    if stream:
+    if source.stream:
         return _streamed(recipe, settings, dataset, encoder, processes)
     return _prepared(recipe, settings, dataset, encoder)
 
 
-def require_same_material(checkpoint: Path, material: Material, run: Path) -> None:
-    """Raises ValueError where the run of a checkpoint was begun with another dataset or sentence encoder."""
+def check_same_data(checkpoint: Path, about: Mapping[str, Any], run: Path) -> None:
+    """Check that a run resumes on the data that it started with.
+
+    Raises:
+        ValueError: the dataset, the sentences, the sentence encoder or the matching model is another one.
+    """
     before = read_config(checkpoint)["data"]
-    for what, name in (("dataset", "dataset"), ("encoder", "sentence encoder")):
-        if _identity(before.get(what)) != _identity(material.about.get(what)):
-            streamed = ", or with other shards of it: --stream and the number of processes have to stay" if what == "dataset" else ""
-            raise ValueError(f"{run}: was begun with another {name} than this one{streamed}")
+    names = {"dataset": "dataset", "sha256": "dataset", "encoder": "sentence encoder", "damsm": "matching model"}
+    for key, name in names.items():
+        if _identity(before.get(key)) != _identity(about.get(key)):
+            streamed = "; a streamed run also needs the same --stream and number of processes" if key == "dataset" else ""
+            raise ValueError(f"{run}: started with another {name}{streamed}")
 
 
-def _identity(about: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return what tells datasets or encoders apart: their content, and not what they are called."""
+def _identity(about: Any) -> Any:
+    """Return the content of a dataset or encoder, without names and places."""
     names = ("source", "title", "licence", "images", "name")
-    return None if about is None else {key: value for key, value in about.items() if key not in names}
+    return {key: value for key, value in about.items() if key not in names} if isinstance(about, Mapping) else about
 
 
 def sentence_encoder(recipe: DrawingRecipe) -> SentenceEncoder | None:
-    """The encoder that a recipe conditions on, if it does.
+    """Return the sentence encoder of a recipe, or None if its model does not condition on sentence vectors.
 
     Raises:
-        ValueError: it is missing, or answers vectors of another width than the recipe's.
+        ValueError: the encoder is missing, or its vectors have another width than the recipe says.
     """
     if not isinstance(recipe.data, CaptionsData) or recipe.model.conditioning != "sentence":
         return None
@@ -143,7 +164,7 @@ def sentence_encoder(recipe: DrawingRecipe) -> SentenceEncoder | None:
     return encoder
 
 
-def _digits(recipe: DrawingRecipe, settings: DigitsData, data: Path | None, vocabulary: Vocabulary | None) -> Material:
+def _digits(recipe: DrawingRecipe, settings: DigitsData, data: Path | None, vocabulary: Vocabulary | None) -> TrainingData:
     vocabulary = Vocabulary(words=WORDS, aliases=ALIASES) if vocabulary is None else vocabulary
     held_out = HeldOut.from_seed(settings.held_out_seed, settings.variant)
 
@@ -153,18 +174,17 @@ def _digits(recipe: DrawingRecipe, settings: DigitsData, data: Path | None, voca
         return CanvasBatches(maker, vocabulary, noise_shape, settings.samples_per_epoch, recipe.train.batch_size, recipe.train.seed)
 
     batches = canvases("train")
-    return Material(
+    return TrainingData(
         planned(recipe, batches),
+        batches,
+        canvases("validation").fixed(settings.validation_samples),
+        {**settings.model_dump(), "held_out": held_out.digits},
         vocabulary,
-        batches=batches,
-        validation=canvases("validation").fixed(settings.validation_samples),
-        shown=ShownCaptions(SHOWN_DIGITS, *pad([t.numbers for t in vocabulary.encode(SHOWN_DIGITS)])),
-        about={**settings.model_dump(), "held_out": held_out.digits},
-        slow=False,
+        ShownCaptions(SHOWN_DIGITS, *pad([t.numbers for t in vocabulary.encode(SHOWN_DIGITS)])),
     )
 
 
-def _prepared(recipe: DrawingRecipe, settings: CaptionsData, dataset: PreparedDataset, encoder: SentenceEncoder | None) -> Material:
+def _prepared(recipe: DrawingRecipe, settings: CaptionsData, dataset: PreparedDataset, encoder: SentenceEncoder | None) -> TrainingData:
     sizes = recipe.model
 
     def batches(split: Split, **how: Any) -> CaptionBatches:
@@ -182,7 +202,7 @@ def _prepared(recipe: DrawingRecipe, settings: CaptionsData, dataset: PreparedDa
     return _captioned(recipe, settings, dataset, encoder, training, batches("validation", batch_size=1))
 
 
-def _pictures(recipe: DrawingRecipe, settings: PicturesData, dataset: PreparedDataset) -> Material:
+def _pictures(recipe: DrawingRecipe, settings: PicturesData, dataset: PreparedDataset) -> TrainingData:
     sizes = recipe.model
 
     def batches(split: Split, batch_size: int, seed: int) -> ImageBatches:
@@ -205,7 +225,7 @@ def _pictures(recipe: DrawingRecipe, settings: PicturesData, dataset: PreparedDa
 
 def _streamed(
     recipe: DrawingRecipe, settings: CaptionsData, dataset: PreparedDataset, encoder: SentenceEncoder | None, processes: int
-) -> Material:
+) -> TrainingData:
     sizes = recipe.model
     if settings.equal_lengths or (settings.shortest, settings.longest) != (1, LONGEST_CAPTION):
         raise ValueError(
@@ -239,45 +259,46 @@ def _captioned(
     training: CaptionBatches | ShardBatches | ImageBatches,
     validation: CaptionBatches | ShardBatches | ImageBatches,
     **streamed: Any,
-) -> Material:
+) -> TrainingData:
     seen, seen_images = training.examples(SHOWN_CAPTIONS)
     unseen, unseen_images = validation.examples(SHOWN_CAPTIONS)
     captions = [*seen, *unseen]
-    told = (*(f"{caption} (training)" for caption in seen), *(f"{caption} (validation)" for caption in unseen))
+    shown_texts = (*(f"{caption} (training)" for caption in seen), *(f"{caption} (validation)" for caption in unseen))
     shown = ShownCaptions(
-        told,
+        shown_texts,
         *pad([dataset.vocabulary.numbered(caption) for caption in captions]),
         None if encoder is None else encoder.encode(captions),
         torch.cat([seen_images, unseen_images]),
     )
     examples = spread([caption for caption in validation.captions if dataset.vocabulary.numbered(caption)], EXAMPLE_CAPTIONS)
     known = {} if encoder is None else {"encoder": {"name": encoder.name, "sha256": encoder.sha256}}
-    return Material(
+    return TrainingData(
         planned(recipe, training),
+        training,
+        validation.fixed(settings.validation_samples),
+        {**settings.model_dump(), "dataset": dataset.about() | streamed, "shown": examples} | known,
         dataset.vocabulary,
-        batches=training,
-        validation=validation.fixed(settings.validation_samples),
-        shown=shown,
-        about={**settings.model_dump(), "dataset": dataset.about() | streamed, "shown": examples} | known,
+        shown,
         slow=True,
         encoder_folder=find_encoder(settings.sentence_encoder) if isinstance(settings, CaptionsData) and encoder is not None else None,
-        unknown=unknown_share(dataset.vocabulary, spread(validation.captions, JUDGED_CAPTIONS)),
+        unknown_share=unknown_share(dataset.vocabulary, spread(validation.captions, JUDGED_CAPTIONS)),
     )
 
 
-def planned(recipe: DrawingRecipe, batches: Batches) -> DrawingRecipe:
-    """Return a recipe whose length and cadence are chosen for the data, see `Training.planned`."""
-    return recipe.model_copy(update={"train": recipe.train.planned(batches.steps_per_epoch)})
+def planned(recipe: RecipeT, batches: Batches) -> RecipeT:
+    """Return a recipe whose length and cadence are chosen for the data, see `config.Training.planned`."""
+    changed: RecipeT = recipe.model_copy(update={"train": recipe.train.planned(batches.steps_per_epoch)})
+    return changed
 
 
 def unknown_share(vocabulary: Vocabulary, captions: Sequence[str]) -> float:
-    """The share of the words of captions that a vocabulary does not know."""
+    """Return the share of the words of captions that a vocabulary lacks."""
     words = [word for caption in captions for word in vocabulary.split(caption)]
     return sum(word not in vocabulary.numbers for word in words) / max(1, len(words))
 
 
 def spread(captions: Sequence[str], count: int) -> list[str]:
-    """At most `count` different captions from all over a list."""
+    """Return at most `count` different captions, evenly spaced over a list."""
     different = list(dict.fromkeys(captions))
     return [different[i] for i in torch.linspace(0, len(different) - 1, min(count, len(different))).long().tolist()]
 

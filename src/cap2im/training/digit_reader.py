@@ -1,336 +1,143 @@
-"""Trains the reader of `cap2im.metrics.caption_accuracy` on canvases of real digits.
+"""Trainer of the digit reader of `cap2im.metrics.caption_accuracy`, on the canvases of `digit_canvases`.
 
-What it is shown, and why:
+Source: this project; neither paper has a reader. The canvases are drawn from torch's global random generator, so that a checkpoint restores
+their sequence, and the same recipe, number of threads and version of torch give the same weights on CPU.
 
-- canvases of all layouts, and of one to three digits at any of the places or anywhere at all: a window shows a digit when the corner of
-  the digit's square is within `NEAR` pixels of the place's own range, and nothing when every digit is at least `FAR` pixels away from it.
-  What is between has no label, and neither have digits that run into each other.
-- digits turned, scaled, bent, blurred, unevenly dark, faded to a third of their contrast, in haze and noise: drawings are softer than
-  handwriting.
-- things that are no digits, in the places of digits: ghosts (at most a fifth of full contrast), blends of two digits or more, digits of
-  which more than half is erased, scribbles, and plain grey.
-
-Shapes: N canvases, S = 3 slots of a canvas for things to put on it, G = 28 side of a thing, P = 8 places, A canvas side, W window side.
+Shapes: N canvases, P = 8 places, A canvas side, W window side.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import Progress
+from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
-from cap2im.checkpoint import whole_folder, write_model
 from cap2im.config import DigitReaderRecipe
-from cap2im.data.mnist import DIGIT_SIDE, Digits, load_mnist
-from cap2im.data.mnist_captions import CANVAS_SIDE, LAYOUTS, PLACES, HeldOut
+from cap2im.data.mnist import Digits, load_mnist
+from cap2im.data.mnist_captions import Configuration, HeldOut
 from cap2im.metrics.caption_accuracy import place_windows, read_canvases, real_canvases, score, summary
-from cap2im.models.digit_reader import NO_DIGIT, DigitReader
+from cap2im.models.digit_reader import DigitReader
+from cap2im.models.precision import autocast
+from cap2im.training.data import DataSource, TrainingData, planned
+from cap2im.training.digit_canvases import UNLABELLED, CanvasMix
+from cap2im.training.schedules import set_learning_rate
+from cap2im.training.state import TrainState
+from cap2im.training.trainer import Losses, Trainer
 
-NEAR, FAR = 2, 6  # pixels from the range of a place, in the larger of the two directions
-CROWDED = 14  # digits whose corners are closer than this in both directions have strokes in common
-SLOTS = 3
-UNLABELLED = -100  # what the loss skips
-KINDS = ("digit", "ghost", "blend", "erased", "scribble")
-KIND_SHARES = (0.74, 0.04, 0.12, 0.05, 0.05)
+WARMUP = 0.05  # share of the updates
+STEPS_PER_EPOCH = 100  # every update has new canvases, so that an epoch is only a number of updates
+
+
+def learning_rate(highest: float, progress: float) -> float:
+    """Return the learning rate after a share of the updates: it rises linearly from 0, then falls as a half cosine."""
+    if progress < WARMUP:
+        return highest * (progress / WARMUP)
+    return highest * (0.5 + 0.5 * math.cos(math.pi * (progress - WARMUP) / (1 - WARMUP)))
 
 
 @dataclass(frozen=True)
-class TrainedReader:
-    """The reader in evaluation mode, the loss of the last hundred steps, and the `summary` on real canvases of the validation digits."""
+class CanvasBatch:
+    """Canvases [N, 1, A, A] in 0..1, the labels of some of their places [N, W], and the numbers of these places [N, W]."""
 
-    reader: DigitReader
-    loss: float
-    validation: dict[str, Any]
+    images: Tensor
+    labels: Tensor
+    places: Tensor
 
-
-def train_reader(
-    recipe: DigitReaderRecipe, train: Digits, validation: Digits, progress: Callable[[int, int, float], None] | None = None
-) -> TrainedReader:
-    """Trains a reader. On CPU the same recipe, number of threads and version of torch give the same weights.
-
-    Args:
-        recipe: sizes, seed and settings.
-        train: the digits that it learns from.
-        validation: the digits that it is measured on.
-        progress: called after each step with the steps done, their total and the loss.
-
-    Raises:
-        ValueError: the loss is not finite.
-    """
-    config = recipe.train
-    generator = torch.Generator().manual_seed(config.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        reader = DigitReader(recipe.model)
-    maker = CanvasMix(train)
-    optimizer = torch.optim.AdamW(reader.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    recent: list[float] = []
-    reader.train()
-    for step in range(config.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _schedule(step / config.steps)
-        images, labels, shown = maker.make(config.canvases, generator)
-        chosen = (torch.rand(shown.shape, generator=generator) + shown).topk(config.windows, dim=1).indices  # [N, windows]
-        windows = place_windows(images, recipe.model.window).take_along_dim(chosen[..., None, None, None], dim=1)
-        windows = windows.flatten(0, 1).contiguous(memory_format=torch.channels_last)  # a third faster on CPU
-        labels = labels.take_along_dim(chosen, dim=1).flatten()
-        loss = F.cross_entropy(reader(windows), labels, ignore_index=UNLABELLED)
-        if not loss.isfinite():
-            raise ValueError(f"the loss of step {step + 1} is {loss.item()}; try a lower learning rate than {config.learning_rate}")
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        recent = [*recent[-99:], loss.item()]
-        if progress is not None:
-            progress(step + 1, config.steps, recent[-1])
-    reader.eval()
-    captions = [c for c in HeldOut.from_seed(0).configurations() for _ in range(config.validation_samples)]
-    canvases = real_canvases(validation, captions, config.seed)
-    measured = summary(score(read_canvases(reader, canvases), canvases, captions), captions)
-    return TrainedReader(reader, sum(recent) / len(recent), measured)
+    def to(self, device: torch.device) -> CanvasBatch:
+        """Return the batch on a device."""
+        return CanvasBatch(self.images.to(device), self.labels.to(device), self.places.to(device))
 
 
-def save_reader(reader: DigitReader, folder: Path, card: str = "") -> None:
-    """Writes a model folder, which `load_model` reads."""
-    with whole_folder(folder) as draft:
-        config = {"kind": "reader", "model": reader.config.model_dump(), "digest": reader.digest()}
-        write_model(draft, reader.state_dict(), config, card)
-
-
-def train(
-    recipe: DigitReaderRecipe,
-    run: Path,
-    *,
-    data: str | Path | None = None,
-    command: str = "",
-    card: Callable[[dict[str, Any]], str] = lambda _: "",
-) -> Path:
-    """Trains the reader of a recipe on MNIST and writes its model folder.
+class CanvasBatches:
+    """Batches of new canvases from torch's global random generator, which therefore have to be requested in order.
 
     Args:
-        recipe: what to train.
-        run: folder of the result.
-        data: folder of MNIST's files; None for the cache or a download.
-        command: as typed, for the card.
-        card: makes the model card of the figures that training measured.
-
-    Raises:
-        ValueError: there is something in the folder already, or MNIST is missing or damaged.
+        digits: to put on canvases.
+        batch_size: N, over all processes.
+        windows: W, places of a canvas to train on: first those that hold something, then random others.
     """
-    if run.exists() and any(run.iterdir()):
-        raise ValueError(f"{run}: not empty, and training a reader starts anew; name another folder with --run")
-    digits, validation = load_mnist("train", data), load_mnist("validation", data)
-    start = time.monotonic()
-    with Progress() as bar:
-        task = bar.add_task("training", total=recipe.train.steps)
-        trained = train_reader(recipe, digits, validation, lambda step, _, __: bar.update(task, completed=step))
-    figures = {
-        "command": command,
-        "steps": recipe.train.steps,
-        "seconds": time.monotonic() - start,
-        "parameters": sum(p.numel() for p in trained.reader.parameters()),
-        "loss": trained.loss,
-        "joint": trained.validation["all"] | trained.validation["all"]["joint"],
-        "digest": trained.reader.digest(),
-    }
-    save_reader(trained.reader, run, card(figures))
-    return run
+
+    steps_per_epoch = STEPS_PER_EPOCH
+
+    def __init__(self, digits: Digits, batch_size: int, windows: int) -> None:
+        self.mix, self.batch_size, self.windows = CanvasMix(digits), batch_size, windows
+
+    def at(self, step: int, rows: slice) -> CanvasBatch:
+        """Return some rows of the next batch, whatever its number."""
+        images, labels, occupied = self.mix.make(self.batch_size, torch.default_generator)
+        places = (torch.rand(occupied.shape) + occupied).topk(self.windows, dim=1).indices  # [N, W]
+        return CanvasBatch(images[rows], labels.take_along_dim(places, dim=1)[rows], places[rows])
 
 
-def _schedule(done: float, rise: float = 0.05) -> float:
-    return done / rise if done < rise else 0.5 + 0.5 * math.cos(math.pi * (done - rise) / (1 - rise))
+@dataclass(frozen=True)
+class ValidationCanvases:
+    """Canvases [N, 1, A, A] of validation digits and their N configurations."""
+
+    images: Tensor
+    configurations: list[Configuration]
 
 
-class CanvasMix:
-    """Makes the training canvases out of digits."""
+class DigitReaderTrainer(Trainer):
+    """Trains the digit reader by cross-entropy. Best is the highest share of real canvases whose places are all read correctly."""
 
-    def __init__(self, digits: Digits) -> None:
-        self.images = digits.images.float() / 255
-        self.labels = digits.labels.long()
-        self.low = torch.tensor([[place.rows[0], place.columns[0]] for place in PLACES.values()])  # [P, 2]
-        self.high = torch.tensor([[place.rows[1], place.columns[1]] for place in PLACES.values()])
-        names = list(PLACES)
-        self.layouts = torch.tensor([[*(names.index(p) for p in layout.places), -1, -1][:SLOTS] for layout in LAYOUTS])
+    score, higher_is_better = "joint", True
+    saved_dtype = torch.float32
 
-    def make(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Canvases [N, 1, A, A] in 0..1; for each place [N, P] its label (a digit, NO_DIGIT or UNLABELLED) and whether a thing is there."""
-        things, labels, contrast = self.things(count * SLOTS, generator)
-        offsets, present = self.offsets(count, generator)
-        things = (things * contrast[:, None, None]).view(count, SLOTS, DIGIT_SIDE, DIGIT_SIDE) * present[..., None, None]
-        canvas = torch.zeros(count, CANVAS_SIDE, CANVAS_SIDE)
-        rows, steps = torch.arange(count)[:, None, None], torch.arange(DIGIT_SIDE)
-        for slot in range(SLOTS):
-            y = offsets[:, slot, 0, None, None] + steps[:, None]  # [N, G, 1]
-            x = offsets[:, slot, 1, None, None] + steps  # [N, 1, G]
-            canvas[rows, y, x] = torch.maximum(canvas[rows, y, x], things[:, slot])
-        canvas = spoil(canvas.unsqueeze(1), ~present.any(dim=1), generator)
-        return canvas, *self.place_labels(labels.view(count, SLOTS), offsets, present)
+    def __init__(self, recipe: DigitReaderRecipe, data: TrainingData, accelerator: Accelerator) -> None:
+        super().__init__(recipe, data, accelerator)
+        train = recipe.train
+        self.model = DigitReader(recipe.model)
+        optimizer = torch.optim.AdamW(self.model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay)
+        self.state = TrainState(self.model, optimizer)
+        (self.network,) = self.state.prepare(accelerator, self.model)
+        self._joint: dict[str, Any] = {}  # of the last validation, JSON-ready
+        torch.manual_seed(train.seed)  # the canvases do not depend on the size of the network
 
-    def things(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Things to put on a canvas [n, G, G], their labels [n], and the contrasts [n] to show them at."""
-        kinds = torch.multinomial(torch.tensor(KIND_SHARES), count, replacement=True, generator=generator)
-        pick = torch.randint(len(self.labels), (count,), generator=generator)
-        other = torch.randint(len(self.labels), (count,), generator=generator)
-        labels = self.labels[pick].clone()
-        images = bend(self.images[pick], generator)
-        contrast = 1 - 0.65 * _uniform((count,), generator).square()
+    @classmethod
+    def load_data(cls, recipe: DigitReaderRecipe, source: DataSource, accelerator: Accelerator) -> TrainingData:
+        """Return the canvases that a recipe trains on.
 
-        ghost = kinds == KINDS.index("ghost")
-        contrast[ghost] = 0.2 * _uniform((int(ghost.sum()),), generator)
-        labels[ghost] = NO_DIGIT
-
-        # Two digits that nearly cover each other still look like one of them: those have no label.
-        blend = kinds == KINDS.index("blend")
-        first, second = images[blend], bend(self.images[other[blend]], generator)
-        third = second.lerp(first.flip(0), 0.5 * (_uniform((len(first), 1, 1), generator) < 0.4))  # sometimes three or four
-        share = 0.35 + 0.3 * _uniform((len(first), 1, 1), generator)
-        overlaid = _uniform((len(first), 1, 1), generator) < 0.5
-        images[blend] = torch.where(overlaid, torch.maximum(first, third), share * first + (1 - share) * third)
-        apart = torch.minimum(_uncovered(first, second), _uncovered(second, first)) > 0.35
-        labels[blend] = torch.where(apart & (self.labels[other[blend]] != labels[blend]), NO_DIGIT, UNLABELLED)
-
-        # What is left may be a stick, which is a short one: sticks have no label.
-        erased = kinds == KINDS.index("erased")
-        images[erased] = erase(images[erased], generator)
-        labels[erased] = torch.where(_breadth(images[erased]) > 1.7, NO_DIGIT, UNLABELLED)
-
-        scribble = kinds == KINDS.index("scribble")
-        images[scribble] = scribbles(int(scribble.sum()), generator)
-        labels[scribble] = NO_DIGIT
-        return images * uneven(count, generator), labels, contrast
-
-    def offsets(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Corners of the slots [N, S, 2] as row and column, and which slots hold a thing [N, S]."""
-        anywhere = torch.randint(CANVAS_SIDE - DIGIT_SIDE + 1, (count, SLOTS, 2), generator=generator)
-        layout = self.layouts[torch.randint(len(self.layouts), (count,), generator=generator)]  # [N, S]
-        places = torch.rand(count, len(PLACES), generator=generator).argsort(dim=1)[:, :SLOTS]
-        some = torch.arange(SLOTS) <= torch.randint(SLOTS, (count, 1), generator=generator)
-        way = torch.rand(count, 1, generator=generator)
-        by_layout, by_place, blank = way < 0.6, way < 0.88, way > 0.98
-        place = torch.where(by_layout, layout, places)
-        reach = self.high - self.low + 1
-        inside = self.low[place] + (_uniform((count, SLOTS, 2), generator) * reach[place]).long()
-        return torch.where(by_place[..., None], inside, anywhere), torch.where(by_layout, layout >= 0, some) & ~blank
-
-    def place_labels(self, labels: Tensor, offsets: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """Labels of the places [N, P] and whether a thing is there [N, P].
-
-        Args:
-            labels: [N, S] of the slots.
-            offsets: [N, S, 2] row and column of their corners.
-            present: [N, S] whether they hold anything.
+        Raises:
+            ValueError: MNIST is missing or damaged.
         """
-        corner = offsets[:, :, None]  # [N, S, 1, 2]
-        distance = torch.maximum(self.low - corner, corner - self.high).clamp(min=0).amax(dim=-1)  # [N, S, P]
-        gap = (offsets[:, :, None] - offsets[:, None]).abs().amax(dim=-1)  # [N, S, S]
-        both = present[:, :, None] & present[:, None] & ~torch.eye(SLOTS, dtype=torch.bool)
-        crowded = ((gap < CROWDED) & both).any(dim=2)[..., None]  # [N, S, 1]
-        near = present[..., None] & (distance <= NEAR)
-        between = present[..., None] & (distance > NEAR) & (distance < FAR)
-        answer = torch.full((len(labels), len(PLACES)), NO_DIGIT)
-        for slot in range(SLOTS):
-            answer = torch.where(near[:, slot], torch.where(crowded[:, slot], UNLABELLED, labels[:, slot, None]), answer)
-        unsure = between & (crowded | (labels != NO_DIGIT)[..., None])
-        return answer.masked_fill(unsure.any(dim=1), UNLABELLED), near.any(dim=1)
+        train = recipe.train
+        batches = CanvasBatches(load_mnist("train", source.path), train.batch_size, train.windows)
+        configurations = [c for c in HeldOut.from_seed(0).configurations() for _ in range(train.validation_samples)]
+        canvases = real_canvases(load_mnist("validation", source.path), configurations, train.seed)
+        return TrainingData(planned(recipe, batches), batches, ValidationCanvases(canvases, configurations), {})
 
+    def update(self, batch: CanvasBatch) -> Losses:
+        """Make one update by cross-entropy on the windows of some places."""
+        train, state = self.recipe.train, self.state
+        rate = learning_rate(train.learning_rate, state.step / train.total(STEPS_PER_EPOCH))
+        windows = place_windows(batch.images, self.recipe.model.window).take_along_dim(batch.places[..., None, None, None], dim=1)
+        windows = windows.flatten(0, 1).contiguous(memory_format=torch.channels_last)  # a third faster on CPU
+        with autocast(self.accelerator.device, train.precision):
+            logits = self.network(windows)
+        loss = F.cross_entropy(logits.float(), batch.labels.flatten(), ignore_index=UNLABELLED)
+        self.check_finite("loss", loss)
 
-def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return torch.rand(shape, generator=generator)
+        state.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        set_learning_rate(state.optimizer, rate)
+        state.optimizer.step()
+        return {"loss": loss, "learning_rate": rate}
 
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Return the share of real canvases read exactly, and that of their digits; the same in every process."""
+        validation: ValidationCanvases = self.data.validation
+        readings = read_canvases(self.model.eval(), validation.images)
+        self.model.train()
+        rates = summary(score(readings, validation.images, validation.configurations), validation.configurations)["all"]
+        self._joint = {"n": rates["n"], **rates["joint"]}
+        return {"joint": rates["joint"]["rate"], "digits": rates["digits"]["rate"]}
 
-def _smooth(count: int, planes: int, knots: int, side: int, generator: torch.Generator) -> Tensor:
-    """Random smooth fields [n, planes, side, side] through standard normal values at a grid of knots."""
-    return F.interpolate(
-        torch.randn(count, planes, knots, knots, generator=generator), size=(side, side), mode="bicubic", align_corners=True
-    )
-
-
-def _uncovered(of: Tensor, by: Tensor) -> Tensor:
-    """[n] the share of the ink of pictures [n, G, G] that does not lie within one pixel of the ink of others."""
-    near = F.max_pool2d(by.unsqueeze(1), 3, stride=1, padding=1).squeeze(1)
-    return (of - near).clamp(min=0).sum(dim=(1, 2)) / of.sum(dim=(1, 2)).clamp(min=1)
-
-
-def _breadth(images: Tensor) -> Tensor:
-    """[n] standard deviation of the ink of pictures [n, G, G] across its longer axis, in pixels."""
-    share = images / images.sum(dim=(1, 2), keepdim=True).clamp(min=1e-6)
-    axis = torch.arange(float(DIGIT_SIDE))
-    y, x = axis[:, None] - (share.sum(dim=2) @ axis)[:, None, None], axis - (share.sum(dim=1) @ axis)[:, None, None]
-    tall, wide, both = ((share * moment).sum(dim=(1, 2)) for moment in (y * y, x * x, y * x))
-    return ((tall + wide) / 2 - (((tall - wide) / 2).square() + both.square()).sqrt()).clamp(min=0).sqrt()
-
-
-def bend(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Turns (up to 15 degrees), scales (up to a quarter), slants and bends pictures [n, G, G], each by its own strength."""
-    n = len(images)
-    if not n:  # affine_grid refuses to make no grids
-        return images
-    strength = _uniform((n, 1), generator)
-    turn, tall, wide, slant = (strength * (2 * _uniform((n, 4), generator) - 1)).unbind(1)
-    turn, slant = turn * math.radians(15), 0.2 * slant
-    zero = torch.zeros(n)
-    affine = torch.stack(
-        [
-            torch.stack([turn.cos() * (1 + 0.25 * wide), slant - turn.sin(), zero], dim=1),
-            torch.stack([turn.sin(), turn.cos() * (1 + 0.25 * tall), zero], dim=1),
-        ],
-        dim=1,
-    )  # [n, 2, 3]
-    grid = F.affine_grid(affine, [n, 1, DIGIT_SIDE, DIGIT_SIDE], align_corners=False)
-    bumps = _smooth(n, 2, 5, DIGIT_SIDE, generator).permute(0, 2, 3, 1)  # [n, G, G, 2]
-    grid = grid + bumps * (strength * 0.8 * 2 / DIGIT_SIDE)[:, :, None, None]
-    return F.grid_sample(images.unsqueeze(1), grid, align_corners=False).squeeze(1)
-
-
-def erase(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Keeps 25 to 45 % of the ink of pictures [n, G, G], on one side of a straight line."""
-    n = len(images)
-    angle = 2 * math.pi * _uniform((n, 1, 1), generator)
-    axis = torch.linspace(-1, 1, DIGIT_SIDE)
-    along = (angle.cos() * axis[:, None] + angle.sin() * axis).flatten(1)  # [n, G * G]
-    order = along.argsort(dim=1)
-    ink = images.flatten(1).take_along_dim(order, dim=1).cumsum(dim=1)
-    keep = 0.25 + 0.2 * _uniform((n, 1), generator)
-    kept = torch.zeros_like(along).scatter(1, order, (ink <= keep * ink[:, -1:]).float())
-    return images * kept.view_as(images)
-
-
-def uneven(count: int, generator: torch.Generator) -> Tensor:
-    """Factors [n, G, G] that fade parts of a thing, by up to seven tenths."""
-    depth = 0.7 * _uniform((count, 1, 1), generator).square()
-    return 1 - depth * (2 * _smooth(count, 1, 3, DIGIT_SIDE, generator).squeeze(1)).sigmoid()
-
-
-def scribbles(count: int, generator: torch.Generator) -> Tensor:
-    """Random curves [n, G, G]: where a smooth field crosses zero."""
-    field = _smooth(count, 1, 5, DIGIT_SIDE, generator).squeeze(1)
-    axis = torch.linspace(-1, 1, DIGIT_SIDE)
-    disk = ((0.8 - (axis[:, None].square() + axis.square()).sqrt()) * 10).sigmoid()
-    return (-(field / 0.2).square()).exp() * disk
-
-
-def spoil(canvas: Tensor, blank: Tensor, generator: torch.Generator) -> Tensor:
-    """Blurs, brightens, hazes and sprinkles two of three canvases [N, 1, A, A]; blank ones [N] are filled with any grey."""
-    n = len(canvas)
-
-    def amount() -> Tensor:
-        return _uniform((n, 1, 1, 1), generator)
-
-    line = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16  # a deviation of one pixel
-    blur = (line[:, None] * line)[None, None]
-    soft = F.conv2d(canvas, blur, padding=2)
-    softer = F.conv2d(soft, blur, padding=2)
-    spoilt = canvas.lerp(soft.lerp(softer, amount().square()), amount()) * (0.9 + 0.6 * amount())
-    haze = 0.3 * amount().square() * (0.5 + 0.5 * _smooth(n, 1, 4, CANVAS_SIDE, generator)).clamp(0, 1)
-    haze = torch.where(blank[:, None, None, None], amount(), haze)
-    spoilt = 1 - (1 - spoilt.clamp(0, 1)) * (1 - haze)
-    spoilt = spoilt + 0.1 * amount().square() * torch.randn(canvas.shape, generator=generator)
-    return torch.where((amount() < 0.67) | blank[:, None, None, None], spoilt.clamp(0, 1), canvas)
+    def measure(self) -> dict[str, Any]:
+        """Return the share of real canvases read exactly with its 95 % interval, and the digest that measurements name the reader by."""
+        return {"joint": self._joint, "digest": self.model.digest()}

@@ -1,118 +1,156 @@
-"""Which training a recipe asks for, and what that can be told beside the recipe."""
+"""Train, resume or rehearse a recipe of any kind."""
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from importlib import import_module
-from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
-from cap2im.config import (
-    AttnGANRecipe,
-    ClassifierRecipe,
-    DAMSMRecipe,
-    DigitReaderRecipe,
-    GANRecipe,
-    Recipe,
-    SkipThoughtsRecipe,
-    VariationalRecipe,
-)
-from cap2im.training import card
-from cap2im.training.state import Source, check_run, open_run, source_of
+from accelerate import Accelerator
+
+from cap2im.checkpoint import checkpoints
+from cap2im.config import Recipe, changed, parse_recipe
+from cap2im.registry import MODELS
+from cap2im.training.accelerator import flush_denormals, make_accelerator
+from cap2im.training.data import DataSource, check_same_data
+from cap2im.training.log import Tracker, check_tracker
+from cap2im.training.run import Run, RunFile
+from cap2im.training.state import check_run, checkpoint_recipe, resume_checkpoint
+from cap2im.training.trainer import Trainer
 
 REHEARSED = 4  # updates
-OPTIONS = {"resume": "--resume", "start_from": "--from", "compile_model": "--compile", "stream": "--stream"}  # that not all have
+OPTIONS = {"stream": "--stream", "start_from": "--from", "compile_model": "--compile"}  # of `Trainer.options`
 
 
-@dataclass(frozen=True)
-class Training:
-    """A module with a `train(recipe, run, data=, command=, card=, ...)`.
-
-    Attributes:
-        module: its name; imported when it is needed, for some want libraries that others do not.
-        card: makes the model card's text of the recipe's name, the recipe and the figures that training measured.
-        takes: what else its `train` can be told.
-        data: what it learns from, where that has to be given.
-    """
-
-    module: str
-    card: Callable[[str, Any, dict[str, Any]], str]
-    takes: frozenset[str]
-    data: str | None = None
-
-
-TRAININGS: dict[Any, Training] = {
-    VariationalRecipe: Training("variational", card.bound_card, frozenset({*OPTIONS, "device", "workers"})),
-    GANRecipe: Training("lapgan", card.gan_card, frozenset({"resume", "stream", "device", "workers"})),
-    DAMSMRecipe: Training("damsm", card.matching_card, frozenset({"resume", "stream", "device", "workers"})),
-    AttnGANRecipe: Training("attngan", card.attngan_card, frozenset({"resume", "device", "workers"})),
-    SkipThoughtsRecipe: Training(
-        "skipthoughts", card.sentences_card, frozenset({"resume", "device"}), "sentences: give a text, a token file or a prepared dataset"
-    ),
-    ClassifierRecipe: Training(
-        "classifier", card.classifier_card, frozenset({"resume", "device"}), "images with classes: give a prepared dataset"
-    ),
-    DigitReaderRecipe: Training("digit_reader", card.reader_card, frozenset()),
-}
-
-
-def start(recipe: Recipe, run: Path, *, name: str, data: str | None, command: str, **options: Any) -> Path:
-    """Train a recipe and return the folder of the finished model.
+def train(
+    recipe: Recipe,
+    run: Path,
+    *,
+    name: str = "",
+    data: str | Path | None = None,
+    stream: bool = False,
+    resume: bool = False,
+    start_from: Path | None = None,
+    compile_model: bool = False,
+    device: Literal["auto", "cpu"] = "auto",
+    workers: int = 2,
+    log: Tracker = "tensorboard",
+    command: str = "",
+) -> Path:
+    """Train a recipe and return the folder of the finished model, RUN/model.
 
     Args:
         recipe: what to train.
         run: folder for checkpoints, log and the result; its name is the model's, unless the recipe has one.
         name: of the recipe, for messages.
-        data: as the recipe's own `train` takes it, which also says what may be wrong with it. To resume, None is where it lay before.
+        data: see `DataSource`; for a resumed run, None is where the data were before.
+        stream: see `DataSource`.
+        resume: continue from the run's last checkpoint.
+        start_from: a model folder whose weights a new run starts from.
+        compile_model: compile the network; the first updates then take minutes.
+        device: "cpu", or "auto" for the accelerator if there is one.
+        workers: processes that prepare batches.
+        log: tracker of the log.
         command: as typed, for the card.
-        options: what some `train` take: those of `OPTIONS`, device and workers.
 
     Raises:
-        ValueError: an option that this kind does not have, or no data where some is needed; and those of the training itself.
+        ValueError: the kind lacks an option; data are missing, damaged or others than before; the folder holds another run; a batch does
+            not divide among the processes; a loss is not finite.
+        KeyboardInterrupt: a signal has stopped the training after an update, whose checkpoint is saved.
     """
-    training = next(each for kind, each in TRAININGS.items() if isinstance(recipe, kind))
-    lacking = [flag for option, flag in OPTIONS.items() if options.get(option) and option not in training.takes]
-    if lacking:
+    check_run(run, resume)
+    check_tracker(log)
+    if resume:
+        data = resumed_data(run, data)
+    accelerator = make_accelerator(device, recipe.train.batch_size, log_with=log, folder=run)
+    options = {"stream": stream, "start_from": start_from, "compile_model": compile_model}
+    trainer = _make_trainer(recipe, name or recipe.kind, DataSource(data, stream), accelerator, options)
+    trainer.state.origin = {"command": command}
+    messages: list[str] = []
+    if (checkpoint := resume_checkpoint(run, trainer.recipe, resume)) is not None:
+        check_same_data(checkpoint, trainer.data.about, run)
+        trainer.state.restore(checkpoint, trainer.recipe, accelerator)
+    elif start_from is not None:
+        messages = trainer.start_from(start_from)
+    else:
+        with accelerator.main_process_first():
+            trainer.initialize()
+    if compile_model:
+        trainer.compile()
+    card = partial(MODELS[recipe.kind].write_card, recipe.name or run.resolve().name, trainer.recipe)
+    with Run(run, trainer, workers=workers, card=card) as loop:
+        for message in messages:
+            loop.log.print(message)
+        for batch in loop.batches():
+            loop.after_update(trainer.update(batch))
+        model = loop.finish()
+    del loop, trainer  # release DDP first; a rank may otherwise abort at exit
+    accelerator.free_memory()
+    accelerator.end_training()
+    return model
+
+
+def _make_trainer(recipe: Recipe, name: str, source: DataSource, accelerator: Accelerator, options: Mapping[str, Any]) -> Trainer:
+    """Load the data of a recipe and return its trainer, untrained.
+
+    Raises:
+        ValueError: the trainer lacks an option, or data are missing or damaged.
+    """
+    trainer_class: type[Trainer] = MODELS[recipe.kind].trainer_class
+    if lacking := [flag for option, flag in OPTIONS.items() if options.get(option) and option not in trainer_class.options]:
         raise ValueError(f"{name}: a recipe of kind {recipe.kind!r} has no {' and no '.join(lacking)}")
-    if "resume" in training.takes:
-        check_run(run, options.get("resume", False))
-        data = located(data, source_of(run), run) if options.get("resume") else data
-    if data is None and training.data is not None:
-        raise ValueError(f"{name} learns from {training.data} with --data")
-    if data is not None and getattr(getattr(recipe, "data", None), "source", "mnist") == "digits":
-        raise ValueError(f"--data {data}: {name} takes its digits from scikit-learn, not from a folder")
-    given = {option: value for option, value in options.items() if option in training.takes}
-    module = import_module(f"cap2im.training.{training.module}")
-    card = partial(training.card, recipe.name or run.resolve().name, recipe)
-    result: Path = module.train(recipe, run, data=data, command=command, card=card, **given)
-    return result
+    if source.path is None and trainer_class.required_data:
+        raise ValueError(f"{name}: give {trainer_class.required_data} with --data")
+    flush_denormals()
+    with accelerator.main_process_first():  # what is prepared once for all processes is then in a cache
+        data = replace(trainer_class.load_data(recipe, source, accelerator), source=source)
+    return trainer_class(data.recipe, data, accelerator)
 
 
-def resume(
-    run: Path, changes: Sequence[str] | Mapping[str, Any] = (), *, name: str = "", data: str | None = None, stream: bool = False, **how: Any
-) -> Path:
-    """Go on with a run by its own recipe, on the data that it was begun with, and return the folder of the finished model.
+def resume(run: Path, changes: Sequence[str] | Mapping[str, Any] = (), *, name: str = "", stream: bool = False, **options: Any) -> Path:
+    """Resume a run with its own recipe and data, and return the folder of the finished model.
 
     Args:
         run: folder of the run.
         changes: of the recipe, see `load_recipe`; length, cadence and logging may change.
         name: of the model; empty keeps it.
-        data: where the data lies now; None is where it lay before.
-        stream: read the dataset shard by shard, as before.
-        how: see `start`.
+        stream: stream the dataset, as before.
+        options: see `train`.
 
     Raises:
-        ValueError: see `open_run` and `start`; or the data is not where it was.
+        ValueError: see `run_recipe` and `train`.
     """
-    recipe, source = open_run(run, changes)
-    return start(named(recipe, name), run, name=str(run), data=data, resume=True, stream=stream or source.stream, **how)
+    recipe = named(run_recipe(run, changes), name)
+    return train(recipe, run, name=str(run), resume=True, stream=stream or RunFile.read(run).stream, **options)
+
+
+def run_recipe(run: Path, changes: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+    """Return the recipe of a run's last checkpoint, with changes applied.
+
+    Raises:
+        ValueError: there is no checkpoint, it is damaged, or a change does not fit.
+    """
+    check_run(run, resume=True)
+    recipe = checkpoint_recipe(checkpoints(run)[-1])
+    return parse_recipe(changed(recipe.model_dump(), changes), str(run))
+
+
+def resumed_data(run: Path, data: str | Path | None) -> str | Path | None:
+    """Return where the data of a resumed run are: as given, or else as before.
+
+    Raises:
+        ValueError: the data are not there any more.
+    """
+    before = RunFile.read(run).data
+    if data is not None or before is None:
+        return data
+    if "://" not in before and not Path(before).exists():
+        raise ValueError(f"{run}: its data were in {before}, which does not exist; give their new place with --data")
+    return before
 
 
 def named(recipe: Recipe, name: str) -> Recipe:
@@ -120,21 +158,8 @@ def named(recipe: Recipe, name: str) -> Recipe:
     return recipe.model_copy(update={"name": name}) if name else recipe
 
 
-def located(data: str | None, source: Source, run: Path) -> str | None:
-    """Return where the data of a resumed run lies: as given, or else as before.
-
-    Raises:
-        ValueError: it is not there any more.
-    """
-    if data is not None or source.data is None:
-        return data
-    if "://" not in source.data and not Path(source.data).exists():
-        raise ValueError(f"{run}: its data lay in {source.data}, which is not there; --data tells where it lies now")
-    return source.data
-
-
 def shareable(argument: str) -> str:
-    """Return an argument of a command as a model card may show it: of an absolute path, or one through `~` or `..`, the last part."""
+    """Return an argument of a command for a model card: of an absolute path, or one through `~` or `..`, only the last part."""
     key, equals, value = argument.rpartition("=")
     path = value.strip("'\"").replace("\\", "/")
     if not re.match(r"/|~|\.\./|file:|[A-Za-z]:/", path):
@@ -142,33 +167,25 @@ def shareable(argument: str) -> str:
     return f"{key}{equals}{PurePosixPath(path).name}"
 
 
-def rehearse(recipe: Recipe, *, name: str, data: str | None, stream: bool = False, device: str = "auto") -> tuple[Recipe, int, float]:
-    """Train for a few updates in a temporary folder.
+def rehearse(
+    recipe: Recipe, *, name: str = "", data: str | Path | None = None, stream: bool = False, device: Literal["auto", "cpu"] = "auto"
+) -> tuple[Recipe, int, float]:
+    """Make a few updates without writing anything.
 
     Returns:
-        the recipe with all that the data decides, the number of its updates, and the seconds of one.
+        the recipe with everything that the data decides, the number of its updates, and the seconds of one.
 
     Raises:
-        ValueError: see `start`; or the recipe has no epochs.
+        ValueError: see `train`.
     """
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    if isinstance(recipe, DigitReaderRecipe):
-        raise ValueError(f"{name}: a recipe of kind 'reader' is not rehearsed; --dry-run without --data prints it")
-    length = {"epochs": None, "updates": REHEARSED, "log_every": 1, "validate_every": 10**9, "checkpoint_every": 10**9}
-    brief: Recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=length)})
-    if not isinstance(recipe, ClassifierRecipe):
-        samples = min(20, recipe.data.validation_samples)
-        brief = brief.model_copy(update={"data": recipe.data.model_copy(update={"validation_samples": samples})})
-    with TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
-        run = Path(folder) / "run"
-        start(brief, run, name=name, data=data, command="", stream=stream, device=device, workers=0)
-        made, source = open_run(run)
-        events = EventAccumulator(str(run / "tensorboard"))
-        events.Reload()
-        tag = next(tag for tag in events.Tags()["scalars"] if tag.startswith("train/"))
-        times = [event.wall_time for event in events.Scalars(tag)]
-    train = recipe.train.planned(source.steps_per_epoch)
-    same = {} if isinstance(recipe, ClassifierRecipe) else {"data": recipe.data}
-    whole: Recipe = made.model_copy(update={"train": train, **same})
-    return whole, train.total(source.steps_per_epoch), min(b - a for a, b in pairwise(times))
+    accelerator = make_accelerator(device, recipe.train.batch_size)
+    trainer = _make_trainer(recipe, name or recipe.kind, DataSource(data, stream), accelerator, {"stream": stream})
+    trainer.initialize()
+    batches, seconds = trainer.data.batches, []
+    for step in range(REHEARSED):
+        start = time.perf_counter()
+        losses = trainer.update(batches.at(step, slice(None)).to(accelerator.device))
+        float(next(iter(losses.values())))  # waits for the device
+        seconds.append(time.perf_counter() - start)
+        trainer.state.step += 1
+    return trainer.recipe, trainer.recipe.train.total(batches.steps_per_epoch), min(seconds)

@@ -1,27 +1,27 @@
-"""Training a LAPGAN, or a sharpener, the upper level of one, against discriminators: one flat loop.
+"""Trainer of LAPGAN, and of the sharpener, its upper level.
 
 Source: LAPGAN (Denton et al., arXiv:1506.05751), sections 2.2 to 3; alignDRAW (arXiv:1511.02793), sections 3.4, 4.1.3 and appendix B.
 
-The levels learn side by side and neither from the other: the fine generator completes real images that were blurred, as a sharpener does.
-So they need not have equally many updates (`fine_every`).
-One optimizer moves all networks: it keeps its state weight by weight and leaves alone what has no gradient.
+The levels are trained side by side and independently: the fine generator completes blurred real images, as a sharpener does. So they may
+have different numbers of updates (`fine_every`). One optimizer moves all networks, because it keeps its state weight by weight and leaves
+alone what has no gradient.
+
+Shapes: B batch, C colours, A canvas side.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Literal, cast
+from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from cap2im.config import GANRecipe, GANTraining
 from cap2im.data.batch import Batch
-from cap2im.data.vocabulary import Vocabulary
 from cap2im.models.lapgan import (
     LAPGAN,
     CoarseDiscriminator,
@@ -37,28 +37,29 @@ from cap2im.models.lapgan import (
     level_target,
 )
 from cap2im.models.precision import autocast
-from cap2im.training.data import require_same_material, training_material
-from cap2im.training.run import BatchesAhead, RunLog, make_accelerator, prepare_processor, stop_if_not_finite
-from cap2im.training.samples import FIRST_GRID, grid, shown_drawings
-from cap2im.training.state import DrawingTrainee, resume_state
+from cap2im.registry import MODELS
+from cap2im.training.data import TrainingData
+from cap2im.training.samples import SampleGrid, drawings_grid, grid
+from cap2im.training.state import TrainState
+from cap2im.training.trainer import Losses, Trainer
 
 VALIDATION_BATCH = 100
-SHOWN_IMAGES = 10  # that a sharpener shows
+SHOWN_IMAGES = 10  # of a sharpener
 PENALTY_EVERY = 4  # updates; the penalty weighs as many times more then (Karras et al., arXiv:1912.04958, appendix B)
 
 
 def learning_rate(train: GANTraining, epoch: int) -> float:
-    """The rate of an epoch's updates."""
+    """Return the learning rate of an epoch."""
     return train.learning_rate / (1 + train.rate_decay) ** epoch
 
 
 def momentum(train: GANTraining, epoch: int) -> float:
-    """The momentum of an epoch's updates."""
+    """Return the momentum of an epoch."""
     return min(train.momentum + epoch * train.momentum_rise, train.highest_momentum)
 
 
-def schedule(optimizer: Any, train: GANTraining, epoch: int) -> None:
-    """Sets an epoch's rate and momentum."""
+def set_schedule(optimizer: Any, train: GANTraining, epoch: int) -> None:
+    """Set the learning rate and momentum of an epoch."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(train, epoch)
         if train.optimizer == "sgd":
@@ -68,7 +69,7 @@ def schedule(optimizer: Any, train: GANTraining, epoch: int) -> None:
 
 
 class Generators(nn.Module):
-    """What training makes of images: a picture for each level, "coarse" from noise alone, "fine" from the blurred image."""
+    """The generators as training calls them: "coarse" draws from noise, "fine" from the blurred real image."""
 
     def __init__(self, model: LAPGAN | Sharpener) -> None:
         super().__init__()
@@ -82,21 +83,30 @@ class Generators(nn.Module):
     def forward(
         self, images: Tensor, tokens: Tensor, mask: Tensor, noise: Tensor, vectors: Tensor | None = None, fine: bool = True
     ) -> dict[str, Tensor]:
-        """Pictures by level, of images [B, C, A, A], captions as `encode` takes them, noise [B, *noise_shape]; `fine`: that level too."""
-        drawn = {}
+        """Return a picture [B, C, ., .] for each level.
+
+        Args:
+            images: [B, C, A, A] in 0..1.
+            tokens: [B, L] word numbers.
+            mask: [B, L] true for words.
+            noise: [B, *noise_shape].
+            vectors: [B, S] sentence vectors, or None.
+            fine: whether to draw the fine level.
+        """
+        fake = {}
         if isinstance(self.model, LAPGAN):
             coarse_noise, plane = self.model.split(noise)
-            drawn["coarse"] = self.model.coarse(self.model.coarse.encode(tokens, mask, vectors), coarse_noise)
+            fake["coarse"] = self.model.coarse(self.model.coarse.encode(tokens, mask, vectors), coarse_noise)
         else:
             plane = noise.unsqueeze(1)
         if fine:
-            rough = blur(images)
-            drawn["fine"] = rough + self.fine(rough, self.fine.encode(tokens, mask, vectors), plane)
-        return drawn
+            blurred = blur(images)
+            fake["fine"] = blurred + self.fine(blurred, self.fine.encode(tokens, mask, vectors), plane)
+        return fake
 
 
 class Discriminators(nn.Module):
-    """One for each level."""
+    """A discriminator for each level."""
 
     def __init__(self, config: LAPGANConfig | SharpenerConfig, train: GANTraining) -> None:
         super().__init__()
@@ -109,9 +119,14 @@ class Discriminators(nn.Module):
     def forward(
         self, candidates: Mapping[str, list[Tensor]], tokens: Tensor, mask: Tensor, vectors: Tensor | None = None, mismatched: bool = False
     ) -> dict[str, tuple[Tensor, ...]]:
-        """Logits [B] by level, of the candidates of some levels: lists of pictures [B, C, ., .] of the same captions.
+        """Return the logits [B] of the candidates, by level.
 
-        `mismatched` adds the logits of the first candidate with the caption of its neighbour in the batch.
+        Args:
+            candidates: for each level, lists of pictures [B, C, ., .] of the same captions.
+            tokens: [B, L] word numbers.
+            mask: [B, L] true for words.
+            vectors: [B, S] sentence vectors, or None.
+            mismatched: add logits of the first candidate with the caption of its neighbour in the batch.
         """
         logits = {}
         for name, level in self.levels.items():
@@ -119,14 +134,14 @@ class Discriminators(nn.Module):
                 continue
             assert isinstance(level, TextConditioned)
             sentence = level.encode(tokens, mask, vectors)  # [B, S]
-            given, sentences = list(candidates[name]), [sentence] * len(candidates[name])
+            pictures, sentences = list(candidates[name]), [sentence] * len(candidates[name])
             if mismatched:
-                given.append(candidates[name][0])
+                pictures.append(candidates[name][0])
                 sentences.append(sentence.roll(1, 0))
-            pictures = torch.cat(given)
+            stacked = torch.cat(pictures)
             if name == "coarse" and self.coarse_noise and self.training:
-                pictures = pictures + self.coarse_noise * torch.randn_like(pictures)
-            logits[name] = level(pictures, torch.cat(sentences)).float().split(len(sentence))
+                stacked = stacked + self.coarse_noise * torch.randn_like(stacked)
+            logits[name] = level(stacked, torch.cat(sentences)).float().split(len(sentence))
         return logits
 
 
@@ -135,211 +150,123 @@ class Adversaries(nn.Module):
 
     def __init__(self, recipe: GANRecipe) -> None:
         super().__init__()
-        model = LAPGAN(recipe.model) if isinstance(recipe.model, LAPGANConfig) else Sharpener(recipe.model)
-        self.generators = Generators(model)
+        self.generators = Generators(MODELS[recipe.kind].network_class(recipe.model))
         self.discriminators = Discriminators(recipe.model, recipe.train)
 
 
-class GANTrainee(DrawingTrainee):
-    """Generators and discriminators in training; what is handed out are the generators."""
+class LAPGANTrainer(Trainer):
+    """Trains generators against discriminators.
 
-    recipe: GANRecipe
-    model: Adversaries
-
-    def __init__(self, recipe: GANRecipe, vocabulary: Vocabulary, about_data: Mapping[str, Any], command: str) -> None:
-        torch.manual_seed(recipe.train.seed)
-        model, settings = Adversaries(recipe), recipe.train
-        kind = torch.optim.SGD if settings.optimizer == "sgd" else torch.optim.Adam
-        optimizer = kind(model.parameters(), lr=settings.learning_rate, fused=True)
-        super().__init__(recipe, model, optimizer, command, settings.ema_decay, vocabulary, about_data)
-
-    @property
-    def learned(self) -> LAPGAN | Sharpener:
-        """The generators."""
-        return self.model.generators.model
-
-    @property
-    def published(self) -> LAPGAN | Sharpener:
-        """The generators that validate and draw."""
-        network = super().published
-        assert isinstance(network, LAPGAN | Sharpener)
-        return network
-
-    def prepare(self, accelerator: Accelerator) -> tuple[Any, Any]:
-        """Moves to the device; answers generators and discriminators to call, which share gradients among the processes."""
-        prepared = accelerator.prepare(self.model.generators), accelerator.prepare(self.model.discriminators)
-        self.optimizer = accelerator.prepare(self.optimizer)
-        if self.average is not None:
-            self.average.to(accelerator.device)
-        return prepared
-
-    def update(self, networks: nn.Module, loss: Tensor, accelerator: Accelerator) -> None:
-        """Moves the weights that a loss has gradients for: those of `networks`."""
-        self.optimizer.zero_grad()
-        accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(networks.parameters(), math.inf)
-        stop_if_not_finite("the gradient's norm", float(norm), self.step)
-        self.optimizer.step()
-
-
-def train(
-    recipe: GANRecipe,
-    run: Path,
-    *,
-    data: str | Path | None = None,
-    stream: bool = False,
-    resume: bool = False,
-    device: Literal["auto", "cpu"] = "auto",
-    workers: int = 2,
-    command: str = "",
-    card: Callable[[dict[str, Any]], str] = lambda _: "",
-) -> Path:
-    """Trains a LAPGAN or a sharpener and writes its generators to RUN/model.
-
-    Args:
-        recipe: what to train.
-        run: folder for checkpoints, log, pictures and the result.
-        data: folder of MNIST's files (None for the cache or a download), or a prepared dataset.
-        stream: read a prepared dataset shard by shard, wherever it lies.
-        resume: go on from the run's last checkpoint.
-        device: "cpu", or "auto" for whatever Accelerate finds.
-        workers: processes that read images ahead; captioned digits are made at once and need none.
-        command: what was typed, for the card; a resumed run keeps its first.
-        card: makes the model card's text of the final figures.
-
-    Returns:
-        the folder of the finished model.
-
-    Raises:
-        ValueError: of `resume_state`, missing or damaged data, a batch that the processes cannot share, a loss that is not finite.
+    Best is the lowest squared error of sharpened validation images: the only score that does not depend on the discriminators, whose
+    standard moves.
     """
-    prepare_processor()
-    settings = recipe.train
-    accelerator = make_accelerator(device, settings.batch_size, skips=settings.fine_every > 1)
-    with accelerator.main_process_first():  # what is prepared once for all lies in a cache then
-        material = training_material(recipe, data, stream=stream, processes=accelerator.num_processes)
-    recipe, batches, validation = cast(GANRecipe, material.recipe), material.batches, material.validation
-    settings = recipe.train
-    checkpoint = resume_state(run, recipe, resume)
-    if checkpoint is not None:
-        require_same_material(checkpoint, material, run)
-    trainee = GANTrainee(recipe, material.vocabulary, material.about, command)
-    if checkpoint is not None:
-        trainee.restore(checkpoint, accelerator)
-    generators, discriminators = trainee.prepare(accelerator)
-    model = trainee.model
 
-    mine = slice(accelerator.process_index, None, accelerator.num_processes)  # this process's rows of a batch
-    total = settings.total(batches.steps_per_epoch)
-    ahead = BatchesAhead(batches, mine, range(trainee.step, total), workers if material.slow else 0)
+    score, higher_is_better = "sharpened_error", False
+    options = frozenset({"stream"})
 
-    with RunLog(run, recipe, trainee.step, total, accelerator, batches.steps_per_epoch, {"data": data, "stream": stream}) as log:
-        while (step := trainee.step) < total:
-            schedule(trainee.optimizer, settings, step // batches.steps_per_epoch)
-            batch = ahead.next().to(accelerator.device)
-            captions = (batch.tokens, batch.mask, batch.vectors)
-            fine = (step + 1) % settings.fine_every == 0
-            penalty = settings.coarse_penalty * PENALTY_EVERY if step % PENALTY_EVERY == 0 else 0.0
-            with autocast(accelerator.device, settings.precision):
-                drawn = generators(batch.images, batch.tokens, batch.mask, batch.noise, batch.vectors, fine)
-                pairs = {name: [level_target(batch.images, name), picture.detach()] for name, picture in drawn.items()}
-                if penalty:
-                    pairs["coarse"][0].requires_grad_()
-                verdicts = discriminators(pairs, *captions, mismatched=settings.mismatch_weight > 0)
-            refusals = {name: discriminator_loss(*logits, mismatch_weight=settings.mismatch_weight) for name, logits in verdicts.items()}
-            loss = torch.stack(list(refusals.values())).sum()
+    def __init__(self, recipe: GANRecipe, data: TrainingData, accelerator: Accelerator) -> None:
+        super().__init__(recipe, data, accelerator)
+        train = recipe.train
+        self.model = Adversaries(recipe)
+        kind = torch.optim.SGD if train.optimizer == "sgd" else torch.optim.Adam
+        optimizer = kind(self.model.parameters(), lr=train.learning_rate, fused=True)
+        self.state = TrainState(self.model, optimizer, inference_model=self.model.generators.model, ema_decay=train.ema_decay)
+        # updates without the fine level leave parameters out, whose gradients DDP would otherwise wait for
+        accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=train.fine_every > 1)
+        self.generators, self.discriminators = self.state.prepare(accelerator, self.model.generators, self.model.discriminators)
+
+    def update(self, batch: Batch) -> Losses:
+        """Make one update of the discriminators, then one of the generators."""
+        train, state, model = self.recipe.train, self.state, self.model
+        epoch = state.step // self.data.batches.steps_per_epoch
+        set_schedule(state.optimizer, train, epoch)
+        precision = autocast(self.accelerator.device, train.precision)
+        captions = (batch.tokens, batch.mask, batch.vectors)
+        fine = (state.step + 1) % train.fine_every == 0
+        penalty = train.coarse_penalty * PENALTY_EVERY if state.step % PENALTY_EVERY == 0 else 0.0
+
+        with precision:
+            fakes = self.generators(batch.images, batch.tokens, batch.mask, batch.noise, batch.vectors, fine)
+            pairs = {level: [level_target(batch.images, level), fake.detach()] for level, fake in fakes.items()}
             if penalty:
-                loss = loss + penalty / 2 * gradient_penalty(verdicts["coarse"][0], pairs["coarse"][0])
-            stop_if_not_finite("the discriminators' loss", float(accelerator.reduce(loss.detach(), "mean")), step)
-            trainee.update(model.discriminators, loss, accelerator)
+                pairs["coarse"][0].requires_grad_()
+            logits = self.discriminators(pairs, *captions, mismatched=train.mismatch_weight > 0)
+        discriminator_losses = {level: discriminator_loss(*each, mismatch_weight=train.mismatch_weight) for level, each in logits.items()}
+        loss = torch.stack(list(discriminator_losses.values())).sum()
+        if penalty:
+            loss = loss + penalty / 2 * gradient_penalty(logits["coarse"][0], pairs["coarse"][0])
+        self._step(model.discriminators, loss, "the discriminators' loss")
 
-            model.discriminators.requires_grad_(False)
-            with autocast(accelerator.device, settings.precision):
-                verdicts = model.discriminators({name: [picture] for name, picture in drawn.items()}, *captions)
-            model.discriminators.requires_grad_(True)
-            deceptions = {name: generator_loss(logits) for name, (logits,) in verdicts.items()}
-            loss = torch.stack(list(deceptions.values())).sum()
-            stop_if_not_finite("the generators' loss", float(accelerator.reduce(loss.detach(), "mean")), step)
-            trainee.update(model.generators, loss, accelerator)
-            if trainee.average is not None and fine:  # in between, the average would forget all but the fine level's last weights
-                trainee.average.update_parameters(trainee.learned)
-            trainee.step = step = step + 1
-            losses = {f"train/{name}_discriminator": value.detach() for name, value in refusals.items()}
-            losses |= {f"train/{name}_generator": value.detach() for name, value in deceptions.items()}
-            told = dict(zip(losses, accelerator.reduce(torch.stack(list(losses.values())), "mean").tolist(), strict=True))
-            log.advance("G/D " + ", ".join(f"{n} {told[f'train/{n}_generator']:.2f}/{told[f'train/{n}_discriminator']:.2f}" for n in drawn))
-            if step % settings.log_every == 0:
-                epoch = (step - 1) // batches.steps_per_epoch
-                rates = {"train/learning_rate": learning_rate(settings, epoch), "train/momentum": momentum(settings, epoch)}
-                log.scalars(step, told | rates | {"train/waiting": ahead.waiting})
-            validates = step % settings.validate_every == 0 or step == total
-            if validates or step == FIRST_GRID:
-                if isinstance(trainee.published, LAPGAN):
-                    log.samples(step, "drawings", shown_drawings(trainee.published, material.shown), material.shown.captions)
-                else:
-                    texts, pixels = shown_sharpening(trainee.published, validation[:SHOWN_IMAGES], material.vocabulary)
-                    log.samples(step, "sharpened", pixels, texts)
-            if validates:
-                scores = validate(trainee, validation, accelerator)
-                log.scalars(step, scores)
-                log.say(f"step {step}: validation {in_words(scores)}")
-            if (stop := log.stopping) or step % settings.checkpoint_every == 0 or step == total:
-                trainee.save(run, accelerator)
-            if stop:
-                raise KeyboardInterrupt
-    result = run / "model"
-    trainee.round()
-    figures = validate(trainee, validation, accelerator)
-    if accelerator.is_main_process:
-        trainee.hand_out(result, figures, card, material.encoder_folder)
-    accelerator.wait_for_everyone()
-    del generators, discriminators  # what shares gradients must be gone before the processes part, or one of them may abort at its exit
-    accelerator.free_memory()
-    accelerator.end_training()
-    return result
+        model.discriminators.requires_grad_(False)
+        with precision:
+            logits = model.discriminators({level: [fake] for level, fake in fakes.items()}, *captions)
+        model.discriminators.requires_grad_(True)
+        generator_losses = {level: generator_loss(each) for level, (each,) in logits.items()}
+        self._step(model.generators, torch.stack(list(generator_losses.values())).sum(), "the generators' loss")
+        if fine:  # in between, the EMA would forget all but the last weights of the fine level
+            state.update_ema()
+        return {
+            **{f"{level}_discriminator": loss for level, loss in discriminator_losses.items()},
+            **{f"{level}_generator": loss for level, loss in generator_losses.items()},
+            "learning_rate": learning_rate(train, epoch),
+            "momentum": momentum(train, epoch),
+        }
 
+    def _step(self, networks: nn.Module, loss: Tensor, name: str) -> None:
+        """Update the weights that a loss has gradients for: those of `networks`."""
+        self.check_finite(name, loss)
+        self.state.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        self.clip_gradient(networks.parameters(), math.inf)
+        self.state.optimizer.step()
 
-@torch.no_grad()
-def validate(trainee: GANTrainee, batch: Batch, accelerator: Accelerator) -> dict[str, float]:
-    """How the contest stands on validation images, by the generators that are handed out; every process takes its share.
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Return how real and drawn images fare, means over the validation images.
 
-    Of each level the share of real images and of drawn ones that are taken for real; and what the sharpener, noise at its mean, does to the
-    distance of blurred images from the real ones, in mean squared errors of a pixel.
-    """
-    generators, discriminators = Generators(trainee.published), trainee.model.discriminators
-    fine = generators.fine
-    discriminators.eval()
-    names = [f"{name}_{what}" for name in discriminators.levels for what in ("real", "drawn")] + ["blurred_error", "sharpened_error"]
-    sums = torch.zeros(len(names), device=accelerator.device, dtype=torch.float64)
-    rows = batch[slice(accelerator.process_index, None, accelerator.num_processes)]
-    for start in range(0, len(rows), VALIDATION_BATCH):
-        part = rows[start : start + VALIDATION_BATCH].to(accelerator.device)
-        drawn = generators(part.images, part.tokens, part.mask, part.noise, part.vectors)
-        pairs = {name: [level_target(part.images, name), picture] for name, picture in drawn.items()}
-        verdicts = discriminators(pairs, part.tokens, part.mask, part.vectors)
-        rough = blur(part.images)
-        sharp = fine.sharpen(rough, fine.encode(part.tokens, part.mask, part.vectors))
-        errors = [(images - part.images).square().mean(dim=(1, 2, 3)).sum() for images in (rough, sharp)]
-        sums += torch.stack([(logits > 0).sum() for name in discriminators.levels for logits in verdicts[name]] + errors).double()
-    discriminators.train()
-    means = (accelerator.reduce(sums, "sum") / len(batch)).tolist()
-    return {f"validation/{name}": mean for name, mean in zip(names, means, strict=True)}
+        For each level LEVEL_real and LEVEL_drawn are the shares of real and drawn images that its discriminator takes for real. The mean
+        squared errors of a pixel compare the blurred and the sharpened image (noise at its mean) with the real one.
+        """
+        validation: Batch = self.data.validation
+        generators, discriminators = Generators(self.state.ema_model), self.model.discriminators.eval()
+        fine = generators.fine
+        names = [f"{level}_{what}" for level in discriminators.levels for what in ("real", "drawn")] + ["blurred_error", "sharpened_error"]
+        sums = torch.zeros(len(names), device=self.accelerator.device, dtype=torch.float64)
+        rows = validation[slice(self.accelerator.process_index, None, self.accelerator.num_processes)]
+        for start in range(0, len(rows), VALIDATION_BATCH):
+            part = rows[start : start + VALIDATION_BATCH].to(self.accelerator.device)
+            fakes = generators(part.images, part.tokens, part.mask, part.noise, part.vectors)
+            pairs = {level: [level_target(part.images, level), fake] for level, fake in fakes.items()}
+            logits = discriminators(pairs, part.tokens, part.mask, part.vectors)
+            blurred = blur(part.images)
+            sharpened = fine.sharpen(blurred, fine.encode(part.tokens, part.mask, part.vectors))
+            errors = [(images - part.images).square().mean(dim=(1, 2, 3)).sum() for images in (blurred, sharpened)]
+            sums += torch.stack([(each > 0).sum() for level in discriminators.levels for each in logits[level]] + errors).double()
+        discriminators.train()
+        means = (self.accelerator.reduce(sums, "sum") / len(validation)).tolist()
+        return dict(zip(names, means, strict=True))
 
+    def sample_grid(self) -> SampleGrid:
+        """Draw captions, or show how a sharpener sharpens."""
+        model = self.state.ema_model
+        if isinstance(model, LAPGAN):
+            assert self.data.shown is not None
+            return drawings_grid(model, self.data.shown)
+        return self._sharpened_grid(model)
 
-def in_words(scores: Mapping[str, float]) -> str:
-    """What `validate` answers, for people to read."""
-    taken = [f"{name.removeprefix('validation/').replace('_', ' ')} {value:.0%}" for name, value in scores.items() if "error" not in name]
-    errors = f"squared error {scores['validation/blurred_error']:.5f} blurred, {scores['validation/sharpened_error']:.5f} sharpened"
-    return f"taken for real: {', '.join(taken)}; {errors}"
+    @torch.no_grad()
+    def _sharpened_grid(self, model: Sharpener) -> SampleGrid:
+        """Return a row for each of some validation images: blurred, sharpened, real."""
+        assert self.data.vocabulary is not None
+        part, words = self.data.validation[:SHOWN_IMAGES].to(self.accelerator.device), self.data.vocabulary.words
+        blurred = blur(part.images)
+        sharpened = model.sharpen(blurred, model.encode(part.tokens, part.mask, part.vectors))
+        columns = torch.stack([blurred, sharpened, part.images], dim=1).cpu()  # [B, 3, C, A, A]
+        captions = tuple(" ".join(words[n] for n in row[known].tolist()) for row, known in zip(part.tokens, part.mask, strict=True))
+        return SampleGrid("sharpened", captions, grid("blurred, sharpened, real", captions, columns))
 
-
-@torch.no_grad()
-def shown_sharpening(model: Sharpener, batch: Batch, vocabulary: Vocabulary) -> tuple[list[str], np.ndarray]:
-    """Return the captions of a batch, and a grid [H, W, 3] uint8 with a row an image: blurred, sharpened, and as it is."""
-    device = next(model.parameters()).device
-    part = batch.to(device)
-    rough = blur(part.images)
-    sharp = model.sharpen(rough, model.encode(part.tokens, part.mask, part.vectors))
-    columns = torch.stack([rough, sharp, part.images], dim=1).cpu()  # [B, 3, C, A, A]
-    captions = [" ".join(vocabulary.words[n] for n in row[known].tolist()) for row, known in zip(batch.tokens, batch.mask, strict=True)]
-    return captions, grid("blurred, sharpened, real", captions, columns)
+    def progress(self, losses: Mapping[str, float]) -> str:
+        """Return generator and discriminator loss of each level."""
+        levels = [level for level in ("coarse", "fine") if f"{level}_generator" in losses]
+        pairs = [f"{level} {losses[f'{level}_generator']:.2f}/{losses[f'{level}_discriminator']:.2f}" for level in levels]
+        return f"G/D {', '.join(pairs)}"

@@ -1,7 +1,7 @@
-"""The optimizer and the gradient clipping of the released alignDRAW program.
+"""Optimizer and gradient clipping of the released alignDRAW program.
 
-Source: mansimov/text2image, and Tieleman & Hinton's RMSprop. `torch.optim.RMSprop` adds its epsilon outside of the root, which is
-another rule where gradients are small.
+Source: mansimov/text2image, and Tieleman & Hinton's RMSprop. `torch.optim.RMSprop` adds its epsilon outside of the root, which makes
+another update where gradients are small.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class RMSprop(torch.optim.Optimizer):
-    """average = 0.9 average + 0.1 g^2; parameter -= lr g / sqrt(average + 1e-6)."""
+    """RMSprop: average = 0.9 average + 0.1 g^2; parameter -= lr g / sqrt(average + 1e-6)."""
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], lr: float = 1e-3, decay: float = 0.9, eps: float = 1e-6) -> None:
         super().__init__(parameters, {"lr": lr, "decay": decay, "eps": eps})
@@ -47,8 +47,8 @@ class RMSprop(torch.optim.Optimizer):
 
 
 @torch.no_grad()
-def clip_blocks(gradients: Iterable[Tensor], limit: float) -> Tensor:
-    """Scales each gradient by itself to Euclidean norm `limit` where it reaches it, as the release does; answers the sum of the norms."""
+def clip_tensors(gradients: Iterable[Tensor], limit: float) -> Tensor:
+    """Clip the norm of each gradient by itself to `limit`, as the release does, and return the sum of the norms before clipping."""
     total = torch.zeros(())
     for gradient in gradients:
         norm = gradient.norm()

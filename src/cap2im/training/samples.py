@@ -1,4 +1,4 @@
-"""Sample grids: drawings of fixed captions beside the captions and their real images, to watch a model learn."""
+"""Sample grids: drawings of fixed captions with their real images."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from cap2im.models.interface import DrawingModel
 from cap2im.randomness import picture_noise
 from cap2im.rendering.panels import Panel, Row, panel_rows
 
-FIRST_GRID = 50  # updates before the first grid, which need not wait for a validation
 SAMPLES = 6  # drawings of a caption
 LEAST_TILE = 64  # pixels; smaller images are enlarged
 
 
 @dataclass(frozen=True)
 class ShownCaptions:
-    """The captions that a run draws again and again.
+    """The captions of a run's sample grids.
 
     Attributes:
         captions: N texts, as the grid shows them.
@@ -38,9 +37,24 @@ class ShownCaptions:
     images: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class SampleGrid:
+    """Pictures that show a model's progress.
+
+    Attributes:
+        name: of the grid's files and logs.
+        captions: a text for each row.
+        pixels: [H, W, 3] uint8.
+    """
+
+    name: str
+    captions: tuple[str, ...]
+    pixels: np.ndarray
+
+
 @torch.no_grad()
-def shown_drawings(model: DrawingModel, shown: ShownCaptions) -> np.ndarray:
-    """Return a grid [H, W, 3] uint8 with a row for each caption: the real image, if there is one, and drawings of fixed seeds."""
+def drawings_grid(model: DrawingModel, shown: ShownCaptions) -> SampleGrid:
+    """Draw a row for each caption: the real image, if there is one, and drawings of fixed seeds."""
     captions = len(shown.tokens)
     tokens, mask = (t.repeat_interleave(SAMPLES, 0).to(model.device) for t in (shown.tokens, shown.mask))
     vectors = None if shown.vectors is None else shown.vectors.repeat_interleave(SAMPLES, 0).to(model.device)
@@ -50,7 +64,7 @@ def shown_drawings(model: DrawingModel, shown: ShownCaptions) -> np.ndarray:
     heading = f"{SAMPLES} drawings of each caption"
     if shown.images is not None and shown.images.shape[1:] == rows.shape[2:]:
         rows, heading = torch.cat([shown.images.unsqueeze(1), rows], dim=1), f"the real image, then {heading}"
-    return grid(heading, shown.captions, rows)
+    return SampleGrid("drawings", shown.captions, grid(heading, shown.captions, rows))
 
 
 def grid(heading: str, captions: Sequence[str], rows: Tensor) -> NDArray[np.uint8]:

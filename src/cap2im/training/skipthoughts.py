@@ -1,191 +1,117 @@
-"""Training skip-thoughts on sentences and their neighbours: one flat loop.
+"""Trainer of skip-thoughts on sentences and their neighbours.
 
-Source: Kiros et al., Skip-Thought Vectors (arXiv:1506.06726), sections 2.1 and 3. uni-skip and bi-skip learn side by side from the same
-triples, and neither from the other: each has its own word vectors, decoders and clipping.
+Source: Kiros et al., Skip-Thought Vectors (arXiv:1506.06726), sections 2.1 and 3. uni-skip and bi-skip are trained side by side on the same
+triples and independently: each has its own word vectors, decoders and clipping.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
-from cap2im.checkpoint import read_config, whole_folder, write_model
 from cap2im.config import SkipThoughtsRecipe, SkipThoughtsTraining
 from cap2im.data.sentence_batches import SentenceGroups, SentenceSource, TripleBatch, TripleBatches, sentence_vocabulary, spread_triples
-from cap2im.data.vocabulary import Vocabulary
 from cap2im.models.precision import autocast
-from cap2im.models.skipthoughts import SkipThoughts, SkipThoughtsObjective
-from cap2im.training.run import RunLog, make_accelerator, prepare_processor, stop_if_not_finite
-from cap2im.training.state import Trainee, resume_state
+from cap2im.models.skipthoughts import SkipThoughtsObjective
+from cap2im.training.data import DataSource, TrainingData, planned
+from cap2im.training.schedules import set_learning_rate, warm_up
+from cap2im.training.state import TrainState
+from cap2im.training.trainer import Losses, Trainer
 
 VALIDATION_BATCH = 128
 
 
 def learning_rate(train: SkipThoughtsTraining, step: int) -> float:
-    """The rate of the update that follows `step` updates."""
-    return train.learning_rate * min(1.0, (step + 1) / max(1, train.warmup_steps))
+    """Return the learning rate of the update that follows `step` updates."""
+    return warm_up(train.learning_rate, step, train.warmup_steps)
 
 
-class SkipThoughtsTrainee(Trainee):
-    """Skip-thoughts in training; what is handed out are the encoders without the decoders."""
+class SkipThoughtsTrainer(Trainer):
+    """Trains sentence encoders with decoders of the neighbours; only the encoders are saved. Best is the lowest validation loss."""
 
-    recipe: SkipThoughtsRecipe
-    model: SkipThoughtsObjective
+    score, higher_is_better = "loss", False
+    required_data = "sentences (a text, a token file, a table or a prepared dataset)"
+    saved_dtype = torch.float32
 
-    def __init__(self, recipe: SkipThoughtsRecipe, vocabulary: Vocabulary, sentences: SentenceGroups, command: str) -> None:
-        torch.manual_seed(recipe.train.seed)
-        model = SkipThoughtsObjective(recipe.model, len(vocabulary))
-        super().__init__(recipe, model, torch.optim.Adam(model.parameters(), lr=recipe.train.learning_rate), command)
-        self.vocabulary, self.sentences = vocabulary, {"sentences": len(sentences), "sha256": sentences.sha256}
+    def __init__(self, recipe: SkipThoughtsRecipe, data: TrainingData, accelerator: Accelerator) -> None:
+        super().__init__(recipe, data, accelerator)
+        assert data.vocabulary is not None
+        self.model = SkipThoughtsObjective(recipe.model, len(data.vocabulary))
+        self.names = list(self.model.skipthoughts.encoders_by_name())
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.train.learning_rate)
+        self.state = TrainState(self.model, optimizer, inference_model=self.model.skipthoughts)
+        (self.network,) = self.state.prepare(accelerator, self.model)
 
-    @property
-    def published(self) -> SkipThoughts:
-        """The encoders."""
-        return self.model.skipthoughts
+    @classmethod
+    def load_data(cls, recipe: SkipThoughtsRecipe, source: DataSource, accelerator: Accelerator) -> TrainingData:
+        """Return the sentences that a recipe trains on.
 
-    def config(self) -> dict[str, Any]:
-        """What a folder of the encoders says of them."""
-        return {
-            "kind": "skipthoughts",
-            "description": self.recipe.description,
-            "parameters": sum(p.numel() for p in self.published.parameters()),
-            "model": self.recipe.model.model_dump(),
-            "vocabulary": self.vocabulary.model_dump(),
-            "data": self.sentences,
-            **self.origin,
-        }
-
-
-def train(
-    recipe: SkipThoughtsRecipe,
-    run: Path,
-    *,
-    data: str | Path,
-    resume: bool = False,
-    device: Literal["auto", "cpu"] = "auto",
-    command: str = "",
-    card: Callable[[dict[str, Any]], str] = lambda _: "",
-) -> Path:
-    """Trains skip-thoughts and writes the encoders to RUN/model.
-
-    Args:
-        recipe: what to train.
-        run: folder for checkpoints, log and the result.
-        data: a text, a token file or a prepared dataset; see `SentenceSource`.
-        resume: go on from the run's last checkpoint.
-        device: "cpu", or "auto" for whatever Accelerate finds.
-        command: what was typed, for the card; a resumed run keeps its first.
-        card: makes the model card's text of the final figures.
-
-    Returns:
-        the folder of the finished model.
-
-    Raises:
-        ValueError: of `resume_state`, missing or damaged data, other data than the run began with, a loss that is not finite.
-    """
-    prepare_processor()
-    settings = recipe.train
-    accelerator = make_accelerator(device, settings.batch_size)
-    checkpoint = resume_state(run, recipe, resume)
-    source = SentenceSource.open(Path(data), recipe.data.validation_share)
-    vocabulary = sentence_vocabulary((s for group in source.groups("train") for s in group), recipe.data.vocabulary_size)
-    sentences, held_out = (
-        SentenceGroups.of(source.groups(part), vocabulary, longest=recipe.data.longest, ordered=source.ordered)
-        for part in ("train", "validation")
-    )
-    try:
-        batches = TripleBatches(sentences, settings.batch_size, settings.seed)
-    except ValueError as error:
-        raise ValueError(f"{data}: {error}") from None
-    validation = spread_triples(held_out, recipe.data.validation_samples, VALIDATION_BATCH)
-    if not validation:
-        raise ValueError(
-            f"{data}: none of the {len(held_out)} sentences for validation has neighbours; give data.validation_share a larger value"
+        Raises:
+            ValueError: sentences are missing or damaged, do not fill a batch, or none are left for validation.
+        """
+        path, settings = Path(str(source.path)), recipe.data
+        sentences = SentenceSource.open(path, settings.validation_share)
+        vocabulary = sentence_vocabulary((s for group in sentences.groups("train") for s in group), settings.vocabulary_size)
+        training, held_out = (
+            SentenceGroups.of(sentences.groups(part), vocabulary, longest=settings.longest, ordered=sentences.ordered)
+            for part in ("train", "validation")
         )
+        try:
+            batches = TripleBatches(training, recipe.train.batch_size, recipe.train.seed)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        validation = spread_triples(held_out, settings.validation_samples, VALIDATION_BATCH)
+        if not validation:
+            raise ValueError(f"{path}: none of the {len(held_out)} validation sentences has neighbours; increase data.validation_share")
+        about = {"sentences": len(training), "sha256": training.sha256}
+        return TrainingData(planned(recipe, batches), batches, validation, about, vocabulary)
 
-    recipe = recipe.model_copy(update={"train": settings.planned(batches.steps_per_epoch)})
-    settings = recipe.train
-    trainee = SkipThoughtsTrainee(recipe, vocabulary, sentences, command)
-    model, names = trainee.model, list(trainee.published.encoders)
-    if checkpoint is not None:
-        if read_config(checkpoint).get("data") != trainee.sentences:
-            raise ValueError(f"{data}: not the sentences that {run} was begun with")
-        trainee.restore(checkpoint, accelerator)
-    prepared = trainee.prepare(accelerator)
+    def update(self, batch: TripleBatch) -> Losses:
+        """Make one update by the log-likelihood of both neighbours of every sentence."""
+        train, state = self.recipe.train, self.state
+        rate = learning_rate(train, state.step)
+        with autocast(self.accelerator.device, train.precision):
+            nats = self.network(batch.tokens, batch.mask)  # [B, encoders]
+        loss = nats.sum(dim=1).mean()
+        self.check_finite("loss", loss)
 
-    mine = slice(accelerator.process_index, None, accelerator.num_processes)  # this process's rows of a batch
-    total = settings.total(batches.steps_per_epoch)
+        state.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        for parameters in self.model.parameter_groups():
+            self.clip_gradient(parameters, train.clip_norm)
+        set_learning_rate(state.optimizer, rate)
+        state.optimizer.step()
+        return {"loss": loss, **self._perplexities(nats.detach().sum(dim=0).double(), decoded_words(batch)), "learning_rate": rate}
 
-    with RunLog(run, recipe, trainee.step, total, accelerator, batches.steps_per_epoch, {"data": data}) as log:
-        while (step := trainee.step) < total:
-            for group in trainee.optimizer.param_groups:
-                group["lr"] = learning_rate(settings, step)
-            batch = batches.at(step)
-            words = told_words(batch)
-            batch = batch[mine].to(accelerator.device)
-            with autocast(accelerator.device, settings.precision):
-                nats = prepared(batch.tokens, batch.mask)  # [B, encoders]
-            loss = nats.sum(dim=1).mean()
-            means = accelerator.reduce(nats.detach().mean(dim=0), "mean").tolist()
-            stop_if_not_finite("loss", sum(means), step)
-            trainee.optimizer.zero_grad()
-            accelerator.backward(loss)
-            for learner in model.parameter_groups():
-                stop_if_not_finite("the gradient's norm", float(accelerator.clip_grad_norm_(learner, settings.clip_norm)), step)
-            trainee.optimizer.step()
-            trainee.step = step = step + 1
-            shown = perplexities("train", names, [mean * settings.batch_size for mean in means], words)
-            log.advance(in_words(shown))
-            if step % settings.log_every == 0:
-                log.scalars(step, {"train/loss": sum(means), **shown, "train/learning_rate": learning_rate(settings, step - 1)})
-            if step % settings.validate_every == 0 or step == total:
-                scores = validate(model, validation, accelerator)
-                log.scalars(step, scores)
-                log.say(f"step {step}: validation {in_words(scores)}")
-            if (stop := log.stopping) or step % settings.checkpoint_every == 0 or step == total:
-                trainee.save(run, accelerator)
-            if stop:
-                raise KeyboardInterrupt
-    result = run / "model"
-    figures: dict[str, Any] = validate(model, validation, accelerator) | trainee.origin
-    if accelerator.is_main_process:
-        config = trainee.config()
-        figures |= {"steps": trainee.step, "seconds": round(trainee.seconds), **{k: config[k] for k in ("parameters", "data")}}
-        with whole_folder(result) as folder:
-            write_model(folder, trainee.published.state_dict(), config, card(figures))
-    accelerator.wait_for_everyone()
-    del prepared  # what shares gradients must be gone before the processes part, or one of them may abort at its exit
-    accelerator.free_memory()
-    accelerator.end_training()
-    return result
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Return the perplexity of each encoder's decoders on the words of neighbours, and `loss`, the sum of their logarithms."""
+        batches: list[TripleBatch] = self.data.validation
+        nats = torch.zeros(len(self.names), device=self.accelerator.device, dtype=torch.float64)
+        words = 0
+        for batch in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
+            part = batch.to(self.accelerator.device)
+            nats += self.model(part.tokens, part.mask).sum(dim=0).double()
+            words += decoded_words(batch)
+        scores = self._perplexities(nats, words)
+        return {**scores, "loss": sum(math.log(score) for score in scores.values())}
+
+    def _perplexities(self, nats: Tensor, words: int) -> dict[str, float]:
+        """Return exp(nats a word) of each encoder, over all processes (a collective call)."""
+        counted = torch.cat([nats, torch.tensor([words], device=nats.device, dtype=nats.dtype)])
+        *sums, all_words = self.accelerator.reduce(counted, "sum").tolist()
+        return {f"perplexity_{name}": math.exp(min(value / all_words, 700.0)) for name, value in zip(self.names, sums, strict=True)}
+
+    def progress(self, losses: Mapping[str, float]) -> str:
+        """Return the perplexity of each encoder."""
+        return "perplexity " + ", ".join(f"{name} {losses[f'perplexity_{name}']:.4g}" for name in self.names)
 
 
-def told_words(batch: TripleBatch) -> int:
-    """The words that the decoders tell of a batch: those of both neighbours, and the end of each."""
+def decoded_words(batch: TripleBatch) -> int:
+    """Return the number of words that the decoders predict: those of both neighbours, and the end of each."""
     return int(batch.mask[0::2].sum()) + 2 * len(batch)
-
-
-def perplexities(part: str, names: Sequence[str], nats: Sequence[float], words: int) -> dict[str, float]:
-    """exp(nats a word) of each encoder, `PART/perplexity_NAME`."""
-    return {f"{part}/perplexity_{name}": math.exp(min(value / words, 700.0)) for name, value in zip(names, nats, strict=True)}
-
-
-def in_words(scores: dict[str, float]) -> str:
-    """Perplexities for people to read."""
-    return "perplexity " + ", ".join(f"{name.rpartition('_')[2]} {value:.4g}" for name, value in scores.items())
-
-
-@torch.no_grad()
-def validate(model: SkipThoughtsObjective, batches: Sequence[TripleBatch], accelerator: Accelerator) -> dict[str, float]:
-    """The perplexity of each encoder's decoders on the words of neighbours; every process takes its share."""
-    names = list(model.skipthoughts.encoders)
-    nats = torch.zeros(len(names), device=accelerator.device, dtype=torch.float64)
-    for batch in batches[accelerator.process_index :: accelerator.num_processes]:
-        here = batch.to(accelerator.device)
-        nats += model(here.tokens, here.mask).sum(dim=0).double()
-    return perplexities("validation", names, accelerator.reduce(nats, "sum").tolist(), sum(told_words(batch) for batch in batches))

@@ -1,105 +1,78 @@
-"""What a checkpoint holds of a network in training, and going on from one; the same for all loops."""
+"""What a checkpoint holds of a training: weights, optimizer, EMA, step and random state."""
 
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from pydantic import BaseModel, NonNegativeFloat, NonNegativeInt
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.optim.swa_utils import PARAM_LIST, AveragedModel
 
 from cap2im.checkpoint import (
-    SENTENCE_ENCODER,
     TRAINING_STATE,
     TrainingState,
     checkpoints,
     load_checkpoint,
     read_config,
-    read_recipe,
     read_weights,
     save_checkpoint,
-    whole_folder,
-    write_model,
 )
-from cap2im.config import DrawingRecipe, Recipe, Section, changed, differences, parse_recipe
-from cap2im.data.vocabulary import Vocabulary
-from cap2im.files import check_unicode_path, read_json, validate
-from cap2im.sentence_encoders import copy_encoder
-from cap2im.training.card import description
-from cap2im.training.run import SOURCE, machine, optimizer_tensors, random_states, restore_optimizer, restore_random_states
+from cap2im.config import Recipe, Section, differences, parse_recipe
+from cap2im.files import check_unicode_path, validate
 
 
 def check_run(run: Path, resume: bool) -> None:
-    """Check that a folder holds a run to go on with, or none to begin anew.
+    """Check that a folder holds a run to resume, or none to start a new one.
 
     Raises:
-        ValueError: there is a checkpoint and `resume` is false, or none and it is true; or the path is not UTF-8.
+        ValueError: the folder has a checkpoint and `resume` is false, or has none and it is true; or the path is not UTF-8.
     """
     check_unicode_path(run)
-    found = checkpoints(run)
-    if resume and not found:
+    existing = checkpoints(run)
+    if resume and not existing:
         raise ValueError(f"{run}: no checkpoint to resume from")
-    if found and not resume:
+    if existing and not resume:
         raise ValueError(
-            f"{run}: holds a run already ({found[-1].name}); cap2im train --resume {run} goes on with it, or choose another --run"
+            f"{run}: holds a run already ({existing[-1].name}); cap2im train --resume {run} resumes it, or choose another --run"
         )
 
 
-def resume_state(run: Path, recipe: Section, resume: bool) -> Path | None:
-    """Return the checkpoint that a run goes on from, or None for a new run.
+def resume_checkpoint(run: Path, recipe: Section, resume: bool) -> Path | None:
+    """Return the checkpoint that a run resumes from, or None for a new run.
 
     Raises:
-        ValueError: there is a checkpoint and `resume` is false, or none and it is true, or it was made by another recipe.
+        ValueError: see `check_run`; or the checkpoint is damaged or was made by another recipe.
     """
     check_run(run, resume)
     if not resume:
         return None
-    found = checkpoints(run)
-    with _naming_an_older_one(found[-1]):
-        state = load_checkpoint(found[-1])
-    old = parse_recipe(state.recipe, str(found[-1]))
+    newest = checkpoints(run)[-1]
+    old = checkpoint_recipe(newest)
     if differing := differences(old, recipe):
         raise ValueError(f"{run}: was made by another recipe (its own is {run / 'recipe.toml'}); differences: {'; '.join(differing)}")
-    return found[-1]
+    return newest
 
 
-class Source(BaseModel):
-    """Where the data of a run lies, and how many updates an epoch of it has, as `RunLog` keeps them."""
-
-    data: str | None = None
-    stream: bool = False
-    steps_per_epoch: int = 1
-
-
-def open_run(run: Path, changes: Sequence[str] | Mapping[str, Any] = ()) -> tuple[Recipe, Source]:
-    """Return the recipe of a run's last checkpoint with changes applied, and where its data lies.
+def checkpoint_recipe(checkpoint: Path) -> Recipe:
+    """Return the recipe of a checkpoint.
 
     Raises:
-        ValueError: there is no checkpoint, it is damaged, or a change does not fit.
+        ValueError: the checkpoint is damaged; the message names an older undamaged one, if any.
     """
-    check_run(run, resume=True)
-    found = checkpoints(run)
-    with _naming_an_older_one(found[-1]):
-        table = read_recipe(found[-1])
-    return parse_recipe(changed(table, changes), str(run)), source_of(run)
-
-
-def source_of(run: Path) -> Source:
-    """Return where the data of a run lies; runs of older versions do not say it."""
-    return read_json(run / SOURCE, Source) if (run / SOURCE).exists() else Source()
+    with _suggest_older(checkpoint):
+        return parse_recipe(load_checkpoint(checkpoint).recipe, str(checkpoint))
 
 
 @contextmanager
-def _naming_an_older_one(checkpoint: Path) -> Iterator[None]:
-    """Where reading a checkpoint fails, the message also names the newest older one that is whole, and how to go on from it."""
+def _suggest_older(checkpoint: Path) -> Iterator[None]:
+    """Add the newest older undamaged checkpoint to the message of a ValueError in the block."""
     try:
         yield
     except ValueError as error:
@@ -110,11 +83,11 @@ def _naming_an_older_one(checkpoint: Path) -> Iterator[None]:
                 break
         else:
             raise
-        raise ValueError(f"{error}; {older.name} beside it is whole: to go on from there, remove {checkpoint}") from None
+        raise ValueError(f"{error}; {older.name} beside it is undamaged: to resume from there, remove {checkpoint}") from None
 
 
 class _Numbers(BaseModel):
-    """The numbers of a checkpoint that all trainings write."""
+    """The numbers of a checkpoint."""
 
     seconds: NonNegativeFloat
     origin: dict[str, Any]
@@ -122,84 +95,120 @@ class _Numbers(BaseModel):
     averaged: NonNegativeInt | None = None
 
 
-def decay_at(ema_decay: float, updates: int) -> float:
-    """Return the decay of the next update of an average that was updated `updates` times.
+def warmed_up_decay(ema_decay: float, updates: int) -> float:
+    """Return the decay of the next update of an EMA that was updated `updates` times.
 
-    The decay rises to `ema_decay`: with 0.999 from the start, the average is the untrained network for the first thousand updates.
+    The decay rises to `ema_decay`: with 0.999 from the start, the EMA is the untrained network for the first thousand updates.
     """
     return min(ema_decay, (1 + updates) / (10 + updates))
 
 
-def moving_average(network: nn.Module, ema_decay: float, *, warm_up: bool = True) -> AveragedModel:
-    """Return an exponential moving average of a network's parameters; buffers are copied.
+def make_ema(network: nn.Module, decay: float, *, warm_up: bool = True) -> AveragedModel:
+    """Return an exponential moving average (EMA) of a network's parameters; buffers are copied.
 
     Args:
         network: to average. The first `update_parameters` copies its parameters.
-        ema_decay: share of the old average in the new one.
-        warm_up: use `decay_at`; else the decay is constant.
+        decay: share of the old average in the new one.
+        warm_up: use `warmed_up_decay`; else the decay is constant.
     """
 
     @torch.no_grad()
     def update(averages: PARAM_LIST, parameters: PARAM_LIST, updates: Tensor | int) -> None:
-        decay = decay_at(ema_decay, int(updates)) if warm_up else ema_decay
-        torch._foreach_lerp_(averages, parameters, 1 - decay)
+        torch._foreach_lerp_(averages, parameters, 1 - (warmed_up_decay(decay, int(updates)) if warm_up else decay))
 
     return AveragedModel(network, multi_avg_fn=update)
 
 
-class Trainee(ABC):
-    """A network in training, with everything that a checkpoint holds of it.
+class TrainState:
+    """Weights, optimizer, EMA and step of a training.
+
+    Args:
+        model: the networks in training.
+        optimizer: moves the weights of `model`.
+        inference_model: the part of `model` that is saved as the finished model; None is all of it.
+        ema_decay: of the EMA of `inference_model`; 0 keeps no EMA.
+        warm_up: see `make_ema`.
 
     Attributes:
-        model: whose weights the optimizer moves.
-        average: the moving average of what is handed out of it, or None.
+        model: the networks in training.
+        optimizer: after `prepare`, Accelerate's wrapper of it.
+        inference_model: the part of `model` that is saved as the finished model.
+        ema: the EMA of `inference_model`, or None.
         step: number of updates made.
-        origin: where it comes from, for the model card: the command, and the weights it started from.
+        origin: command, and what the weights started from; JSON-ready.
     """
 
-    def __init__(self, recipe: Section, model: nn.Module, optimizer: Optimizer, command: str, average_decay: float = 0.0) -> None:
-        self.recipe, self.model = recipe, model
-        self.average = moving_average(self.learned, average_decay, warm_up=self.warms_up) if average_decay else None
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        inference_model: nn.Module | None = None,
+        ema_decay: float = 0.0,
+        warm_up: bool = True,
+    ) -> None:
+        self.model, self.inference_model = model, model if inference_model is None else inference_model
+        self.ema = make_ema(self.inference_model, ema_decay, warm_up=warm_up) if ema_decay else None
         self.optimizer: Any = optimizer
-        self.step, self.origin = 0, {"command": command}
+        self.step, self.origin = 0, dict[str, Any]()
         self._started, self._seconds_before = time.time(), 0.0
 
     @property
     def seconds(self) -> float:
-        """Time spent, in all of the run's processes after each other."""
+        """Time spent on the run, over all resumptions."""
         return self._seconds_before + time.time() - self._started
 
-    def effort(self, batch_size: int) -> dict[str, Any]:
-        """What the training took, for the folder of the finished model; seconds include validating and saving."""
-        return {"steps": self.step, "batch_size": batch_size, "seconds": round(self.seconds), "machine": machine()}
-
     @property
-    def warms_up(self) -> bool:
-        """Whether the decay of the average is warmed up."""
-        return True
+    def ema_model(self) -> Any:
+        """The network that validates, draws and is saved: the EMA, or `inference_model` if there is none."""
+        return self.inference_model if self.ema is None else self.ema.module
 
-    @property
-    def learned(self) -> nn.Module:
-        """The part of the model that is handed out."""
-        return self.model
+    def prepare(self, accelerator: Accelerator, *networks: nn.Module) -> list[Any]:
+        """Move everything to the device, and return `networks`, parts of the model, wrapped so that processes share gradients."""
+        self.model.to(accelerator.device)
+        prepared = [accelerator.prepare(network) for network in networks]
+        self.optimizer = accelerator.prepare(self.optimizer)
+        if self.ema is not None:
+            self.ema.to(accelerator.device)
+        return prepared
 
-    @property
-    def published(self) -> nn.Module:
-        """The network whose weights a model folder holds."""
-        return self.learned if self.average is None else self.average.module
+    def update_ema(self) -> None:
+        """Update the EMA, if there is one, with the weights in training."""
+        if self.ema is not None:
+            self.ema.update_parameters(self.inference_model)
 
-    def round(self) -> None:
-        """Rounds the weights to the half precision in which they are handed out, so that what is measured is what people get."""
-        weights = self.published.state_dict()
-        rounded = {name: value.half().float() for name, value in weights.items() if value.is_floating_point()}
-        self.published.load_state_dict(weights | rounded)
+    def round_weights(self, dtype: torch.dtype) -> None:
+        """Round the weights of `ema_model` to the precision in which they are saved, so that what is measured is what users get."""
+        weights = self.ema_model.state_dict()
+        rounded = {name: value.to(dtype).to(value.dtype) for name, value in weights.items() if value.is_floating_point()}
+        self.ema_model.load_state_dict(weights | rounded)
 
-    @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """What a folder of this network says of it."""
+    def save(self, run: Path, recipe: Section, config: Mapping[str, Any], accelerator: Accelerator) -> None:
+        """Write a checkpoint (a collective call).
 
-    def restore(self, checkpoint: Path, accelerator: Accelerator) -> None:
+        Args:
+            run: the run's folder.
+            recipe: of the run.
+            config: of the model folder that the checkpoint is as well.
+            accelerator: of the run.
+        """
+        tensors, numbers = _optimizer_tensors(self.optimizer.optimizer)
+        tensors |= {f"model.{name}": value for name, value in self.model.state_dict().items()} | _random_states(accelerator)
+        if accelerator.is_main_process:
+            numbers |= {"seconds": self.seconds, "origin": self.origin}
+            if self.ema is not None:
+                numbers["averaged"] = int(self.ema.n_averaged)
+            state = TrainingState(self.step, recipe.model_dump(), tensors, numbers)
+            save_checkpoint(run, state, self.ema_model.state_dict(), config)
+        accelerator.wait_for_everyone()
+
+    def restore(self, checkpoint: Path, recipe: Section, accelerator: Accelerator) -> None:
         """Restore weights, optimizer, EMA and random state.
+
+        Args:
+            checkpoint: of the run.
+            recipe: of the resumed run; if its length is another one, its command is appended to `origin`.
+            accelerator: of the run.
 
         Raises:
             ValueError: the checkpoint is damaged, or its tensors and numbers do not fit this network.
@@ -210,88 +219,54 @@ class Trainee(ABC):
             self._restore(checkpoint, state, accelerator)
         except (KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"{checkpoint}: does not fit the recipe's network: {' '.join(str(error).split())[:300]}") from None
+        command = self.origin.get("command", "")
+        self.step, self._seconds_before, self.origin = state.step, state.numbers["seconds"], dict(state.numbers["origin"])
+        before, now = state.recipe["train"], recipe.model_dump()["train"]
+        if any(before.get(key) != now.get(key) for key in ("epochs", "updates")):  # the first command would make another model
+            self.origin["command"] = f"{self.origin['command']}; {command}"
 
     def _restore(self, checkpoint: Path, state: TrainingState, accelerator: Accelerator) -> None:
         self.model.load_state_dict({k.removeprefix("model."): v for k, v in state.tensors.items() if k.startswith("model.")})
-        if self.average is not None:
-            with _naming_an_older_one(checkpoint):
+        if self.ema is not None:
+            with _suggest_older(checkpoint):
                 weights = read_weights(checkpoint, read_config(checkpoint))
-            self.average.module.load_state_dict(weights)
-            updates = state.numbers.get("averaged", state.step)  # without the key, the average was updated at each step
-            self.average.n_averaged.fill_(updates)
-        restore_optimizer(self.optimizer, state.tensors, state.numbers)
-        restore_random_states(state.tensors, accelerator)
-        command = self.origin["command"]
-        self.step, self._seconds_before, self.origin = state.step, state.numbers["seconds"], dict(state.numbers["origin"])
-        before, now = state.recipe["train"], self.recipe.model_dump()["train"]
-        if any(before.get(key) != now.get(key) for key in ("epochs", "updates")):  # the first command alone makes another model
-            self.origin["command"] = f"{self.origin['command']}; {command}"
-
-    def prepare(self, accelerator: Accelerator) -> Any:
-        """Moves to the device; answers the network to call, which shares gradients among the processes."""
-        prepared = accelerator.prepare(self.model)
-        self.optimizer = accelerator.prepare(self.optimizer)
-        if self.average is not None:
-            self.average.to(accelerator.device)
-        return prepared
-
-    def save(self, run: Path, accelerator: Accelerator) -> None:
-        """Writes a checkpoint (a collective call)."""
-        tensors, numbers = optimizer_tensors(self.optimizer.optimizer)
-        tensors |= {f"model.{name}": value for name, value in self.model.state_dict().items()} | random_states(accelerator)
-        if accelerator.is_main_process:
-            numbers |= {"seconds": self.seconds, "origin": self.origin}
-            if self.average is not None:
-                numbers["averaged"] = int(self.average.n_averaged)
-            state = TrainingState(self.step, self.recipe.model_dump(), tensors, numbers)
-            save_checkpoint(run, state, self.published.state_dict(), self.config())
-        accelerator.wait_for_everyone()
+            self.ema.module.load_state_dict(weights)
+            self.ema.n_averaged.fill_(state.numbers.get("averaged", state.step))  # without the key, the EMA was updated at each step
+        _restore_optimizer(self.optimizer.optimizer, state.tensors, state.numbers)
+        _restore_random_states(state.tensors, accelerator)
 
 
-class DrawingTrainee(Trainee):
-    """A model of captioned images in training: one with a bound, or generators with their discriminators."""
+def _random_states(accelerator: Accelerator) -> dict[str, Tensor]:
+    """Return the states of torch's global random generators in all processes (a collective call)."""
+    own = {f"random.{accelerator.process_index}.cpu": torch.get_rng_state()}
+    if accelerator.device.type == "cuda":
+        own[f"random.{accelerator.process_index}.cuda"] = torch.cuda.get_rng_state(accelerator.device)
+    states: dict[str, Tensor] = {}
+    for part in gather_object([own]):
+        states |= part
+    return states
 
-    recipe: DrawingRecipe
 
-    def __init__(
-        self,
-        recipe: DrawingRecipe,
-        model: nn.Module,
-        optimizer: Optimizer,
-        command: str,
-        average_decay: float,
-        vocabulary: Vocabulary,
-        about_data: Mapping[str, Any],
-    ) -> None:
-        super().__init__(recipe, model, optimizer, command, average_decay)
-        self.vocabulary, self.about_data = vocabulary, about_data
+def _restore_random_states(tensors: Mapping[str, Tensor], accelerator: Accelerator) -> None:
+    """Restore this process's random generators; a process that did not exist when the checkpoint was saved keeps its own."""
+    if (state := tensors.get(f"random.{accelerator.process_index}.cpu")) is not None:
+        torch.set_rng_state(state)
+    if accelerator.device.type == "cuda" and (state := tensors.get(f"random.{accelerator.process_index}.cuda")) is not None:
+        torch.cuda.set_rng_state(state, accelerator.device)
 
-    def config(self) -> dict[str, Any]:
-        """What a folder of this network says of it."""
-        return {
-            "kind": self.recipe.kind,
-            "description": description(self.recipe.description, self.about_data),
-            "parameters": sum(p.numel() for p in self.learned.parameters()),
-            "model": self.recipe.model.model_dump(),
-            "vocabulary": self.vocabulary.model_dump(),
-            "data": dict(self.about_data),
-            **self.origin,
-        }
 
-    def hand_out(self, result: Path, figures: dict[str, Any], card: Callable[[dict[str, Any]], str], encoder_folder: Path | None) -> None:
-        """Writes the finished model, its card and its sentence encoder.
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return an optimizer's state as named tensors (`optimizer.INDEX.NAME`), and its parameter groups, JSON-ready."""
+    state = optimizer.state_dict()
+    tensors = {f"optimizer.{index}.{name}": value for index, entry in state["state"].items() for name, value in entry.items()}
+    return tensors, {"groups": state["param_groups"]}
 
-        Args:
-            result: the new folder.
-            figures: what was measured of it, for the card.
-            card: makes the card's text of `figures` and of what the training took.
-            encoder_folder: of the sentence encoder that goes with it, if one does.
-        """
-        effort, config = self.effort(self.recipe.train.batch_size), self.config()
-        told = figures | self.origin | effort | {"parameters": config["parameters"], "data": config["data"]}
-        if encoder := config["data"].get("sentence_encoder"):  # which has a copy in the folder
-            config["data"]["sentence_encoder"] = Path(encoder).name
-        with whole_folder(result) as folder:
-            write_model(folder, self.published.state_dict(), config | {"trained": effort}, card(told), torch.float16)
-            if encoder_folder is not None:
-                copy_encoder(encoder_folder, folder / SENTENCE_ENCODER)
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+    """Restore what `_optimizer_tensors` returned."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": numbers["groups"]})
