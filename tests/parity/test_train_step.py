@@ -48,7 +48,7 @@ class StandIn(nn.Module):
         self.text, self.image = text, image
 
 
-def golden_trainer(variant: str) -> AttnGANTrainer:
+def golden_trainer(variant: str, steps: Golden) -> AttnGANTrainer:
     """The networks of the other golden files, in float64, before their first update."""
     encoder, generator = golden_text_encoder(attngan("text_encoder")), golden_generator(attngan("generator"), "g_net", variant)
     file = attngan("discriminator")
@@ -59,7 +59,7 @@ def golden_trainer(variant: str) -> AttnGANTrainer:
     )
     model = generator.config.model_copy(update={"text": encoder.config})
     recipe = AttnGANRecipe(kind="attngan", description="", data=PicturesData(source="pictures"), model=model, train=settings)
-    matching_model = StandIn(encoder, image_encoder(attngan("train_step")))
+    matching_model = StandIn(encoder, image_encoder(steps))
     given = AttnGANData(recipe, None, None, {}, Vocabulary(words=("a",)), damsm=matching_model)
     trainer = AttnGANTrainer(recipe, given, make_accelerator("cpu", batch))
     trainer.model.double().drawing.text.load_state_dict(encoder.state_dict())
@@ -109,7 +109,7 @@ class Exact:
 def test_iterations(variant):
     file = attngan("train_step")
     exact, near = Exact(file), Near(file)
-    trainer = golden_trainer(variant)
+    trainer = golden_trainer(variant, file)
     gradients: list[dict[int, Tensor]] = []
     made = []
     trainer.model.drawing.generator.register_forward_hook(lambda _module, _inputs, output: made.append(output))
