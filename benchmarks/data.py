@@ -19,11 +19,10 @@ import torch
 from benchmarks.speed import COCO_WORDS, Clock, precisions_of, training_step
 
 from cap2im.config import load_recipe
-from cap2im.convert.pickles import read_pickle
 from cap2im.data.caption_batches import CaptionBatches
 from cap2im.data.dataset import PreparedDataset
 from cap2im.data.prepare import prepare_dataset
-from cap2im.data.shards import ShardBatches
+from cap2im.data.shard_batches import ShardBatches
 from cap2im.data.sources import read_source
 from cap2im.data.workers import available_workers
 from cap2im.models.aligndraw import DRAW
@@ -42,7 +41,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
     print(f"{platform.machine()}, {arguments.workers} workers, {arguments.threads} threads; torch {torch.__version__}\n")
 
-    source = read_source("coco", str(arguments.coco), read_pickle=read_pickle)
+    source = read_source("coco", str(arguments.coco))
     for split, records in source.splits.items():
         source.splits[split] = [
             dataclasses.replace(record, id=f"{record.id}-{turn}") for turn in range(arguments.repeat) for record in records

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cap2im.data.prepare import FORMAT
+from cap2im.data.manifest import FORMAT
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.files import file_sha256
 

@@ -89,7 +89,7 @@ def test_one_colour_and_real_images_at_the_model_s_side(pipeline, dataset, tmp_p
         assert pixels(out / "generated" / pairs[0].file).shape == shape
         assert sorted(path.name for path in (out / "real").iterdir()) == [f"validation-{i}.png" for i in range(6)]
         for row in range(6):
-            real = images.squares([row], 3 if len(shape) == 3 else 1, 8)[0].permute(1, 2, 0).numpy()
+            real = images.pixels([row], 3 if len(shape) == 3 else 1, 8)[0].permute(1, 2, 0).numpy()
             np.testing.assert_array_equal(pixels(out / "real" / f"validation-{row}.png").reshape(real.shape), real)
 
 

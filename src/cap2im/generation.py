@@ -36,7 +36,6 @@ from cap2im.checkpoint import WEIGHTS, whole_folder
 from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
 from cap2im.data.splits import Split
-from cap2im.data.workers import progress_bar
 from cap2im.evaluation.other_dataset import foreign_data
 from cap2im.files import (
     JSONObject,
@@ -55,6 +54,7 @@ from cap2im.files import (
 )
 from cap2im.metrics.distributed import ProcessGroup
 from cap2im.pipeline import Pipeline
+from cap2im.progress import progress_bar
 from cap2im.randomness import generator
 
 logger = logging.getLogger(__name__)
@@ -208,7 +208,7 @@ def generate(
     """
     if (rows := sum(shard.rows for shard in dataset.shards(split))) < (sample or 0):
         raise ValueError(f"a sample of {sample} images was asked for, and there are {rows}")
-    if not dataset.is_here(split):
+    if not dataset.is_local(split):
         raise ValueError(f"{dataset.folder}: is not on this machine, or files of its {split} images are missing; all of them are needed")
     if processes.is_main_process:
         _check_folder(out, resume)
@@ -257,7 +257,7 @@ def generate(
             wanted = [(row, out / REAL / f"{name}.png") for row, name in enumerate(file_names(images)) if name in shown]
             for row, path in bar.track(wanted[processes.rank :: processes.world_size], description="real images"):
                 if not path.is_file():
-                    _write_picture(path, images.squares([row], sizes.colours, sizes.side)[0])
+                    _write_picture(path, images.pixels([row], sizes.colours, sizes.side)[0])
     return pairs
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from cap2im.convert.pickle_limits import MOST_BYTES
 from cap2im.convert.pickles import read_pickle
-from cap2im.data.published import words_by_number
+from cap2im.data.vocabulary import words_in_order
 
 PLAIN = {
     "a": [1, -2, 300, 70_000, 2**40, -(2**70)],
@@ -360,7 +360,7 @@ def test_nested_values_are_not_expanded(tmp_path):
     path = tmp_path / "dictionary.pkl"
     path.write_bytes(b"\x80\x02" + LISTS + b"q\xf0}X\x01\x00\x00\x00ah\xf0s.")
     with pytest.raises(ValueError, match=r"'a': \[\[\[\.\.\.\], \[\.\.\.\]\]") as error:
-        words_by_number(read_pickle(path), path)
+        words_in_order(read_pickle(path), path)
     assert len(str(error.value)) < 300
 
 

@@ -5,9 +5,32 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from cap2im.convert.pickles import read_pickle
+from cap2im.data.readers import ColumnNames, ReadOptions
+from cap2im.data.records import Source
+from cap2im.data.sources import read_source
+
+
+def read_options(
+    image_column: str | None = None,
+    caption_column: str | tuple[str, ...] = (),
+    split_column: str | None = None,
+    images: str | None = None,
+    side: int = 32,
+) -> ReadOptions:
+    """Options of reading a source, with the reader of pickles."""
+    captions = (caption_column,) if isinstance(caption_column, str) else caption_column
+    return ReadOptions(ColumnNames(image_column, captions, split_column), images, side, read_pickle)
+
+
+def read(kind: str, path: Path | str, validation: float = 0.0, test: float = 0.0, **options: Any) -> Source:
+    """Read a source with options by name."""
+    return read_source(kind, str(path), read_options(**options), validation=validation, test=test)
 
 
 def picture(number: int, width: int = 48, height: int = 40) -> Image.Image:

@@ -18,7 +18,8 @@ from cap2im.data.caption_batches import CaptionBatches
 from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
 from cap2im.data.sentence_vectors import load_sentence_vectors
-from cap2im.data.vocabulary import Vocabulary, split_words
+from cap2im.data.tokenizer import split_words
+from cap2im.data.vocabulary import Vocabulary
 from tests.prepared import COLOURS, prepared_dataset
 
 
@@ -221,7 +222,7 @@ def test_damaged_missing_and_exchanged_shards_are_told(dataset, tmp_path):
         CaptionedImages(PreparedDataset.open(folder), "train")
     train.write_bytes(whole)
     change_manifest(folder, shards=[shards[0] | {"rows": 23}, shards[1] | {"rows": 0}])
-    with pytest.raises(ValueError, match="holds 24 images; the manifest says 23"):
+    with pytest.raises(ValueError, match="holds 24 images; the manifest lists 23"):
         CaptionedImages(PreparedDataset.open(folder), "train")
     with pytest.raises(
         ValueError, match=r"has no validation images; its splits: train; prepare with --validation SHARE, larger for few images"

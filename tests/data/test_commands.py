@@ -181,9 +181,9 @@ BAD = [
     (["prepare", "pairs", "photos", "--out", "data", "--image-column", "x"], "--image-column x: a source of kind pairs has no columns"),
     (
         ["prepare", "attngan", "birds", "--out", "data", "--words", "5"],
-        "--minimum-count and --words: this source brings its own vocabulary",
+        "--minimum-count and --words: this source has its own vocabulary",
     ),
-    (["prepare", "attngan", "birds", "--out", "data", "--tokens", "released"], "--tokens released: this source brings its own vocabulary"),
+    (["prepare", "attngan", "birds", "--out", "data", "--tokens", "released"], "--tokens released: this source has its own vocabulary"),
     (["check", "photos", "--caption-column", "x"], "--caption-column x: a source of kind pairs has no columns"),
     (
         ["prepare", "pairs", "photos", "--out", "data", "--images", "x"],

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from cap2im.data.dataset import PreparedDataset
-from cap2im.data.prepare import PROGRESS
+from cap2im.data.manifest import PROGRESS
 from cap2im.data.shards import read_shard
 from cap2im.files import file_sha256
 from tests.prepared import prepared_dataset

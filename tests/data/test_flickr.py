@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from cap2im.convert.pickles import read_pickle
-from cap2im.data.sources import guess_kind, read_source
+from cap2im.data.sources import guess_kind
 from tests.data import sources
 from tests.real_data import data_folder
 
@@ -20,7 +19,7 @@ LISTS = {"train": "a.jpg\n", "dev": "b.jpg\n", "test": "c.jpg"}
 
 
 def read(path):
-    return read_source("flickr8k", str(path), read_pickle=read_pickle)
+    return sources.read("flickr8k", path)
 
 
 def listed(source):

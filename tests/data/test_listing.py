@@ -7,7 +7,8 @@ import unicodedata
 
 import pytest
 
-from cap2im.data.listing import FileIndex, Missing, list_files, unique_ids
+from cap2im.data.file_index import FileIndex, LookupFailure, unique_ids
+from cap2im.data.folder_listing import list_files
 from tests.data import sources
 
 
@@ -108,7 +109,7 @@ def test_names_match_files(tmp_path, written, file):
 )
 def test_names_that_match_nothing_say_why(tmp_path, written, kind, detail):
     found = index(tmp_path, "a/b.png", "c.png", "c.PNG").find(written)
-    assert isinstance(found, Missing)
+    assert isinstance(found, LookupFailure)
     assert found.kind == kind
     assert detail in found.detail
 

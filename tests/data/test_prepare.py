@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cap2im.convert.pickles import read_pickle
 from cap2im.data import prepare as prepare_module
 from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
@@ -25,14 +24,14 @@ from cap2im.data.image_files import ImageFile
 from cap2im.data.image_preparation import prepare_image
 from cap2im.data.image_resizing import resize_image
 from cap2im.data.prepare import PrepareOptions, prepare_dataset
-from cap2im.data.sources import read_source
 from tests.data import sources
 from tests.real_data import data_folder
 
 
 def prepared(kind, path, out, options=None, **more):
-    source = read_source(kind, str(path), read_pickle=read_pickle, **more.pop("reading", {}))
-    return prepare_dataset(source, out, kind=kind, path=str(path), options=options, **{"workers": 1} | more)
+    source = sources.read(kind, path, **more.pop("reading", {}))
+    manifest = prepare_dataset(source, out, kind=kind, path=str(path), options=options, **{"workers": 1} | more)
+    return manifest.model_dump(exclude_none=True)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -119,16 +118,16 @@ from cap2im.data.prepare import PrepareOptions, prepare_dataset
 from cap2im.data.sources import read_source
 
 prepare_module.PrepareOptions.shard_rows = 4
-write, written = prepare_module._write_shard, []
+write, written = prepare_module.write_shard, []
 def write_then_die(*arguments):
     written.append(arguments)
     if len(written) == 3:  # in the middle of the third shard
         prepare_module.Path(sys.argv[3]).write_text(" ".join(str(child.pid) for child in multiprocessing.active_children()))
         arguments = (*arguments[:-1], lambda rows: os.kill(os.getpid(), signal.SIGKILL))
     return write(*arguments)
-prepare_module._write_shard = write_then_die
-source = read_source("pairs", sys.argv[1], read_pickle=None)
-prepare_module.prepare(source, prepare_module.Path(sys.argv[2]), kind="pairs", path=sys.argv[1], workers=2)
+prepare_module.write_shard = write_then_die
+source = read_source("pairs", sys.argv[1])
+prepare_module.prepare_dataset(source, prepare_module.Path(sys.argv[2]), kind="pairs", path=sys.argv[1], workers=2)
 """
 
 
@@ -177,7 +176,7 @@ def test_a_damaged_shard_is_made_again(tmp_path, monkeypatch):
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     for name in ("manifest.json", "vocabulary.json", "README.md"):
         (tmp_path / "out" / name).unlink()
-    prepare_module._write_json(tmp_path / "out" / "preparing.json", {key: manifest[key] for key in ("fingerprint", "shards")})
+    (tmp_path / "out" / "preparing.json").write_text(json.dumps({key: manifest[key] for key in ("fingerprint", "shards")}))
     (tmp_path / "out" / "data" / "train-00001-of-00003.parquet").write_bytes(b"damaged")
     prepared("pairs", tmp_path / "pairs", tmp_path / "out", resume=True)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
@@ -211,7 +210,7 @@ def test_resuming_with_another_vocabulary_keeps_the_shards(tmp_path):
 
 
 def test_a_vocabulary_without_words_is_told_before_any_picture_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare_module, "_write_shard", lambda *_: pytest.fail("a picture was read"))
+    monkeypatch.setattr(prepare_module, "write_shard", lambda *_: pytest.fail("a picture was read"))
     with pytest.raises(ValueError, match="no word is left"):
         prepared("pairs", sources.pairs(tmp_path / "pairs"), tmp_path / "out", PrepareOptions(minimum_count=99))
     assert not (tmp_path / "out").exists()
@@ -232,7 +231,7 @@ def test_captions_in_tables_keep_their_shards_where_no_word_is_left(tmp_path):
 
 @pytest.mark.parametrize("options", [PrepareOptions(tokens="released"), PrepareOptions(minimum_count=2), PrepareOptions(words=3)])
 def test_a_source_with_a_vocabulary_takes_no_options_for_one(tmp_path, options):
-    with pytest.raises(ValueError, match="this source brings its own vocabulary"):
+    with pytest.raises(ValueError, match="this source has its own vocabulary"):
         prepared("attngan", sources.attngan(tmp_path / "a"), tmp_path / "out", options)
     manifest = prepared("attngan", tmp_path / "a", tmp_path / "out")
     assert manifest["tokens"] == "attngan"
@@ -271,15 +270,15 @@ def test_resume_refuses_other_columns_and_another_share(tmp_path, monkeypatch):
 
 def test_two_runs_do_not_write_into_one_folder(tmp_path, monkeypatch):
     sources.pairs(tmp_path / "pairs")
-    write = prepare_module._write_shard
+    write = prepare_module.write_shard
 
     def meanwhile(*arguments):
         with pytest.raises(ValueError, match="out: another cap2im prepare is writing there"):
             prepared("pairs", tmp_path / "pairs", tmp_path / "out", resume=True)
-        monkeypatch.setattr(prepare_module, "_write_shard", write)
+        monkeypatch.setattr(prepare_module, "write_shard", write)
         return write(*arguments)
 
-    monkeypatch.setattr(prepare_module, "_write_shard", meanwhile)
+    monkeypatch.setattr(prepare_module, "write_shard", meanwhile)
     prepared("pairs", tmp_path / "pairs", tmp_path / "out")
     prepared("pairs", tmp_path / "pairs", tmp_path / "out", resume=True)  # the lock is gone
 

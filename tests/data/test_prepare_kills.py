@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 from cap2im.data.prepare import PrepareOptions, prepare_dataset
-from cap2im.data.sources import read_source
 from tests.data import sources
 from tests.kills import kills, run_child
 
@@ -20,7 +19,7 @@ def test_a_kill_at_any_operation_is_resumed_to_equal_bytes(tmp_path, monkeypatch
     pairs = sources.pairs(tmp_path / "pairs", 4)
 
     def write(out: Path, resume: bool = False) -> None:
-        prepare_dataset(read_source("pairs", str(pairs), read_pickle=None), out, kind="pairs", path=str(pairs), workers=1, resume=resume)
+        prepare_dataset(sources.read("pairs", pairs), out, kind="pairs", path=str(pairs), workers=1, resume=resume)
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     write(whole)  # imports what is slow, so that the children open equal files

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cap2im.data.prepare import FORMAT
-from cap2im.data.sentence_batches import SentenceGroups, SentenceSource, TripleBatches, sentence_vocabulary, spread_triples
+from cap2im.data.manifest import FORMAT
+from cap2im.data.sentence_batches import SentenceGroups, TripleBatches, sentence_vocabulary, spread_triples
+from cap2im.data.sentence_source import SentenceSource
 from cap2im.data.vocabulary import Vocabulary
 
 TEXT = "A one .\nA two .\nA three .\nA four .\n\n* * *\nB one .\nB two .\n\nC one .\nC two .\nC three ."
@@ -108,7 +109,7 @@ def test_a_prepared_dataset_without_images_for_validation(tmp_path):
     [
         (b"", "empty"),
         (b"fine\ncaf\xe9\n", "line 2 is not UTF-8"),
-        (b"a.jpg#0\tfine .\na.jpg one\n", "line 2: expected IMAGE#N<TAB>caption, got 'a.jpg one'"),
+        (b"a.jpg#0\tfine .\na.jpg one\n", "line 2: not IMAGE.jpg#N and a caption: a.jpg one"),
         (None, "no such file or folder"),
     ],
 )
@@ -238,11 +239,11 @@ PROSE = "It was late, and the dog slept.\nHe said: \u201cyes, of course\u201d.\n
         (b"<!DOCTYPE html>\n<html>\n<p>a dog runs</p>\n", "is HTML or XML"),
         (b"<captions>\n<caption>a dog</caption>\n</captions>\n", "is HTML or XML"),
         (b"PAR1\x15\x04\x15", "is a Parquet file"),
-        (b"PK\x03\x04\x14\0", "is a ZIP archive"),
+        (b"PK\x03\x04\x14\0", "is a spreadsheet or ZIP archive"),
         (b"a dog\n\0\0\n", "line 2 holds a NUL byte"),
         ("a dog\n".encode("utf-16-le"), "line 1 holds a NUL byte"),
         ("a dog\n".encode("utf-16") + b"x", "is damaged"),
-        (b"image,caption\na.jpg,a dog, wet\n", "line 2: 3 columns, and the first line has 2"),
+        (b"image,caption\na.jpg,a dog, wet\n", "line 2: 3 cells in 2 columns"),
     ],
 )
 def test_what_is_no_text_is_refused(tmp_path, content, message):

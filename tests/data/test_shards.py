@@ -17,7 +17,8 @@ from PIL import Image
 
 from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
-from cap2im.data.shards import ShardBatches, read_shard
+from cap2im.data.shard_batches import ShardBatches
+from cap2im.data.shards import read_shard
 from cap2im.data.vocabulary import Vocabulary
 from tests.prepared import COLOURS, prepared_dataset
 
@@ -150,7 +151,7 @@ def test_an_image_that_cannot_be_decoded_is_skipped(folder, caplog):
         batches(folder, batch_size=1).at(0)
 
 
-def test_bad_samples_are_skipped_and_counted_once(folder, capfd):
+def test_bad_samples_are_skipped_and_counted_once(folder, caplog):
     image = read_shard(str(folder / "data" / "train-00000-of-00004.parquet"))[0].image
     good = {f"{n}.{kind}": data for n in range(8) for kind, data in (("png", image), ("txt", b"red ."))}
     bad = {"90.txt": b"a picture that was not downloaded", "91.png": image, "92.png": image, "92.json": b"{"}
@@ -162,10 +163,11 @@ def test_bad_samples_are_skipped_and_counted_once(folder, capfd):
         for step in range(5):
             assert len(made.at(step).images) == 4
         assert torch.equal(made.at(4).tokens, again.at(4).tokens)
-        assert capfd.readouterr().err.count("skipped 3 of 11 samples; the first: caption without image: image 90") == 2
+        assert caplog.text.count("skipped 3 of 11 samples; the first: caption without image: image 90") == 2
+        caplog.clear()
     for rows in (7, 12):
         tar_dataset(folder, noise | good | bad, rows)
-        with pytest.raises(ValueError, match=f"holds 8 images and 3 that cannot be used; the manifest says {rows}"):
+        with pytest.raises(ValueError, match=f"holds 8 images and 3 that cannot be used; the manifest lists {rows}"):
             batches(folder).at(0)
 
 
@@ -281,5 +283,5 @@ def test_damaged_shards_are_told(folder, tmp_path):
             read_shard(str(tmp_path / name))
     made = batches(folder)
     made._rows[:] = 4
-    with pytest.raises(ValueError, match=r"holds \d images; the manifest says 4"):
+    with pytest.raises(ValueError, match=r"holds \d images; the manifest lists 4"):
         made.at(0)

@@ -8,17 +8,15 @@ import tarfile
 
 import pytest
 
-from cap2im.convert.pickles import read_pickle
 from cap2im.data.prepare import PrepareOptions, prepare_dataset
-from cap2im.data.records import PROBLEMS, Problem
-from cap2im.data.sources import read_source
-from cap2im.data.validate import check
+from cap2im.data.problems import PROBLEMS, Problem
+from cap2im.data.validate import check_path
 from tests.data import sources
 from tests.real_data import data_folder
 
 
-def checked(path, **options):
-    return check(str(path), read_pickle=read_pickle, workers=1, **options)
+def checked(path, kind=None, tokens=None, **options):
+    return check_path(str(path), sources.read_options(**options), kind=kind, tokens=tokens, workers=1)
 
 
 def found(report):
@@ -95,7 +93,7 @@ def test_coco_mini_is_fine_with_warnings():
 def prepared(tmp_path, monkeypatch):
     monkeypatch.setattr(PrepareOptions, "shard_rows", 3)
     sources.pairs(tmp_path / "pairs", 7)
-    source = read_source("pairs", str(tmp_path / "pairs"), read_pickle=read_pickle)
+    source = sources.read("pairs", tmp_path / "pairs")
     prepare_dataset(source, tmp_path / "out", kind="pairs", path="pairs", workers=1)
     return tmp_path / "out"
 
@@ -149,7 +147,7 @@ def test_captions_are_read_as_the_tokenizer_does(tmp_path):
 def test_options_that_mean_nothing_are_refused(tmp_path, prepared):
     with pytest.raises(ValueError, match="is a prepared dataset, and --tokens, --caption-column means nothing there"):
         checked(prepared, tokens="attngan", caption_column="text")
-    with pytest.raises(ValueError, match="--tokens released: this source brings its own vocabulary"):
+    with pytest.raises(ValueError, match="--tokens released: this source has its own vocabulary"):
         checked(sources.attngan(tmp_path / "a"), tokens="released")
 
 
@@ -175,11 +173,11 @@ def test_tar_shards_and_urls(prepared):
     )
     with pytest.raises(ValueError, match="URLs are followed only if the dataset itself is given as a URL: file:///"):
         checked(prepared)
-    report = check(prepared.as_uri(), read_pickle=read_pickle, workers=1)
+    report = check_path(prepared.as_uri(), workers=1)
     assert {split: (s.images, s.captions) for split, s in report.splits.items()} == {"train": (6, 12), "validation": (3, 6)}
     lost = {problem.file.split("/")[-1]: problem for problem in report.problems if PROBLEMS[problem.kind]}
     assert set(lost) == {"train-0.parquet", "train-gone.parquet"}
-    assert lost["train-0.parquet"].detail == "holds 3 images; the manifest says 4"
+    assert lost["train-0.parquet"].detail == "holds 3 images; the manifest lists 4"
     shards[0]["file"] = "data/valid-0.tar"
     (prepared / "manifest.json").write_text(json.dumps(manifest | {"shards": shards}))
     with pytest.raises(ValueError, match=r"manifest.json: .*the name begins with none of train, validation, test"):

@@ -8,8 +8,8 @@ import pytest
 
 from cap2im.data.image_files import ImageBytes
 from cap2im.data.records import CaptionedImage, usable_captions
-from cap2im.data.tokenizer import is_unspaced, normalise
-from cap2im.data.vocabulary import Vocabulary, pad, split_words
+from cap2im.data.tokenizer import is_unspaced, normalise, split_words
+from cap2im.data.vocabulary import Vocabulary, pad
 from tests.limits import GIB, run_limited
 
 VOCABULARY = Vocabulary(words=("a", "digit", "3", "top", "."), aliases={"three": "3"})
@@ -255,7 +255,7 @@ HOSTILE = {
 def test_hostile_text_takes_linear_time(kind, tmp_path):
     code = f"""
 from tests.data.test_vocabulary import HOSTILE, VOCABULARY
-from cap2im.data.vocabulary import split_words
+from cap2im.data.tokenizer import split_words
 for tokens in ("released", "attngan", "treebank"):
     split_words(HOSTILE[{kind!r}], tokens)
 try:

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from cap2im.convert.pickles import read_pickle
 from cap2im.data.captioned_images import CaptionedImages
-from cap2im.data.dataset import PreparedDataset, is_url, join_url
+from cap2im.data.dataset import PreparedDataset
+from cap2im.data.dataset_files import is_url, join_url
+from cap2im.data.manifest import SplitCounts
 from cap2im.data.prepare import PrepareOptions, prepare_dataset
 from cap2im.data.sentence_vectors import load_sentence_vectors
-from cap2im.data.shards import ShardBatches
-from cap2im.data.sources import guess_kind, read_source
-from cap2im.data.validate import check
+from cap2im.data.shard_batches import ShardBatches
+from cap2im.data.sources import guess_kind
+from cap2im.data.validate import check_path
 from cap2im.data.webdataset import expand_braces, tar_files
 from tests.data import sources
 from tests.data.test_images import stored
@@ -43,7 +44,7 @@ def shard(path: Path, numbers: range, extra: dict[str, bytes] | None = None) -> 
 
 
 def read(path: object):
-    return read_source("webdataset", str(path), read_pickle=read_pickle)
+    return sources.read("webdataset", path)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_shards_of_a_pattern_become_a_dataset(tmp_path):
     assert [record.class_id for record in source.splits["train"]][4:6] == [10, 11]
     assert [problem.kind for problem in source.problems] == ["caption without image"] * 3
     manifest = prepare_dataset(source, tmp_path / "out", kind="webdataset", path="shards", options=PrepareOptions(side=8), workers=1)
-    assert manifest["splits"] == {"train": {"images": 12, "captions": 12}}
+    assert manifest.splits == {"train": SplitCounts(images=12, captions=12)}
     images = CaptionedImages(PreparedDataset.open(tmp_path / "out"), "train")
     assert images.captions[5] == "picture 11"
     assert guess_kind(str(tmp_path / "{0000..0002}.tar")) == guess_kind(str(tmp_path / "0000.tar")) == "webdataset"
@@ -104,7 +105,7 @@ def test_ids_from_tar_names_never_leave_a_folder(tmp_path):
 def test_damaged_tar_files_end_in_one_line(tmp_path, content):
     path = shard(tmp_path / "0.tar", range(3))
     path.write_bytes(path.read_bytes()[:1000] if content == "cut" else content)
-    with pytest.raises(ValueError, match=r"0\.tar: (not an uncompressed, whole tar file|is compressed by gzip)"):
+    with pytest.raises(ValueError, match=r"0\.tar: (not an uncompressed, whole tar file|is compressed with gzip)"):
         read(path)
 
 
@@ -114,15 +115,15 @@ def test_a_folder_of_any_name_is_a_folder(tmp_path, name, monkeypatch):
     monkeypatch.chdir(tmp_path)
     where = Path(name)
     shard(where / "s" / "train-0.tar", range(5))
-    assert tar_files(f"./{name}/s") == tar_files(f"./{name}/s/train-0.tar") == [where / "s" / "train-0.tar"]
-    source = read_source("webdataset", f"./{name}/s", read_pickle=read_pickle)
+    assert tar_files(where / "s") == tar_files(where / "s" / "train-0.tar") == [where / "s" / "train-0.tar"]
+    source = sources.read("webdataset", f"./{name}/s")
     prepare_dataset(source, where / "out", kind="webdataset", path=name, options=PrepareOptions(side=8), workers=1)
     dataset = PreparedDataset.open(where / "out")
-    assert dataset.is_here("train")
+    assert dataset.is_local("train")
     assert len(CaptionedImages(dataset, "train")) == 5
     streamed = ShardBatches(dataset, "train", (2, 3), side=8, colours=3, batch_size=2)
     assert streamed.at(0).images.shape == (2, 3, 8, 8)
-    assert check(str(where / "out"), read_pickle=read_pickle, workers=1).problems == []
+    assert check_path(str(where / "out"), workers=1).problems == []
     link = tmp_path / "linked"
     link.symlink_to((where / "out").absolute())
     assert len(CaptionedImages(PreparedDataset.open(link), "train")) == 5
@@ -164,7 +165,7 @@ def test_manifests_never_leave_their_folder(tmp_path, entry, message):
         PreparedDataset.open(folder)
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match=message):
-        check(str(folder), read_pickle=read_pickle, workers=1)
+        check_path(str(folder), workers=1)
 
 
 def test_a_manifest_on_another_machine_names_no_local_file(tmp_path):
@@ -188,7 +189,7 @@ def test_a_damaged_state_ends_in_one_line(tmp_path, name, content):
     sources.pairs(tmp_path / "pairs", 2)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).write_text(content)
-    source = read_source("pairs", str(tmp_path / "pairs"), read_pickle=read_pickle)
+    source = sources.read("pairs", tmp_path / "pairs")
     with pytest.raises(ValueError, match=rf"{name}: .*; prepare into another folder") as caught:
         prepare_dataset(source, tmp_path / "out", kind="pairs", path="pairs", workers=1, resume=True)
     assert "\n" not in str(caught.value)
@@ -287,5 +288,5 @@ def test_compressed_and_linked_shards_of_a_folder(tmp_path):
 def test_compressed_shards_are_named_as_such(tmp_path, mode, name):
     with tarfile.open(tmp_path / "a.tar", mode) as archive:
         archive.addfile(tarfile.TarInfo("a.txt"))
-    with pytest.raises(ValueError, match=f"a.tar: is compressed by {name}; unpack it"):
+    with pytest.raises(ValueError, match=f"a.tar: is compressed with {name}; unpack it"):
         read(tmp_path / "a.tar")

@@ -178,7 +178,7 @@ def test_protocols_tell_what_changes_the_numbers(tmp_path, monkeypatch):
     narrow = dataclasses.replace(pipeline, vocabulary=Vocabulary(words=("a", "square")))  # captions without these do not count
     of_other_captions = evaluate(narrow, **how)["likelihood"]["protocol"]
     assert of_other_captions["captions"] != told["captions"]
-    monkeypatch.setattr("cap2im.data.dataset.PreparedDataset.is_here", lambda *_: False)
+    monkeypatch.setattr("cap2im.data.dataset.PreparedDataset.is_local", lambda *_: False)
     streamed = evaluate(pipeline, **how)["likelihood"]["protocol"]
     assert streamed["captions"] not in (told["captions"], of_other_captions["captions"])
     assert streamed | {"captions": ""} == of_other_captions | {"captions": ""} == told | {"captions": ""}

@@ -159,7 +159,7 @@ def test_training_images_are_cropped_to_the_side_of_drawings(pipeline, tmp_path)
     """As models of larger pictures are trained on them."""
     dataset = prepared_dataset(tmp_path / "data", side=76)
     other = dataclasses.replace(pipeline, config=pipeline.config.model_copy(update={"data": {"shown": []}}))
-    images = CaptionedImages(PreparedDataset.open(dataset), "train").squares([0, 7], 1, 60).permute(0, 2, 3, 1).numpy()
+    images = CaptionedImages(PreparedDataset.open(dataset), "train").pixels([0, 7], 1, 60).permute(0, 2, 3, 1).numpy()
     assert (nearest_training_images(other, dataset)(images) == images).all()
 
 

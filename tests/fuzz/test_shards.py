@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cap2im.data.dataset import Manifest, parse_manifest
+from cap2im.data.manifest import Manifest, parse_manifest
 from cap2im.data.shards import CaptionedBytes, read_shard
-from cap2im.data.webdataset import captions_of, expand_braces
+from cap2im.data.tar_samples import captions_of
+from cap2im.data.webdataset import expand_braces
 from tests.fuzz.floats import FINITE, FLOATS, SHARES
 from tests.limits import GIB, run_limited
 

@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cap2im.convert.pickles import read_pickle
-from cap2im.data.listing import FileIndex
-from cap2im.data.records import Problem, caption_lines, usable_captions
-from cap2im.data.source_kinds import Kind
-from cap2im.data.sources import guess_kind, read_source
-from cap2im.data.table_columns import AskedColumns, as_captions, choose_columns
+from cap2im.data.file_index import FileIndex
+from cap2im.data.problems import Problem
+from cap2im.data.readers import ColumnNames
+from cap2im.data.records import usable_captions
+from cap2im.data.sources import guess_kind
+from cap2im.data.table_columns import as_captions, choose_columns
 from cap2im.data.table_files import read_rows
+from cap2im.data.text_files import caption_lines
 from tests.data import sources
 
 TEXT = st.text(alphabet=st.characters(), max_size=20)  # with lone surrogates
@@ -68,9 +69,9 @@ def result_or_one_line(function: Callable[..., Any], *arguments: Any, **options:
     return None
 
 
-def read_or_one_line(kind: Kind, path: Path) -> None:
+def read_or_one_line(kind: str, path: Path) -> None:
     """Read a source: its pictures lie below the folder, its ids are unique, and its problems can be printed."""
-    source = result_or_one_line(read_source, kind, str(path), read_pickle=read_pickle)
+    source = result_or_one_line(sources.read, kind, path)
     if source is None:
         return
     root = path if path.is_dir() else path.parent
@@ -142,7 +143,7 @@ def test_caption_files(folder, data):
     assert all(caption.strip() and "\0" not in caption for caption in captions)
     if rows := result_or_one_line(read_rows, file, problems):
         cells = [row for _, row in rows]
-        result_or_one_line(choose_columns, list(dict.fromkeys(name for row in cells for name in row)), AskedColumns(), cells, "a.txt")
+        result_or_one_line(choose_columns, list(dict.fromkeys(name for row in cells for name in row)), ColumnNames(), cells, "a.txt")
     file.unlink()
 
 

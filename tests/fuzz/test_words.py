@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cap2im.data.sentence_batches import SentenceSource
+from cap2im.data.sentence_source import SentenceSource
 from cap2im.data.tokenizer import Tokenizer, normalise, split_words
 from cap2im.data.vocabulary import Vocabulary
 

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from cap2im.config import PicturesData
+from cap2im.data.birds import square_around
 from cap2im.data.image_batches import ImageBatches, pyramid
 from cap2im.data.image_files import ImageBytes
-from cap2im.data.published import square_around
 from cap2im.data.records import CaptionedImage, usable_captions
-from cap2im.data.vocabulary import END, Vocabulary, split_words
+from cap2im.data.tokenizer import split_words
+from cap2im.data.vocabulary import END, Vocabulary
 from cap2im.models.attngan import AttnGANConfig
 from tests.real_data import data_folder
 

@@ -199,7 +199,7 @@ def test_a_streamed_run_remembers_it_and_is_measured_from_its_shards(dataset, tm
         run("aligndraw-cifar", tmp_path / "run", dataset, "train.epochs=1", resume=True)
     how = {"split": "test", "samples": 1, "bound_samples": 2, "images": 6, "seed": 0}
     here = evaluate(Pipeline.load(str(model)), data=dataset, **how)
-    monkeypatch.setattr("cap2im.data.dataset.PreparedDataset.is_here", lambda *_: False)
+    monkeypatch.setattr("cap2im.data.dataset.PreparedDataset.is_local", lambda *_: False)
     streamed = evaluate(Pipeline.load(str(model)), data=dataset, **how)
     assert streamed["likelihood"]["bound"] == pytest.approx(here["likelihood"]["bound"], rel=0.05)
     with pytest.raises(ValueError, match=r"--stream takes captions of every length as they come: --set data.shortest=1"):

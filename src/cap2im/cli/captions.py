@@ -22,7 +22,7 @@ def read_input(file: Path) -> str:
 
 def captions_in(file: Path) -> list[list[str]]:
     """Return the captions of a file or of standard input (`-`), one a line, in groups that empty lines separate."""
-    from cap2im.data.records import data_format  # slow to import
+    from cap2im.data.text_files import data_format  # slow to import
 
     lines = [line.strip() for line in split_lines(read_input(file))]
     for number, line in enumerate(lines, 1):

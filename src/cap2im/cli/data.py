@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,8 +20,13 @@ from cap2im.cli.options import (
     examples,
     require_datasets,
 )
-from cap2im.data.source_kinds import Kind
+from cap2im.data.sources import SOURCES
 from cap2im.evaluation.report import print_check
+
+if TYPE_CHECKING:
+    Kind = str
+else:
+    Kind = Literal[tuple(SOURCES)]  # typer lists the choices
 
 commands = typer.Typer()
 
@@ -67,33 +72,24 @@ def prepare(
     require_datasets()
     from cap2im.convert.pickles import read_pickle
     from cap2im.data.prepare import PrepareOptions, prepare_dataset
+    from cap2im.data.readers import ColumnNames, ReadOptions
     from cap2im.data.sources import read_source
     from cap2im.data.validate import missing_validation
 
     options = PrepareOptions(side, fit, captions, tokens, minimum_count, words, title, licence)
-    source = read_source(
-        kind,
-        path,
-        read_pickle=read_pickle,
-        side=side,
-        validation=validation,
-        test=test,
-        image_column=image_column,
-        caption_column=tuple(caption_column or ()),
-        split_column=split_column,
-        images=images,
-    )
+    columns = ColumnNames(image_column, tuple(caption_column or ()), split_column)
+    source = read_source(kind, path, ReadOptions(columns, images, side, read_pickle), validation=validation, test=test)
     manifest = prepare_dataset(source, out, kind=kind, path=path, options=options, workers=workers, resume=resume)
-    counts = ", ".join(f"{split}: {n['images']:,} images with {n['captions']:,} captions" for split, n in manifest["splits"].items())
-    print(f"{counts}; {manifest['vocabulary']['words']:,} words\nwritten to {out}")
-    if (hint := missing_validation(manifest["splits"], validation)) is not None:
+    counts = ", ".join(f"{split}: {n.images:,} images with {n.captions:,} captions" for split, n in manifest.splits.items())
+    print(f"{counts}; {manifest.vocabulary.words:,} words\nwritten to {out}")
+    if (hint := missing_validation(manifest.splits, validation)) is not None:
         print(hint, file=sys.stderr)
 
 
 @commands.command(epilog=examples("cap2im check photos/", "cap2im check coco/ --kind coco --all", "cap2im check data/photos"))
 def check(
     path: Annotated[str, typer.Argument(help="Captioned images of any kind, or a prepared dataset.", **PLACE)],
-    kind: Annotated[Kind | None, typer.Option(help="What PATH is. [default: by what lies there]")] = None,
+    kind: Annotated[Kind | None, typer.Option(help="What PATH is. [default: guessed from its content]")] = None,
     tell_all: Annotated[bool, typer.Option("--all", help="List every problem in place of ten of each kind.")] = False,
     tokens: TokensOption = None,
     image_column: ImageColumnOption = None,
@@ -105,19 +101,11 @@ def check(
     """Say what is wrong with captioned images; exit status 1 if something would be lost."""
     require_datasets()
     from cap2im.convert.pickles import read_pickle
-    from cap2im.data.validate import check as check_path
+    from cap2im.data.readers import ColumnNames, ReadOptions
+    from cap2im.data.validate import check_path
 
-    report = check_path(
-        path,
-        kind=kind,
-        read_pickle=read_pickle,
-        tokens=tokens,
-        image_column=image_column,
-        caption_column=tuple(caption_column or ()),
-        split_column=split_column,
-        images=images,
-        workers=workers,
-    )
+    options = ReadOptions(ColumnNames(image_column, tuple(caption_column or ()), split_column), images, read_pickle=read_pickle)
+    report = check_path(path, options, kind=kind, tokens=tokens, workers=workers)
     print_check(path, report, None if tell_all else 10)
     if report.loses_data:
         raise typer.Exit(1)

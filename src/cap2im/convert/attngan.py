@@ -24,7 +24,7 @@ from cap2im.checkpoint import whole_folder, write_model
 from cap2im.convert.card import card
 from cap2im.convert.pickles import read_pickle
 from cap2im.convert.theano import Tensors, check_axes, check_shapes, fill
-from cap2im.data.published import read_attngan_captions
+from cap2im.data.attngan_metadata import read_attngan_captions
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.files import file_sha256
 from cap2im.models.attngan import SEED_SIDE, AttnGAN, AttnGANConfig, Generator

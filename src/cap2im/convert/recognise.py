@@ -40,8 +40,7 @@ from cap2im.convert.theano import (
     sharpener_names,
 )
 from cap2im.data.mnist_captions import ALIASES
-from cap2im.data.published import words_by_number
-from cap2im.data.vocabulary import UNKNOWN, Vocabulary
+from cap2im.data.vocabulary import UNKNOWN, Vocabulary, words_in_order
 from cap2im.files import brief, check_regular_file, check_unicode_path, file_sha256, shortened
 from cap2im.models.aligndraw import DRAW
 from cap2im.models.lapgan import Sharpener
@@ -353,7 +352,7 @@ def _vocabulary(path: Path, model: DRAW, dictionary: Path | None) -> Vocabulary:
         numbers = read_pickle(dictionary)
         if not isinstance(numbers, dict):
             raise ValueError(f"{dictionary}: holds a {type(numbers).__name__}; a dictionary of words and their numbers is needed")
-        words = words_by_number(numbers, dictionary)
+        words = words_in_order(numbers, dictionary)
     if (rows := c.vocabulary_size) < len(words):
         raise ValueError(f"{dictionary}: has {len(words):,} words, and the weights have vectors of {rows:,}: it does not belong to them")
     for direction in (model.language.forwards, model.language.backwards):

@@ -1,4 +1,4 @@
-"""What a training step is given: captioned images with their noise, whatever they were made of.
+"""A training batch: captioned images with their noise.
 
 Shapes: B batch, L words, T glimpses, Z latent, C colours, A canvas side, S features of a sentence vector.
 """
@@ -26,9 +26,9 @@ class Batch:
         tokens: [B, L] word numbers.
         mask: [B, L] true for words.
         noise: [B, T, Z] standard normal.
-        vectors: [B, S] sentence vectors, for the models that are conditioned on them.
-        classes: [B] int64, equal for pairs that are no wrong match for each other (of one class, of one image, of one caption), for the
-            losses that match images with captions.
+        vectors: [B, S] sentence vectors, for models that are conditioned on them.
+        classes: [B] int64, equal for pairs that are no wrong match for each other (of one class, image or caption), for losses that match
+            images with captions.
     """
 
     images: Tensor
@@ -42,31 +42,37 @@ class Batch:
         return len(self.images)
 
     def __getitem__(self, rows: slice) -> Batch:
-        return self._each(lambda tensor: tensor[rows])
+        """Return some rows of the batch."""
+        return self._map(lambda tensor: tensor[rows])
 
     def to(self, device: torch.device) -> Batch:
-        return self._each(lambda tensor: tensor.to(device))
+        """Return the batch on a device."""
+        return self._map(lambda tensor: tensor.to(device))
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        there = {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
-        return Batch(**{name: change(value) for name, value in there.items()})
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Batch(**{name: change(tensor) for name, tensor in tensors.items() if tensor is not None})
 
 
 class Batches(Protocol):
-    """Training batches by number, so that the position in the data is the step alone."""
+    """Training batches by step, so that the position in the data is one number.
+
+    Attributes:
+        steps_per_epoch: batches in an epoch.
+    """
 
     steps_per_epoch: int
 
     def at(self, step: int, rows: slice = ALL) -> Batch:
-        """The batch of the update that follows `step` updates, or some rows of it."""
+        """Return the batch for update `step` + 1, or some rows of it."""
         ...
 
 
 def step_noise(seed: int, step: int, count: int, shape: tuple[int, int]) -> Tensor:
-    """The noise [B, T, Z] of the update that follows `step` updates."""
+    """Return the noise [B, T, Z] for update `step` + 1."""
     return torch.randn(count, *shape, generator=generator("noise", seed, step))
 
 
 def fixed_noise(count: int, shape: tuple[int, int]) -> Tensor:
-    """The same noise [B, T, Z] at every call, to validate with; independent of the seed."""
+    """Return the noise [B, T, Z] for validation: the same at every call, for any seed."""
     return torch.randn(count, *shape, generator=generator("fixed noise"))

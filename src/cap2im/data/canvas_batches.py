@@ -1,6 +1,13 @@
-"""Batches of captioned canvases by step number, so that position in the data is a single number."""
+"""Batches of MNIST with captions, drawn anew for every epoch.
+
+Source: alignDRAW (arXiv:1511.02793), appendix A: 10,000 fresh samples an epoch.
+
+Shapes: B batch, N samples, L words.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,23 +19,32 @@ from cap2im.randomness import generator
 
 
 def caption_tokens(canvases: CaptionedCanvases, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
-    """Tokens and mask [N, L] of the canvases' captions; each of the few different captions is tokenised once."""
+    """Return the tokens and the mask [N, L] of captions. Each of the few different captions is tokenised once."""
     captions = canvases.captions()
-    different = list(dict.fromkeys(captions))
-    tokens, mask = pad([t.numbers for t in vocabulary.encode(different)])
-    place = {caption: row for row, caption in enumerate(different)}
-    rows = torch.tensor([place[caption] for caption in captions])
-    return tokens[rows], mask[rows]
+    rows = {caption: row for row, caption in enumerate(dict.fromkeys(captions))}
+    tokens, mask = pad([caption.numbers for caption in vocabulary.encode(rows)])
+    order = torch.tensor([rows[caption] for caption in captions])
+    return tokens[order], mask[order]
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """The samples of one epoch: canvases, and tokens and mask of their captions."""
+
+    number: int
+    canvases: CaptionedCanvases
+    tokens: Tensor
+    mask: Tensor
 
 
 class CanvasBatches:
-    """Freshly made canvases, an epoch at a time; every batch is a function of the seed and the step.
+    """Batches of fresh canvases; every batch is a function of the seed and the step.
 
     Args:
-        maker: makes the canvases.
+        maker: draws the canvases.
         vocabulary: numbers the words.
         noise_shape: (T, Z) of the model's noise.
-        samples_per_epoch: canvases made at once.
+        samples_per_epoch: canvases drawn at once.
         batch_size: over all processes.
         seed: of canvases and noise.
     """
@@ -39,21 +55,27 @@ class CanvasBatches:
         self.maker, self.vocabulary, self.noise_shape = maker, vocabulary, noise_shape
         self.samples_per_epoch, self.batch_size, self.seed = samples_per_epoch, batch_size, seed
         self.steps_per_epoch = samples_per_epoch // batch_size
-        self._epoch: tuple[int, Tensor, Tensor, Tensor, Tensor] | None = None
+        self._last: _Epoch | None = None
+
+    def _epoch(self, number: int) -> _Epoch:
+        if self._last is None or self._last.number != number:
+            canvases = self.maker.make(self.samples_per_epoch, generator("canvases", self.seed, number))
+            self._last = _Epoch(number, canvases, *caption_tokens(canvases, self.vocabulary))
+        return self._last
 
     def at(self, step: int, rows: slice = ALL) -> Batch:
-        """The batch of the update that follows `step` updates, or some rows of it."""
+        """Return the batch for update `step` + 1, or some rows of it."""
         number, index = divmod(step, self.steps_per_epoch)
-        if self._epoch is None or self._epoch[0] != number:
-            canvases = self.maker.make(self.samples_per_epoch, generator("canvases", self.seed, number))
-            self._epoch = (number, canvases.images, *caption_tokens(canvases, self.vocabulary), canvases.scenes())
-        _, images, tokens, mask, scenes = self._epoch
-        here = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        epoch = self._epoch(number)
         noise = step_noise(self.seed, step, self.batch_size, self.noise_shape)
-        return Batch(images[here][rows].float() / 255, tokens[here][rows], mask[here][rows], noise[rows], classes=scenes[here][rows])
+        batch = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        return _batch(epoch.canvases[batch], epoch.tokens[batch], epoch.mask[batch], noise)[rows]
 
     def fixed(self, count: int) -> Batch:
-        """The same canvases and noise at every call, to validate on; independent of the seed."""
+        """Return a batch for validation: the same canvases and noise at every call, for any seed."""
         canvases = self.maker.make(count, generator("fixed canvases"))
-        noise = fixed_noise(count, self.noise_shape)
-        return Batch(canvases.images.float() / 255, *caption_tokens(canvases, self.vocabulary), noise, classes=canvases.scenes())
+        return _batch(canvases, *caption_tokens(canvases, self.vocabulary), fixed_noise(count, self.noise_shape))
+
+
+def _batch(canvases: CaptionedCanvases, tokens: Tensor, mask: Tensor, noise: Tensor) -> Batch:
+    return Batch(canvases.images.float() / 255, tokens, mask, noise, classes=canvases.scenes())

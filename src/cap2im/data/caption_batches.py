@@ -1,14 +1,14 @@
-"""Captioned images that `cap2im prepare` made: read lazily, in batches of captions of nearly one length, by step number.
+"""Batches of captions of nearly one length, with their images.
 
 Source: alignDRAW (arXiv:1511.02793), section 4.1 and mansimov/text2image, coco/homogeneous-data.py.
 
-What the released program does differently: a batch holds captions of one length alone, of 7 to 29 words, and the last batch of a length
-may be smaller. `equal_lengths` does the former; captions that do not fill a batch wait for an epoch whose order takes them in.
+The released program differs: all captions of a batch have one length, of 7 to 29 words, and the last batch of a length may be smaller.
+`equal_lengths` gives batches of one length; captions that do not fill a batch are left out of that epoch.
+
+Shapes: B batch, M captions, S features of a sentence vector.
 """
 
 from __future__ import annotations
-
-from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cap2im.data.batch import ALL, Batch, fixed_noise, step_noise
 from cap2im.data.captioned_images import CaptionedImages, NumberedCaptions
-from cap2im.data.vocabulary import Vocabulary, pad
+from cap2im.data.vocabulary import LONGEST_CAPTION, Vocabulary, pad
 from cap2im.randomness import generator
 
 
@@ -31,9 +31,9 @@ class CaptionBatches:
         batch_size: over all processes.
         seed: of order and noise.
         lengths: fewest and most words of the captions to use; captions without a known word are never used.
-        equal_lengths: a batch holds captions of one length alone.
-        vectors: [M, S] of all captions, for the models that are conditioned on them.
-        side: takes the middle squares of images of any shape, resized to it; None takes images as they are stored, all of one size.
+        equal_lengths: all captions of a batch have one length.
+        vectors: [M, S] sentence vectors of all captions, for models that are conditioned on them.
+        side: of the middle squares of images, in pixels; None uses images as stored, which must have one size.
 
     Raises:
         ValueError: too few captions for a batch.
@@ -48,7 +48,7 @@ class CaptionBatches:
         colours: int,
         batch_size: int,
         seed: int = 0,
-        lengths: tuple[int, int] = (1, 200),
+        lengths: tuple[int, int] = (1, LONGEST_CAPTION),
         equal_lengths: bool = False,
         vectors: np.ndarray | None = None,
         side: int | None = None,
@@ -58,20 +58,20 @@ class CaptionBatches:
         self.batch_size, self.seed, self.equal_lengths = batch_size, seed, equal_lengths
         self._vocabulary, self._words = vocabulary, NumberedCaptions(images.captions, vocabulary)
         words = self._words.lengths
-        self._chosen = torch.from_numpy(np.flatnonzero((words >= lengths[0]) & (words <= lengths[1])))  # captions
-        self.left_out = len(words) - len(self._chosen)  # captions of other lengths, or without a known word
-        self._lengths = torch.from_numpy(words)[self._chosen]
+        self._usable = torch.from_numpy(np.flatnonzero((words >= lengths[0]) & (words <= lengths[1])))  # captions
+        self.left_out = len(words) - len(self._usable)  # captions of other lengths, or without a known word
+        self._lengths = torch.from_numpy(words)[self._usable]
         self._epoch: tuple[int, Tensor] | None = None
-        self.steps_per_epoch = self._fill(torch.arange(len(self._chosen))) // batch_size
+        self.steps_per_epoch = len(self._sort_by_length(torch.arange(len(self._usable)))) // batch_size
         if self.steps_per_epoch == 0:
             kind = " of one length" if equal_lengths else ""
             raise ValueError(
-                f"{len(self._chosen)} captions of {lengths[0]} to {lengths[1]} words do not fill a batch of {batch_size}{kind}; "
+                f"{len(self._usable)} captions of {lengths[0]} to {lengths[1]} words do not fill a batch of {batch_size}{kind}; "
                 "a smaller batch may: --set train.batch_size=16"
             )
 
-    def _by_length(self, order: Tensor) -> Tensor:
-        """The chosen captions in an order, stably sorted by length, without those that fill no batch."""
+    def _sort_by_length(self, order: Tensor) -> Tensor:
+        """Return an order of the usable captions, stably sorted by length, without those that fill no batch."""
         if not self.equal_lengths:
             order = order[len(order) % self.batch_size :]
         order = order[self._lengths[order].argsort(stable=True)]
@@ -79,45 +79,41 @@ class CaptionBatches:
             lengths = self._lengths[order]
             counts = lengths.bincount()
             starts = counts.cumsum(0) - counts
-            place = torch.arange(len(order)) - starts[lengths]
+            place = torch.arange(len(order)) - starts[lengths]  # among the captions of its length
             order = order[place < counts[lengths] // self.batch_size * self.batch_size]
         return order
 
-    def _fill(self, order: Tensor) -> int:
-        return len(self._by_length(order))
-
-    def _order(self, epoch: int) -> Tensor:
-        """[steps, B] the captions of an epoch's batches."""
+    def _batches(self, epoch: int) -> Tensor:
+        """Return the captions [steps, B] of an epoch's batches."""
         if self._epoch is None or self._epoch[0] != epoch:
             random = generator("captions", self.seed, epoch)
-            order = self._by_length(torch.randperm(len(self._chosen), generator=random)).view(-1, self.batch_size)
-            self._epoch = (epoch, self._chosen[order[torch.randperm(len(order), generator=random)]])
+            order = self._sort_by_length(torch.randperm(len(self._usable), generator=random)).view(-1, self.batch_size)
+            self._epoch = (epoch, self._usable[order[torch.randperm(len(order), generator=random)]])
         return self._epoch[1]
 
     def at(self, step: int, rows: slice = ALL) -> Batch:
-        """The batch of the update that follows `step` updates, or some rows of it."""
+        """Return the batch for update `step` + 1, or some rows of it."""
         epoch, index = divmod(step, self.steps_per_epoch)
         noise = step_noise(self.seed, step, self.batch_size, self.noise_shape)
-        return self._batch(self._order(epoch)[index][rows], noise[rows])
+        return self._batch(self._batches(epoch)[index][rows], noise[rows])
 
     def examples(self, count: int) -> tuple[list[str], Tensor]:
-        """Return captions with their images, see `CaptionedImages.examples`."""
+        """Return captions with their images; see `CaptionedImages.examples`."""
         return self.images.examples(count, self._vocabulary, self.colours, self.side)
 
     def spread(self, count: int) -> Tensor:
-        """The rows of at most `count` captions, spread evenly over all of them."""
-        return self._chosen[torch.linspace(0, len(self._chosen) - 1, min(count, len(self._chosen))).long()]
+        """Return at most `count` usable captions, evenly spaced."""
+        return self._usable[torch.linspace(0, len(self._usable) - 1, min(count, len(self._usable))).long()]
 
     def fixed(self, count: int) -> Batch:
-        """The captions of `spread`, with the same noise at every call."""
+        """Return the captions of `spread`, with the same noise at every call."""
         captions = self.spread(count)
         return self._batch(captions, fixed_noise(len(captions), self.noise_shape))
 
     def _batch(self, captions: Tensor, noise: Tensor) -> Batch:
-        which = captions.numpy()
-        rows = self.images.image_of[which]
-        read = self.images.pixels if self.side is None else partial(self.images.squares, side=self.side)
-        pixels = read(rows.tolist(), self.colours)
-        numbers = [self._words[caption] for caption in which]
-        vectors = None if self.vectors is None else torch.from_numpy(self.vectors[which].astype(np.float32))
+        chosen = captions.numpy()
+        rows = self.images.image_of[chosen]
+        pixels = self.images.pixels(rows.tolist(), self.colours, self.side)
+        numbers = [self._words[caption] for caption in chosen]
+        vectors = None if self.vectors is None else torch.from_numpy(self.vectors[chosen].astype(np.float32))
         return Batch(pixels.float() / 255, *pad(numbers), noise, vectors, self.images.matches[rows])

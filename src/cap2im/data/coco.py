@@ -6,22 +6,25 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
+from cap2im.data.file_index import FileIndex, LookupFailure, unique_ids
+from cap2im.data.folder_listing import is_picture, list_files
 from cap2im.data.image_files import ImageFile
-from cap2im.data.listing import FileIndex, Missing, is_picture, list_files, unique_ids, unread_format
-from cap2im.data.records import CaptionedImage, Problem, Source, visible
+from cap2im.data.problems import Problem, visible
+from cap2im.data.readers import Candidate, ReadOptions, SourceReader
+from cap2im.data.records import CaptionedImage, Records, Source
 from cap2im.data.splits import SPLIT_NAMES, Split
-from cap2im.data.table_files import json_document
+from cap2im.data.table_files import read_json_value
 from cap2im.files import describe, shortened
 
 ANNOTATIONS = re.compile(r"captions_(train|val|test)(\d{4})?\.json")
 
 
-def _id(value: Any) -> Any:
+def _parse_id(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():  # JSON that passed through a table has 1.0 for 1
         return int(value)
     if isinstance(value, bool) or not isinstance(value, (int, str)):
@@ -29,7 +32,7 @@ def _id(value: Any) -> Any:
     return value
 
 
-Id = Annotated[int | str, BeforeValidator(_id)]
+Id = Annotated[int | str, BeforeValidator(_parse_id)]
 
 
 class CocoImage(BaseModel):
@@ -48,134 +51,151 @@ class CocoCaption(BaseModel):
 
 @dataclass
 class _Annotations:
-    """A file of annotations: names of images by id, captions by id, and the folder of the pictures."""
+    """A file of annotations.
+
+    Attributes:
+        file: its path.
+        part: `train2017` or the like, as in the file's name.
+        names: image id -> file name.
+        captions: image id -> captions.
+    """
 
     file: Path
+    part: str
     names: dict[int | str, str]
     captions: dict[int | str, list[str]]
-    folder: Path
 
 
-def read_coco(path: Path) -> Source:
-    """Read captions_{train,val}{2014,2017}.json beside the image folders; the annotations decide what belongs to the dataset.
+class CocoReader(SourceReader):
+    """Reads captions_{train,val}{2014,2017}.json beside the image folders.
 
-    An image's id is the stem of its file name, or its whole name where two images of a split share a stem.
-
-    Args:
-        path: the folder that holds `annotations` and the image folders, or one annotations file.
-
-    Raises:
-        ValueError: no annotations, those of several years, or a file of another form.
+    The annotations decide which images belong to the dataset. An image's id is the stem of its file name, or the whole name if two images
+    of a split share a stem.
     """
-    if path.is_file():
-        files, root = [path], path.parent.parent if path.parent.name == "annotations" else path.parent
-    else:
-        files, root = [file for file in _json_files(path) if ANNOTATIONS.fullmatch(file.name)], path
-        if not files:
-            names = ", ".join(str(file.relative_to(path)) for file in other_annotations(path))
-            others = f"; give a file, as training data: {names}" if names else ""
-            raise ValueError(f"{path}: no annotations/captions_train2017.json or the like in this folder{others}")
-    splits: dict[Split, list[CaptionedImage]] = {}
-    problems: list[Problem] = []
-    indexes: dict[Path, FileIndex] = {}
-    used: dict[Path, set[str]] = {}
-    for file in files:
-        match = ANNOTATIONS.fullmatch(file.name)
-        name, year = (match[1], match[2] or "") if match else ("train", "")
-        split = SPLIT_NAMES[name]
-        if split in splits:
-            names = ", ".join(str(each.relative_to(root)) for each in files)
-            raise ValueError(f"{root}: several annotations of one split ({names}); give one file in place of the folder, or keep one year")
-        annotations = _read_annotations(file, root, name + year, problems)
-        folder = annotations.folder
-        if folder not in indexes:
-            listing = list_files(folder)
-            problems += listing.problems
-            indexes[folder] = FileIndex(folder, listing.files)
-        splits[split] = _records(annotations, indexes[folder], used.setdefault(folder, set()), problems)
-    for folder, index in indexes.items():
-        if folder != root:
-            strays = (file for name, file in index.files.items() if name not in used[folder] and is_picture(file))
-            listed_in = (
-                " nor ".join(file.name for file in files if len(indexes) == 1 or _folder_name(file) == folder.name) or "the annotations"
-            )
-            problems += [Problem("image without annotation", str(file), f"not in {listed_in}") for file in strays]
-    order: tuple[Split, ...] = ("train", "validation", "test")
-    return Source({split: splits[split] for split in order if split in splits}, problems)
 
+    reads_files = True
 
-def _folder_name(file: Path) -> str:
-    match = ANNOTATIONS.fullmatch(file.name)
-    return f"{match[1]}{match[2] or ''}" if match else "train"
+    def recognises(self, candidate: Candidate) -> bool:
+        if candidate.is_file:
+            return candidate.path.suffix.lower() == ".json" and _is_coco_file(candidate.path)
+        return candidate.has("annotations/captions_*.json", "captions_*.json")
+
+    def resembles(self, candidate: Candidate) -> bool:
+        return candidate.is_folder and bool(_other_annotations(candidate.path))
+
+    def read(self, path: Path, options: ReadOptions) -> Source:
+        """Read the annotations of a folder with `annotations` and image folders, or one file of annotations.
+
+        Raises:
+            ValueError: no annotations, those of several years, or a file of another form.
+        """
+        if path.is_file():
+            files, root = [path], path.parent.parent if path.parent.name == "annotations" else path.parent
+        else:
+            files, root = [file for file in _json_files(path) if ANNOTATIONS.fullmatch(file.name)], path
+            if not files:
+                names = ", ".join(str(file.relative_to(path)) for file in _other_annotations(path))
+                others = f"; give a file, as training data: {names}" if names else ""
+                raise ValueError(f"{path}: no annotations/captions_train2017.json or the like in this folder{others}")
+        splits: dict[Split, Records] = {}
+        problems: list[Problem] = []
+        indexes: dict[Path, FileIndex] = {}
+        used: dict[Path, set[str]] = {}
+        listed_in: dict[Path, list[str]] = {}
+        for file in files:
+            match = ANNOTATIONS.fullmatch(file.name)
+            name, year = (match[1], match[2] or "") if match else ("train", "")
+            split = SPLIT_NAMES[name]
+            if split in splits:
+                names = ", ".join(str(each.relative_to(root)) for each in files)
+                raise ValueError(
+                    f"{root}: several annotations of one split ({names}); give one file in place of the folder, or keep one year"
+                )
+            annotations = _read_annotations(file, name + year, problems)
+            folder = _image_folder(root, annotations)
+            if folder not in indexes:
+                listing = list_files(folder)
+                problems += listing.problems
+                indexes[folder] = FileIndex(folder, listing.files)
+            listed_in.setdefault(folder, []).append(file.name)
+            splits[split] = _records(annotations, indexes[folder], used.setdefault(folder, set()), problems)
+        for folder, index in indexes.items():
+            if folder != root:
+                unlisted = (file for name, file in index.files.items() if name not in used[folder] and is_picture(file))
+                detail = f"not in {' nor '.join(listed_in[folder])}"
+                problems += [Problem("image without annotation", str(file), detail) for file in unlisted]
+        return Source(splits, problems)
 
 
 def _entries(entries: Iterable[Any], model: type[BaseModel], file: Path, name: str, problems: list[Problem]) -> list[Any]:
-    """Validate the entries of a list; one that is wrong becomes a problem."""
+    """Validate the entries of a list; invalid ones become problems."""
     valid = []
     for number, entry in enumerate(entries):
         try:
             valid.append(model.model_validate(entry))
         except ValidationError as error:
-            inside = f": {shortened(repr(entry)[:200], 100)}" if isinstance(entry, dict) else ""
-            detail = f"{name}[{number}]: {describe(error)}{inside}"
-            problems.append(Problem("unusable entry", str(file), detail))
+            content = f": {shortened(repr(entry)[:200], 100)}" if isinstance(entry, dict) else ""
+            problems.append(Problem("unusable entry", str(file), f"{name}[{number}]: {describe(error)}{content}"))
     return valid
 
 
-def _read_annotations(file: Path, root: Path, folder_name: str, problems: list[Problem]) -> _Annotations:
-    document = json_document(file)
+def _read_annotations(file: Path, part: str, problems: list[Problem]) -> _Annotations:
+    document = read_json_value(file)
     if not isinstance(document, dict) or not all(isinstance(document.get(key), list) for key in ("images", "annotations")):
         raise ValueError(f"{file}: not COCO's captions: an object with the lists images and annotations was expected")
-    wrong: list[Problem] = []
-    images: list[CocoImage] = _entries(document["images"], CocoImage, file, "images", wrong)
-    annotations: list[CocoCaption] = _entries(document["annotations"], CocoCaption, file, "annotations", wrong)
+    invalid: list[Problem] = []
+    images: list[CocoImage] = _entries(document["images"], CocoImage, file, "images", invalid)
+    annotations: list[CocoCaption] = _entries(document["annotations"], CocoCaption, file, "annotations", invalid)
     for key, valid in (("images", images), ("annotations", annotations)):
         if document[key] and not valid:
-            first = next(problem.detail for problem in wrong if problem.detail.startswith(key))
+            first = next(problem.detail for problem in invalid if problem.detail.startswith(key))
             raise ValueError(
                 f"{file}: not COCO's captions: images have id and file_name, annotations image_id and caption; the first problem: {first}"
             )
-    problems += wrong
-    names: dict[int | str, str] = {}
-    shared: dict[int | str, list[str]] = {}
-    for image in images:
-        if names.setdefault(image.id, image.file_name) != image.file_name:
-            shared.setdefault(image.id, [names[image.id]]).append(image.file_name)
+    problems += invalid
+    names, duplicates = _names_by_id(images)
     counts = Counter(annotation.image_id for annotation in annotations)
-    for id, those in shared.items():
-        detail = f"images {' and '.join(map(repr, those[:5]))} have one id, {id!r}; they and its {counts[id]} captions are left out"
+    for id, shared in duplicates.items():
+        detail = f"images {' and '.join(map(repr, shared[:5]))} have one id, {id!r}; they and its {counts[id]} captions are left out"
         problems.append(Problem("duplicate id", str(file), visible(detail)))
-        del names[id]
     captions: dict[int | str, list[str]] = {id: [] for id in names}
-    aliases: dict[str, int | str] = {str(id): id for id in names}  # for ids that are text on one side and numbers on the other
-    ambiguous = len(aliases) < len(names)
-    converted, strays = 0, Counter[int | str]()
+    by_text: dict[str, int | str] = {str(id): id for id in names}  # ids may be text in one list and numbers in the other
+    ambiguous = len(by_text) < len(names)
+    converted: list[int | str] = []
+    unlisted = Counter[int | str]()
     for annotation in annotations:
         id = annotation.image_id
-        if id not in names and not ambiguous and str(id) in aliases and id not in shared:
-            converted += 1
-            id = aliases[str(id)]
+        if id not in names and not ambiguous and str(id) in by_text and id not in duplicates:
+            converted.append(id)
+            id = by_text[str(id)]
         if id in names:
             captions[id].append(annotation.caption)
-        elif id not in shared:
-            strays[id] += 1
+        elif id not in duplicates:
+            unlisted[id] += 1
     if converted:
-        unmatched = next(a.image_id for a in annotations if a.image_id not in names and str(a.image_id) in aliases)
-        types = f"id {aliases[str(unmatched)]!r} in images, image_id {unmatched!r} in annotations"
-        detail = f"the types differ: {types}; {converted} captions matched by digits"
-        problems.append(Problem("ids of two types", str(file), detail))
-    for id, count in strays.items():
+        types = f"id {by_text[str(converted[0])]!r} in images, image_id {converted[0]!r} in annotations"
+        problems.append(Problem("ids of two types", str(file), f"the types differ: {types}; {len(converted)} captions matched by digits"))
+    for id, count in unlisted.items():
         problems.append(Problem("caption without image", str(file), f"image_id {shortened(repr(id))} is not listed ({count} captions)"))
-    return _Annotations(file, names, captions, _image_folder(root, folder_name, names.values()))
+    return _Annotations(file, part, names, captions)
 
 
-def _image_folder(root: Path, folder_name: str, names: Iterable[str]) -> Path:
+def _names_by_id(images: list[CocoImage]) -> tuple[dict[int | str, str], dict[int | str, list[str]]]:
+    """Return the file name of each unique id, and all names of each id that several images share."""
+    names: dict[int | str, list[str]] = {}
+    for image in images:
+        if image.file_name not in (known := names.setdefault(image.id, [])):
+            known.append(image.file_name)
+    unique = {id: known[0] for id, known in names.items() if len(known) == 1}
+    return unique, {id: known for id, known in names.items() if len(known) > 1}
+
+
+def _image_folder(root: Path, annotations: _Annotations) -> Path:
     """Return the first of the usual folders that has any of the first images, else the first that exists."""
-    candidates = [folder for name in (folder_name, f"images/{folder_name}", "images", ".") if (folder := root / name).is_dir()]
-    first = [name.replace("\\", "/") for name, _ in zip(names, range(50), strict=False)]
+    candidates = [folder for name in (annotations.part, f"images/{annotations.part}", "images", ".") if (folder := root / name).is_dir()]
+    first = [name.replace("\\", "/") for name, _ in zip(annotations.names.values(), range(50), strict=False)]
     safe = [name for name in first if name and "\0" not in name and not name.startswith("/") and ".." not in name.split("/")]
-    fitting = (folder for folder in candidates if any(_is_file(folder / name) for name in safe))
-    return next(fitting, candidates[0])
+    return next((folder for folder in candidates if any(_is_file(folder / name) for name in safe)), candidates[0])
 
 
 def _is_file(path: Path) -> bool:
@@ -188,18 +208,16 @@ def _is_file(path: Path) -> bool:
 def _records(annotations: _Annotations, index: FileIndex, used: set[str], problems: list[Problem]) -> list[CaptionedImage]:
     captions: dict[str, list[str]] = {}
     for id, name in annotations.names.items():
-        found = index.find(name)
-        if isinstance(found, Missing):
-            outside = found.kind != "caption without image"
-            where = str(annotations.file if outside else index.root / name)
-            lost = f"; its {len(annotations.captions[id])} captions are lost"
-            problems.append(Problem(found.kind, where, (found.detail if outside else f"listed in {annotations.file.name}") + lost))
+        match = index.find_picture(name)
+        if not isinstance(match, LookupFailure):
+            used.add(match)
+            captions.setdefault(match, []).extend(annotations.captions[id])
             continue
-        used.add(found)
-        if not is_picture(PurePosixPath(found)):
-            problems.append(unread_format(index.files[found]))
-            continue
-        captions.setdefault(found, []).extend(annotations.captions[id])
+        lost = f"; its {len(annotations.captions[id])} captions are lost"
+        if match.kind == "caption without image":
+            problems.append(Problem(match.kind, str(index.root / name), f"listed in {annotations.file.name}{lost}"))
+        else:
+            problems.append(Problem(match.kind, str(annotations.file), f"{match.detail}{lost}"))
     ids = unique_ids(list(captions))
     return [CaptionedImage(id, ImageFile(index.files[name]), tuple(captions[name])) for id, name in zip(ids, captions, strict=True)]
 
@@ -208,20 +226,17 @@ def _json_files(folder: Path) -> list[Path]:
     return sorted([*folder.glob("annotations/*.json"), *folder.glob("*.json")])
 
 
-def other_annotations(folder: Path) -> list[Path]:
-    """Return COCO's annotations that have other names than COCO's."""
-    found = []
-    for file in _json_files(folder)[:20]:
-        try:
-            if is_coco(json_document(file)):
-                found.append(file)
-        except ValueError:
-            continue
-    return found
+def _other_annotations(folder: Path) -> list[Path]:
+    """Return COCO's annotations under other names than COCO's."""
+    return [file for file in _json_files(folder)[:20] if _is_coco_file(file)]
 
 
-def is_coco(document: Any) -> bool:
-    """Return whether a JSON document has COCO's images and annotations with captions."""
+def _is_coco_file(file: Path) -> bool:
+    """Return whether a JSON file has COCO's images and annotations with captions."""
+    try:
+        document = read_json_value(file)
+    except ValueError:
+        return False
     if not isinstance(document, dict):
         return False
     images, annotations = document.get("images"), document.get("annotations")

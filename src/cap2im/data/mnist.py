@@ -1,4 +1,4 @@
-"""Handwritten digits: MNIST from a folder, the cache or a verified download, and the small set inside of scikit-learn."""
+"""Handwritten digits: MNIST from a folder, the cache or a verified download, and the small set in scikit-learn."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from cap2im.files import read_bytes, sha256, write_atomically
 logger = logging.getLogger(__name__)
 
 DIGIT_SIDE = 28
-LARGEST_IDX = 256 * 2**20  # bytes uncompressed; MNIST's training images are 47 million
+LARGEST_IDX = 256 * 2**20  # bytes uncompressed; MNIST's training images have 47 million
 
-# The home of MNIST is gone; these mirrors hold the original files.
+# the original site is gone; these mirrors hold the original files
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
 
-# SHA-256 of the uncompressed files, which does not depend on who compressed them.
+# SHA-256 of the uncompressed files, independent of the compressor
 SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -37,12 +37,18 @@ SHA256 = {
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 
-VALIDATION_SIZE = 10_000  # the last of the 60,000, as usual
+DigitSource = Literal["mnist", "digits"]
+VALIDATION_SIZE = 10_000  # the last of the 60,000 training digits
 
 
 @dataclass(frozen=True)
 class Digits:
-    """Handwritten digits: images [N, 28, 28] uint8 with 0 as background, labels [N] uint8."""
+    """Handwritten digits.
+
+    Attributes:
+        images: [N, 28, 28] uint8, 0 is background.
+        labels: [N] uint8.
+    """
 
     images: Tensor
     labels: Tensor
@@ -51,31 +57,36 @@ class Digits:
         return len(self.labels)
 
     def __getitem__(self, rows: slice) -> Digits:
+        """Return some of the digits."""
         return Digits(self.images[rows], self.labels[rows])
 
 
 def parse_idx(data: bytes, name: str, dimensions: int) -> np.ndarray:
     """Return the array of an uncompressed IDX file of unsigned bytes.
 
+    Args:
+        data: content of the file.
+        name: of the file, for messages.
+        dimensions: number of axes.
+
     Raises:
-        ValueError: it is empty, has another magic number, or another length than the header promises; the message begins with `name`.
+        ValueError: empty, another magic number, or another length than in the header.
     """
+    expected = f"an IDX file of {dimensions} {'axis' if dimensions == 1 else 'axes'} of bytes"
     if not data:
-        raise ValueError(f"{name}: empty, where an IDX file of {dimensions} {'axis' if dimensions == 1 else 'axes'} of bytes is wanted")
+        raise ValueError(f"{name}: empty; {expected} was expected")
     magic = int.from_bytes(data[:4], "big")
     if magic != 0x0800 + dimensions:
-        raise ValueError(
-            f"{name}: magic number {magic:#010x} where {0x0800 + dimensions:#010x} is an IDX file of {dimensions} axes of bytes"
-        )
+        raise ValueError(f"{name}: magic number {magic:#010x}; {expected} has {0x0800 + dimensions:#010x}")
     header = 4 + 4 * dimensions
     if len(data) < header:
         raise ValueError(f"{name}: {len(data)} bytes, shorter than its header of {header}")
     shape = tuple(int(n) for n in np.frombuffer(data, ">u4", dimensions, 4))
     if max(shape) > LARGEST_IDX:
         raise ValueError(f"{name}: {' x '.join(map(str, shape))} values; at most {LARGEST_IDX:,} are read")
-    expected = header + math.prod(shape)
-    if len(data) != expected:
-        raise ValueError(f"{name}: {len(data)} bytes uncompressed where its header promises {expected}")
+    size = header + math.prod(shape)
+    if len(data) != size:
+        raise ValueError(f"{name}: {len(data)} bytes uncompressed; its header announces {size}")
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
@@ -93,10 +104,10 @@ def _decompressed(data: bytes, name: str) -> bytes:
 
 
 def find_idx(folder: Path, stem: str) -> Path:
-    """The file `stem` or `stem`.gz in a folder; `-` and `.` before `idx` are both understood.
+    """Return the file `stem` or `stem`.gz in a folder, with `-` or `.` before `idx`.
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: no such file.
     """
     stems = (stem, stem.replace("-idx", ".idx"))
     paths = [folder / (s + end) for s in stems for end in ("", ".gz")]
@@ -113,22 +124,22 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     """Return the array of an IDX file, compressed or not.
 
     Raises:
-        ValueError: it is damaged or of another type.
+        ValueError: damaged or of another type.
     """
     return parse_idx(_decompressed(read_bytes(path, LARGEST_IDX), str(path)), str(path), dimensions)
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: CAP2IM_CACHE, else cap2im in the user's cache folder."""
+    """Return the folder for downloads: CAP2IM_CACHE, else cap2im in the user's cache folder."""
     named = os.environ.get("CAP2IM_CACHE")
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cap2im"
 
 
 def download_mnist(folder: Path, mirrors: tuple[str, ...] = MIRRORS) -> None:
-    """Download what is missing of MNIST's four files into a folder, verified by SHA-256.
+    """Download missing files of MNIST into a folder, verified by SHA-256.
 
     Raises:
-        ValueError: no mirror answered with the right file; the message says what each did.
+        ValueError: no mirror has the right file; the message has the failure of each.
         OSError: a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,15 +154,14 @@ def download_mnist(folder: Path, mirrors: tuple[str, ...] = MIRRORS) -> None:
             try:
                 with urllib.request.urlopen(url, timeout=60) as response:
                     data = response.read(LARGEST_IDX + 1)
-                found = sha256(_decompressed(data, url))
+                checksum = sha256(_decompressed(data, url))
             except (OSError, ValueError, http.client.HTTPException) as error:
                 failures.append(f"{url}: {error}")
                 continue
-            if found != expected:
-                failures.append(f"{url}: SHA-256 {found}, expected {expected}")
-                continue
-            write_atomically(target, data)
-            break
+            if checksum == expected:
+                write_atomically(target, data)
+                break
+            failures.append(f"{url}: SHA-256 {checksum}, expected {expected}")
         else:
             raise ValueError(
                 f"cannot download {stem} ({'; '.join(failures)}); "
@@ -160,14 +170,14 @@ def download_mnist(folder: Path, mirrors: tuple[str, ...] = MIRRORS) -> None:
 
 
 def load_mnist(split: Split, path: str | Path | None = None) -> Digits:
-    """MNIST's digits from `path`, or else from the cache, or else from a verified download into the cache.
+    """Load MNIST from a folder, else from the cache, else from a verified download into the cache.
 
     Args:
-        split: "train" has the first 50,000 training digits, "validation" the last 10,000, "test" the 10,000 of the test set.
-        path: a folder with the four IDX files, compressed or not.
+        split: "train" is the first 50,000 training digits, "validation" the last 10,000, "test" the test set.
+        path: folder of the four IDX files, compressed or not.
 
     Raises:
-        ValueError: a file is missing, truncated or of the wrong type, or cannot be downloaded.
+        ValueError: a file is missing, damaged or of the wrong type, or cannot be downloaded.
     """
     if path is None:
         folder = cache_folder() / "mnist"
@@ -175,8 +185,8 @@ def load_mnist(split: Split, path: str | Path | None = None) -> Digits:
     else:
         folder = Path(path)
         if not folder.is_dir():
-            found = "is a file, not a folder" if folder.exists() else "no such folder"
-            raise ValueError(f"{folder}: {found}; it should hold the four MNIST files ({', '.join(SHA256)}, or the same with .gz)")
+            reason = "is a file, not a folder" if folder.exists() else "no such folder"
+            raise ValueError(f"{folder}: {reason}; it should hold the four MNIST files ({', '.join(SHA256)}, or the same with .gz)")
     stem = "t10k" if split == "test" else "train"
     images_file, labels_file = find_idx(folder, f"{stem}-images-idx3-ubyte"), find_idx(folder, f"{stem}-labels-idx1-ubyte")
     images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
@@ -200,14 +210,17 @@ def load_mnist(split: Split, path: str | Path | None = None) -> Digits:
 
 
 def scikit_learn_digits(split: Split) -> Digits:
-    """The 1,797 digits of 8 x 8 pixels that scikit-learn carries, enlarged to 28 x 28; needs no network.
+    """Load the 1,797 digits of 8 x 8 pixels in scikit-learn, enlarged to 28 x 28; no network is needed.
 
-    The first 1,397 train, the next 200 validate, the last 200 test.
+    The first 1,397 are for training, the next 200 for validation, the last 200 for testing.
+
+    Raises:
+        ValueError: scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_digits  # an optional dependency, and slow to import
     except ImportError:
-        raise ValueError("these digits are inside scikit-learn: pip install scikit-learn") from None
+        raise ValueError("these digits are in scikit-learn: pip install scikit-learn") from None
     data = load_digits()
     small = torch.from_numpy(data.images).float().unsqueeze(1) / 16  # 0..16 levels
     large = torch.nn.functional.interpolate(small, size=(24, 24), mode="bicubic", align_corners=False).clamp(0, 1)
@@ -216,9 +229,6 @@ def scikit_learn_digits(split: Split) -> Digits:
     return Digits(images, torch.from_numpy(data.target).to(torch.uint8))[rows]
 
 
-DigitSource = Literal["mnist", "digits"]
-
-
 def load_digits(source: DigitSource, split: Split, path: Path | None) -> Digits:
-    """Handwritten digits: "mnist" from a folder, the cache or a download; "digits" from inside scikit-learn."""
+    """Load "mnist" from a folder, the cache or a download, or "digits" from scikit-learn."""
     return load_mnist(split, path) if source == "mnist" else scikit_learn_digits(split)

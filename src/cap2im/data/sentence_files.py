@@ -1,48 +1,31 @@
-"""Text files for skip-thoughts: plain sentences, token files and tables of captions, told apart by their whole content.
+"""Text files for skip-thoughts: plain sentences, token files and tables of captions, recognised by their whole content.
 
-What is neither is refused: a table or a JSON document never counts as sentences. Files are read line by line, for a text may be large.
+Anything else is refused: a table or a JSON document never counts as sentences. Plain text is read line by line, because it may be large.
 """
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from cap2im.data.flickr import TOKEN_LINE, token_captions
+from cap2im.data.problems import Problem
+from cap2im.data.table_columns import CAPTION_COLUMNS, IMAGE_COLUMNS, caption_columns, plain_name, row_captions
+from cap2im.data.table_files import read_rows, separator_of, split_cells
+from cap2im.data.text_files import file_format
 from cap2im.files import BYTE_ORDER_MARKS, check_regular_file, decode_text, read_bytes, shortened, split_lines
 
+FileKind = Literal["text", "tokens", "table"]
+
 LONGEST_LINE = 16 * 2**20  # bytes
-SHARE = 0.2  # of the lines that look like those of a token file, table, ...: from here on a file is no plain text
+SHARE = 0.2  # of the lines; from this share of lines of another format on, a file is not plain text
+START = 1_000  # characters of a line that are searched for signs of another format
 
-HINT = "make a dataset of it with cap2im prepare, and give its folder to --data"
-IMAGE_COLUMNS = ("image", "image_name", "file_name", "filename", "image_id", "img", "file", "path")
-CAPTION_COLUMNS = ("caption", "comment", "text", "sentence", "captions", "raw", "description")
+IMAGE_NAMES = (*IMAGE_COLUMNS, "image_id")  # columns that tell images apart
 
-# what other files begin with
-MAGIC = {
-    b"PAR1": "a Parquet file",
-    b"ARROW1": "an Arrow file",
-    b"PK\x03\x04": "a ZIP archive",
-    b"\x1f\x8b": "compressed with gzip",
-    b"BZh": "compressed with bzip2",
-    b"\xfd7zXZ": "compressed with xz",
-    b"(\xb5/\xfd": "compressed with Zstandard",
-    b"%PDF": "a PDF document",
-    b"{\\rtf": "an RTF document",
-    b"\x89PNG": "a picture",
-    b"\xff\xd8\xff": "a picture",
-    b"GIF8": "a picture",
-    b"\x89HDF": "an HDF5 file",
-    b"\x93NUMPY": "a NumPy file",
-    b"SQLite format 3": "an SQLite database",
-}
-
-_NAME = r"[^\t#]*[^\t#\s]"
-_TOKEN_LINE = re.compile(rf"({_NAME})#\d+(?:\t(.*))?|([^\s#]+\.\w+)#\d+(?:\s+(.*))?", re.DOTALL)  # a caption may be empty
-_BARS = re.compile(r"([^|]*[^|\s])\s*\|\s*\d+\s*(?:\||\s)\s*(.*)", re.DOTALL)  # a line of Flickr30k's results.csv lacks its second bar
 _PICTURE = re.compile(r"[\"']?[^\s\"',;|]+\.(?:jpe?g|png|gif|webp|bmp|tiff?)\b", re.IGNORECASE)
 _ID_FIRST = re.compile(r"[\"']?[\w./:\\-]*\d[\w./:\\-]*[\"']?\s*[,;](?=\D|\d*[,;])")
 _TIGHT_SEPARATOR = re.compile(r"[A-Za-z.!?)\"'][,;](?=[A-Za-z(\"'])|[\"'][,;]|[,;]\"|[^\d],\d+$")
@@ -50,19 +33,18 @@ _JSON = re.compile(r"\{\s*\"|\[\s*[\[{\"\d-]|\"[^\"]*\"\s*:|[{}\[\]]+,?$")
 _TAGS = "html|head|body|title|meta|div|p|span|br|table|tr|t[dh]|ul|ol|li|a|h[1-6]"
 _MARKUP = re.compile(rf"<(?:!doctype|!--|\?xml|/?(?:{_TAGS})\b)|</(?!s>)\w+>", re.IGNORECASE)  # language models mark sentences with <s>
 
-SEEN = 1_000  # characters at the beginning of a line that decide what it looks like
-_LOOKS: dict[str, Callable[[str], object]] = {
-    "tokens": _TOKEN_LINE.fullmatch,
+_SIGNS: dict[str, Callable[[str], object]] = {
+    "tokens": TOKEN_LINE.fullmatch,
     "table": lambda line: (
-        "\t" in line or "|" in line or _PICTURE.match(line) or _ID_FIRST.match(line[:200]) or _TIGHT_SEPARATOR.search(line[:SEEN])
+        "\t" in line or "|" in line or _PICTURE.match(line) or _ID_FIRST.match(line[:200]) or _TIGHT_SEPARATOR.search(line[:START])
     ),
-    "JSON": lambda line: _JSON.match(line[:SEEN]),
-    "HTML or XML": lambda line: _MARKUP.search(line[:SEEN]),
+    "JSON": lambda line: _JSON.match(line[:START]),
+    "HTML or XML": lambda line: _MARKUP.search(line[:START]),
 }
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a text without their ends, with their numbers from 1.
+def text_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a text without their ends.
 
     Raises:
         ValueError: not a regular file, neither UTF-8 nor Unicode with a byte order mark, a NUL byte, or a line of over 16 MiB.
@@ -70,9 +52,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     check_regular_file(path)
     with path.open("rb") as file:
         start = file.read(16)
-        encoding = next((encoding for mark, encoding in BYTE_ORDER_MARKS if start.startswith(mark)), "utf-8")
-        if encoding != "utf-8":
-            yield from enumerate(split_lines(decode_text(read_bytes(path), str(path))), 1)
+        if any(start.startswith(mark) for mark, encoding in BYTE_ORDER_MARKS if encoding != "utf-8"):
+            yield from split_lines(decode_text(read_bytes(path), str(path)))
             return
         file.seek(0)
         number = 1
@@ -86,38 +67,37 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                 raise ValueError(f"{path}: line {number} is not UTF-8 (byte 0x{byte:02x}); save the file as UTF-8") from None
             if "\0" in text:
                 raise ValueError(f"{path}: line {number} holds a NUL byte; text in UTF-16 needs a byte order mark")
-            for line in split_lines(text):
-                yield number, line
-                number += 1
+            lines = split_lines(text)
+            yield from lines
+            number += len(lines)
 
 
-def recognise(path: Path) -> Literal["text", "tokens", "table"]:
-    """Return what a file holds: plain sentences, `IMAGE#N<TAB>caption`, or a table with columns of images and captions.
+def recognise(path: Path) -> FileKind:
+    """Return what a file holds: plain sentences, `IMAGE.jpg#N<TAB>caption`, or a table with columns of images and captions.
 
     Raises:
-        ValueError: those of `read_lines`, or the file is empty or something else.
+        ValueError: those of `text_lines`, or the file is empty or something else.
     """
     check_regular_file(path)
-    with path.open("rb") as file:
-        start = file.read(16)
-    if other := next((name for magic, name in MAGIC.items() if start.startswith(magic)), None):
+    if (other := file_format(path)) is not None:
         raise ValueError(f"{path}: is {other}, not a text of sentences")
     counts: Counter[str] = Counter()
     first = ""
-    for _, raw in read_lines(path):
+    for raw in text_lines(path):
         if line := raw.strip():
             first = first or line
             counts["lines"] += 1
-            counts.update(kind for kind, looks in _LOOKS.items() if looks(line))
+            counts.update(kind for kind, has_sign in _SIGNS.items() if has_sign(line))
     if not counts["lines"]:
         raise ValueError(f"{path}: empty")
     enough = SHARE * counts["lines"]
     for kind in ("JSON", "HTML or XML"):
         if counts[kind] >= enough or (kind == "HTML or XML" and _MARKUP.match(first)):
-            raise ValueError(f"{path}: is {kind}, not a text of sentences; {HINT}")
+            hint = "make a dataset of it with cap2im prepare, and give its folder to --data"
+            raise ValueError(f"{path}: is {kind}, not a text of sentences; {hint}")
     if counts["tokens"] >= enough:
         return "tokens"
-    if _columns(first) is not None:
+    if _caption_table(split_cells(first, separator_of(first))) is not None:
         return "table"
     if counts["table"] >= enough:
         raise ValueError(
@@ -128,56 +108,35 @@ def recognise(path: Path) -> Literal["text", "tokens", "table"]:
     return "text"
 
 
-def token_captions(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the image's name and the caption of each line of a token file; any white space may stand for the tab.
+def _caption_table(names: Iterable[str]) -> tuple[str, tuple[str, ...]] | None:
+    """Return the column of images and the columns of captions by their names, or None."""
+    by_name = {plain_name(name): name for name in names}
+    image = next((by_name[name] for name in IMAGE_NAMES if name in by_name), None)
+    captions = caption_columns(by_name.values())[0]
+    return (image, captions) if image is not None and captions else None
+
+
+def named_captions(path: Path, kind: Literal["tokens", "table"]) -> Iterator[tuple[str, str]]:
+    """Yield the image's name and the caption of each line of a token file, or of each row of a table.
 
     Raises:
-        ValueError: those of `read_lines`, or another line; the message has its number.
+        ValueError: a line or row cannot be used.
     """
-    for number, raw in read_lines(path):
-        if not (line := raw.strip()):
-            continue
-        if (match := _TOKEN_LINE.fullmatch(line)) is None:
-            raise ValueError(f"{path}: line {number}: expected IMAGE#N<TAB>caption, got {shortened(line)!r}")
-        yield match[1] or match[3], match[2] or match[4] or ""
+    problems: list[Problem] = []
+    if kind == "tokens":
+        captions = [(name, texts) for name, texts, _ in token_captions(path, problems)]
+    else:
+        captions = list(_table_captions(path, problems))
+    if problems:
+        raise ValueError(f"{problems[0].file}: {problems[0].detail}")
+    yield from ((name, text) for name, texts in captions for text in texts)
 
 
-def _columns(header: str) -> tuple[str, int, int] | None:
-    """Return the separator and the columns of images and captions of a table's first line; None if it names no such columns."""
-    for separator in "\t|;,":
-        names = [name.strip().strip("\"'").lower() for name in header.split(separator)]
-        images, captions = ([names.index(each) for each in known if each in names] for known in (IMAGE_COLUMNS, CAPTION_COLUMNS))
-        if images and captions:
-            return separator, images[0], captions[0]
-    return None
-
-
-def table_captions(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the image's name and the caption of each row of a table.
-
-    Raises:
-        ValueError: those of `read_lines`, or a row of other columns than the first line names; the message has its number.
-    """
-    lines = read_lines(path)
-    at, header = next((number, line) for number, line in lines if line.strip())
-    columns = _columns(header)
-    assert columns is not None, "recognised as a table"
-    separator, image, caption = columns
-    width = len(header.split(separator))
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if separator in ",;" else csv.QUOTE_NONE  # others hold quotes as they stand
-    rows = csv.reader((f"{line}\n" for _, line in lines), delimiter=separator, quoting=quoting, skipinitialspace=separator != "\t")
-    try:
-        for row in rows:
-            if not any(cell.strip() for cell in row):
-                continue
-            if len(row) != width and separator == "|" and (match := _BARS.fullmatch(separator.join(row))) and width == 3:
-                row = [match[1], "", match[2]]
-            if len(row) != width:
-                where = f"{path}: line {at + rows.line_num}"
-                raise ValueError(f"{where}: {len(row)} columns, and the first line has {width}; text with {separator!r} needs quotes")
-            yield row[image].strip(), row[caption]
-    except csv.Error as error:
-        raise ValueError(f"{path}: line {at + rows.line_num}: {error}") from None
+def _table_captions(path: Path, problems: list[Problem]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for where, row in read_rows(path, problems):
+        columns = _caption_table(row)
+        assert columns is not None, "recognised as a table"
+        yield str(row[columns[0]]).strip(), row_captions(row, columns[1], where, problems) or ()
 
 
 def has_words(sentence: str) -> bool:

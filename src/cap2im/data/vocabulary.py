@@ -1,4 +1,4 @@
-"""The vocabulary that travels inside of every checkpoint: captions to word numbers."""
+"""The vocabulary of a model: words of captions to numbers."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from cap2im.data.tokenizer import Tokenizer, is_punctuation, normalise, split_known, split_words, with_full_stop
-
-__all__ = ["LONGEST_CAPTION", "Tokenizer", "Tokens", "Unknown", "Vocabulary", "pad", "split_words"]
+from cap2im.files import brief
 
 LONGEST_CAPTION = 200  # words; COCO's longest caption has 57
+LONGEST_COMPARED = 50  # letters of an unknown word that is compared with known ones
+LISTED_PROBLEMS = 5  # captions with problems that a message lists
 
-LONGEST_COMPARED = 50  # letters of an unknown word that is compared with known ones; the time to compare grows with it
-
-TOLD_PROBLEMS = 5  # of many captions
-
-UNKNOWN = "UNK"  # as in the authors' dictionary; captions are lower-cased, so that none holds it
+UNKNOWN = "UNK"  # as in the authors' dictionary; captions are lower-cased, so none holds it
 END = "<end>"  # number 0 of AttnGAN's vocabularies: padding
 
 Unknown = Literal["error", "skip", "mark"]
@@ -32,32 +31,39 @@ Unknown = Literal["error", "skip", "mark"]
 
 @dataclass(frozen=True)
 class Tokens:
-    """One caption: its words as typed (lower-cased) and their numbers."""
+    """A caption as words and their numbers."""
 
     words: tuple[str, ...]
     numbers: tuple[int, ...]
 
 
-_MARK = re.compile(r"<[^<>]+>")  # <eos>, <end>, <no word 7>: no text says them
+_MARK = re.compile(r"<[^<>]+>")  # <eos>, <end>, <no word 7>: no text holds them
 
 
 class Vocabulary(BaseModel):
-    """The words that a model knows, in the order of their numbers."""
+    """Words in the order of their numbers.
+
+    Attributes:
+        words: all words.
+        aliases: other spellings of words, as three -> 3.
+        tokens: how captions are split into words.
+        unknown: the word that stands for unknown words, if training had one.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     words: tuple[str, ...] = Field(min_length=1)
-    aliases: Mapping[str, str] = {}  # other spellings, e.g. three -> 3
-    tokens: Tokenizer = "released"  # how captions are split
-    unknown: str | None = None  # the word that stands for all others, where training had one
+    aliases: Mapping[str, str] = {}
+    tokens: Tokenizer = "released"
+    unknown: str | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Vocabulary:
         known = set(self.words)
         if len(known) != len(self.words):
             raise ValueError("a word is listed twice")
-        if strays := [a for a, word in self.aliases.items() if word not in known]:
-            raise ValueError(f"aliases of words that are not listed: {', '.join(strays)}")
+        if unlisted := [alias for alias, word in self.aliases.items() if word not in known]:
+            raise ValueError(f"aliases of words that are not listed: {', '.join(unlisted)}")
         if self.unknown is not None and self.unknown not in known:
             raise ValueError(f"the word for unknown words, {self.unknown!r}, is not listed")
         return self
@@ -66,13 +72,13 @@ class Vocabulary(BaseModel):
     def build(
         cls, captions: Iterable[str], *, tokens: Tokenizer = "released", minimum_count: int = 1, size: int | None = None
     ) -> Vocabulary:
-        """The words of captions, most frequent first, equally frequent ones by the alphabet.
+        """Collect the words of captions, most frequent first, equally frequent ones in alphabetical order.
 
         Args:
             captions: of the training images.
-            tokens: how to split them; "released" adds `UNK` at the end, "attngan" begins with `<end>`.
+            tokens: how to split them; "released" appends `UNK`, "attngan" prepends `<end>`.
             minimum_count: rarer words are left out.
-            size: most words to keep, the added one included; None keeps all.
+            size: most words, including the added one; None keeps all.
 
         Raises:
             ValueError: no word is left.
@@ -88,23 +94,23 @@ class Vocabulary(BaseModel):
 
     @property
     def training_unknown(self) -> Unknown:
-        """What training does with unknown words: marks them where there is a word for them, else leaves them out, as AttnGAN does."""
+        """Treatment of unknown words in training: "mark" if there is a word for them, else "skip", as in AttnGAN."""
         return "skip" if self.unknown is None else "mark"
 
     def __len__(self) -> int:
+        """Return the number of words."""
         return len(self.words)
 
     @cached_property
     def numbers(self) -> dict[str, int]:
-        """Word -> number, aliases included."""
+        """Word -> number, with aliases."""
         known = {word: number for number, word in enumerate(self.words)}
         return known | {alias: known[word] for alias, word in self.aliases.items()}
 
     def split(self, caption: str) -> list[str]:
         """Return the words of a caption in the spelling of this vocabulary.
 
-        A known word between spaces stays whole, as in captions that were split elsewhere. The words that stand for an end or for unknown
-        words are not known here: no caption can say them.
+        Known words between spaces stay whole, as in captions that were split elsewhere. Special words (`UNK`, `<end>`) are split like text.
         """
         if self.tokens != "released":
             words = split_words(caption, self.tokens)
@@ -118,10 +124,10 @@ class Vocabulary(BaseModel):
 
     @cached_property
     def _spellings(self) -> dict[str, str]:
-        """Normalised word -> the word as an earlier version of this package listed it: decomposed, with a typographic apostrophe, ..."""
+        """Normalised word -> spelling in vocabularies of earlier versions: decomposed, with a typographic apostrophe, ..."""
         spellings: dict[str, str] = {}
         for word in self.numbers:
-            if not word.isascii() and self.sayable(word):
+            if not word.isascii() and self.is_plain(word):
                 normalised = normalise(word, lower=self.tokens != "treebank")
                 if normalised not in self.numbers:
                     spellings.setdefault(normalised, word)
@@ -129,53 +135,52 @@ class Vocabulary(BaseModel):
 
     @cached_property
     def _written(self) -> frozenset[str]:
-        return self._sayable | self._spellings.keys()
+        return self._plain | self._spellings.keys()
 
     def unknown_words(self, caption: str) -> list[str]:
-        """Return the words of a caption that are not listed, each once; unknown punctuation is no unknown word."""
+        """Return the unknown words of a caption, each once; unknown punctuation does not count."""
         return [word for word in dict.fromkeys(self.split(caption)) if word not in self.numbers and not is_punctuation(word)]
 
-    def sayable(self, piece: str) -> bool:
-        """Whether a caption can say this known word: those that stand for an end or for unknown words it cannot."""
-        return piece in self._sayable
+    def is_plain(self, word: str) -> bool:
+        """Return whether a word is listed and not special: `UNK`, `<end>` and the like are special."""
+        return word in self._plain
 
     @cached_property
-    def _sayable(self) -> frozenset[str]:
+    def _plain(self) -> frozenset[str]:
         return frozenset(word for word in self.numbers if word != self.unknown and _MARK.fullmatch(word) is None)
 
     def numbered(self, caption: str) -> list[int]:
-        """The numbers of a caption's words; unknown ones are marked where there is a word for them, else left out. Never fails."""
+        """Return the numbers of a caption's words; unknown words become `UNK` if the vocabulary has it, else they are left out."""
         numbers = self.numbers
         stand_in = None if self.unknown is None else numbers[self.unknown]
-        found = (numbers.get(word, stand_in) for word in self.split(caption))
-        return [number for number in found if number is not None]
+        return [number for word in self.split(caption) if (number := numbers.get(word, stand_in)) is not None]
 
     def nearest(self, word: str, count: int = 3) -> list[str]:
-        """Return the known words that are spelled most like a word, most similar first, then most frequent first.
+        """Return the known words with the most similar spelling, most similar first, then most frequent first.
 
-        Similar words need few insertions, deletions, substitutions and swaps of neighbouring letters, at most one for two letters. Of
-        equally similar words, those of the same letters come first. Nothing is similar to a word of over 50 letters.
+        Similarity is the normalised OSA distance: insertions, deletions, substitutions and swaps of neighbouring letters. Of equally
+        similar words, those of the same letters come first. Words of over 50 letters have no similar words.
         """
         if len(word) > LONGEST_COMPARED:
             return []
-        from rapidfuzz import process  # not needed as long as all words are known
+        from rapidfuzz import process  # needed only for unknown words
         from rapidfuzz.distance import OSA
 
         similar = process.extract(word, self._choices, scorer=OSA.normalized_similarity, score_cutoff=0.5, limit=None)
         letters = sorted(word)
-        best = heapq.nsmallest(count, similar, key=lambda found: (-found[1], sorted(found[0]) != letters, found[2]))
+        best = heapq.nsmallest(count, similar, key=lambda match: (-match[1], sorted(match[0]) != letters, match[2]))
         return [known for known, _, _ in best]
 
     @cached_property
     def _choices(self) -> list[str]:
-        return [word for word in self.numbers if self.sayable(word)]
+        return [word for word in self.numbers if self.is_plain(word)]
 
     def encode(self, captions: Iterable[str], unknown: Unknown = "error") -> list[Tokens]:
-        """Captions as words and numbers.
+        """Split captions into words and number them.
 
         Args:
             captions: any text.
-            unknown: "error" refuses unknown words, "skip" leaves them out, "mark" puts the vocabulary's word for them in their place.
+            unknown: "error" refuses unknown words, "skip" leaves them out, "mark" replaces them by `UNK`.
 
         Raises:
             ValueError: an empty or over-long caption, or unknown words; the problems of all captions in one message.
@@ -196,8 +201,7 @@ class Vocabulary(BaseModel):
             elif len(words) > LONGEST_CAPTION:
                 problems.append(f"caption {shown!r} has {len(words)} words; at most {LONGEST_CAPTION} are allowed")
             elif unlisted:
-                # nobody reads about all of them
-                described = unlisted[:TOLD_PROBLEMS] if len(problems) < TOLD_PROBLEMS else []
+                described = unlisted[:LISTED_PROBLEMS] if len(problems) < LISTED_PROBLEMS else []
                 more = [f"and {len(unlisted) - len(described)} unknown words more"] if len(unlisted) > len(described) else []
                 problems.append(f"caption {shown!r}: {'; '.join([*(self._describe_unknown(w) for w in described), *more])}")
             elif not any(re.match(r"\w", w) for w in known):
@@ -205,8 +209,8 @@ class Vocabulary(BaseModel):
             else:
                 result.append(Tokens(known, tuple(numbers[w] for w in known)))
         if problems:
-            more = [f"and {len(problems) - TOLD_PROBLEMS} captions more"] if len(problems) > TOLD_PROBLEMS else []
-            raise ValueError("; ".join(problems[:TOLD_PROBLEMS] + more))
+            more = [f"and {len(problems) - LISTED_PROBLEMS} captions more"] if len(problems) > LISTED_PROBLEMS else []
+            raise ValueError("; ".join(problems[:LISTED_PROBLEMS] + more))
         return result
 
     def _describe_unknown(self, word: str) -> str:
@@ -218,9 +222,32 @@ class Vocabulary(BaseModel):
 
 
 def pad(captions: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Word numbers as one batch: tokens [B, L] with zeros at the end, and the mask [B, L] that is true for words."""
+    """Return word numbers as one batch: tokens [B, L], padded with zeros, and the mask [B, L], true for words."""
     lengths = torch.tensor([len(caption) for caption in captions])
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
     tokens = torch.zeros(mask.shape, dtype=torch.long)
     tokens[mask] = torch.tensor([number for caption in captions for number in caption])
     return tokens, mask
+
+
+def words_in_order(numbers: Mapping[Any, Any], where: Path) -> tuple[str, ...]:
+    """Return the words of a dictionary word -> number in the order of their numbers.
+
+    A number without a word gets a special word that no caption holds.
+
+    Args:
+        numbers: word -> number.
+        where: file of the dictionary, for messages.
+
+    Raises:
+        ValueError: not words and numbers, or two words share a number.
+    """
+    words: dict[int, str] = {}
+    for word, number in numbers.items():
+        if not isinstance(word, str) or not isinstance(number, Integral) or int(number) < 0:
+            raise ValueError(f"{where}: words with their numbers were expected, and {brief(word)}: {brief(number)} was found")
+        if words.setdefault(int(number), word) != word:
+            raise ValueError(f"{where}: the words {brief(words[int(number)])} and {brief(word)} have one number, {brief(number)}")
+    if not words or max(words) >= 2 * len(words) + 1000:
+        raise ValueError(f"{where}: {len(words)} words with numbers up to {max(words, default=0)} are no vocabulary")
+    return tuple(words.get(number, f"<no word {number}>") for number in range(max(words) + 1))

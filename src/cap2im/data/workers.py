@@ -1,4 +1,4 @@
-"""Worker processes for long passes over images, and the bar that shows them. Imports nothing heavy, for every worker imports it."""
+"""Worker processes for long passes over images. Imports nothing heavy, because every worker imports it."""
 
 from __future__ import annotations
 
@@ -9,44 +9,79 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context, parent_process
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import rich.progress
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.text import Text
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
-Task = TypeVar("Task")
-Answer = TypeVar("Answer")
+ITEMS_PER_TASK = 16
 
 
-def progress_bar(unit: str) -> Progress:
-    """The bar of a long pass over images, with their number a second and the time left."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Speed(unit),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
+@dataclass(frozen=True)
+class WorkerPool:
+    """Calls a function for many items, in worker processes or, without any, in this process."""
+
+    workers: int
+    executor: ProcessPoolExecutor | None = None
+
+    def map(
+        self, function: Callable[..., Result], items: Iterable[Item], arguments: Callable[[Item], tuple[Any, ...]]
+    ) -> Iterator[tuple[Item, Result]]:
+        """Yield each item with the function's result, in order. A few tasks are in memory at a time.
+
+        Args:
+            function: importable by workers.
+            items: each is read once.
+            arguments: of the function, for an item.
+
+        Raises:
+            ValueError: a worker was killed.
+        """
+        if self.executor is None:
+            yield from ((item, function(*arguments(item))) for item in items)
+            return
+        pending: deque[tuple[list[Item], Future[list[Result]]]] = deque()
+        rest = iter(items)
+        try:
+            while (part := list(islice(rest, ITEMS_PER_TASK))) or pending:
+                if part:
+                    pending.append((part, self.executor.submit(_call_each, function, [arguments(item) for item in part])))
+                if not part or len(pending) >= 4 * self.workers:
+                    done, future = pending.popleft()
+                    yield from zip(done, future.result(), strict=True)
+        except BrokenProcessPool:
+            raise ValueError("a worker process was killed, perhaps for want of memory; --resume and fewer --workers go on") from None
 
 
-class _Speed(ProgressColumn):
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self.unit = unit
-
-    def render(self, task: rich.progress.Task) -> Text:
-        elapsed = task.finished_time or task.elapsed
-        return Text(f"{self.unit}, {task.completed / elapsed:.0f}/s" if elapsed else self.unit)
+def _call_each(function: Callable[..., Result], calls: list[tuple[Any, ...]]) -> list[Result]:
+    return [function(*arguments) for arguments in calls]
 
 
-def _leave_with_parent() -> None:
-    """A worker whose parent was killed would wait for tasks for ever."""
+@contextmanager
+def worker_pool(workers: int | None) -> Iterator[WorkerPool]:
+    """Start worker processes, and end them afterwards.
+
+    Args:
+        workers: number of processes; 1 starts none, None starts one per available processor.
+    """
+    workers = available_workers() if workers is None else workers
+    if workers == 1:
+        yield WorkerPool(1)
+        return
+    # spawn: forking a process that runs torch's threads can hang
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_exit_with_parent) as executor:
+        try:
+            yield WorkerPool(workers, executor)
+        except BaseException:
+            executor.shutdown(cancel_futures=True)
+            raise
+
+
+def _exit_with_parent() -> None:
+    """End this worker when its parent ends: a worker of a killed parent would wait for tasks for ever."""
 
     def watch() -> None:
         if (parent := parent_process()) is not None:
@@ -56,45 +91,6 @@ def _leave_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-@contextmanager
-def parallel(workers: int) -> Iterator[Callable[[Callable[[Task], Answer], Iterable[Task]], Iterator[Answer]]]:
-    """A `map` over worker processes, in order, that holds a few tasks at a time; one worker works in this process.
-
-    Raises:
-        ValueError: a worker was killed.
-    """
-    if workers == 1:
-        yield map
-        return
-    # spawn: forking a process that runs torch's threads can hang
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_leave_with_parent) as pool:
-
-        def in_order(function: Callable[[Task], Answer], tasks: Iterable[Task]) -> Iterator[Answer]:
-            pending: deque[Future[Answer]] = deque()
-            try:
-                for task in tasks:
-                    pending.append(pool.submit(function, task))
-                    if len(pending) >= 4 * workers:
-                        yield pending.popleft().result()
-                while pending:
-                    yield pending.popleft().result()
-            except BrokenProcessPool:
-                raise ValueError("a worker process was killed, perhaps for want of memory; --resume and fewer --workers go on") from None
-
-        try:
-            yield in_order
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
 def available_workers() -> int:
-    """The processors that this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def batched(records: Iterable[Task], rows: int) -> Iterator[list[Task]]:
-    """Consecutive parts; records that are made when they are asked for are made once."""
-    rest = iter(records)
-    while part := list(islice(rest, rows)):
-        yield part

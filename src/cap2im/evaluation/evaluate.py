@@ -23,11 +23,11 @@ from cap2im.data.canvas_batches import caption_tokens
 from cap2im.data.caption_batches import CaptionBatches
 from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
+from cap2im.data.manifest import MANIFEST
 from cap2im.data.mnist import DigitSource, load_digits
 from cap2im.data.mnist_captions import CanvasMaker, HeldOut
-from cap2im.data.prepare import MANIFEST
 from cap2im.data.sentence_vectors import load_sentence_vectors
-from cap2im.data.shards import ShardBatches
+from cap2im.data.shard_batches import ShardBatches
 from cap2im.data.splits import SPLITS, Split
 from cap2im.data.vocabulary import pad
 from cap2im.evaluation.other_dataset import ForeignData, foreign_data
@@ -219,7 +219,7 @@ class Subject:
         for split in (*others, main, *(("train",) if training else ())):
             dataset.shards(split)  # raises where there are none
         if self.has_bound:
-            stored = [split for split in (*others, main) if dataset.is_here(split)]
+            stored = [split for split in (*others, main) if dataset.is_local(split)]
             if stored:
                 dataset.require_size(self.config.side, f"a drawing of {self.name}")
         if measures.shortlist is not None:
@@ -233,7 +233,7 @@ class Subject:
             blank = torch.zeros(1, self.config.colours, self.config.side, self.config.side)
             ssim.structural_similarity(blank, blank)
         for split in (main, *(("train",) if training else ())):
-            if (measures.judges_drawings or measures.shortlist is not None) and not dataset.is_here(split):
+            if (measures.judges_drawings or measures.shortlist is not None) and not dataset.is_local(split):
                 raise ValueError(
                     f"{dataset.folder}: is not on this machine, or files of its {split} images are missing; retrieval, FID and R-precision "
                     "need all of them"
@@ -313,7 +313,7 @@ def _captioned(pipeline: Pipeline, dataset: PreparedDataset, split: Split, count
     A bound is of images as they are stored, of the model's size; drawings alone are compared with the middle squares of images of any.
     """
     c, noise_shape = pipeline.model.config, pipeline.model.noise_shape
-    if dataset.is_here(split):
+    if dataset.is_local(split):
         stored = isinstance(pipeline.model, LikelihoodModel)
         if stored:
             dataset.require_size(c.side, f"a drawing of {pipeline.name}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -10,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from cap2im.data.records import Problem
-    from cap2im.data.validate import Report
+    from cap2im.data.problems import Problem
+    from cap2im.data.validate import DatasetReport
 
 
 def print_evaluation(result: dict[str, Any], sharpen: str | None) -> None:
@@ -126,10 +127,10 @@ def _accuracy_table(model: str, accuracy: dict[str, Any]) -> Table:
     return table
 
 
-def print_check(path: str, report: Report, most: int | None) -> None:
+def print_check(path: str, report: DatasetReport, most: int | None) -> None:
     """What `cap2im check` found, on standard output: at most so many problems of a kind."""
-    from cap2im.data.records import PROBLEMS
-    from cap2im.data.validate import missing_validation, spread
+    from cap2im.data.problems import PROBLEMS
+    from cap2im.data.validate import missing_validation
 
     stdout = Console(highlight=False, emoji=False)
     by_kind: dict[str, list[Problem]] = {}
@@ -150,9 +151,14 @@ def print_check(path: str, report: Report, most: int | None) -> None:
         table.add_column(name, justify="left" if name == "split" else "right", no_wrap=name != "unknown words")
     for split, summary in report.splits.items():
         unknown = f"{100 * report.unknown[split]:.2f} %" if split in report.unknown else "-"
-        table.add_row(split, f"{summary.images:,}", f"{summary.captions:,}", spread(summary.sides), spread(summary.lengths), unknown)
+        sizes = map(_smallest_median_largest, (summary.sides, summary.lengths))
+        table.add_row(split, f"{summary.images:,}", f"{summary.captions:,}", *sizes, unknown)
     stdout.print(table)
     if (hint := missing_validation({split: s for split, s in report.splits.items() if s.images})) is not None:
         stdout.print(hint, soft_wrap=True)
     verdict = "data would be lost" if report.loses_data else "fine, with warnings" if report.problems else "fine"
     stdout.print(f"{report.vocabulary:,} different words; {verdict}", soft_wrap=True)
+
+
+def _smallest_median_largest(numbers: Sequence[int]) -> str:
+    return f"{min(numbers)} / {int(median(numbers))} / {max(numbers)}" if numbers else "-"

@@ -79,7 +79,7 @@ class Captions:
         Raises:
             ValueError: the split is not on this machine, or there is no such caption.
         """
-        if not dataset.is_here(split):
+        if not dataset.is_local(split):
             raise ValueError(f"{dataset.folder}: is not on this machine, and FID and R-precision need all of its {split} images")
         whole = CaptionedImages(dataset, split)
         words, *others = (NumberedCaptions(whole.captions, vocabulary) for vocabulary in vocabularies)
@@ -313,7 +313,7 @@ def real_statistics(
     def measure() -> Statistics:
         advance, found = bar(f"looking at the {captions.split} images", len(whole)), Statistics.of(torch.empty(0, FEATURES))
         for rows in _batches(processes.shard(len(whole)), pipeline.batch_size):
-            found += Statistics.of(look(eye.network, whole.squares(rows, c.colours, c.side)).features)
+            found += Statistics.of(look(eye.network, whole.pixels(rows, c.colours, c.side)).features)
             advance(len(rows))
         return found.all_gather(processes)
 
@@ -330,7 +330,7 @@ def train_heads(
     images, which = captions.images.unique(return_inverse=True)
 
     def pictures(rows: range) -> Tensor:
-        return captions.whole.squares(images[rows.start : rows.stop].tolist(), c.colours, c.side)
+        return captions.whole.pixels(images[rows.start : rows.stop].tolist(), c.colours, c.side)
 
     bar_of_images = bar("looking at training images", len(images))
     looks = look_at(Judges(judges.eye, None), pictures, len(images), pipeline.batch_size, processes, bar_of_images)

@@ -95,7 +95,7 @@ def model_router(settings: ServeSettings) -> APIRouter:
         """Lists the words that a caption for this model may use, other spellings included."""
         engine = get_engine(request)
         vocabulary = engine.pipeline(check_model(engine, name)).vocabulary
-        return JSONResponse({"words": [word for word in vocabulary.numbers if vocabulary.sayable(word)]})
+        return JSONResponse({"words": [word for word in vocabulary.numbers if vocabulary.is_plain(word)]})
 
     return routes
 

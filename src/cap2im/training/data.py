@@ -21,7 +21,7 @@ from cap2im.data.image_batches import ImageBatches
 from cap2im.data.mnist import load_digits
 from cap2im.data.mnist_captions import ALIASES, WORDS, CanvasMaker, HeldOut
 from cap2im.data.sentence_vectors import SentenceEncoder, load_sentence_vectors
-from cap2im.data.shards import ShardBatches
+from cap2im.data.shard_batches import ShardBatches
 from cap2im.data.splits import Split
 from cap2im.data.vocabulary import LONGEST_CAPTION, Vocabulary, pad
 from cap2im.files import describe

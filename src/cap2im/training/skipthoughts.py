@@ -15,7 +15,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from cap2im.config import SkipThoughtsRecipe, SkipThoughtsTraining
-from cap2im.data.sentence_batches import SentenceGroups, SentenceSource, TripleBatch, TripleBatches, sentence_vocabulary, spread_triples
+from cap2im.data.sentence_batches import SentenceGroups, TripleBatch, TripleBatches, sentence_vocabulary, spread_triples
+from cap2im.data.sentence_source import SentenceSource
 from cap2im.models.precision import autocast
 from cap2im.models.skipthoughts import SkipThoughtsObjective
 from cap2im.training.data import DataSource, TrainingData, planned
