@@ -1,4 +1,4 @@
-"""Pictures: whatever metadata hold, pixels are read; whatever a file asks for, memory is bounded."""
+"""Images: metadata never prevent reading pixels, and memory is bounded for every file."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def distance(one: Image.Image, two: Image.Image) -> float:
 
 
 def png_with(chunk: bytes, content: bytes, image: Image.Image | None = None) -> bytes:
-    """A PNG with one more chunk behind its header."""
+    """Return a PNG with one more chunk after its header."""
     data = stored(picture(1) if image is None else image, "PNG")
     checked = chunk + content
     return data[:33] + struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked)) + data[33:]
@@ -64,7 +64,7 @@ def test_damaged_exif_is_ignored(kind, exif):
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65_535])
-def test_an_impossible_orientation_is_upright(orientation):
+def test_invalid_orientation_is_upright(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     assert distance(prepared(stored(picture(1), "JPEG", exif=exif)), prepared(stored(picture(1), "JPEG"))) == 0
@@ -74,7 +74,7 @@ def test_an_impossible_orientation_is_upright(orientation):
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
 def test_every_orientation_is_turned_upright(kind, orientation):
     upright, exif = picture(3, 64, 32), Image.Exif()
-    turns = dict(enumerate([None, 0, 3, 1, 5, 2, 6, 4], 1))  # what undoes the turn of the EXIF value
+    turns = dict(enumerate([None, 0, 3, 1, 5, 2, 6, 4], 1))  # transposition that undoes the EXIF orientation
     lying = upright if turns[orientation] is None else upright.transpose(Image.Transpose(turns[orientation]))
     exif[0x0112] = orientation
     data = stored(lying, kind, exif=exif)
@@ -99,12 +99,12 @@ def test_every_orientation_is_turned_upright(kind, orientation):
         (b"tIME", b"x" * 100_000),
     ],
 )
-def test_png_metadata_never_cost_the_picture(chunk, content):
+def test_png_metadata_never_prevent_reading(chunk, content):
     assert distance(prepared(png_with(chunk, content)), prepared(stored(picture(1), "PNG"))) == 0
     assert not inspect_image(ImageBytes("a picture", png_with(chunk, content))).reason
 
 
-def test_pixels_alone_are_stored():
+def test_only_pixels_are_stored():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     exif = Image.Exif()
     exif[0x010E] = "a description"
@@ -119,8 +119,8 @@ def test_pixels_alone_are_stored():
             assert prepare_image(ImageBytes("a", data), side, "stretch", None) == plain[side]
 
 
-def test_a_stored_picture_with_a_large_profile_is_still_read():
-    """Earlier versions stored profiles in every picture."""
+def test_stored_image_with_a_large_profile_is_read():
+    """Earlier versions stored a profile in every image."""
     data = png_with(b"iCCP", b"profile\0\0" + zlib.compress(os.urandom(1_200_000)), picture(1, 8, 8))
     assert pixels_of(data, "a picture", 3).shape == (3, 8, 8)
     assert pixels_of(data, "a picture", 3, 4).shape == (3, 4, 4)
@@ -130,19 +130,19 @@ def test_a_stored_picture_with_a_large_profile_is_still_read():
 
 
 def rgb_profile(gamma: int = 256) -> bytes:
-    """sRGB's profile whose three tone curves are one gamma, in 1/256."""
+    """Return the sRGB profile with one gamma, in 1/256, for its three tone curves."""
     data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     curve = data.index(b"para\0\0\0\0")
     count = struct.pack(">HH", 0, 0) + struct.pack(">i", gamma * 256)  # parametric, type 0: one gamma
     return data[: curve + 8] + count + data[curve + 8 + len(count) :]
 
 
-def test_a_linear_profile_is_converted_to_srgb():
+def test_linear_profile_is_converted_to_srgb():
     data = stored(Image.new("RGB", (20, 20), (64, 64, 64)), "PNG", icc_profile=rgb_profile())
     assert np.asarray(prepared(data)).mean() == pytest.approx(137, abs=1)  # 64 / 255 of the light
 
 
-def test_srgb_profiles_leave_every_level_alone():
+def test_srgb_profiles_change_no_level():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     levels = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert("RGB")
     assert distance(prepared(stored(levels, "PNG", icc_profile=profile)), levels) == 0
@@ -155,7 +155,7 @@ def test_damaged_profiles_are_ignored(mode, profile):
     assert np.asarray(prepared(stored(image, "JPEG", icc_profile=profile))).mean() == pytest.approx(90, abs=2)
 
 
-def test_a_profile_of_other_colours_is_ignored():
+def test_profile_of_another_mode_is_ignored():
     for mode in ("L", "CMYK"):
         image = Image.new("RGB", (20, 20), GREY).convert(mode)
         assert np.asarray(prepared(stored(image, "JPEG", icc_profile=rgb_profile()))).mean() == pytest.approx(90, abs=2)
@@ -171,7 +171,7 @@ def test_lab_is_converted():
 
 
 def tiff(values: np.ndarray, bits: int, photometric: int) -> bytes:
-    """An uncompressed grey TIFF of 1, 8, 12 or 16 bits."""
+    """Return an uncompressed grey TIFF of 1, 8, 12 or 16 bits."""
     height, width = values.shape
     if bits == 16:
         strip = values.astype("<u2").tobytes()
@@ -213,7 +213,7 @@ def test_compressed_white_is_zero_tiff():
 
 
 def png_16(colour_type: int, pixel: tuple[int, ...], clear: tuple[int, ...] = ()) -> bytes:
-    """A PNG of 16 x 16 equal pixels of 16 bits."""
+    """Return a PNG of 16 x 16 equal pixels of 16 bits."""
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", 16, 16, 16, colour_type, 0, 0, 0))]
     if clear:
         chunks.append((b"tRNS", struct.pack(f">{len(clear)}H", *clear)))
@@ -259,7 +259,7 @@ def test_transparency_of_every_kind_becomes_white():
         assert result[:, 18:].min() == 255
 
 
-def test_large_pictures_are_the_same_in_bands(monkeypatch):
+def test_large_images_are_the_same_in_bands(monkeypatch):
     image = picture(1, 600, 400).convert("RGBA")
     image.putalpha(Image.linear_gradient("L").resize((600, 400)))
     kinds = [stored(each, "PNG") for each in (image, image.convert("LA"), image.convert("RGB").quantize(64), image.convert("L"))]
@@ -274,7 +274,7 @@ def test_large_pictures_are_the_same_in_bands(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_an_animation_is_its_first_frame(kind):
+def test_animation_is_its_first_frame(kind):
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue", "blue")]
     lossless = {"lossless": True} if kind == "WEBP" else {}
     data = stored(frames[0], kind, save_all=True, append_images=frames[1:], **lossless)
@@ -286,7 +286,7 @@ def test_an_animation_is_its_first_frame(kind):
 @pytest.mark.parametrize(
     "extension", sorted({".jfif", ".jpe", ".apng", ".jp2", ".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".avif", ".qoi"})
 )
-def test_what_pillow_reads_is_read(tmp_path, extension):
+def test_formats_of_pillow_are_read(tmp_path, extension):
     mode = {".pgm": "L", ".pbm": "1"}.get(extension, "RGB")
     image = picture(1, 32, 32).convert(mode)
     image.save(tmp_path / f"a{extension}")
@@ -296,7 +296,7 @@ def test_what_pillow_reads_is_read(tmp_path, extension):
     assert distance(Image.open(io.BytesIO(result)), image) < 6
 
 
-def test_formats_that_run_programs_are_never_opened(tmp_path):
+def test_formats_that_run_programs_are_not_opened(tmp_path):
     for extension in (".eps", ".ps", ".pdf", ".h5", ".mpg", ".wmf", ".svg", ".heic"):
         assert extension not in EXTENSIONS
     assert {".heic", ".eps", ".pdf", ".svg", ".cr2", ".dng"} <= UNREADABLE_EXTENSIONS
@@ -311,7 +311,7 @@ def test_formats_that_run_programs_are_never_opened(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(4000, 2), (2, 4000), (60_000, 1)])
-def test_too_long_a_shape_is_refused_before_resizing(size):
+def test_too_long_shapes_are_refused_before_resizing(size):
     data = stored(Image.new("RGB", size), "PNG")
     assert refused(data, "shorter", side=304).startswith(f"{size[0]} x {size[1]} pixels: with --fit shorter the longer side is at most 50")
     for fit in ("crop", "stretch"):
@@ -327,7 +327,7 @@ def test_too_many_pixels_are_refused_before_decoding(monkeypatch):
     ]
     monkeypatch.setattr(image_decoding, "MAX_PIXELS", 100)
     monkeypatch.setattr(image_decoding, "MAX_PIXELS_OF", {"progressive JPEG": 90, "WEBP": 80})
-    monkeypatch.setattr(Image.Image, "load", None)  # is never called
+    monkeypatch.setattr(Image.Image, "load", None)  # must not be called
     for data, most in cases:
         assert refused(data) == f"11 x 10 pixels; at most {most} are read"
 
@@ -342,13 +342,13 @@ def scanned(scans: int) -> bytes:
 def test_jpeg_of_many_scans_is_refused():
     assert refused(scanned(5000)) == "more than 100 scans in a JPEG"
     assert prepared(scanned(80), 16, "crop").size == (16, 16)
-    thumbnails = b"".join(b"\xff\xe1\x00\x06\xff\xda\x00\x00" for _ in range(200))  # markers inside of metadata are none
+    thumbnails = b"".join(b"\xff\xe1\x00\x06\xff\xda\x00\x00" for _ in range(200))  # markers inside metadata do not count
     data = scanned(1)
     assert prepared(data[:2] + thumbnails + data[2:], 16, "crop").size == (16, 16)
 
 
 def test_large_jpeg_of_several_scans_is_refused(monkeypatch):
-    data = scanned(2).replace(b"\xff\xc2", b"\xff\xc0", 1)  # said to be sequential
+    data = scanned(2).replace(b"\xff\xc2", b"\xff\xc0", 1)  # declared sequential
     monkeypatch.setitem(image_decoding.MAX_PIXELS_OF, "progressive JPEG", 3000)
     assert refused(data) == "64 x 48 pixels; at most 3,000 in JPEG of several scans are read"
 
@@ -377,7 +377,7 @@ def test_boxes_without_a_pixel_are_refused(box, fit):
     assert refused(stored(picture(1), "PNG"), fit, box).startswith(f"the box {box} holds n")
 
 
-def test_a_huge_box_is_the_whole_picture():
+def test_huge_box_is_the_whole_image():
     data = stored(picture(1), "PNG")
     assert distance(prepared(data, 16, "stretch", (-1e308, -1e308, 1e308, 1e308)), prepared(data)) == 0
 
@@ -385,7 +385,7 @@ def test_a_huge_box_is_the_whole_picture():
 @pytest.mark.parametrize(
     "array", [np.full((1, 12), np.nan), np.full((1, 12), -np.inf, np.float32), np.zeros((1, 12), np.complex64), np.zeros((1, 13))]
 )
-def test_arrays_that_are_no_pictures_are_refused(tmp_path, array):
+def test_arrays_that_are_not_images_are_refused(tmp_path, array):
     np.save(tmp_path / "a.npy", array)
     reason = prepare_image(ArrayImage(tmp_path / "a.npy", 0, 1.0), 16, "stretch", None)
     assert isinstance(reason, str)
@@ -393,10 +393,10 @@ def test_arrays_that_are_no_pictures_are_refused(tmp_path, array):
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "folder", "socket", "device", "loop", "missing", "empty"])
-def test_what_is_no_file_is_refused(tmp_path, kind, monkeypatch):
+def test_special_files_are_refused(tmp_path, kind, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = Path("a.png")
-    made = {
+    create = {
         "FIFO": lambda: os.mkfifo(path),
         "folder": path.mkdir,
         "socket": lambda: socket.socket(socket.AF_UNIX).bind(str(path)),
@@ -405,13 +405,13 @@ def test_what_is_no_file_is_refused(tmp_path, kind, monkeypatch):
         "missing": lambda: None,
         "empty": path.touch,
     }
-    made[kind]()
+    create[kind]()
     reason = prepare_image(ImageFile(path), 16, "stretch", None)
     expected = {"loop": "Too many levels of symbolic links", "missing": "no such file", "empty": "the file is empty"}
     assert reason == expected.get(kind, f"is a {kind}, and a file is needed")
 
 
-def test_out_of_memory_is_no_fault_of_the_picture(monkeypatch):
+def test_out_of_memory_is_not_reported_as_a_bad_image(monkeypatch):
     def full(*arguments):
         raise MemoryError
 
@@ -429,6 +429,6 @@ def test_out_of_memory_is_no_fault_of_the_picture(monkeypatch):
         (b"nonsense", "not an image"),
     ],
 )
-def test_what_is_no_picture_is_named_by_its_content(tmp_path, data, reason):
+def test_unreadable_files_are_described_by_content(tmp_path, data, reason):
     (tmp_path / "a.jpg").write_bytes(data)
     assert reason in prepare_image(ImageFile(tmp_path / "a.jpg"), 8, "stretch", None)

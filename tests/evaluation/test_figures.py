@@ -81,7 +81,7 @@ def test_a_model_of_own_data_draws_captions_of_it(pipeline, tmp_path, unknown):
     chosen = figure_captions(own)
     assert chosen.examples == ("the digit one is", "the digit two is")
     assert (chosen.novel, chosen.flips, chosen.unknown) == ((), (), ())
-    files = write_figures(own, tmp_path / "out", chosen, nearest=lambda found: found)
+    files = write_figures(own, tmp_path / "out", chosen, nearest=lambda pictures: pictures)
     assert [path.name for path in files] == [
         "captions-of-its-data.png",
         "figure-4-nearest-training-images.png",
@@ -110,7 +110,7 @@ def test_figures_of_another_model_are_not_overwritten(pipeline, tmp_path):
 
 
 def blackening() -> Sharpening:
-    """A sharpener whose pictures nobody confuses with what it got: black ones."""
+    """Return a sharpener that makes every picture black."""
     config = SharpenerConfig(side=60, colours=1, conditioning="mean", vocabulary_size=len(WORDS), language_units=4, features=(4, 4))
     sharpener = Sharpener(config).eval().requires_grad_(False)
     sharpener.sharpen = lambda images, _: 0 * images
@@ -118,11 +118,11 @@ def blackening() -> Sharpening:
 
 
 def test_every_figure_that_the_model_can_have_is_written(pipeline, tmp_path):
-    asked = []
+    searched = []
 
-    def nearest(found):
-        asked.append(found)
-        return 255 - found
+    def nearest(pictures):
+        searched.append(pictures)
+        return 255 - pictures
 
     sharp = dataclasses.replace(pipeline, sharpening=blackening())
     files = write_figures(sharp, tmp_path / "out", figure_captions(pipeline), nearest=nearest)
@@ -134,7 +134,7 @@ def test_every_figure_that_the_model_can_have_is_written(pipeline, tmp_path):
     with Image.open(files[-1]) as picture:  # black canvases below
         rows = np.asarray(picture.convert("L")).mean(axis=1)
     assert rows[: len(rows) // 2].mean() > 20 + rows[len(rows) // 2 :].mean()
-    assert [group.shape for group in asked] == [(4, 60, 60, 1)] * 3
+    assert [group.shape for group in searched] == [(4, 60, 60, 1)] * 3
     one = FigureCaptions((), (("the digit one is at the top left of the image",),), ())
     assert [path.name[:8] for path in write_figures(pipeline, tmp_path / "less", one)] == ["figure-3", "figure-6"]
 

@@ -1,4 +1,4 @@
-"""Damaged and hostile pictures: bytes or a reason, never an exception, and bounded memory."""
+"""Damaged and hostile images: bytes or a reason, never an exception, and bounded memory."""
 
 from __future__ import annotations
 

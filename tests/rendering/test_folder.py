@@ -60,7 +60,7 @@ def test_stages_and_maps_are_written(tmp_path: Path) -> None:
 
 def test_chosen_parts_replace_the_earlier_drawing(tmp_path: Path) -> None:
     save_drawings([staged(seed=seed) for seed in range(12)], tmp_path)
-    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "notes.txt").write_text("kept")
     assert names(save_drawings(blobs(1), tmp_path, ["html", "gif"])) == ["drawing.gif", "drawing.html"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drawing.gif", "drawing.html", "notes.txt"]
     with pytest.raises(ValueError, match="unknown part 'pdf' of a drawing; choose from png, gif, attention, html"):

@@ -49,8 +49,8 @@ class FigureCaptions:
         novel: scenes outside the training data (figure 1).
         flips: groups of captions that differ in a word or two (figures 3 and 4).
         attended: groups whose word attention is shown (figure 5).
-        unknown: captions of the paper that are left out because the model does not know a word of them.
-        examples: captions of the model's own data, for a model of neither digits nor the paper's captions.
+        unknown: captions of the paper with words outside the vocabulary, which are left out.
+        examples: captions from the model's own data; empty for models of captioned digits and of unknown data.
     """
 
     novel: tuple[str, ...]
@@ -67,7 +67,7 @@ def figure_captions(pipeline: Pipeline, groups: Sequence[Sequence[str]] = ()) ->
     model's own data, or the paper's captions if the model's data are unknown.
 
     Raises:
-        ValueError: the model does not know a word of the user's captions.
+        ValueError: a user's caption has an unknown word.
     """
     if groups:
         pipeline.prompts([caption for group in groups for caption in group])
@@ -85,7 +85,7 @@ def figure_captions(pipeline: Pipeline, groups: Sequence[Sequence[str]] = ()) ->
 
 
 def shared_captions(pipelines: Sequence[Pipeline]) -> list[str]:
-    """Choose a few captions that all models know.
+    """Choose a few captions without unknown words for any model.
 
     Raises:
         ValueError: the models share no caption of their figures.
@@ -96,7 +96,9 @@ def shared_captions(pipelines: Sequence[Pipeline]) -> list[str]:
         captions += chosen.examples
     known = [caption for caption in dict.fromkeys(captions) if all(_is_known(pipeline, caption) for pipeline in pipelines)]
     if not known:
-        raise ValueError(f"{', '.join(pipeline.name for pipeline in pipelines)}: no example caption has only words that all of them know")
+        raise ValueError(
+            f"{', '.join(pipeline.name for pipeline in pipelines)}: no example caption consists of words of all their vocabularies"
+        )
     return known[:COMPARED]
 
 
