@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+import cap2im
 from cap2im import files
 from cap2im.blueprint import weights_header
 from cap2im.convert.recognise import convert
@@ -73,7 +74,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path):
         with pytest.raises(ValueError, match=reason):
             files.read_text(tmp_path / name)
     with pytest.raises(ValueError, match="is a device"):
-        files.read_text(files.Path(os.devnull))
+        files.read_text(Path(os.devnull))
 
 
 def test_a_large_file_is_refused_before_it_is_read(tmp_path):
@@ -211,7 +212,7 @@ def test_json_with_lone_surrogates_is_read_back():
 
 
 def test_the_package_has_types():
-    assert (Path(files.__file__).parent / "py.typed").is_file()
+    assert (Path(cap2im.__file__).parent / "py.typed").is_file()
 
 
 @pytest.mark.parametrize(
@@ -220,7 +221,7 @@ def test_the_package_has_types():
         (FileExistsError(17, "File exists", "out"), "out: a file or folder of this name is in the way"),
         (NotADirectoryError(20, "Not a directory", "a.txt/b"), "a.txt/b: a part of this path is a file, not a folder"),
         (OSError(28, "cannot write (No space left on device)", "e.json"), "e.json: cannot write (No space left on device)"),
-        (OSError(28, "No space left on device"), "cannot be written, for the disk is full"),
+        (OSError(28, "No space left on device"), "cannot be written: the disk is full"),
         (ValueError("[Errno -2] Name or service not known"), "no such host, or no network"),
         (ValueError("<urlopen error [Errno -3] Temporary failure in name resolution>"), "no such host, or no network"),
         (ValueError("two\n lines"), "two lines"),

@@ -42,7 +42,7 @@ from cap2im.files import (
     atomic_path,
     check_writable_folder,
     dump_json,
-    is_unbegun,
+    has_no_files,
     naming,
     parse_json,
     read_json,
@@ -292,7 +292,7 @@ def _check_folder(out: Path, resume: bool) -> bool:
     """
     check_writable_folder(out)
     begun = (out / MANIFEST).is_file()
-    if out.is_dir() and not is_unbegun(out, MANIFEST, (GENERATED, REAL)) and not (resume and begun):
+    if out.is_dir() and not has_no_files(out, MANIFEST, (GENERATED, REAL)) and not (resume and begun):
         hint = "--resume draws what is missing of the pictures begun there" if begun else "choose another"
         raise ValueError(f"{out}: this folder is not empty; {hint}")
     return begun

@@ -41,10 +41,7 @@ class StoppedError(Exception):
 
 
 def exit_status(command: Callable[[], Any]) -> int:
-    """Run a command, print its error as one line, and return the exit status.
-
-    The status is 2 for bad input, a failed file or exhausted memory, and 130 after an interrupt. Errors of the program itself are raised.
-    """
+    """Run a command, print its error as one line, and return the exit status: 2 for an error, 130 after an interrupt."""
     name = "".join(sys.argv[1:2])
     resume_hint = RESUME_HINTS.get(name, "")
     try:

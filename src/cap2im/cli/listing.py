@@ -18,7 +18,6 @@ commands = typer.Typer()
 @commands.command("list", epilog=examples("cap2im list"))
 def list_models() -> None:
     """Show the bundled models and the recipes."""
-
     package = resources.files("cap2im")  # read as they lie: the functions that load them import torch
     table = Table("model", "parameters", "what it does")
     for folder in sorted(package.joinpath("pretrained").iterdir(), key=lambda folder: folder.name):

@@ -40,7 +40,7 @@ from cap2im.data.splits import Split
 from cap2im.data.tokenizer import Tokenizer
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.data.workers import worker_pool
-from cap2im.files import dump_json, file_sha256, is_unbegun, lock, read_json, write_atomically
+from cap2im.files import dump_json, file_sha256, has_no_files, lock, read_json, write_atomically
 from cap2im.progress import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -208,7 +208,7 @@ def _finished_shards(out: Path, resume: bool, fingerprint: str) -> list[Shard]:
     """
     state = next((out / name for name in (PROGRESS, MANIFEST) if (out / name).is_file()), None)
     if not resume or state is None:
-        if not is_unbegun(out, PROGRESS, ("data",)):
+        if not has_no_files(out, PROGRESS, ("data",)):
             interrupted = state is not None and state.name == PROGRESS
             hint = "--resume goes on with the run that was interrupted there" if interrupted else "choose another"
             raise ValueError(f"{out}: this folder is not empty; {hint}")
