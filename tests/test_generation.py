@@ -23,7 +23,8 @@ from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.files import safe_file_name
-from cap2im.generation import Pair, all_pairs, choose, generate, read_pairs, sample_pairs
+from cap2im.generated_pairs import Pair, all_pairs, choose, read_pairs, sample_pairs
+from cap2im.generation import generate
 from cap2im.metrics.distributed import ProcessGroup
 from cap2im.pipeline import Pipeline
 from cap2im.training.data import DataSource, load_training_data
@@ -109,7 +110,7 @@ def test_an_interrupted_run_draws_what_is_missing_and_no_more(pipeline, dataset,
     with pytest.raises(KeyboardInterrupt):
         generate(pipeline, dataset, out, real=True)
     assert len(list((out / "generated").iterdir())) == 5
-    with pytest.raises(ValueError, match=r"this folder is not empty; --resume draws what is missing of the pictures begun there$"):
+    with pytest.raises(ValueError, match=r"this folder is not empty; --resume draws the missing pictures$"):
         generate(pipeline, dataset, out, real=True)
     again = []
     monkeypatch.setattr(generation, "_write_picture", lambda path, picture: (again.append(path.name), write(path, picture)))
@@ -123,9 +124,9 @@ def test_an_interrupted_run_draws_what_is_missing_and_no_more(pipeline, dataset,
 
 def test_another_run_is_not_gone_on_with(pipeline, dataset, tmp_path):
     generate(pipeline, dataset, tmp_path / "out")
-    with pytest.raises(ValueError, match=r"was begun otherwise: seed: 0 -> 1; draw into another folder$"):
+    with pytest.raises(ValueError, match=r"was started with other settings: seed: 0 -> 1; draw into another folder$"):
         generate(pipeline, dataset, tmp_path / "out", seed=1, resume=True)
-    with pytest.raises(ValueError, match=r"was begun otherwise: per_caption: 1 -> 2; pictures: 12 -> 24"):
+    with pytest.raises(ValueError, match=r"was started with other settings: per_caption: 1 -> 2; pictures: 12 -> 24"):
         generate(pipeline, dataset, tmp_path / "out", per_caption=2, resume=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "note.txt").write_text("mine")
@@ -309,7 +310,7 @@ def test_the_commands(run, model, dataset, tmp_path):
         (["generate", str(model), "--data", dataset.folder, "--out", "all"], "cap2im: all: this folder is not empty; --resume draws"),
         (
             ["generate", str(model), "--data", dataset.folder, "--real", "--out", "all", "--resume", "--precision", "bf16"],
-            "cap2im: all: was begun otherwise: precision: 'fp32' -> 'bf16'",
+            "cap2im: all: was started with other settings: precision: 'fp32' -> 'bf16'",
         ),
         (["generate", str(model), "--data", dataset.folder, "--sample", "7", "-o", "b"], "cap2im: a sample of 7 images was asked for, and"),
         (["generate", str(model), "--data", "nowhere", "-o", "b"], "cap2im: nowhere: no such folder; a prepared dataset is needed"),

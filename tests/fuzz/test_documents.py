@@ -20,7 +20,8 @@ from cap2im.config import load_recipe, parse_recipe, to_toml
 from cap2im.data.mnist import LARGEST_IDX, parse_idx, read_idx
 from cap2im.evaluation.comparison import _is_whole, compare, kept_evaluations
 from cap2im.files import dump_json
-from cap2im.generation import MANIFEST, PAIRS, _begin, read_pairs
+from cap2im.generated_pairs import MANIFEST, PAIRS, read_pairs
+from cap2im.generation import _start
 from cap2im.metrics.fid import _read_statistics
 from cap2im.sentence_encoders import _modules
 from cap2im.training.log import _remove_later_steps
@@ -160,14 +161,14 @@ def test_restructured_pairs_are_names_of_files(tmp_path, document):
 def test_damaged_manifests_of_pictures(changes):
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / MANIFEST).write_bytes(edited(dump_json(GENERATION).encode(), changes))
-        ends_in_one_line(lambda: _begin(Path(folder), dict(GENERATION), True))
+        ends_in_one_line(lambda: _start(Path(folder), dict(GENERATION), True))
 
 
 @given(document=restructured(GENERATION))
 def test_restructured_manifests_of_pictures(document):
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / MANIFEST).write_text(dump_json(document), encoding="utf-8")
-        ends_in_one_line(lambda: _begin(Path(folder), dict(GENERATION), True))
+        ends_in_one_line(lambda: _start(Path(folder), dict(GENERATION), True))
 
 
 @given(changes=edits)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cap2im.evaluation import comparison
 from cap2im.evaluation.comparison import check_evaluation_file, keep_evaluation, kept_evaluations
-from cap2im.generation import GENERATED, MANIFEST, PAIRS, REAL, read_pairs, sample_pairs
+from cap2im.generated_pairs import GENERATED, MANIFEST, PAIRS, REAL, read_pairs, sample_pairs
 from cap2im.rendering.folder import drawing_folder, drawing_model
 from tests.fuzz.floats import FLOATS
 

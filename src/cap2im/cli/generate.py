@@ -77,6 +77,6 @@ def sample(
     seed: PairsSeedOption = 0,
 ) -> None:
     """Take random pairs of a generated picture and its real image, no image twice."""
-    from cap2im.generation import sample_pairs
+    from cap2im.generated_pairs import sample_pairs
 
     print(f"{len(sample_pairs(folder, count, out, seed=seed)):,} pairs: written to {out}")
