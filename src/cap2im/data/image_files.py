@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from cap2im.arrays import open_hdf5, open_npy
-from cap2im.files import check_regular_file, read_bytes
+from cap2im.files import check_regular_file, read_bytes, sha256
 
 MAX_FILE_BYTES = 512 * 2**20  # of an image
 MAX_ROW_VALUES = 3 * 4096**2  # of an array
@@ -109,7 +108,7 @@ class ImageBytes:
     @property
     def state(self) -> str:
         """SHA-256 hex digest of the bytes."""
-        return hashlib.sha256(self.data).hexdigest()
+        return sha256(self.data)
 
     def open(self) -> Image.Image:
         """Open the image without decoding its pixels."""

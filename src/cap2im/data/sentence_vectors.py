@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from cap2im.data.dataset import PreparedDataset
 from cap2im.data.splits import Split
-from cap2im.files import atomic_path
+from cap2im.files import atomic_path, sha256
 from cap2im.progress import track
 
 AT_ONCE = 100  # captions
@@ -51,7 +50,7 @@ def load_sentence_vectors(dataset: PreparedDataset, split: Split, captions: Sequ
     The captions and the vectors of two fixed sentences are the cache's key, so another encoder never reads these vectors.
     """
     probe = encoder.encode(["a photo of a cat .", "two people ride a red bus ."]).half().numpy()
-    key = hashlib.sha256(probe.tobytes() + "\n".join(captions).encode()).hexdigest()[:16]
+    key = sha256(probe.tobytes() + "\n".join(captions).encode())[:16]
     path = Path(dataset.folder) / "sentence-vectors" / f"{split}-{key}.npy"
     if not path.is_file():
         path.parent.mkdir(exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import unicodedata
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from cap2im.files import RESERVED_NAMES, write_atomically
+from cap2im.files import RESERVED_NAMES, sha256, write_atomically
 from cap2im.rendering.drawing import Drawing, check_samples
 from cap2im.rendering.parts import PARTS
 
@@ -96,4 +95,4 @@ def slug(text: str) -> str:
     if name == plain.replace(" ", "-") and len(name) <= 60 and name not in RESERVED_NAMES:
         return name
     short = name if len(name) <= 53 else name[:53].rsplit("-", 1)[0]
-    return f"{short}-{hashlib.sha256(plain.encode(errors='replace')).hexdigest()[:6]}".lstrip("-")
+    return f"{short}-{sha256(plain.encode(errors='replace'))[:6]}".lstrip("-")

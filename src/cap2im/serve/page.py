@@ -5,11 +5,11 @@ Its Content-Security-Policy forbids inline scripts and styles and every other or
 
 from __future__ import annotations
 
-import hashlib
 from importlib import resources
 
 from fastapi import APIRouter, HTTPException, Request, Response
 
+from cap2im.files import sha256
 from cap2im.rendering.page import viewer_file
 
 SECURITY_POLICY = "; ".join(
@@ -37,7 +37,7 @@ def page_router() -> APIRouter:
 
     def respond(name: str, request: Request) -> Response:
         content = files[name].encode()
-        tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+        tag = f'"{sha256(content)[:16]}"'
         headers = {"ETag": tag, "Cache-Control": "no-cache", "Content-Security-Policy": SECURITY_POLICY}  # revalidated by its ETag
         if request.headers.get("If-None-Match") == tag:
             return Response(status_code=304, headers=headers)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import errno
-import hashlib
 import logging
 import os
 import re
@@ -24,6 +23,8 @@ from anyio import CapacityLimiter, fail_after, to_thread
 from fastapi import APIRouter, HTTPException, Request, Response
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
+
+from cap2im.files import sha256
 
 Kind = Literal["png", "gif", "html"]
 MEDIA_TYPES: dict[Kind, str] = {"png": "image/png", "gif": "image/gif", "html": "text/html; charset=utf-8"}
@@ -242,7 +243,7 @@ class Files:
 
 def file_name(content: bytes, kind: Kind) -> str:
     """Return the name of a file in a store."""
-    return f"{hashlib.sha256(content).hexdigest()}.{kind}"
+    return f"{sha256(content)}.{kind}"
 
 
 def _media_type(name: str) -> str:
