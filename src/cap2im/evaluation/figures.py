@@ -132,7 +132,7 @@ def _figures(pipeline: Pipeline, captions: FigureCaptions, seed: int, nearest: N
     if pipeline.sharpening is not None:
         group = [caption for group in (captions.novel, *captions.flips, captions.examples) for caption in group][:SHARPENED]
         after = pipeline.draw(group, seed=seed)
-        before = [Panel(drawing.canvases[-2], Panel.of(drawing).title) for drawing in after]
+        before = [Panel(drawing.canvases[-2], Panel.from_drawing(drawing).title) for drawing in after]
         yield "figure-7-sharpening", panel_rows([Row(before, "before sharpening"), _drawing_row(after, "after sharpening")])
 
 
@@ -185,7 +185,7 @@ def _groups(captions: Sequence[str]) -> list[Sequence[str]]:
 
 
 def _drawing_row(drawings: Sequence[Drawing], heading: str = "") -> Row:
-    return Row([Panel.of(drawing) for drawing in drawings], heading)
+    return Row([Panel.from_drawing(drawing) for drawing in drawings], heading)
 
 
 def _drawing_rows(groups: Sequence[Sequence[Drawing]]) -> Image.Image:

@@ -28,7 +28,7 @@ class Panel:
     title: str = ""
 
     @classmethod
-    def of(cls, drawing: Drawing) -> Panel:
+    def from_drawing(cls, drawing: Drawing) -> Panel:
         """Return the finished picture of a drawing below its caption."""
         return cls(drawing.canvases[-1], drawing.caption.removesuffix(" ."))
 
