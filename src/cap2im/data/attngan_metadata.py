@@ -15,7 +15,7 @@ from cap2im.data.birds import read_cub, read_filenames
 from cap2im.data.folder_listing import needed_file
 from cap2im.data.image_files import ImageFile
 from cap2im.data.problems import Problem
-from cap2im.data.readers import Candidate, PickleReader, ReadOptions, SourceReader
+from cap2im.data.readers import PickleReader, ReadOptions, SourceReader
 from cap2im.data.records import CaptionedImage, Source
 from cap2im.data.splits import Split
 from cap2im.data.text_files import caption_lines
@@ -30,8 +30,7 @@ class AttnGANReader(SourceReader):
     Pictures of birds are cropped if CUB_200_2011 is in the folder.
     """
 
-    def recognises(self, candidate: Candidate) -> bool:
-        return candidate.has("captions.pickle", "*/filenames.pickle")
+    folder_patterns = ("captions.pickle", "*/filenames.pickle")
 
     def read(self, path: Path, options: ReadOptions) -> Source:
         """Read the metadata.

@@ -13,7 +13,7 @@ from cap2im.data.folder_listing import needed_file
 from cap2im.data.image_files import ImageFile
 from cap2im.data.image_resizing import Box
 from cap2im.data.problems import Problem
-from cap2im.data.readers import Candidate, PickleReader, ReadOptions, SourceReader
+from cap2im.data.readers import PickleReader, ReadOptions, SourceReader
 from cap2im.data.records import CaptionedImage, Source
 from cap2im.data.splits import Split
 from cap2im.data.text_files import caption_lines
@@ -43,8 +43,7 @@ class BirdsReader(SourceReader):
     `train/filenames.pickle` and `test/filenames.pickle` define the splits, else CUB's own split does.
     """
 
-    def recognises(self, candidate: Candidate) -> bool:
-        return candidate.has("CUB_200_2011", "bounding_boxes.txt")
+    folder_patterns = ("CUB_200_2011", "bounding_boxes.txt")
 
     def read(self, path: Path, options: ReadOptions) -> Source:
         """Read the folder that holds CUB_200_2011 and text, or CUB_200_2011 itself.

@@ -125,6 +125,7 @@ def pixels_of(stored: bytes, name: str, colours: int, side: int | None = None, f
         fit: how the image is resize_image to the side.
 
     Raises:
+        MemoryError: the image does not fit into memory.
         ValueError: it cannot be decoded.
     """
 

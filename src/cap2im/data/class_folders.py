@@ -27,10 +27,10 @@ class ClassFoldersReader(SourceReader):
     The last tenth of each class of the training images is for validation.
     """
 
-    def recognises(self, candidate: Candidate) -> bool:
-        return candidate.has("train.tar")
+    folder_patterns = ("train.tar",)
 
     def resembles(self, candidate: Candidate) -> bool:
+        """Recognise folders of classes, unless a table may name the pictures."""
         tables = TABLES - {".txt"}
         return candidate.has("train/*/*") and not any(file.suffix.lower() in tables for file in candidate.files)
 

@@ -73,14 +73,17 @@ class CocoReader(SourceReader):
     of a split share a stem.
     """
 
+    folder_patterns = ("annotations/captions_*.json", "captions_*.json")
     reads_files = True
 
     def recognises(self, candidate: Candidate) -> bool:
+        """Recognise a file by its content."""
         if candidate.is_file:
             return candidate.path.suffix.lower() == ".json" and _is_coco_file(candidate.path)
-        return candidate.has("annotations/captions_*.json", "captions_*.json")
+        return super().recognises(candidate)
 
     def resembles(self, candidate: Candidate) -> bool:
+        """Recognise annotations of other names by their content."""
         return candidate.is_folder and bool(_other_annotations(candidate.path))
 
     def read(self, path: Path, options: ReadOptions) -> Source:

@@ -61,6 +61,7 @@ class FlickrReader(SourceReader):
     reads_files = True
 
     def recognises(self, candidate: Candidate) -> bool:
+        """Recognise files of captions by their content."""
         path = candidate.path
         if candidate.is_folder:
             return any(_has_captions(file) for file in _caption_files(path))

@@ -33,16 +33,19 @@ BUILDERS_OF_TABLES = ("parquet", "arrow", "json", "csv")  # of `datasets`; their
 class HuggingFaceReader(SourceReader):
     """Reads a dataset of the hub, a Parquet file, or a folder that `datasets` opens."""
 
+    folder_patterns = ("*.parquet", "data/*.parquet")
     reads_files = True
     has_columns = True
     name_hint = "a name on the Hugging Face hub is OWNER/NAME"
 
     def recognises(self, candidate: Candidate) -> bool:
+        """Recognise Parquet files that hold pictures."""
         if candidate.is_file:
             return is_parquet(candidate.path) and holds_pictures(candidate.path, None)
-        return candidate.has("*.parquet", "data/*.parquet")
+        return super().recognises(candidate)
 
     def reads_name(self, name: str) -> bool:
+        """Return whether a name is OWNER/NAME."""
         return is_repository(name) and not name.endswith(".parquet")
 
     def read(self, path: Path, options: ReadOptions) -> Source:

@@ -26,10 +26,12 @@ class FolderReader(SourceReader):
     has_columns = True
 
     def recognises(self, candidate: Candidate) -> bool:
+        """Recognise metadata at the top or one folder below."""
         depths = [len(file.relative_to(candidate.path).parts) for file in candidate.files if _is_metadata(file)]
         return min(depths, default=3) <= 2
 
     def resembles(self, candidate: Candidate) -> bool:
+        """Recognise metadata in any folder, and misspelt names."""
         return any(map(_is_metadata, candidate.files)) or bool(_misspelt_metadata(candidate.files))
 
     def read(self, path: Path, options: ReadOptions) -> Source:

@@ -24,6 +24,7 @@ class PairsReader(SourceReader):
     """
 
     def recognises(self, candidate: Candidate) -> bool:
+        """Recognise a picture with a text file of its name."""
         texts = _texts(candidate.files)
         return any((file.parent, fold(file.stem)) in texts for file in candidate.files if file.suffix.lower() in PICTURES)
 

@@ -81,12 +81,14 @@ class SourceReader(ABC):
     """Reads one kind of captioned images.
 
     Attributes:
+        folder_patterns: a folder with a file or folder of one of these patterns is surely of this kind.
         reads_files: the path may be one file; otherwise only a folder.
         has_columns: `ReadOptions.columns` applies.
         has_images_folder: `ReadOptions.images` applies.
         name_hint: form of the names that `reads_name` accepts, for messages.
     """
 
+    folder_patterns: ClassVar[tuple[str, ...]] = ()
     reads_files: ClassVar[bool] = False
     has_columns: ClassVar[bool] = False
     has_images_folder: ClassVar[bool] = False
@@ -102,7 +104,7 @@ class SourceReader(ABC):
 
     def recognises(self, candidate: Candidate) -> bool:
         """Return whether a path is surely of this kind."""
-        return False
+        return candidate.has(*self.folder_patterns)
 
     def resembles(self, candidate: Candidate) -> bool:
         """Return whether a path that no reader recognises may be of this kind."""

@@ -6,6 +6,7 @@ Source: mansimov/text2image, coco/alignDraw.py, whose pickles Python 2 wrote.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,12 @@ class ReleasedReader(SourceReader):
     Images are rows of 3 * side * side numbers, colours first, in 0..1 or 0..255.
     """
 
+    folder_patterns = ("*-cap2im.pkl", "mnist.h5")
     reads_files = True
 
     def recognises(self, candidate: Candidate) -> bool:
-        return (candidate.is_file and candidate.path.suffix.lower() == ".h5") or candidate.has("*-cap2im.pkl", "mnist.h5")
+        """Recognise HDF5 files, too."""
+        return (candidate.is_file and candidate.path.suffix.lower() == ".h5") or super().recognises(candidate)
 
     def read(self, path: Path, options: ReadOptions) -> Source:
         """Read arrays or digits.
@@ -119,12 +122,10 @@ def _read_image_numbers(file: Path, captions: int, read_pickle: PickleReader) ->
         ValueError: not a dictionary of that many captions.
     """
     document = read_pickle(file)
-    try:
-        if not isinstance(document, Mapping) or len(document) != captions:
-            raise TypeError
-        return np.array([document.get(caption, -1) for caption in range(captions)], np.int64)
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{file}: a dictionary with the image of each of {captions} captions was expected") from None
+    if isinstance(document, Mapping) and len(document) == captions:
+        with suppress(TypeError, ValueError, OverflowError):
+            return np.array([document.get(caption, -1) for caption in range(captions)], np.int64)
+    raise ValueError(f"{file}: a dictionary with the image of each of {captions} captions was expected")
 
 
 def _read_digits(file: Path) -> Source:

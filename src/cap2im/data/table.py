@@ -21,6 +21,7 @@ class TableReader(SourceReader):
     has_images_folder = True
 
     def resembles(self, candidate: Candidate) -> bool:
+        """Recognise tables with a column of pictures and one of captions."""
         if candidate.is_file:
             return is_parquet(candidate.path) or no_table(candidate.path, candidate.columns) is None
         try:

@@ -250,10 +250,10 @@ def _parse_csv(path: Path, lines: list[tuple[int, str]], separator: str) -> list
         try:
             for cells in reader:
                 if any(_holds_rows(cell, separator) for cell in cells):
-                    raise csv.Error("a cell holds lines of the table")
+                    raise ValueError("a cell holds lines of the table")
                 rows.append((numbers[reader.line_num - 1], cells))
             break
-        except csv.Error as error:
+        except (csv.Error, ValueError) as error:
             if style is styles[-1]:
                 last = rows[-1][0] if rows else numbers[0] - 1
                 raise ValueError(f"{path}: not CSV after line {last}: {error}; is a quote not closed?") from None

@@ -16,6 +16,7 @@ from cap2im.data.records import CaptionedImage, Source
 from cap2im.data.splits import SPLIT_NAMES, SPLITS, Split
 from cap2im.data.tar_samples import TarSamples
 from cap2im.data.text_files import file_format
+from cap2im.files import check_regular_file
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 MOST_FILES = 100_000  # tar files of a pattern
@@ -28,15 +29,16 @@ class WebDatasetReader(SourceReader):
     Pictures stay in the tar files and are read from there.
     """
 
+    folder_patterns = ("*.tar", "*/*.tar")
     reads_files = True
 
     def recognises(self, candidate: Candidate) -> bool:
-        if candidate.is_folder:
-            return candidate.has("*.tar", "*/*.tar")
-        return candidate.path.suffix.lower() == ".tar"  # a file or a pattern
+        """Recognise files and patterns of files, too."""
+        return super().recognises(candidate) or (candidate.path.suffix.lower() == ".tar" and not candidate.is_folder)
 
     def reads_name(self, name: str) -> bool:
-        return True  # a pattern
+        """Return True: any name may be a pattern."""
+        return True
 
     def read(self, path: Path, options: ReadOptions) -> Source:
         """List the samples of tar files.
@@ -68,8 +70,7 @@ def _records(file: Path, relative: Path, problems: list[Problem]) -> list[Captio
     """
     records = []
     try:
-        if not file.is_file():
-            raise tarfile.ReadError("is not a regular file")
+        check_regular_file(file)
         with tarfile.open(file, "r:") as archive:
             listed = TarSamples(archive, str(file))
         problems += listed.problems + listed.unused
