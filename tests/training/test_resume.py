@@ -149,7 +149,7 @@ def test_words_are_mapped_when_a_run_starts_from_another_vocabulary(photos, tmp_
                 assert torch.equal(weight[old.index(word)], after[name][new.index(word)]), (name, word)
         else:
             assert torch.equal(weight, after[name]), name
-    with pytest.raises(ValueError, match=r"has other sizes: its model\.latent is 3, here it is 4; give the same sizes with --set$"):
+    with pytest.raises(ValueError, match=r"has other sizes: its model\.latent is 3, this training's is 4; give the same sizes with --set$"):
         train(
             load_recipe("aligndraw-small", changes | {"model.latent": 4}), tmp_path / "third", data=photos, device="cpu", start_from=first
         )

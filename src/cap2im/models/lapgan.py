@@ -56,7 +56,16 @@ def _odd(kernel: int) -> int:
 
 Kernel = Annotated[int, Field(ge=1), AfterValidator(_odd)]
 Width = Annotated[int, Field(ge=1)]
-Widths = Annotated[tuple[Width, Width], BeforeValidator(lambda widths: (widths, widths) if isinstance(widths, int) else widths)]
+
+
+def _pair(widths: object) -> object:
+    """Return one number twice, and a list, which strict validation refuses here, as a tuple."""
+    if isinstance(widths, int):
+        return widths, widths
+    return tuple(widths) if isinstance(widths, list) else widths
+
+
+Widths = Annotated[tuple[Width, Width], BeforeValidator(_pair)]
 
 
 class SentenceConditioningConfig(BaseModel):
