@@ -57,12 +57,8 @@ def test_bundled_files_are_small_and_have_cards():
 
 CORE_ONLY = """
 import sys
-blocked = {"accelerate", "tensorboard", "sklearn", "matplotlib", "scipy", "torchmetrics", "datasets", "h5py", "pytest", "transformers"}
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in blocked:
-            raise ImportError(f"{name} is not part of the core")
-sys.meta_path.insert(0, Block())
+extras = "accelerate", "tensorboard", "sklearn", "matplotlib", "scipy", "torchmetrics", "datasets", "h5py", "pytest", "transformers"
+sys.modules.update(dict.fromkeys(extras))  # None: not installed
 import cap2im
 assert "torch" not in sys.modules and "numpy" not in sys.modules, "importing the package is cheap"
 drawing = cap2im.draw("the digit three is at the top of the digit one")[0]

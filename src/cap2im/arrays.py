@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from cap2im.extras import require
 from cap2im.files import check_regular_file, shortened
 
 MOST_GROWTH = 100  # bytes of arrays for each byte of their file; zeros compress a thousandfold, weights and pictures hardly
 ROOM = 2**24  # bytes of arrays that any file may hold
 MOST_NAMES = 100_000
-NEEDS_H5PY = "HDF5 files need h5py; in the checkout: pip install -c constraints.txt '.[legacy]'"
 
 
 def most_bytes(path: Path) -> int:
@@ -43,10 +43,9 @@ def open_hdf5(path: Path, names: Sequence[str] | None = None) -> dict[str, Any]:
             storage, virtual datasets), no array of numbers, was never written, or is far larger than the file.
     """
     check_regular_file(path)
-    try:
-        import h5py  # an extra
-    except ModuleNotFoundError:
-        raise ValueError(f"{path}: {NEEDS_H5PY}") from None
+    require(f"{path}: HDF5", "legacy", "h5py")
+    import h5py
+
     try:
         file = h5py.File(path, "r")
         if len(file) > MOST_NAMES:

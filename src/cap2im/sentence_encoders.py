@@ -23,6 +23,7 @@ from cap2im.checkpoint import CONFIG, SENTENCE_ENCODER, TRAINING_STATE, WEIGHTS,
 from cap2im.data.sentence_vectors import SentenceEncoder
 from cap2im.data.tokenizer import normalise
 from cap2im.data.vocabulary import pad
+from cap2im.extras import require
 from cap2im.files import JSONObject, brief, check_regular_file, file_sha256, read_json, sha256, shortened
 from cap2im.hub import ENCODER_FILES, download, is_repository
 from cap2im.loading import LoadedModel, load_model
@@ -34,7 +35,6 @@ CARD = "README.md"
 KNOWN_MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
 ACTIVATIONS = ("torch.nn.modules.activation.", "torch.nn.modules.linear.Identity")  # allowed in a Dense module
 CLIP_TYPES = ("clip", "clip_text_model")
-NOT_INSTALLED = "needs more than the core; in the checkout: pip install -c constraints.txt '.[sentences]'"
 
 
 class SkipThoughtsEncoder(SentenceEncoder):
@@ -88,10 +88,9 @@ class SentenceTransformersEncoder(SentenceEncoder):
     """
 
     def __init__(self, name: str, folder: Path) -> None:
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ImportError:
-            raise ValueError(f"{folder}: a model of sentence-transformers {NOT_INSTALLED}") from None
+        require(f"{folder}: a model of sentence-transformers", "sentences", "sentence_transformers")
+        from sentence_transformers import SentenceTransformer
+
         for module in _modules(folder):
             package, _, class_name = module.type.rpartition(".")
             if not f"{package}.".startswith("sentence_transformers.") or class_name not in KNOWN_MODULES:
@@ -138,10 +137,9 @@ class CLIPEncoder(SentenceEncoder):
     """
 
     def __init__(self, name: str, folder: Path) -> None:
-        try:
-            from transformers import AutoTokenizer, CLIPTextModelWithProjection
-        except ImportError:
-            raise ValueError(f"{folder}: a CLIP {NOT_INSTALLED}") from None
+        require(f"{folder}: a CLIP text model", "sentences", "transformers")
+        from transformers import AutoTokenizer, CLIPTextModelWithProjection
+
         _refuse_pickles(folder)
         try:
             with _Quiet(), _bounded_network(folder):

@@ -29,9 +29,9 @@ from cap2im.cli.options import (
     SimilarityOption,
     SplitOption,
     examples,
-    require_training_extra,
 )
 from cap2im.cli.train import train
+from cap2im.extras import require
 from cap2im.files import check_writable_folder, dump_json, write_atomically
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def _check_comparison(
 
     recipes = {name: recipe for name in missing if isinstance(recipe := load_recipe(name, []), DrawingRecipe)}
     if recipes:
-        require_training_extra()
+        require("training", "train", "accelerate", "tensorboard")
     digits_split: Split = "test" if measures.split is None or measures.split == "all" else measures.split
     for subject in (*map(Subject.of, pipelines), *(Subject.of_recipe(name, recipe) for name, recipe in recipes.items())):
         wanted = measures if subject.ranks_images else dataclasses.replace(measures, shortlist=None, candidates=None)

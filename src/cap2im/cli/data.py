@@ -18,10 +18,10 @@ from cap2im.cli.options import (
     TokensOption,
     WorkersOption,
     examples,
-    require_datasets,
 )
 from cap2im.data.sources import SOURCES
 from cap2im.evaluation.report import print_check
+from cap2im.extras import require
 
 if TYPE_CHECKING:
     Kind = str
@@ -69,7 +69,7 @@ def prepare(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
 ) -> None:
     """Make captioned images of any kind into one dataset to train on."""
-    require_datasets()
+    require("preparing data", "train", "datasets")
     from cap2im.convert.pickles import read_pickle
     from cap2im.data.prepare import PrepareOptions, prepare_dataset
     from cap2im.data.readers import ColumnNames, ReadOptions
@@ -99,7 +99,7 @@ def check(
     workers: WorkersOption = None,
 ) -> None:
     """Say what is wrong with captioned images; exit status 1 if something would be lost."""
-    require_datasets()
+    require("preparing data", "train", "datasets")
     from cap2im.convert.pickles import read_pickle
     from cap2im.data.readers import ColumnNames, ReadOptions
     from cap2im.data.validate import check_path

@@ -17,8 +17,8 @@ from cap2im.cli.options import (
     PairsSeedOption,
     PrecisionOption,
     examples,
-    require_datasets,
 )
+from cap2im.extras import require
 from cap2im.files import check_writable_folder
 
 commands = typer.Typer()
@@ -48,7 +48,7 @@ def generate(
     precision: PrecisionOption = "fp32",
 ) -> None:
     """Draw all captions of a dataset, a file each; several processes share the work."""
-    require_datasets()
+    require("reading prepared data", "train", "datasets")
     check_writable_folder(out)
     from cap2im.data.dataset import PreparedDataset
     from cap2im.files import JSONObject, read_json

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -137,23 +136,3 @@ NeuralOption = Annotated[
 def examples(*lines: str) -> str:
     """Return the examples below the help of a command, one a line."""
     return "Examples:\n\n" + "\n\n".join(f"  {line}" for line in lines)
-
-
-def require_training_extra() -> None:
-    """Check that the packages of the extra `train` are installed.
-
-    Raises:
-        ValueError: one is missing.
-    """
-    if any(find_spec(package) is None for package in ("accelerate", "tensorboard")):
-        raise ValueError("training needs more than the core; in the checkout: pip install -c constraints.txt '.[train]'")
-
-
-def require_datasets() -> None:
-    """Check that the package `datasets` is installed.
-
-    Raises:
-        ValueError: it is missing.
-    """
-    if find_spec("datasets") is None:
-        raise ValueError("preparing data needs more than the core; in the checkout: pip install -c constraints.txt '.[train]'")

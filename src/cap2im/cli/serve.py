@@ -9,6 +9,7 @@ import typer
 
 import cap2im
 from cap2im.cli.options import PATH, PLACE, SharpenOption, examples
+from cap2im.extras import require
 
 commands = typer.Typer()
 
@@ -51,13 +52,9 @@ def serve(
     ] = None,
 ) -> None:
     """Serve models: an API, and a page on which people watch them draw."""
-    try:
-        from cap2im.serve.app import serve as run_server
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("cap2im"):
-            raise
-        raise ValueError("serving needs more than the core; in the checkout: pip install -c constraints.txt '.[serve]'") from None
+    require("serving", "serve", "fastapi", "uvicorn")
     from cap2im.loading import find_device, find_model
+    from cap2im.serve.app import serve as run_server
     from cap2im.serve.settings import ServeSettings, read_key
 
     values: dict[str, Any] = {

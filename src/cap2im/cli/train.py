@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cap2im.cli.errors import StoppedError
-from cap2im.cli.options import PATH, PLACE, ChangesOption, DataOption, examples, require_training_extra
+from cap2im.cli.options import PATH, PLACE, ChangesOption, DataOption, examples
+from cap2im.extras import require
 
 commands = typer.Typer()
 
@@ -73,7 +74,7 @@ def train(
     if dry_run and data is None and resolved is not None:
         print(to_toml(resolved), end="")
         return
-    require_training_extra()
+    require("training", "train", "accelerate", "tensorboard")
     from cap2im.loading import find_model
     from cap2im.training import dispatch as training
 

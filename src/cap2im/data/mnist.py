@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from cap2im.data.splits import Split
+from cap2im.extras import require
 from cap2im.files import read_bytes, sha256, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -217,10 +218,9 @@ def scikit_learn_digits(split: Split) -> Digits:
     Raises:
         ValueError: scikit-learn is not installed.
     """
-    try:
-        from sklearn.datasets import load_digits  # an optional dependency, and slow to import
-    except ImportError:
-        raise ValueError("these digits are in scikit-learn: pip install scikit-learn") from None
+    require("the dataset of scikit-learn's digits", "digits", "sklearn")
+    from sklearn.datasets import load_digits  # slow to import
+
     data = load_digits()
     small = torch.from_numpy(data.images).float().unsqueeze(1) / 16  # 0..16 levels
     large = torch.nn.functional.interpolate(small, size=(24, 24), mode="bicubic", align_corners=False).clamp(0, 1)

@@ -6,7 +6,6 @@ import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +30,7 @@ from cap2im.data.shard_batches import ShardBatches
 from cap2im.data.splits import SPLITS, Split
 from cap2im.data.vocabulary import pad
 from cap2im.evaluation.other_dataset import ForeignData, foreign_data
+from cap2im.extras import require
 from cap2im.files import file_sha256, sha256
 from cap2im.loading import find_model, load_model
 from cap2im.metrics import elbo, fid, r_precision, retrieval, ssim
@@ -213,7 +213,7 @@ class Subject:
         if data is None:
             raise ValueError(f"{self.name} draws more than captioned digits: give a prepared dataset with --data")
         dataset = PreparedDataset.open(data)
-        require_datasets()
+        require("reading prepared data", "train", "datasets")
         others, main = measures.splits(dataset)
         training = measures.shortlist is not None or measures.neural_distance
         for split in (*others, main, *(("train",) if training else ())):
@@ -254,16 +254,6 @@ class Subject:
         least = max(fid.SPLITS if measures.fid else 0, r_precision.OTHERS + 1 if measures.damsm is not None else 0)
         if self.digits is None and measures.images < least:
             raise ValueError(f"--images {measures.images}: FID needs {fid.SPLITS} captions at least, R-precision {r_precision.OTHERS + 1}")
-
-
-def require_datasets() -> None:
-    """Check that prepared datasets can be read.
-
-    Raises:
-        ValueError: the package that reads them is not installed.
-    """
-    if find_spec("datasets") is None:
-        raise ValueError("prepared datasets need more than the core; in the checkout: pip install -c constraints.txt '.[train]'")
 
 
 def shortlist_sha256(name: str) -> str:

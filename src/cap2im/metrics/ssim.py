@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cap2im.extras import require
 from cap2im.metrics.distributed import ProcessGroup
 from cap2im.metrics.elbo import Sharpen
 from cap2im.metrics.intervals import mean_and_error
@@ -28,7 +29,6 @@ SAMPLES = 50  # drawings of each caption in the paper
 WINDOW = 11
 HIGHEST_PSNR = 100  # decibels: a hundred-thousandth of white, far finer than the steps of stored pixels
 IMAGES_AT_ONCE = 2_000
-NEEDED = "needs more than the core; in the checkout: pip install -c constraints.txt '.[metrics]'"
 
 
 def structural_similarity(pictures: Tensor, images: Tensor) -> Tensor:
@@ -39,10 +39,9 @@ def structural_similarity(pictures: Tensor, images: Tensor) -> Tensor:
     """
     if min(pictures.shape[-2:]) < WINDOW:
         raise ValueError(f"SSIM has a window of {WINDOW} pixels; these pictures have {min(pictures.shape[-2:])}")
-    try:
-        from torchmetrics.functional.image import structural_similarity_index_measure as ssim  # an extra
-    except ImportError:
-        raise ValueError(f"SSIM {NEEDED}") from None
+    require("SSIM", "metrics", "torchmetrics")
+    from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+
     planes, others = (each.flatten(0, 1).unsqueeze(1) for each in (pictures, images))  # a colour is a picture of its own
     found = ssim(planes, others, data_range=1.0, kernel_size=WINDOW, sigma=1.5, reduction="none")
     assert isinstance(found, Tensor)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
+from cap2im.extras import require
 from cap2im.files import atomic_path, check_regular_file, naming, parse_json
 from cap2im.training.samples import SampleGrid
 
@@ -32,10 +32,7 @@ def check_tracker(tracker: Tracker) -> None:
     Raises:
         ValueError: the package is missing.
     """
-    if find_spec(tracker) is None:
-        raise ValueError(
-            f"--log {tracker}: the package {tracker} is missing; in the checkout: pip install -c constraints.txt '.[{tracker}]'"
-        )
+    require(f"--log {tracker}", "train" if tracker == "tensorboard" else tracker, tracker)
 
 
 def progress_bar(console: Console | None = None) -> Progress:
