@@ -28,7 +28,7 @@ class Spec:
     config: str
     recipe: str
     trainer: str
-    card: str
+    card: str = "cap2im.training.card:model_card"
 
     @property
     def network_class(self) -> Any:

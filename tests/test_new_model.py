@@ -1,0 +1,96 @@
+"""A new model is a network, a trainer and a line of the registry; it then trains, resumes, draws, is evaluated and served.
+
+docs/adding-a-model.md walks through the same files.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+
+import cap2im
+from cap2im.checkpoint import read_config, read_weights
+from cap2im.registry import MODELS, Spec
+from cap2im.serve.app import create_app
+from cap2im.serve.settings import ServeSettings
+
+RECIPE = str(Path(__file__).parent / "toy" / "toy-digits.toml")
+CAPTION = "the digit three is at the top of the digit one"
+PAGE = Path(__file__).parents[1] / "docs" / "adding-a-model.md"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    """The registry with the line of the page."""
+    (line,) = re.findall(r'^    "toy": (Spec\(.*\)),$', PAGE.read_text("utf-8"), re.MULTILINE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "toy", Spec(*ast.literal_eval(line.removeprefix("Spec"))))
+        yield
+
+
+def test_the_page_shows_the_files_of_the_toy():
+    shown = re.findall(r"^```{literalinclude} \.\./(\S+)$", PAGE.read_text("utf-8"), re.MULTILINE)
+    assert shown == ["tests/toy/network.py", "tests/toy/trainer.py", "tests/toy/toy-digits.toml"]
+    assert sorted(path.name for path in Path(RECIPE).parent.glob("*.*")) == ["__init__.py", "network.py", "toy-digits.toml", "trainer.py"]
+
+
+def train(run: Path, updates: int, **options) -> Path:
+    changes = {"updates": updates, "checkpoint_every": 5, "validate_every": 5, "data.validation_samples": 50}
+    return cap2im.train(RECIPE, run=run, device="cpu", **changes, **options)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """The folder of a toy after ten updates."""
+    return train(tmp_path_factory.mktemp("toy") / "run", 10)
+
+
+def test_a_new_model_trains(model):
+    lines = [json.loads(line) for line in (model.parent / "stats.jsonl").read_text().splitlines()]
+    losses = [line["validation/loss"] for line in lines if "validation/loss" in line]
+    assert losses[-1] < losses[0]
+    config = read_config(model)
+    assert (config["kind"], config["model"]["side"], config["parameters"]) == ("toy", 60, sum(w.numel() for w in weights(model).values()))
+    assert "| validation loss |" in (model / "README.md").read_text()
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return read_weights(folder, read_config(folder))
+
+
+def test_a_new_model_resumes_bit_for_bit(model, tmp_path):
+    train(tmp_path / "run", 5)
+    resumed = weights(train(tmp_path / "run", 10, resume=True))
+    assert all(torch.equal(resumed[name], value) for name, value in weights(model).items())
+
+
+def test_a_new_model_draws(model, run, tmp_path):
+    pipeline = cap2im.load(str(model))
+    drawing, other = pipeline.draw(CAPTION, samples=2, seed=5)
+    assert drawing.canvases.shape == (1, 60, 60, 1)
+    assert not np.array_equal(drawing.canvases, other.canvases)
+    status, _, error = run("draw", CAPTION, "--model", str(model), "--seed", "5", "-n", "1", "--out", str(tmp_path / "out"))
+    assert status == 0, error
+
+
+def test_a_new_model_is_evaluated(model, run, tmp_path):
+    status, out, error = run("evaluate", str(model), "--samples", "1", "--out", str(tmp_path / "result.json"))
+    assert status == 0, error
+    assert "caption accuracy" in out
+    assert json.loads((tmp_path / "result.json").read_text())["model"] == "run"
+
+
+def test_a_new_model_is_served(model):
+    with TestClient(create_app(ServeSettings(models=(str(model),))), "http://localhost") as client:
+        (card,) = client.get("/v1/models").json()["models"]
+        assert (card["kind"], card["side"], card["glimpses"]) == ("toy", 60, 1)
+        reply = client.post("/v1/draw", json={"captions": [CAPTION], "seed": 5})
+        assert reply.status_code == 200, reply.text
+        assert reply.json()["results"][0]["caption"] == CAPTION
