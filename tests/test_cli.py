@@ -239,7 +239,10 @@ BAD = [
         ["train", "skipthoughts-small", "--data", "latin.txt", "--compile"],
         "skipthoughts-small: a recipe of kind 'skipthoughts' has no --compile",
     ),
-    (["train", "skipthoughts-small", "--set", "model.uni=0", "--set", "model.bi=0"], "nothing is left to encode with"),
+    (
+        ["train", "skipthoughts-small", "--set", "model.uni=0", "--set", "model.bi=0"],
+        "uni and bi are both 0; at least one must be positive",
+    ),
     (["evaluate", "nothing"], "unknown model 'nothing'"),
     (["evaluate", "aligndraw-mnist", "--data", "nowhere"], "nowhere: no such folder"),
     (["evaluate", "aligndraw-mnist", "--out", "no/such/file.json"], "no/such/file.json: cannot write this file: no folder no/such"),

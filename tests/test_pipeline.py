@@ -127,7 +127,7 @@ def test_a_machine_without_half_precision_draws_in_single_and_says_so(tmp_path, 
     folder = str(tiny_model(tmp_path / "m"))
     asked, whole = Pipeline.load(folder, precision="bf16"), Pipeline.load(folder)
     assert asked.precision == "fp32"
-    assert caplog.messages == ["m: this machine does not multiply in bf16 by itself: fp32 in its place"]
+    assert caplog.messages == ["m: this machine has no native bf16 arithmetic: using fp32"]
     assert torch.equal(asked.images(asked.prompts(CAPTIONS), [0, 1, 2]), whole.images(whole.prompts(CAPTIONS), [0, 1, 2]))
 
 

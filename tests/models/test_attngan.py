@@ -222,7 +222,7 @@ def test_conditioning_kl_is_a_gaussians():
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"first_side": 48}, "first_side 48 is no power of two"),
+        ({"first_side": 48}, "first_side 48 is not a power of two"),
         ({"margin": 2}, "margin 2 does not shrink to whole pixels of the first of 3 sizes"),
         ({"margin": 32}, "margin 32 leaves nothing of 64 pixels"),
         ({"branches": 5}, "less than or equal to 4"),

@@ -154,7 +154,7 @@ def test_gradients_reach_the_pictures_of_a_generator():
 
 
 def test_refusals():
-    with pytest.raises(ValidationError, match="image_encoder inception sees 3 colours, not 1"):
+    with pytest.raises(ValidationError, match="image_encoder inception needs 3 colours, got 1"):
         DAMSMConfig(text=TINY, colours=1)
 
 

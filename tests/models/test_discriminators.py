@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from cap2im.models import discriminators
 from cap2im.models.discriminators import Discriminator, discriminator_loss
 
 
@@ -89,15 +88,3 @@ def test_of_spectral_norm_no_picture_depends_on_its_batch():
     real, _, sentences = inputs()
     whole = network.logits(real, sentences).conditional
     torch.testing.assert_close(network.logits(real[:1], sentences[:1]).conditional, whole[:1])
-
-
-@pytest.mark.parametrize("normed", [False, True])
-def test_many_weights_are_multiplied_the_same(monkeypatch, normed):
-    network = make(64, spectral_norm=normed).eval()
-    results = []
-    for limit in (discriminators.MANY_WEIGHTS, 0):
-        monkeypatch.setattr(discriminators, "MANY_WEIGHTS", limit)
-        loss = discriminator_loss(network(*inputs(64)))
-        results.append([loss, *torch.autograd.grad(loss, list(network.parameters()))])
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)

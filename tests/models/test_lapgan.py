@@ -95,7 +95,7 @@ def test_pictures_do_not_depend_on_the_batch(conditioning, colours):
 def test_each_stage_hears_its_caption_and_its_noise(conditioning):
     model = make(conditioning=conditioning)
     text, noise = model.encode(*captions()), noise_of(model)
-    coarse_noise, plane = model.split(noise)
+    coarse_noise, plane = model.split_noise(noise)
     assert torch.equal(coarse_noise, noise[:, 0, :5])
     assert torch.equal(plane.flatten(1), noise[:, 0, 5:])
     rough, finished = model.sample(text, noise).pictures.unbind(1)

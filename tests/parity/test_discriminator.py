@@ -28,7 +28,7 @@ def test_trunk_and_heads(name, mode):
     where = f"{name}/out/{mode}/"
     maps = network.trunk(pixels(file[f"in/img{side_of(name)}"]))
     check(f"{where}features", maps, 5e-5)
-    check(f"{where}cond", network.read(maps, file["in/sent_emb"]).sigmoid(), 5e-6)
+    check(f"{where}cond", network.conditional_logits(maps, file["in/sent_emb"]).sigmoid(), 5e-6)
     if network.unconditional is None:
         check(f"{where}cond_no_code", network.conditional(maps).flatten().sigmoid(), 2e-6)
     else:

@@ -187,7 +187,7 @@ def test_refusals(squares, tmp_path, run):
         train(recipe("damsm-coco", "train.inception=nowhere.pth"), tmp_path / "run", data=squares, device="cpu")
     with pytest.raises(ValueError, match=r"train.inception is for model.image_encoder inception; this one is small"):
         recipe("damsm-mnist", "train.inception=weights.pth")
-    with pytest.raises(ValueError, match="image_encoder inception sees 3 colours, not 1"):
+    with pytest.raises(ValueError, match="image_encoder inception needs 3 colours, got 1"):
         recipe("damsm-coco", "model.colours=1")
     with pytest.raises(ValueError, match=r"unknown key train.gamma \(did you mean train.gammas\?\)"):
         recipe("damsm-mnist", "train.gamma=3")

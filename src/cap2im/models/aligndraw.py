@@ -1,10 +1,10 @@
-"""alignDRAW, the conditional DRAW network with attention over words, its variants without attention, and DRAW, its unconditional ancestor.
+"""alignDRAW, the conditional DRAW network with attention over words; its variants without attention; and DRAW (unconditional).
 
 Source: alignDRAW (arXiv:1511.02793), sections 3.2-3.4, equations 1-15 and table 2; DRAW (arXiv:1502.04623).
 
-What the released program adds to the paper, and we keep in every variant: a gamma that multiplies what is read and divides what is
-written (DRAW eq. 27, 29); a bias inside the prior's tanh; a posterior whose linear layer gives log sigma^2; LSTM cells that start at
-zero. Differences that `variant` selects are told in `filterbank` and `text`; "port" also halves the prior's log sigma.
+Every variant keeps what the released program adds to the paper: a gamma that multiplies patches when reading and divides them when writing
+(DRAW eq. 27, 29); a bias inside the prior's tanh; a posterior whose linear layer gives log sigma^2; LSTM cells that start at zero.
+`filterbank` and `text` describe the differences that `variant` selects; "port" also halves the prior's log sigma.
 
 Shapes: B batch, L words, T glimpses, D features, Z latent, P patch side, A canvas side (H = W), C colours.
 """
@@ -24,17 +24,17 @@ from torch.nn import functional as F
 from cap2im.models.filterbank import PARAMETERS, Variant, filter_bank, filter_offsets, first_pixel
 from cap2im.models.interface import Bound, DrawnSequence, Frame, Gaussian, LikelihoodModel, standard_normal
 from cap2im.models.recurrence import Plain, Unrolled
-from cap2im.models.text import Alignment, AlignmentPass, BidirectionalLanguageModel, EncodedText, lstm_cell, tanh
+from cap2im.models.text import Alignment, AlignmentPass, BidirectionalLanguageModel, EncodedText, lstm_cell
 
 
 class DRAWConfig(BaseModel):
-    """Sizes of the network. The defaults are the paper's for MNIST with captions (table 2, appendix B)."""
+    """The sizes of the network. The defaults are the paper's for MNIST with captions (table 2, appendix B)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     conditioning: Literal["align", "mean", "sentence", "none"] = Field(
         "align",
-        description='how captions enter: "align" attends to words, "mean" averages them, "sentence" takes a sentence vector, "none" not',
+        description='captions: "align" by attention to words, "mean" by their mean, "sentence" by a given vector, "none" not at all',
     )
     sentence_features: int = Field(4800, ge=1, description="width of the sentence vector; 4,800 of combine-skip")
     side: int = Field(60, ge=4, le=1024, description="pixels of the square canvas")
@@ -47,13 +47,15 @@ class DRAWConfig(BaseModel):
     latent: int = Field(150, ge=1, description="Z, dimension of z_t")
     vocabulary_size: int = Field(22, ge=1, description="number of words; a prepared dataset decides it")
     language_units: int = Field(128, ge=1, description="LSTM units of one direction of the language model")
-    language_dropout: float = Field(0.0, ge=0, lt=1, description="of the words' features, in training")
-    language_forgetting: float = Field(0.0, ge=0, lt=1, description="probability that each direction starts anew at a word, in training")
-    language_window: int = Field(0, ge=0, description="words that a direction reads for the state of one; 0 is the whole sentence")
+    language_dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the words' features")
+    language_forgetting: float = Field(0.0, ge=0, lt=1, description="probability that each direction restarts at a word, in training")
+    language_window: int = Field(0, ge=0, description="words that a direction reads for the state of one; 0 is the whole caption")
     align_features: int = Field(512, ge=1, description="l, width of the alignment")
     align_noise: float = Field(0.0, ge=0, description="scale of the Gumbel noise on alignment scores, in training")
-    blank: float = Field(0.0, description="logit at which the canvas starts; the release starts MNIST at -10 (black) and COCO at 0")
-    initialisation: Literal["paper", "scaled"] = Field("paper", description='of the weights; "scaled" by the fan-in, see `initialise`')
+    blank: float = Field(0.0, description="initial logit of the canvas; the release has -10 (black) for MNIST and 0 for COCO")
+    initialisation: Literal["paper", "scaled"] = Field(
+        "paper", description='of the weights; "scaled" divides by the fan-in, see `initialise`'
+    )
     variant: Variant = Field("paper", description='"released" follows the authors\' code, "port" a PyTorch port of it')
 
     @property
@@ -63,12 +65,12 @@ class DRAWConfig(BaseModel):
 
     @property
     def noise_shape(self) -> tuple[int, int]:
-        """(T, Z) of one drawing's noise."""
+        """(T, Z) of one image's noise."""
         return self.glimpses, self.latent
 
     @property
     def text_features(self) -> int:
-        """Width of what the generative LSTM hears of the caption."""
+        """Width of the encoded caption."""
         return {"align": 2 * self.language_units, "mean": 2 * self.language_units, "sentence": self.sentence_features, "none": 0}[
             self.conditioning
         ]
@@ -76,7 +78,7 @@ class DRAWConfig(BaseModel):
 
 @dataclass(frozen=True)
 class GenerativeState:
-    """State of the drawing side: the canvas before the sigmoid [B, C, A, A], h_gen and its cell [B, D] each."""
+    """State of the generative side: the canvas before the sigmoid [B, C, A, A], h_gen and its cell [B, D] each."""
 
     canvas: Tensor
     hidden: Tensor
@@ -93,17 +95,16 @@ class InferenceState:
 
 @dataclass(frozen=True)
 class Glimpse:
-    """What one step shows: the word weights [B, L] (None without attention) and the raw window parameters [B, 5]."""
+    """The visible part of one step: word weights [B, L], None without attention, and raw write window parameters [B, 5]."""
 
     words: Tensor | None
     write_window: Tensor
-    read_window: Tensor | None = None
 
 
 class StepContext:
-    """What stays the same in all steps of one pass over a batch: what is known of the captions, and the layers, unrolled.
+    """What all steps of one pass over a batch share: the encoded captions and the unrolled layers.
 
-    A sentence vector that never changes enters the generative LSTM once, by its own product [B, 4D], instead of at every step.
+    A constant sentence vector is multiplied with its weights [B, 4D] once, not at every step.
     """
 
     def __init__(self, model: DRAW, text: EncodedText | None) -> None:
@@ -160,19 +161,20 @@ class DRAW(LikelihoodModel):
         initialise(self)
 
     def compile_steps(self) -> None:
-        """Compiles the two steps with torch.compile: the first pass takes longer; the numbers stay, within rounding."""
+        """Compile the two steps with torch.compile; results change within rounding."""
         self.compiled = True
         self.infer = torch.compile(self.infer)  # type: ignore[method-assign]
         self.generate = torch.compile(self.generate)  # type: ignore[method-assign]
 
     @property
     def observation(self) -> str:
-        """Section 3.3: every pixel is a coin whose mean is the canvas through the sigmoid."""
+        """Section 3.3: each pixel is Bernoulli, with the sigmoid of the canvas as its mean."""
         return "bernoulli"
 
     # The states before the first glimpse
 
     def initial_generative_state(self, batch: int) -> GenerativeState:
+        """Return the learned canvas and h_gen, zeros in plain DRAW, and a cell of zeros."""
         c = self.config
         zeros = self.patch.weight.new_zeros
         if c.conditioning == "none":
@@ -182,15 +184,16 @@ class DRAW(LikelihoodModel):
         return GenerativeState(canvas, hidden, zeros(batch, c.generative_units))
 
     def initial_inference_state(self, batch: int) -> InferenceState:
+        """Return the learned h_infer, zeros in plain DRAW, and a cell of zeros."""
         zeros = self.patch.weight.new_zeros(batch, self.config.inference_units)
         return InferenceState(zeros if self.config.conditioning == "none" else self.start_inference.expand(batch, -1), zeros)
 
     # One step
 
     def read(self, images: Tensor, state: GenerativeState, layers: StepContext) -> tuple[Tensor, Tensor]:
-        """r_t [B, 2*C*P*P] of the image and of the error image x - sigmoid(c), and the read window [B, 5] (eq. 10-11).
+        """Return r_t [B, 2*C*P*P] of the image and the error image x - sigmoid(c), and the read window [B, 5] (eq. 10-11).
 
-        Reading is linear, so the error's patch is the difference of two patches.
+        Reading is linear: the error's patch is the difference of two patches.
         """
         c = self.config
         window = layers.read_window(state.hidden)  # [B, 5]
@@ -202,7 +205,7 @@ class DRAW(LikelihoodModel):
     def infer(
         self, images: Tensor, state: GenerativeState, inference: InferenceState, layers: StepContext
     ) -> tuple[Gaussian, InferenceState, Tensor]:
-        """Posterior of z_t, the next inference state and the read window (eq. 10-13)."""
+        """Return the posterior of z_t, the next inference state and the read window (eq. 10-13)."""
         patches, window = self.read(images, state, layers)
         inputs = torch.cat([patches, state.hidden, inference.hidden], dim=1)
         inference = InferenceState(*lstm_cell(layers.inference(inputs), inference.cell))
@@ -210,7 +213,7 @@ class DRAW(LikelihoodModel):
         return Gaussian(mean, 0.5 * log_variance), inference, window
 
     def generate(self, latent: Tensor, state: GenerativeState, layers: StepContext) -> tuple[GenerativeState, Glimpse]:
-        """Draws one glimpse from z_t [B, Z] (eq. 2-4)."""
+        """Draw one glimpse from z_t [B, Z] (eq. 2-4)."""
         c = self.config
         inputs, words = [latent], None
         if layers.alignment is not None:
@@ -226,21 +229,21 @@ class DRAW(LikelihoodModel):
         return GenerativeState(state.canvas + bank.write(patch), hidden, cell), Glimpse(words, window)
 
     def latent_prior(self, hidden: Tensor) -> Gaussian:
-        """P(Z_t | Z_1..t-1) for t > 1 from h_gen of the step before (eq. 1)."""
+        """Return P(Z_t | Z_1..t-1) for t > 1 from h_gen of the step before (eq. 1)."""
         if self.config.conditioning == "none":
             return standard_normal(hidden, self.config.latent)
-        mean, log_sigma = tanh(self.prior(hidden).to(hidden.dtype)).chunk(2, dim=-1)
+        mean, log_sigma = self.prior(hidden).to(hidden.dtype).tanh().chunk(2, dim=-1)
         return Gaussian(mean, 0.5 * log_sigma if self.config.variant == "port" else log_sigma)
 
     # The unrolled network
 
     def bound(self, images: Tensor, text: EncodedText | None, noise: Tensor) -> Bound:
-        """The lower bound of each picture from one posterior sample (eq. 14)."""
+        """Return the lower bound of each image from one posterior sample (eq. 14)."""
         state = self.initial_generative_state(len(images))
         inference = self.initial_inference_state(len(images))
         layers = StepContext(self, text)
         hidden, means, log_sigmas = [], [], []
-        with torch.autocast(images.device.type, enabled=False):  # the layers keep autocast's type; windows and canvases stay exact
+        with torch.autocast(images.device.type, enabled=False):  # layers keep autocast's type; windows and canvases stay in fp32
             for eps in noise.unbind(1):
                 hidden.append(state.hidden)
                 posterior, inference, _ = self.infer(images, state, inference, layers)
@@ -256,18 +259,18 @@ class DRAW(LikelihoodModel):
         return Bound(reconstruction.flatten(1).sum(dim=1), kl, log_ratio, pictures)
 
     def prior_sequence(self, hidden: Tensor) -> Gaussian:
-        """Priors of z_1..z_T [B, T, Z] from the states before each step [B, T, D]; the first is N(0, I)."""
+        """Return the priors of z_1..z_T [B, T, Z] from the states before each step [B, T, D]; the first is N(0, I)."""
         first = standard_normal(hidden[:, :1], self.config.latent)
         later = self.latent_prior(hidden[:, 1:])
         return Gaussian(torch.cat([first.mean, later.mean], 1), torch.cat([first.log_sigma, later.log_sigma], 1))
 
     @property
     def glimpses(self) -> int:
-        """T"""
+        """T, number of glimpses."""
         return self.config.glimpses
 
     def sample_steps(self, text: EncodedText | None, noise: Tensor) -> Iterator[tuple[GenerativeState, Glimpse]]:
-        """Draws from the prior, one glimpse at a time (section 3.4); noise is [B, T, Z] standard normal."""
+        """Draw from the prior, one glimpse at a time (section 3.4); noise is [B, T, Z] standard normal."""
         state = self.initial_generative_state(len(noise))
         layers = StepContext(self, text)
         for t, eps in enumerate(noise.unbind(1)):
@@ -276,20 +279,20 @@ class DRAW(LikelihoodModel):
             yield state, glimpse
 
     def sample(self, text: EncodedText | None, noise: Tensor) -> DrawnSequence:
-        """Draws from the prior and keeps every step; noise is [B, T, Z] standard normal."""
-        return self._kept(self.sample_steps(text, noise))
+        """Draw from the prior and keep every canvas; noise is [B, T, Z] standard normal."""
+        return self._sequence(self.sample_steps(text, noise))
 
     def sample_streaming(self, text: EncodedText | None, noise: Tensor, on_frame: Callable[[Frame], None]) -> DrawnSequence:
-        """`sample`, and shows every step as soon as it is drawn."""
+        """Do as `sample`, and call `on_frame` after every glimpse."""
 
-        def shown() -> Iterator[tuple[GenerativeState, Glimpse]]:
+        def reported() -> Iterator[tuple[GenerativeState, Glimpse]]:
             for state, glimpse in self.sample_steps(text, noise):
                 on_frame(Frame(state.canvas.sigmoid(), glimpse.words, self.write_boxes(glimpse.write_window)))
                 yield state, glimpse
 
-        return self._kept(shown())
+        return self._sequence(reported())
 
-    def _kept(self, drawing: Iterable[tuple[GenerativeState, Glimpse]]) -> DrawnSequence:
+    def _sequence(self, drawing: Iterable[tuple[GenerativeState, Glimpse]]) -> DrawnSequence:
         steps = list(drawing)
         words = [glimpse.words for _, glimpse in steps if glimpse.words is not None]
         return DrawnSequence(
@@ -299,35 +302,36 @@ class DRAW(LikelihoodModel):
         )
 
     def sample_images(self, text: EncodedText | None, noise: Tensor) -> Tensor:
-        """`sample(text, noise).images`, one canvas at a time."""
+        """Return `sample(text, noise).images`, and keep one canvas at a time."""
         for state, _ in self.sample_steps(text, noise):
             last = state
         return last.canvas.sigmoid()
 
     def write_boxes(self, windows: Tensor) -> Tensor:
-        """Where the write window lies: [..., 4] left, top, right, bottom in pixels from the canvas' corner, of raw parameters [..., 5].
+        """Return the boxes [..., 4] of raw window parameters [..., 5]: left, top, right, bottom in pixels from the canvas' corner.
 
-        The box spans the outermost filter centres and half a stride around them; it may reach over the canvas.
+        A box spans the outermost filter centres and half a stride around them; it may extend beyond the canvas.
         """
         c = self.config
         bank = filter_bank(windows.flatten(0, -2), c.write_patch, c.side, c.variant)
         offsets = filter_offsets(c.write_patch, c.variant)
-        shift = 0.5 - first_pixel(c.variant)  # a pixel's number to its middle, counted from the corner
+        shift = 0.5 - first_pixel(c.variant)  # from a pixel's number to the distance of its middle from the corner
         low = bank.centre + bank.stride[:, None] * (offsets[0] - 0.5) + shift  # [N, 2] left, top
         high = bank.centre + bank.stride[:, None] * (offsets[-1] + 0.5) + shift
         return torch.cat([low, high], dim=1).view(*windows.shape[:-1], 4)
 
 
 def initialise(model: DRAW) -> None:
-    """Sets the starting weights.
+    """Set the initial weights; the canvas starts at `blank` in both ways.
 
-    "paper": every parameter from N(0, 0.01^2) (appendix B), biases and start states exactly 0 in the release.
-    "scaled": weights from N(0, 1 / fan-in), so that the latents are heard from the first step on; inference and generation remember
-    (forget gate + 1); a word's state begins as that of the word itself, hardly of its neighbours, so that the alignment has to
-    find the word it needs, which carries over to captions never seen; neighbouring filters overlap (sigma is half a stride of the
-    neutral grid), so that the gradient reaches every pixel; the window starts at the whole canvas, whatever the state.
+    "paper" draws every parameter from N(0, 0.01^2) (appendix B); with variant "released", biases and initial states are 0.
 
-    The canvas starts at `blank` in both.
+    "scaled" draws weights from N(0, 1 / fan-in), so that latents matter from the first update on, and changes four things:
+
+    - The forget gates of inference and generation have a bias of 1.
+    - Recurrent weights of the language model are small, so that a word's state depends on the word more than on its neighbours.
+    - Neighbouring filters overlap (sigma is half a stride of the neutral grid), so that gradients reach every pixel.
+    - Windows start at the whole canvas, whatever the state.
     """
     c = model.config
     for name, parameter in model.named_parameters():

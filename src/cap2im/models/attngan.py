@@ -1,14 +1,13 @@
-"""AttnGAN: a caption drawn in rising sizes, each refined where it reads the caption's words; AttnDCGAN shows the last size alone.
+"""AttnGAN: images of rising sizes, each refined by attention over the caption's words. AttnDCGAN generates only the last size.
 
 Source: AttnGAN (Xu et al., arXiv:1711.10485), section 3.1, equations 1-3, and its supplement for AttnDCGAN; the conditioning
-augmentation is StackGAN's (Zhang et al., arXiv:1612.03242, section 3.2). Layers and their sizes are those of the released program, for the
-paper does not tell them: gated linear units, a residual block without an activation after its sum, no attention to padding.
+augmentation is StackGAN's (Zhang et al., arXiv:1612.03242, section 3.2). The paper does not give the layers; they follow the released
+program: gated linear units, a residual block without an activation after its sum, no attention to padding.
 
-What the released program does differently: it masks the words of a place with the padding of another caption, unless the batch holds one
-caption alone or all are equally long: place q of caption b, as row b N + q of N places, takes the mask of caption (b N + q) mod B.
-`variant="released"` does the same.
+What the released program does differently: if captions of a batch differ in length, it masks words with the padding of another caption.
+Place q of caption b, as row b N + q of N places, takes the mask of caption (b N + q) mod B. `variant="released"` does the same.
 
-What is ours: the first side may be other than 64, and a `margin` of what is drawn may be cut off, for canvases of other sides.
+Not in the release: first sides other than 64, and a `margin` that is cut off, for canvases of other sides.
 
 Shapes: B batch, L words, E text features, D width (the paper's D^), N places of a map (H W), A side, C colours, Z noise, K condition.
 """
@@ -28,34 +27,33 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from cap2im.models import convolutions
 from cap2im.models.attngan_text import TextEncoder, WordConditioningConfig
 from cap2im.models.interface import DrawingModel, DrawnSequence
 from cap2im.models.text import EncodedText
 
-SEED_SIDE = 4  # of the map that noise and caption become first
-LARGE_SIDE = 32  # of a map from which on an upsampling block sums its kernel
-PLACES_AT_ONCE = 256**2  # of the last maps that a processor draws together; larger tensors are fetched anew from the system, page by page
+SEED_SIDE = 4  # of the first map
+LARGE_SIDE = 32  # of the smallest map for which an upsampling block sums its kernel
+PLACES_AT_ONCE = 256**2  # of the last maps that a CPU refines together; it is slower with larger tensors
 
 
 class AttnGANConfig(WordConditioningConfig):
-    """Sizes of a generator and its text encoder (`text`). The defaults are the release's for COCO."""
+    """The sizes of a generator and its text encoder (`text`). The defaults are the release's for COCO."""
 
-    architecture: Literal["attngan", "attndcgan"] = Field("attngan", description='"attndcgan" draws the last size alone')
+    architecture: Literal["attngan", "attndcgan"] = Field("attngan", description='"attndcgan" generates only the last size')
     variant: Literal["paper", "released"] = Field("paper", description='"released" masks words and averages weights as the release does')
     condition: int = Field(100, ge=1, description="K, width of the conditioning augmentation")
     noise: int = Field(100, ge=1, description="Z, width of the noise")
     width: int = Field(48, ge=1, description="D, feature maps of the generator")
-    residuals: int = Field(3, ge=0, description="residual blocks of a stage that attends; AttnDCGAN has none")
-    branches: int = Field(3, ge=1, le=4, description="sizes; each has twice the side of the one before")
-    first_side: int = Field(64, ge=16, le=512, description="pixels; a power of two")
+    residuals: int = Field(3, ge=0, description="residual blocks of an attention stage; AttnDCGAN has none")
+    branches: int = Field(3, ge=1, le=4, description="number of sizes; each has twice the side of the one before")
+    first_side: int = Field(64, ge=16, le=512, description="pixels a side of the first size; a power of two")
     colours: Literal[1, 3] = Field(3, description="1 is grey, 3 is RGB")
-    margin: int = Field(0, ge=0, description="pixels around the canvas that are cut off: for sides that are no power of two")
+    margin: int = Field(0, ge=0, description="pixels around the canvas that are cut off, for sides that are not a power of two")
 
     @model_validator(mode="after")
     def _fits(self) -> AttnGANConfig:
         if self.first_side & (self.first_side - 1):
-            raise ValueError(f"first_side {self.first_side} is no power of two")
+            raise ValueError(f"first_side {self.first_side} is not a power of two")
         if self.margin % 2 ** (self.branches - 1):
             raise ValueError(f"margin {self.margin} does not shrink to whole pixels of the first of {self.branches} sizes")
         if 2 * self.margin >= self.stage_sides[-1]:
@@ -69,7 +67,7 @@ class AttnGANConfig(WordConditioningConfig):
 
     @property
     def shown_stages(self) -> tuple[int, ...]:
-        """The stages that become pictures."""
+        """The stages that generate images."""
         return tuple(range(self.branches)) if self.architecture == "attngan" else (self.branches - 1,)
 
     @property
@@ -79,19 +77,19 @@ class AttnGANConfig(WordConditioningConfig):
 
     @property
     def noise_shape(self) -> tuple[int, int]:
-        """Of one picture's noise: one row, Z numbers for the first stage, then K for the conditioning augmentation."""
+        """(1, Z + K) of one image's noise: Z numbers for the first stage, then K for the conditioning augmentation."""
         return 1, self.noise + self.condition
 
 
 @dataclass(frozen=True)
 class GeneratorOutput:
-    """What a generator makes of a caption.
+    """The output of a generator.
 
     Attributes:
-        images: [B, C, A, A] in -1..1 of each size that is shown, small to large, margins included.
-        maps: [B, L, H, W] of each stage that attends: the weights of the words at each place.
+        images: [B, C, A, A] in -1..1 of each shown stage, small to large, margins included.
+        maps: [B, L, H, W] word attention of each attention stage.
         mean: [B, K] of the conditioning augmentation's Gaussian.
-        log_variance: [B, K]
+        log_variance: [B, K] of the same Gaussian.
     """
 
     images: tuple[Tensor, ...]
@@ -101,9 +99,9 @@ class GeneratorOutput:
 
 
 def glu(units: Tensor) -> Tensor:
-    """Gated linear units: the first half of the channels, axis 1, times the sigmoid of the second.
+    """Gated linear unit: the first half of the channels, axis 1, times the sigmoid of the second.
 
-    (torch's own are fast, but with channels last, as they are here, not on the way back.)
+    The backward pass of `F.glu` is slow with channels last.
     """
     if not torch.is_grad_enabled():
         return F.glu(units, dim=1)
@@ -112,7 +110,7 @@ def glu(units: Tensor) -> Tensor:
 
 
 def fold_batch_norm(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Kernel and bias of a convolution that also does what batch normalisation, whose statistics stand still, does with its result."""
+    """Return kernel and bias of a convolution followed by batch normalisation in evaluation mode."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
@@ -120,23 +118,23 @@ def fold_batch_norm(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tenso
 
 
 class ConditioningAugmentation(nn.Module):
-    """F_ca: a Gaussian around the sentence vector, of which a condition is drawn (StackGAN, section 3.2)."""
+    """F_ca: samples a condition from a Gaussian around the sentence vector (StackGAN, section 3.2)."""
 
     def __init__(self, features: int, condition: int) -> None:
         super().__init__()
         self.linear = nn.Linear(features, 4 * condition)
 
     def forward(self, sentences: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Condition, mean and log variance [B, K] each, of sentence vectors [B, E] and standard normal noise [B, K]."""
+        """Return condition, mean and log variance [B, K] each, of sentence vectors [B, E] and standard normal noise [B, K]."""
         mean, log_variance = glu(self.linear(sentences)).chunk(2, dim=1)
         return mean + (log_variance / 2).exp() * noise, mean, log_variance
 
 
 class UpBlock(nn.Module):
-    """Nearest neighbours to twice the side, 3x3 convolution, batch normalisation, gated linear unit.
+    """Nearest-neighbour upsampling to twice the side, 3x3 convolution, batch normalisation, gated linear unit.
 
-    For large maps the first two are one transposed convolution: each of the four pixels that one becomes sees 2 x 2 others alone, by sums
-    of the kernel's entries, which takes 16 multiplications in place of 36. For small ones, summing the kernel would take longer than that.
+    For large maps the first two are one transposed convolution: each output pixel depends on 2 x 2 inputs, by sums of the kernel's entries,
+    with 16 multiplications in place of 36. For small maps, summing the kernel would take longer than it saves.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -145,18 +143,17 @@ class UpBlock(nn.Module):
         self.norm = nn.BatchNorm2d(2 * outputs)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """[B, D', 2H, 2W] of [B, D, H, W]."""
+        """Return maps [B, D', 2H, 2W] of maps [B, D, H, W]."""
         kernel, bias = (self.convolution.weight, None) if self.training else fold_batch_norm(self.convolution, self.norm)
         if maps.shape[-1] < LARGE_SIDE:
-            drawn = F.conv2d(F.interpolate(maps, scale_factor=2.0, mode="nearest"), kernel, bias, padding=1)
+            outputs = F.conv2d(F.interpolate(maps, scale_factor=2.0, mode="nearest"), kernel, bias, padding=1)
         else:
             kernel = F.pad(kernel, (1, 1, 1, 1))  # [2D', D, 5, 5]
             kernel = kernel[:, :, 1:] + kernel[:, :, :-1]
             kernel = kernel[..., 1:] + kernel[..., :-1]  # [2D', D, 4, 4]
             kernel = kernel.flip(2, 3).transpose(0, 1)  # [D, 2D', 4, 4]
-            transposed = convolutions.enlarge if convolutions.fits(maps) else partial(F.conv_transpose2d, stride=2, padding=1)
-            drawn = transposed(maps, kernel, bias)  # [B, 2D', 2H, 2W]
-        return glu(self.norm(drawn) if self.training else drawn)
+            outputs = F.conv_transpose2d(maps, kernel, bias, stride=2, padding=1)  # [B, 2D', 2H, 2W]
+        return glu(self.norm(outputs) if self.training else outputs)
 
 
 class ResidualBlock(nn.Module):
@@ -170,17 +167,16 @@ class ResidualBlock(nn.Module):
         self.second_norm = nn.BatchNorm2d(channels)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """[B, D, H, W] of the same."""
-        convolve = convolutions.convolve if convolutions.fits(maps) else partial(F.conv2d, padding=1)
-        if not self.training:
-            inside = glu(convolve(maps, *fold_batch_norm(self.first, self.first_norm)))
-            return maps + convolve(inside, *fold_batch_norm(self.second, self.second_norm))
-        inside = glu(self.first_norm(convolve(maps, self.first.weight)))
-        return maps + self.second_norm(convolve(inside, self.second.weight))
+        """Return maps [B, D, H, W] of maps of the same shape."""
+        if self.training:
+            inside = glu(self.first_norm(self.first(maps)))
+            return maps + self.second_norm(self.second(inside))
+        inside = glu(F.conv2d(maps, *fold_batch_norm(self.first, self.first_norm), padding=1))
+        return maps + F.conv2d(inside, *fold_batch_norm(self.second, self.second_norm), padding=1)
 
 
 class WordAttention(nn.Module):
-    """F_attn, equation 2: what every place of a map reads of the words."""
+    """F_attn, equation 2: attention of every place of a map over the words."""
 
     def __init__(self, features: int, width: int, variant: Literal["paper", "released"]) -> None:
         super().__init__()
@@ -188,7 +184,7 @@ class WordAttention(nn.Module):
         self.words = nn.Linear(features, width, bias=False)  # U
 
     def forward(self, maps: Tensor, text: EncodedText) -> tuple[Tensor, Tensor]:
-        """The words' context [B, D, H, W] and their weights [B, L, H, W] at each place of maps [B, D, H, W]."""
+        """Return the word context [B, D, H, W] and the word weights [B, L, H, W] at each place of maps [B, D, H, W]."""
         batch, _, height, width = maps.shape
         places = maps.permute(0, 2, 3, 1).flatten(1, 2)  # [B, N, D]
         words = self.words(text.words)  # [B, L, D]
@@ -198,8 +194,8 @@ class WordAttention(nn.Module):
         return context.permute(0, 3, 1, 2), weights.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
     def _mask(self, mask: Tensor, places: int) -> Tensor:
-        """[B, 1 or N, L] true for the words that a place may read, of mask [B, L]."""
-        mask = mask | ~mask.any(dim=1, keepdim=True)  # a caption without words reads zeros, for a softmax of nothing is no number
+        """Return [B, 1 or N, L] true for the words that a place may attend to, of mask [B, L]."""
+        mask = mask | ~mask.any(dim=1, keepdim=True)  # without words, attend to padding, which is zero: a softmax over nothing is NaN
         if self.variant == "paper":
             return mask.unsqueeze(1)
         rows = torch.arange(len(mask) * places, device=mask.device).view(len(mask), places) % len(mask)  # [B, N]
@@ -207,7 +203,7 @@ class WordAttention(nn.Module):
 
 
 class FirstStage(nn.Module):
-    """F_0: noise and condition to the first map; it hears the sentence alone."""
+    """F_0: from noise and condition to the first map."""
 
     def __init__(self, config: AttnGANConfig) -> None:
         super().__init__()
@@ -219,13 +215,13 @@ class FirstStage(nn.Module):
         self.ups = nn.Sequential(*(UpBlock(self.channels // 2**k, self.channels // 2 ** (k + 1)) for k in range(doublings)))
 
     def forward(self, condition: Tensor, noise: Tensor) -> Tensor:
-        """[B, D, A, A] of condition [B, K] and noise [B, Z]."""
+        """Return maps [B, D, A, A] of condition [B, K] and noise [B, Z]."""
         seed = glu(self.norm(self.linear(torch.cat([condition, noise], dim=1)))).view(-1, self.channels, SEED_SIDE, SEED_SIDE)
-        return self.ups(seed.contiguous(memory_format=torch.channels_last))  # as all maps after it: convolutions are much faster so
+        return self.ups(seed.contiguous(memory_format=torch.channels_last))  # all later maps keep it; convolutions are much faster
 
 
 class AttentionStage(nn.Module):
-    """F_i, i > 0: a map of twice the side, of the one before and the words that each of its places reads."""
+    """F_i, i > 0: from the map before and the words to a map of twice the side."""
 
     def __init__(self, config: AttnGANConfig) -> None:
         super().__init__()
@@ -234,14 +230,14 @@ class AttentionStage(nn.Module):
         self.up = UpBlock(2 * config.width, config.width)
 
     def forward(self, maps: Tensor, text: EncodedText) -> tuple[Tensor, Tensor]:
-        """[B, D, 2H, 2W] and the words' weights [B, L, H, W], of maps [B, D, H, W]."""
+        """Return maps [B, D, 2H, 2W] and the word weights [B, L, H, W], of maps [B, D, H, W]."""
         context, weights = self.attention(maps, text)
         return self.up(self.residuals(torch.cat([maps, context], dim=1))), weights
 
 
 @contextmanager
 def frozen_statistics(network: nn.Module) -> Iterator[None]:
-    """Batch normalisation, which moves its running statistics with every pass, leaves them alone."""
+    """Keep the running statistics of batch normalisation as they are."""
     norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     counters = {name: value for name, value in network.named_buffers() if name.endswith("num_batches_tracked")}
@@ -262,9 +258,9 @@ def _first_and_again(network: nn.Module) -> tuple[AbstractContextManager[None], 
 
 
 class Generator(nn.Module):
-    """G: all stages, of a caption that is encoded already."""
+    """G: all stages, conditioned on encoded captions."""
 
-    recompute = False  # whether, in training, what is inside of the stages that attend is forgotten and computed again on the way back
+    recompute = False  # whether training recomputes activations of the attention stages in the backward pass
 
     def __init__(self, config: AttnGANConfig) -> None:
         super().__init__()
@@ -275,7 +271,7 @@ class Generator(nn.Module):
         self.pictures = nn.ModuleList(nn.Conv2d(config.width, config.colours, 3, padding=1, bias=False) for _ in config.shown_stages)
 
     def forward(self, text: EncodedText, noise: Tensor) -> GeneratorOutput:
-        """Draws captions from noise [B, 1, Z + K], standard normal."""
+        """Generate images of encoded captions from standard normal noise [B, 1, Z + K]."""
         c = self.config
         latent, of_condition = noise[:, 0].split([c.noise, c.condition], dim=1)
         condition, mean, log_variance = self.augmentation(text.sentence, of_condition)
@@ -285,7 +281,7 @@ class Generator(nn.Module):
         return GeneratorOutput(images, weights, mean, log_variance)
 
     def _refined(self, maps: Tensor, text: EncodedText) -> tuple[list[Tensor], list[Tensor]]:
-        """Images and weights of all stages, of the first one's maps [B, D, A, A]."""
+        """Return images and word weights of all stages, of the first one's maps [B, D, A, A]."""
         hidden, weights = [maps], []
         for stage in self.stages:
             if self.recompute and torch.is_grad_enabled():
@@ -300,7 +296,7 @@ class Generator(nn.Module):
         return images, weights
 
     def _shares(self, maps: Tensor) -> list[slice]:
-        """The rows that are refined together: all, or on a processor, where they do not depend on each other, few enough to be fast."""
+        """Return the rows that are refined together: all, or a few at a time where that is faster and the rows are independent."""
         count = len(maps)
         together = self.training or self.config.variant == "released" or maps.device.type != "cpu"
         share = count if together else max(1, PLACES_AT_ONCE // self.config.stage_sides[-1] ** 2)
@@ -308,7 +304,7 @@ class Generator(nn.Module):
 
 
 class AttnGAN(DrawingModel):
-    """A generator with the text encoder that it was trained with."""
+    """A generator and the text encoder that it was trained with."""
 
     config: AttnGANConfig
 
@@ -320,21 +316,21 @@ class AttnGAN(DrawingModel):
 
     @property
     def glimpses(self) -> int:
-        """One a size that is shown."""
+        """Number of shown stages."""
         return len(self.config.shown_stages)
 
     def encode(self, tokens: Tensor, mask: Tensor, vectors: Tensor | None = None, *, independent: bool = False) -> EncodedText:
-        """Words and sentences of captions, each as if it were alone."""
+        """Encode captions, independently of each other."""
         return self.text(tokens, mask)
 
     def generate(self, text: EncodedText, noise: Tensor) -> GeneratorOutput:
-        """All that the generator answers, as it is trained."""
+        """Return the generator's whole output."""
         return self.generator(text, noise)
 
     def sample(self, text: EncodedText | None, noise: Tensor) -> DrawnSequence:
-        """Draws in rising sizes: `canvases` shows all of them at the last one's side.
+        """Generate images of every size; `canvases` holds all of them enlarged to the last side.
 
-        `words` has for each canvas the mean weight of the words over all places; the first stage reads none, and has equal weights.
+        `words` holds for each canvas the mean word weights over all places. The first stage does not attend, and has equal weights.
         """
         assert text is not None
         output, c = self.generate(text, noise), self.config
@@ -348,20 +344,20 @@ class AttnGAN(DrawingModel):
         return DrawnSequence(canvases, words[:, list(c.shown_stages)], logits=False, stages=stages, maps=maps)
 
     def sample_images(self, text: EncodedText | None, noise: Tensor) -> Tensor:
-        """The last canvas of `sample`."""
+        """Return the last canvas of `sample`."""
         assert text is not None
         return crop_margin((self.generate(text, noise).images[-1] + 1) / 2, self.config.stage_sides[-1], self.config)
 
 
 def crop_margin(planes: Tensor, side: int, config: AttnGANConfig) -> Tensor:
-    """Planes [B, ., A, A] of a stage of side A without their margin."""
+    """Return planes [B, ., A, A] of a stage of side A without their margin."""
     margin = config.margin * side // config.stage_sides[-1]
     return planes[..., margin : side - margin, margin : side - margin]
 
 
 def conditioning_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL of the conditioning augmentation's Gaussian to a standard normal, in nats, the mean over batch and K, as in the release.
+    """Return the KL of the conditioning augmentation's Gaussian to a standard normal, in nats.
 
-    (StackGAN's equation 2 sums over K.)
+    It is the mean over batch and K, as in the release; StackGAN's equation 2 sums over K.
     """
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()

@@ -1,14 +1,11 @@
-"""AttnGAN's text encoder: a bidirectional recurrent network whose states are the words and whose last states are the sentence.
+"""AttnGAN's text encoder: a bidirectional recurrent network whose states encode the words and whose last states encode the sentence.
 
-Source: AttnGAN (arXiv:1711.10485), sections 3.1 and 3.2. It is trained with the matching model and stays as it is while the generators are
-trained.
+Source: AttnGAN (arXiv:1711.10485), sections 3.1 and 3.2. It is trained with DAMSM and frozen while the generators are trained.
 
-What the released program does and the paper does not say: words are vectors of 300 features of their own, half of which training hides. Its
-captions have to be sorted by length and be more than one; ours need not.
+From the released program: word embeddings of width 300 with a dropout of 0.5. Not in the release: captions in any order and number, and a
+sentence vector that is the mean of its words' states, which generalises better from few captions.
 
-What is ours: a sentence may be the mean of its words' states. Of few captions it learns better what carries over to those never seen.
-
-Shapes: B batch, L words, E features, W features of a word before it is read in its sentence.
+Shapes: B batch, L words, E features, W embedding width.
 """
 
 from __future__ import annotations
@@ -24,18 +21,18 @@ from cap2im.models.text import EncodedText
 
 
 class TextEncoderConfig(BaseModel):
-    """Sizes of the text encoder. The defaults are the released ones."""
+    """The sizes of the text encoder. The defaults are the released ones."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     vocabulary_size: int = Field(22, ge=1, description="number of words; a prepared dataset decides it")
-    word_features: int = Field(300, ge=1, description="W, width of a word vector")
-    features: int = Field(256, ge=2, description="E, half of them of each direction")
-    cell: Literal["lstm", "gru"] = Field("lstm", description="of the bidirectional encoder")
+    word_features: int = Field(300, ge=1, description="W, width of a word embedding")
+    features: int = Field(256, ge=2, description="E, width of the encoded words and sentence; half of each direction")
+    cell: Literal["lstm", "gru"] = Field("lstm", description="recurrent cell of the encoder")
     sentence: Literal["last", "mean"] = Field(
-        "last", description="what stands for a caption: the last state of each direction, or the mean over its words"
+        "last", description="the sentence vector: the last state of each direction, or the mean over the words' states"
     )
-    dropout: float = Field(0.5, ge=0, lt=1, description="share of a word's W features that training hides")
+    dropout: float = Field(0.5, ge=0, lt=1, description="dropout of the word embeddings")
 
     @field_validator("features")
     @classmethod
@@ -46,7 +43,7 @@ class TextEncoderConfig(BaseModel):
 
 
 class WordConditioningConfig(BaseModel):
-    """What every configuration of a model with this text encoder says."""
+    """The base of the configurations of models with this text encoder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -74,7 +71,7 @@ class WordConditioningConfig(BaseModel):
 
 
 class TextEncoder(nn.Module):
-    """Words and sentence of a caption, whatever else is in its batch."""
+    """A bidirectional recurrent encoder of captions; captions of a batch do not influence each other."""
 
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
@@ -86,18 +83,17 @@ class TextEncoder(nn.Module):
         self.rnn = network(config.word_features, config.features // 2, batch_first=True, bidirectional=True)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> EncodedText:
-        """Encodes captions.
+        """Encode captions.
 
         Args:
-            tokens: [B, L] word numbers; anything where mask is false.
-            mask: [B, L] true for words; a caption's words come first. A caption without words has zeros for words and sentence.
+            tokens: [B, L] word numbers; ignored where mask is false.
+            mask: [B, L] true for words; a caption's words come first. A caption without words is encoded as zeros.
 
         Returns:
-            words [B, L, E], zero at padding, and sentence [B, E]: the state after the last word of the one direction beside that after the
-            first word of the other, or the mean of the words.
+            words [B, L, E], zero at padding, and sentence [B, E]: the last states of both directions, or the mean of the words.
         """
         inputs = self.dropout(self.words(tokens.masked_fill(~mask, 0)))  # [B, L, W]
-        lengths = mask.sum(dim=1).clamp_min(1).cpu()  # nothing cannot be packed
+        lengths = mask.sum(dim=1).clamp_min(1).cpu()  # an empty sequence cannot be packed
         states, last = self.rnn(pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False))
         words, _ = pad_packed_sequence(states, batch_first=True, total_length=tokens.shape[1])  # [B, L, E]
         words = words * mask.unsqueeze(2)

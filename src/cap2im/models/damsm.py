@@ -1,17 +1,15 @@
-"""DAMSM, the deep attentional multimodal similarity model: it says how well an image and a caption match, as wholes and word by word.
+"""DAMSM, the deep attentional multimodal similarity model: scores how well images and captions match, as wholes and word by word.
 
 Source: AttnGAN (arXiv:1711.10485), section 3.2, equations 7-13, and the released program.
 
 What the released program does differently from the paper:
 
-- equation 10 without the power 1 / gamma_2;
-- losses are means over the batch, and pairs of one class (birds), which are no wrong matches, are left out of the denominators;
-- while it trains the matching model, the frozen Inception keeps moving its batch statistics: `variant="released"` does so too, where the
-  default leaves alone what is frozen.
+- Equation 10 lacks the power 1 / gamma_2.
+- Losses are means over the batch, and pairs of one class (birds) are left out of the denominators.
+- The frozen Inception updates its batch statistics while DAMSM is trained. `variant="released"` does so; the default does not.
+- Its bilinear resizing aligned the corners, as torch did up to 0.3 (`corners`).
 
-It was written for a torch whose bilinear resizing aligned the corners; a later torch runs it otherwise. `corners` chooses.
-
-What is ours: a small convolutional image encoder, trained whole, for canvases and small photographs ("small").
+Not in the release: a small convolutional image encoder for canvases and small photographs, trained from scratch ("small").
 
 Shapes: B batch, K images, N captions, L words, E features, R regions (R' R' places of a map), C colours, A side.
 """
@@ -19,12 +17,11 @@ Shapes: B batch, K images, N captions, L words, E features, R regions (R' R' pla
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from cap2im.models import inception
@@ -32,19 +29,19 @@ from cap2im.models.attngan_text import TextEncoder, WordConditioningConfig
 from cap2im.models.inception import Inception
 from cap2im.models.text import EncodedText
 
-SMALLEST_NORM = 1e-8  # of two vectors' norms multiplied, below which their cosine is not divided by it
-SCORES_AT_ONCE = 2**18  # of words and regions on a processor: what its caches hold
-CODE_PLACES = 4  # the small encoder's code sees a map of 4 x 4 places
+SMALLEST_NORM = 1e-8  # least product of two norms that a cosine is divided by
+SCORES_AT_ONCE = 2**18  # pairs of words and regions on a CPU, by the size of its caches
+CODE_PLACES = 4  # side of the map that the small encoder pools for its code
 
 
 class DAMSMConfig(WordConditioningConfig):
-    """Sizes of the matching model and its text encoder (`text`). The defaults are the released ones."""
+    """The sizes of DAMSM and its text encoder (`text`). The defaults are the released ones."""
 
     image_encoder: Literal["inception", "small"] = Field(
         "inception", description='"inception" with its published weights, or "small", trained from scratch'
     )
     variant: Literal["paper", "released"] = Field(
-        "paper", description='"released": training moves the batch statistics of the frozen Inception'
+        "paper", description='"released" updates the batch statistics of the frozen Inception in training'
     )
     corners: bool = Field(False, description="resize Inception's images with aligned corners, as torch did up to 0.3")
     side: int = Field(inception.SIDE, ge=16, le=1024, description="A, pixels of the images to train on")
@@ -54,24 +51,24 @@ class DAMSMConfig(WordConditioningConfig):
     @model_validator(mode="after")
     def _sees_colours(self) -> DAMSMConfig:
         if self.image_encoder == "inception" and self.colours != 3:
-            raise ValueError(f"image_encoder inception sees 3 colours, not {self.colours}; image_encoder small sees either")
+            raise ValueError(f"image_encoder inception needs 3 colours, got {self.colours}; image_encoder small takes 1 or 3")
         return self
 
     @property
     def noise_shape(self) -> tuple[int, int]:
-        """None is needed."""
+        """(1, 0): DAMSM takes no noise."""
         return 1, 0
 
 
 class EncodedImage(NamedTuple):
-    """An image in the space of the words and sentences."""
+    """An image in the space of words and sentences."""
 
     regions: Tensor  # [B, E, R', R'] one vector a region
     code: Tensor  # [B, E] of the whole image
 
 
 class InceptionEncoder(nn.Module):
-    """Inception-v3, which stays as it was trained on photographs, and two linear layers, which learn."""
+    """A frozen Inception-v3 and two trained linear layers."""
 
     def __init__(self, config: DAMSMConfig) -> None:
         super().__init__()
@@ -83,22 +80,23 @@ class InceptionEncoder(nn.Module):
             nn.init.uniform_(layer.weight, -0.1, 0.1)  # as released
 
     def train(self, mode: bool = True) -> InceptionEncoder:
-        """As any module, but the frozen part stays in evaluation mode unless the variant is the released one."""
+        """Set the mode; the frozen Inception stays in evaluation mode unless the variant is "released"."""
         super().train(mode)
         self.network.train(mode and self.moves_statistics)
         return self
 
     def forward(self, images: Tensor) -> EncodedImage:
+        """Encode images [B, 3, A, A] in -1..1."""
         if images.shape[-2:] != (inception.SIDE, inception.SIDE):
             images = inception.resize(images, corners=self.corners)
-        found = self.network(images, until="pooled")
-        assert found.regions is not None
-        assert found.pooled is not None
-        return EncodedImage(self.regions(found.regions), self.code(found.pooled))
+        activations = self.network(images, until="pooled")
+        assert activations.regions is not None
+        assert activations.pooled is not None
+        return EncodedImage(self.regions(activations.regions), self.code(activations.pooled))
 
 
 class SmallEncoder(nn.Module):
-    """Convolutions that see where they are, so that a word such as "left" has regions to match."""
+    """Convolutions over the image and its pixel coordinates, so that words such as "left" can match regions."""
 
     def __init__(self, config: DAMSMConfig) -> None:
         super().__init__()
@@ -114,6 +112,7 @@ class SmallEncoder(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> EncodedImage:
+        """Encode images [B, C, A, A] in -1..1."""
         down, across = (torch.linspace(-1, 1, side, dtype=images.dtype, device=images.device) for side in images.shape[-2:])
         places = torch.stack(torch.meshgrid(down, across, indexing="ij")).expand(len(images), -1, -1, -1)
         trunk = self.trunk(torch.cat([images, places], dim=1).contiguous(memory_format=torch.channels_last))
@@ -126,7 +125,7 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int) -> list[nn
 
 
 class DAMSM(nn.Module):
-    """A text encoder and an image encoder, which share their space."""
+    """A text encoder and an image encoder with a shared feature space."""
 
     def __init__(self, config: DAMSMConfig) -> None:
         super().__init__()
@@ -135,7 +134,7 @@ class DAMSM(nn.Module):
         self.image: InceptionEncoder | SmallEncoder = (InceptionEncoder if config.image_encoder == "inception" else SmallEncoder)(config)
 
     def forward(self, images: Tensor, tokens: Tensor, mask: Tensor) -> tuple[EncodedImage, EncodedText]:
-        """Images [B, C, A, A] in -1..1 and captions [B, L], encoded."""
+        """Encode images [B, C, A, A] in -1..1 and captions [B, L]."""
         return self.image(images), self.text(tokens, mask)
 
 
@@ -143,20 +142,20 @@ class DAMSM(nn.Module):
 
 
 class Gammas(NamedTuple):
-    """The factors of section 3.2, as in all shipped configurations. The paper has 5 for the first."""
+    """The factors of section 3.2, as in all released configurations. The paper's gamma_1 is 5."""
 
-    gamma1: float = 4.0  # how much a word's attention prefers regions where it is the likeliest word
-    gamma2: float = 5.0  # how much the best matching words count in a caption
-    gamma3: float = 10.0  # how much a wrong match has to be worse
+    gamma1: float = 4.0  # sharpness of a word's attention over regions
+    gamma2: float = 5.0  # weight of the best matching words of a caption
+    gamma3: float = 10.0  # sharpness of the softmax over matches
 
 
 def region_attention(regions: Tensor, words: Tensor, mask: Tensor, gamma1: float) -> tuple[Tensor, Tensor]:
-    """Which regions of its own image a word stands for (equations 7-9).
+    """Attend from each word to the regions of its image (equations 7-9).
 
     Args:
         regions: [B, E, R', R'] of images.
         words: [B, L, E] of their captions.
-        mask: [B, L] true for words; of each caption, at least one.
+        mask: [B, L] true for words; at least one of each caption.
         gamma1: see `Gammas`.
 
     Returns:
@@ -169,95 +168,60 @@ def region_attention(regions: Tensor, words: Tensor, mask: Tensor, gamma1: float
 
 
 def word_scores(regions: Tensor, words: Tensor, mask: Tensor, gammas: Gammas) -> Tensor:
-    """How well each image matches each caption by its words: equation 10, as released, times gamma_3.
+    """Score each image against each caption by its words: equation 10, as released, times gamma_3.
 
     Args:
         regions: [K, E, R', R'] of images.
         words: [N, L, E] of captions.
-        mask: [N, L] true for words; of each caption, at least one.
-        gammas: see there.
+        mask: [N, L] true for words; at least one of each caption.
+        gammas: the factors.
 
     Returns:
-        [K, N].
+        scores [K, N].
     """
     if regions.dtype in (torch.float16, torch.bfloat16):
         regions = regions.float()
-    cosines = _WordCosines.apply(regions.flatten(2), words.to(regions.dtype), mask, gammas.gamma1)  # [K, N, L]
+    values, words = regions.flatten(2), words.to(regions.dtype)  # [K, E, R]
+    at_once = max(1, SCORES_AT_ONCE // (mask.numel() * values.shape[2])) if values.device.type == "cpu" else len(values)
+    cosines = torch.cat([word_cosines(some, words, mask, gammas.gamma1) for some in values.split(at_once)])  # [K, N, L]
     return gammas.gamma3 * (gammas.gamma2 * cosines).masked_fill(~mask, -torch.inf).logsumexp(dim=2)
 
 
-class _WordCosines(torch.autograd.Function):
-    """The cosine [K, N, L] of each word with its context in each image: `region_attention` of all pairs of images and captions.
+def word_cosines(regions: Tensor, words: Tensor, mask: Tensor, gamma1: float) -> Tensor:
+    """Return the cosine [K, N, L] of each word with its context in each image (equations 7-9), for all pairs of images and captions.
 
-    Some images at a time, with all words of all captions: on a processor, what one image has with them fills the caches, and the products
-    are still large; an accelerator takes all at once. Between forward and backward, both softmaxes and the contexts are kept.
+    The contexts themselves are not computed. A context is the sum of regions v_r with weights a_r; its product with the word is the sum
+    of the weighted scores, and its squared norm is a . (V^T V) a.
+
+    Args:
+        regions: [K, E, R] of images.
+        words: [N, L, E] of captions.
+        mask: [N, L] true for words; at least one of each caption.
+        gamma1: see `Gammas`.
     """
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, words: Tensor, mask: Tensor, gamma1: float) -> Tensor:
-        (images, _, regions), (captions, longest, _) = values.shape, words.shape  # [K, E, R], [N, L, E]
-        flat = words.flatten(0, 1)  # [N L, E]
-        padding = None if mask.all() else ~mask[:, :, None]
-        ctx.at_once = images if values.device.type != "cpu" else max(1, SCORES_AT_ONCE // (len(flat) * regions))
-        kept = []
-        for some in values.split(ctx.at_once):
-            scores = torch.bmm(flat.expand(len(some), -1, -1), some).unflatten(1, (captions, longest))  # [k, N, L, R]
-            if padding is not None:
-                scores.masked_fill_(padding, -torch.inf)
-            by_word = scores.softmax(dim=2)
-            weights = torch.mul(by_word, gamma1, out=scores).softmax(dim=3).flatten(1, 2)  # [k, N L, R]
-            contexts = torch.bmm(weights, some.transpose(1, 2))  # [k, N L, E]
-            kept.append((by_word, weights, contexts, (contexts * flat).sum(dim=2), contexts.norm(dim=2)))
-        ctx.kept = [part[:3] for part in kept]
-        products, norms = (torch.cat(parts) for parts in list(zip(*kept, strict=True))[3:])  # [K, N L]
-        ctx.gamma1 = gamma1
-        ctx.save_for_backward(values, words, products, norms)
-        return (products / (norms * flat.norm(dim=1)).clamp_min(SMALLEST_NORM)).view(images, captions, longest)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        values, words, products, norms = ctx.saved_tensors
-        flat = words.flatten(0, 1)
-        lengths = flat.norm(dim=1)
-        divisors = norms * lengths
-        of_products = gradient.flatten(1) / divisors.clamp_min(SMALLEST_NORM)  # [K, N L]
-        of_logs = torch.where(divisors > SMALLEST_NORM, -of_products * products, 0)  # of the logarithm of either norm
-        of_contexts = torch.where(of_logs == 0, 0, of_logs / norms.square())  # times the contexts themselves
-        of_words = flat * torch.where(lengths > 0, of_logs.sum(dim=0) / lengths.square(), 0)[:, None]
-        of_values = torch.empty_like(values)
-        starts = range(0, len(values), ctx.at_once)
-        for start, (by_word, weights, contexts) in zip(starts, ctx.kept, strict=True):
-            here = slice(start, start + ctx.at_once)
-            some, share = values[here], of_products[here, :, None]
-            into_contexts = (contexts * of_contexts[here, :, None]).addcmul_(flat, share)  # [k, N L, E]
-            into_weights = _through_softmax(torch.bmm(into_contexts, some), weights, 2)  # [k, N L, R]
-            into_scores = _through_softmax(into_weights.view_as(by_word), by_word, 2).flatten(1, 2).mul_(ctx.gamma1)
-            torch.bmm(into_contexts.transpose(1, 2), weights, out=of_values[here])
-            of_values[here].baddbmm_(flat.T.expand(len(some), -1, -1), into_scores)
-            of_words.addbmm_(into_scores, some.transpose(1, 2))
-            for one, its_share in zip(contexts, share, strict=True):
-                of_words.addcmul_(one, its_share)
-        return of_values, of_words.view_as(words), None, None
-
-
-def _through_softmax(gradient: Tensor, softmax: Tensor, axis: int) -> Tensor:
-    """The gradient of what went into a softmax."""
-    return torch.ops.aten._softmax_backward_data(gradient, softmax, axis, softmax.dtype)
+    captions, longest, _ = words.shape
+    flat = words.flatten(0, 1)  # [N L, E]
+    scores = flat @ regions  # [K, N L, R]
+    by_word = scores.unflatten(1, (captions, longest)).masked_fill(~mask[:, :, None], -torch.inf).softmax(dim=2)  # [K, N, L, R]
+    weights = (by_word * gamma1).softmax(dim=3).flatten(1, 2)  # [K, N L, R]
+    products = (weights * scores).sum(dim=2)  # [K, N L]
+    squares = (weights @ (regions.transpose(1, 2) @ regions) * weights).sum(dim=2)
+    norms = squares.clamp_min(SMALLEST_NORM**2).sqrt() * flat.norm(dim=1)
+    return (products / norms.clamp_min(SMALLEST_NORM)).unflatten(1, (captions, longest))
 
 
 def sentence_scores(codes: Tensor, sentences: Tensor, gammas: Gammas) -> Tensor:
-    """How well each image matches each caption as a whole: gamma_3 times the cosine [K, N] of codes [K, E] and sentences [N, E]."""
+    """Score each image against each caption as a whole: gamma_3 times the cosine [K, N] of codes [K, E] and sentences [N, E]."""
     norms = codes.norm(dim=1)[:, None] * sentences.norm(dim=1)
     return gammas.gamma3 * (codes @ sentences.T) / norms.clamp_min(SMALLEST_NORM)
 
 
 def matching_losses(scores: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Minus the mean log probability that an image picks its own caption, and a caption its image (equations 11-13).
+    """Return the cross entropy of choosing each image's caption, and each caption's image (equations 11-13).
 
     Args:
         scores: [B, B] of images and captions, pairs on the diagonal.
-        classes: [B] equal for pairs that are no wrong match for each other; None where all are.
+        classes: [B] equal for pairs that are not counted as wrong matches of each other; None if all are.
     """
     pairs = torch.arange(len(scores), device=scores.device)
     if classes is not None:
@@ -267,23 +231,27 @@ def matching_losses(scores: Tensor, classes: Tensor | None) -> tuple[Tensor, Ten
 
 
 def damsm_losses(
-    image: EncodedImage, text: EncodedText, classes: Tensor | None, gammas: Gammas, joined: Callable[[Tensor], Tensor] = lambda part: part
+    image: EncodedImage,
+    text: EncodedText,
+    classes: Tensor | None,
+    gammas: Gammas,
+    all_gather: Callable[[Tensor], Tensor] = lambda part: part,
 ) -> dict[str, Tensor]:
-    """The four terms of equation 13 by name, of images and their captions; what autocast left in half precision is compared in single.
+    """Return the four terms of equation 13 by name, computed in fp32 at least.
 
     Args:
-        image: B images.
+        image: B encoded images.
         text: their captions.
         classes: as for `matching_losses`.
-        gammas: see there.
-        joined: of processes that share a batch, [B, ...] of all of them for [b, ...] of this one: each then scores its own images with all
+        gammas: the factors.
+        all_gather: returns tensors [B, ...] of all processes for [b, ...] of this one. Each process then scores its own images against all
             captions, and the losses are those of the whole batch.
     """
     precision = torch.promote_types(text.words.dtype, torch.float32)
     regions, code, words, sentence = (features.to(precision) for features in (*image, text.words, text.sentence))
-    words, sentence, mask = joined(words), joined(sentence), joined(text.mask)
-    classes = None if classes is None else joined(classes)
-    of_words = matching_losses(joined(word_scores(regions, words, mask, gammas)), classes)
-    of_sentences = matching_losses(joined(sentence_scores(code, sentence, gammas)), classes)
+    words, sentence, mask = all_gather(words), all_gather(sentence), all_gather(text.mask)
+    classes = None if classes is None else all_gather(classes)
+    of_words = matching_losses(all_gather(word_scores(regions, words, mask, gammas)), classes)
+    of_sentences = matching_losses(all_gather(sentence_scores(code, sentence, gammas)), classes)
     names = ("words_of_image", "image_of_words", "sentence_of_image", "image_of_sentence")
     return dict(zip(names, (*of_words, *of_sentences), strict=True))

@@ -1,6 +1,6 @@
-"""The reader: a small convolutional network that says which digit a window of a canvas shows, or that it shows none.
+"""The digit reader: a small convolutional network that classifies a window of a canvas as one of ten digits or none.
 
-It is this project's own, made for `cap2im.metrics.caption_accuracy`; neither paper has one.
+It is made for `cap2im.metrics.caption_accuracy`; neither paper has one.
 
 Shapes: B windows, W window side, F feature maps.
 """
@@ -13,12 +13,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-NO_DIGIT = 10  # the class after the ten digits: no digit stands at the middle of the window
+NO_DIGIT = 10  # the class after the ten digits: no digit at the middle of the window
 CLASSES = 11
 
 
 class DigitReaderConfig(BaseModel):
-    """Sizes of the network."""
+    """The sizes of the network."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,9 +27,9 @@ class DigitReaderConfig(BaseModel):
 
 
 class DigitReader(nn.Module):
-    """Four 3 x 3 convolutions with batch normalisation, three of them pooled, and a linear layer over what is left of the plane.
+    """Four 3 x 3 convolutions with batch normalisation, three of them pooled, and a linear layer.
 
-    The plane is flattened, not averaged, for the reader has to tell a digit at the middle of its window from one that is displaced.
+    The last plane is flattened, not averaged, to distinguish a digit at the middle of the window from a displaced one.
     """
 
     def __init__(self, config: DigitReaderConfig) -> None:
@@ -48,11 +48,11 @@ class DigitReader(nn.Module):
         self.classify = nn.Linear(4 * f * (config.window // 8 - 2) ** 2, CLASSES)
 
     def forward(self, windows: Tensor) -> Tensor:
-        """Logits [B, 11] of windows [B, 1, W, W] in 0..1, 0 being background."""
+        """Return logits [B, 11] of windows [B, 1, W, W] in 0..1, 0 being background."""
         return self.classify(self.features(windows).flatten(1))
 
     def digest(self) -> str:
-        """SHA-256 of the sizes and the weights: a measured number names its reader with it."""
+        """Return the SHA-256 hex digest of sizes and weights, by which measurements name their reader."""
         sha256 = hashlib.sha256(self.config.model_dump_json().encode())
         for name, tensor in sorted(self.state_dict().items()):
             sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -2,15 +2,16 @@
 
 Source: DRAW (Gregor et al., arXiv:1502.04623), equations 19-29; alignDRAW (arXiv:1511.02793), equation 8.
 
-Where the released alignDRAW program differs from the papers, and what we do by default:
+What the released alignDRAW program does differently, by `variant`:
 
-* filter centres. DRAW equations 19-20 place the P filters symmetrically about the grid centre. The release shifts them by half
-  a step and, for even P, by another half. We follow the paper; `variant="released"` follows the release.
-* pixel numbers. A grid centre of (A+1)/2 is the middle of the image only if pixels are numbered 1..A. Neither paper says so; the
-  release numbers them 0..A-1. We number from 1; `variant="paper_px0"` is the paper's grid with the release's numbers.
-  `variant="port"` follows a PyTorch port of the release (repository vicissitude1999/text2image), which divides as Python 3 does.
-* normalisation. Rows are divided by their sum plus 1e-4 in every variant, as released, so that a filter that lies outside of the
-  image fades away. DRAW equations 25-26 divide by the sum alone.
+- "paper", the default, places the P filters symmetrically about the grid centre (DRAW eq. 19-20) and numbers pixels 1..A, so that a grid
+  centre of (A+1)/2 is the middle of the image. The papers do not name the pixel numbers.
+- "paper_px0" is the paper's grid with pixels numbered 0..A-1, as in the release.
+- "released" shifts the filters by half a step and, for even P, by another half; pixels are numbered 0..A-1.
+- "port" follows a PyTorch port of the release (repository vicissitude1999/text2image), which divides as Python 3 does.
+
+Every variant divides rows by their sum plus 1e-4, as released, so that a filter outside the image fades away. DRAW equations 25-26 divide
+by the sum.
 
 Shapes: B batch, P patch side, A canvas side (height and width are equal), C colours.
 """
@@ -18,11 +19,10 @@ Shapes: B batch, P patch side, A canvas side (height and width are equal), C col
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 Variant = Literal["paper", "paper_px0", "released", "port"]
 
@@ -32,12 +32,12 @@ PARAMETERS = 5  # g~x, g~y, log delta~, log sigma^2, log gamma: the order of the
 
 @dataclass(frozen=True)
 class FilterBank:
-    """A grid of P x P Gaussian filters for every picture of a batch.
+    """A grid of P x P Gaussian filters for each image of a batch.
 
     Attributes:
         rows: [B, P, A] the vertical filters, F_y of the paper.
         columns: [B, P, A] the horizontal filters, F_x of the paper.
-        centre: [B, 2] grid centre (x, y) in pixels, in the variant's own numbering.
+        centre: [B, 2] grid centre (x, y) in pixels, as the variant numbers them.
         stride: [B] distance between neighbouring filters (delta) in pixels.
         sigma: [B] standard deviation of each filter in pixels.
         gamma: [B, 1, 1] intensity: multiplies what is read, divides what is written.
@@ -51,7 +51,7 @@ class FilterBank:
     gamma: Tensor
 
     def read(self, image: Tensor) -> Tensor:
-        """Patches [B, C, P, P] of images [B, C, A, A], without gamma (DRAW eq. 27)."""
+        """Return patches [B, C, P, P] of images [B, C, A, A], without gamma (DRAW eq. 27)."""
         batch, colours = image.shape[:2]
         if colours == 1:
             return torch.bmm(torch.bmm(self.rows, image.squeeze(1)), self.columns.mT).unsqueeze(1)  # [B, 1, P, P]
@@ -59,7 +59,7 @@ class FilterBank:
         return torch.bmm(down.flatten(1, 2), self.columns.mT).view(batch, colours, *[self.rows.shape[1]] * 2)  # [B, C, P, P]
 
     def write(self, patch: Tensor) -> Tensor:
-        """Canvas changes [B, C, A, A] of patches [B, C, P, P], without gamma (DRAW eq. 29, alignDRAW eq. 8)."""
+        """Return canvas changes [B, C, A, A] of patches [B, C, P, P], without gamma (DRAW eq. 29, alignDRAW eq. 8)."""
         colours = patch.shape[1]
         across = torch.bmm(patch.flatten(1, 2), self.columns)  # [B, C*P, A]
         if colours == 1:
@@ -67,34 +67,15 @@ class FilterBank:
         return self.rows.mT.unsqueeze(1) @ across.unflatten(1, (colours, -1))  # [B, C, A, A]
 
 
-class _GaussianRows(torch.autograd.Function):
-    """Normalised Gaussians over pixels (DRAW eq. 25-26), with a gradient in few passes, for they are made twice at every glimpse.
-
-    With E the exponent and w = exp(E) / (sum exp(E) + floor), the gradient is that of a softmax: dE = w (g - sum(g w)).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, means: Tensor, variance: Tensor, pixels: Tensor) -> Tensor:
-        distance = pixels - means.unsqueeze(3)  # [B, 2, P, A]
-        exponent = distance.square().mul_((-0.5 / variance)[:, None, None, None])
-        weights = exponent.clamp_(min=-80).exp_()  # what is less than exp(-80) is slow to make, and nothing beside the floor
-        weights.mul_((weights.sum(dim=3, keepdim=True) + ROW_SUM_FLOOR).reciprocal())
-        ctx.save_for_backward(distance, weights, variance)
-        return weights
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        distance, weights, variance = ctx.saved_tensors
-        pull = gradient * weights
-        pull.addcmul_(weights, pull.sum(dim=3, keepdim=True), value=-1).mul_(distance)  # dE times distance
-        means = pull.sum(dim=3) / variance[:, None, None]  # [B, 2, P]
-        spread = pull.mul_(distance).flatten(1).sum(dim=1) / (2 * variance.square())  # [B]
-        return means, spread, None
+def gaussian_rows(means: Tensor, variance: Tensor, pixels: Tensor) -> Tensor:
+    """Return normalised Gaussians [B, 2, P, A] over pixels [A] around means [B, 2, P], of variance [B] (DRAW eq. 25-26)."""
+    exponents = (pixels - means.unsqueeze(3)).square() * (-0.5 / variance)[:, None, None, None]
+    weights = exponents.clamp(min=-80).exp()  # smaller numbers are nothing beside the floor, and slow to compute
+    return weights * (weights.sum(dim=3, keepdim=True) + ROW_SUM_FLOOR).reciprocal()
 
 
 def filter_offsets(patch: int, variant: Variant) -> list[float]:
-    """Distances of the P filters from the grid centre, in strides (DRAW eq. 19-20)."""
+    """Return the distances of the P filters from the grid centre, in strides (DRAW eq. 19-20)."""
     if variant == "released":
         return [i - patch // 2 - 0.5 for i in range(patch)]
     if variant == "port":
@@ -103,16 +84,16 @@ def filter_offsets(patch: int, variant: Variant) -> list[float]:
 
 
 def first_pixel(variant: Variant) -> int:
-    """The number of the left and top pixel."""
+    """Return the number of the left and top pixel."""
     return 1 if variant == "paper" else 0
 
 
 def filter_bank(parameters: Tensor, patch: int, side: int, variant: Variant = "paper") -> FilterBank:
-    """The filter bank of raw attention parameters (DRAW eq. 21-26).
+    """Return the filter bank of raw attention parameters (DRAW eq. 21-26).
 
     Args:
         parameters: [B, 5] linear outputs g~x, g~y, log delta~, log sigma^2, log gamma.
-        patch: P, filters a side; at least 2, for the stride divides by P - 1.
+        patch: P, filters a side; at least 2, because the stride divides by P - 1.
         side: A, pixels a side of the image or canvas.
         variant: see the module's docstring.
     """
@@ -123,7 +104,7 @@ def filter_bank(parameters: Tensor, patch: int, side: int, variant: Variant = "p
     first = first_pixel(variant)
     pixels = torch.arange(first, first + side, dtype=parameters.dtype, device=parameters.device)
     means = centre.unsqueeze(2) + stride[:, None, None] * offsets  # [B, 2, P]
-    weights = _GaussianRows.apply(means, variance, pixels)  # [B, 2, P, A]
+    weights = gaussian_rows(means, variance, pixels)  # [B, 2, P, A]
     columns, rows = weights.unbind(1)  # [B, P, A] each
     return FilterBank(
         rows=rows,

@@ -1,13 +1,12 @@
-"""Inception-v3: the image features of AttnGAN's matching model, and the feature space of FID and Inception Score.
+"""Inception-v3: the image encoder of AttnGAN's DAMSM, and the feature space of FID and Inception Score.
 
-Source: Szegedy et al. (arXiv:1512.00567). Two published sets of weights fit it, name by name:
+Source: Szegedy et al. (arXiv:1512.00567). Its parameters have the names of two published sets of weights:
 
-- "imagenet": torchvision's `inception_v3`, trained on ImageNet's 1,000 classes. The second classifier (`AuxLogits`), which helped its
-  training, is left out.
-- "fid": the weights of 2015 in which FID and Inception Scores are told, as pytorch-fid ported them to `pt_inception-2015-12-05`: 1,008
+- "imagenet": torchvision's `inception_v3`, trained on ImageNet's 1,000 classes, without the auxiliary classifier (`AuxLogits`).
+- "fid": the weights of 2015 by which FID and Inception Score are defined, as pytorch-fid ported them to `pt_inception-2015-12-05`: 1,008
   classes, average pools that do not count the padding, and a max pool in the last block.
 
-It is never trained for its classes here, so it has no dropout before them.
+The classifier is never trained here and has no dropout.
 
 Shapes: B batch.
 """
@@ -31,17 +30,17 @@ Pool = Literal["average", "average of the image", "max", "max, halving"]
 
 
 class Activations(NamedTuple):
-    """What the network says of images; None for what lies deeper than it was asked to go."""
+    """The network's activations; None for those deeper than `until`."""
 
     first_pool: Tensor  # [B, 64, 73, 73]
     second_pool: Tensor | None = None  # [B, 192, 35, 35]
-    regions: Tensor | None = None  # [B, 768, 17, 17] of the last block of 17 x 17
-    pooled: Tensor | None = None  # [B, 2048] the mean over the last 8 x 8
+    regions: Tensor | None = None  # [B, 768, 17, 17] of the last 17 x 17 block
+    pooled: Tensor | None = None  # [B, 2048] mean over the last 8 x 8 block
     logits: Tensor | None = None  # [B, classes]
 
 
 class Layer(NamedTuple):
-    """A convolution of a block: its name, its channels, its kernel (rows, columns) and stride. It keeps the size unless it halves it."""
+    """A convolution of a block: name, output channels, kernel (rows, columns) and stride. With a stride of 1 it keeps the size."""
 
     name: str
     channels: int
@@ -53,7 +52,7 @@ Chain = Sequence[Layer | tuple[Layer, Layer]]
 
 
 class Convolution(nn.Module):
-    """A convolution, batch normalisation, ReLU."""
+    """A convolution with batch normalisation and ReLU."""
 
     def __init__(self, inputs: int, layer: Layer, padding: tuple[int, int]) -> None:
         super().__init__()
@@ -61,6 +60,7 @@ class Convolution(nn.Module):
         self.bn = nn.BatchNorm2d(layer.channels, eps=1e-3)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Return [B, channels, H', W'] of [B, inputs, H, W]."""
         return F.relu(self.bn(self.conv(inputs)), inplace=True)
 
 
@@ -69,13 +69,13 @@ def _plain(inputs: int, layer: Layer) -> Convolution:
 
 
 class Block(nn.Module):
-    """Chains of convolutions side by side, and a pool; the channels of all of them one after another.
+    """Parallel chains of convolutions and a pool, whose channels are concatenated.
 
     Args:
-        inputs: channels that come in.
-        chains: of layers; where two layers stand in a pair, both read the layer before, and their channels follow each other.
+        inputs: input channels.
+        chains: layers of each chain; the layers of a pair have the same input, and their channels are concatenated.
         pool: the last branch; all but the halving one are followed by a convolution.
-        pool_channels: of that convolution.
+        pool_channels: output channels of that convolution.
     """
 
     def __init__(self, inputs: int, chains: Sequence[Chain], pool: Pool, pool_channels: int = 0) -> None:
@@ -97,39 +97,39 @@ class Block(nn.Module):
             self.branch_pool = _plain(inputs, Layer("branch_pool", pool_channels))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        found = []
+        """Return [B, channels of all branches, H', W'] of [B, inputs, H, W]."""
+        outputs = []
         for chain in self.chains:
             state = inputs
             for names in chain:
                 states = [self.get_submodule(name)(state) for name in names]
                 state = states[0] if len(states) == 1 else torch.cat(states, dim=1)
-            found.append(state)
-        return torch.cat([*found, self._pooled(inputs)], dim=1)
+            outputs.append(state)
+        return torch.cat([*outputs, self._pooled(inputs)], dim=1)
 
     def _pooled(self, inputs: Tensor) -> Tensor:
         if self.pool == "max, halving":
             return F.max_pool2d(inputs, 3, stride=2)
         if self.pool == "max":
             return self.branch_pool(F.max_pool2d(inputs, 3, stride=1, padding=1))
-        counted = self.pool == "average"
-        return self.branch_pool(F.avg_pool2d(inputs, 3, stride=1, padding=1, count_include_pad=counted))
+        return self.branch_pool(F.avg_pool2d(inputs, 3, stride=1, padding=1, count_include_pad=self.pool == "average"))
 
 
 def block_35(inputs: int, pool: Pool, pool_channels: int) -> Block:
-    """Of 35 x 35 places: kernels of 1, of 5, and of 3 after 3."""
+    """Return a 35 x 35 block: kernels of 1, of 5, and of 3 after 3."""
     fives = [Layer("branch5x5_1", 48), Layer("branch5x5_2", 64, (5, 5))]
     threes = [Layer("branch3x3dbl_1", 64), Layer("branch3x3dbl_2", 96, (3, 3)), Layer("branch3x3dbl_3", 96, (3, 3))]
     return Block(inputs, [[Layer("branch1x1", 64)], fives, threes], pool, pool_channels)
 
 
 def block_to_17(inputs: int) -> Block:
-    """From 35 x 35 to 17 x 17 places."""
+    """Return the block from 35 x 35 to 17 x 17."""
     threes = [Layer("branch3x3dbl_1", 64), Layer("branch3x3dbl_2", 96, (3, 3)), Layer("branch3x3dbl_3", 96, (3, 3), 2)]
     return Block(inputs, [[Layer("branch3x3", 384, (3, 3), 2)], threes], "max, halving")
 
 
 def block_17(inputs: int, pool: Pool, inner: int) -> Block:
-    """Of 17 x 17 places: kernels of 7 along one axis after the other, `inner` channels between them."""
+    """Return a 17 x 17 block: kernels of 7 along one axis after the other, with `inner` channels between them."""
     across, down = (1, 7), (7, 1)
     once = [Layer("branch7x7_1", inner), Layer("branch7x7_2", inner, across), Layer("branch7x7_3", 192, down)]
     twice = [Layer("branch7x7dbl_1", inner), Layer("branch7x7dbl_2", inner, down), Layer("branch7x7dbl_3", inner, across)]
@@ -138,14 +138,14 @@ def block_17(inputs: int, pool: Pool, inner: int) -> Block:
 
 
 def block_to_8(inputs: int) -> Block:
-    """From 17 x 17 to 8 x 8 places."""
+    """Return the block from 17 x 17 to 8 x 8."""
     threes = [Layer("branch3x3_1", 192), Layer("branch3x3_2", 320, (3, 3), 2)]
     sevens = [Layer("branch7x7x3_1", 192), Layer("branch7x7x3_2", 192, (1, 7)), Layer("branch7x7x3_3", 192, (7, 1))]
     return Block(inputs, [threes, [*sevens, Layer("branch7x7x3_4", 192, (3, 3), 2)]], "max, halving")
 
 
 def block_8(inputs: int, pool: Pool) -> Block:
-    """Of 8 x 8 places: kernels of 3 along both axes side by side."""
+    """Return an 8 x 8 block: kernels of 3 along both axes side by side."""
 
     def both(name: str) -> tuple[Layer, Layer]:
         return Layer(f"{name}a", 384, (1, 3)), Layer(f"{name}b", 384, (3, 1))
@@ -156,11 +156,11 @@ def block_8(inputs: int, pool: Pool) -> Block:
 
 
 class Inception(nn.Module):
-    """Inception-v3 up to wherever it is asked to go.
+    """Inception-v3, computed up to a given depth.
 
     Args:
-        variant: whose weights it will hold; see the module's docstring.
-        classifies: whether it has the last layer, which answers the classes.
+        variant: the set of weights, see the module's docstring.
+        classifies: whether it has the last layer, for the classes.
     """
 
     def __init__(self, variant: InceptionVariant = "imagenet", *, classifies: bool = True) -> None:
@@ -185,27 +185,27 @@ class Inception(nn.Module):
         self.fc = nn.Linear(FEATURES, CLASSES[variant]) if classifies else None
 
     def forward(self, images: Tensor, until: Depth = "logits") -> Activations:
-        """Features of images [B, 3, 299, 299] in -1..1, as deep as `until`; what lies deeper is not computed."""
+        """Return the activations of images [B, 3, 299, 299] in -1..1 down to `until`; deeper ones are not computed."""
         state = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(images)))  # [B, 64, 147, 147]
-        found = Activations(first_pool := F.max_pool2d(state, 3, stride=2))
+        activations = Activations(first_pool := F.max_pool2d(state, 3, stride=2))
         if until == "first_pool":
-            return found
+            return activations
         state = F.max_pool2d(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(first_pool)), 3, stride=2)
-        found = found._replace(second_pool=state)
+        activations = activations._replace(second_pool=state)
         if until == "second_pool":
-            return found
+            return activations
         state = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(state)))  # [B, 288, 35, 35]
         state = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(state)))))
-        found = found._replace(regions=state)
+        activations = activations._replace(regions=state)
         if until == "regions":
-            return found
+            return activations
         state = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(state)))  # [B, 2048, 8, 8]
-        found = found._replace(pooled=state.mean(dim=(2, 3)))
+        activations = activations._replace(pooled=state.mean(dim=(2, 3)))
         if until == "pooled" or self.fc is None:
-            return found
-        return found._replace(logits=self.fc(found.pooled))
+            return activations
+        return activations._replace(logits=self.fc(activations.pooled))
 
 
 def resize(images: Tensor, *, corners: bool = False) -> Tensor:
-    """Images [B, C, H, W] as [B, C, 299, 299], bilinear; `corners` aligns the middles of corner pixels, as torch did up to 0.3."""
+    """Resize images [B, C, H, W] bilinearly to [B, C, 299, 299]; `corners` aligns the centres of corner pixels, as torch did up to 0.3."""
     return F.interpolate(images, size=(SIDE, SIDE), mode="bilinear", align_corners=corners)

@@ -1,4 +1,9 @@
-"""What the models that draw have in common: how they are asked, and what they answer. Nothing that uses them knows one by name.
+"""The interfaces of models that draw: text in, canvases out.
+
+- Text is one interface: `encode` returns words [B, L, D], a sentence vector [B, D] and a mask [B, L].
+- A model that draws implements `sample(text, noise)`.
+- A likelihood model also implements `bound(images, text, noise)`.
+- A recurrent model is an initial state and a step; `sample`, `bound` and `sample_streaming` unroll it.
 
 Shapes: B batch, L words, T glimpses, D features, Z latent, S sentence vector, A canvas side (H = W), C colours.
 """
@@ -25,7 +30,7 @@ def pictures_at_once(side: int) -> int:
 
 
 class DrawingConfig(Protocol):
-    """What every configuration of a model that draws says."""
+    """The properties that every drawing model's configuration has."""
 
     @property
     def side(self) -> int:
@@ -37,11 +42,11 @@ class DrawingConfig(Protocol):
 
     @property
     def conditioning(self) -> str:
-        """How captions enter: "sentence" is a vector made elsewhere, "none" not at all; the others read words."""
+        """How captions enter: "sentence" as a given vector, "none" not at all, any other value as words."""
 
     @property
     def sentence_features(self) -> int:
-        """S, width of that sentence vector."""
+        """S, width of the given sentence vector."""
 
     @property
     def vocabulary_size(self) -> int:
@@ -53,7 +58,7 @@ class DrawingConfig(Protocol):
 
     @property
     def noise_shape(self) -> tuple[int, int]:
-        """(T, Z) of one picture's noise."""
+        """(T, Z) of one image's noise."""
 
 
 @dataclass(frozen=True)
@@ -64,34 +69,34 @@ class Gaussian:
     log_sigma: Tensor
 
     def sample(self, noise: Tensor) -> Tensor:
+        """Return mean + sigma * noise."""
         return self.mean + self.log_sigma.exp() * noise
 
     def kl(self, prior: Gaussian) -> Tensor:
-        """KL(self || prior) in nats, summed over the last axis."""
+        """Return KL(self || prior) in nats, summed over the last axis."""
         gap = (self.mean - prior.mean).square() + (2 * self.log_sigma).exp()
         return 0.5 * (gap * (-2 * prior.log_sigma).exp() - 1 - 2 * (self.log_sigma - prior.log_sigma)).sum(dim=-1)
 
     def log_ratio(self, prior: Gaussian, noise: Tensor) -> Tensor:
-        """Log self(z) - log prior(z) in nats at z = `sample(noise)`, summed over the last axis; its mean over noise is `kl`."""
-        away = (self.sample(noise) - prior.mean) * (-prior.log_sigma).exp()
-        return 0.5 * (away.square() - noise.square() - 2 * (self.log_sigma - prior.log_sigma)).sum(dim=-1)
+        """Return log self(z) - log prior(z) in nats at z = `sample(noise)`, summed over the last axis; its mean over noise is `kl`."""
+        distance = (self.sample(noise) - prior.mean) * (-prior.log_sigma).exp()
+        return 0.5 * (distance.square() - noise.square() - 2 * (self.log_sigma - prior.log_sigma)).sum(dim=-1)
 
 
 def standard_normal(like: Tensor, latent: int) -> Gaussian:
-    """N(0, I) with the leading axes of `like`."""
+    """Return N(0, I) with the leading axes of `like`."""
     zeros = like.new_zeros(*like.shape[:-1], latent)
     return Gaussian(zeros, zeros)
 
 
 @dataclass(frozen=True)
 class Bound:
-    """Terms of the variational lower bound, in nats, for each picture (alignDRAW, eq. 14).
+    """The terms of the variational lower bound of each image, in nats (alignDRAW, eq. 14).
 
     Attributes:
         reconstruction: [B] -log P(x | y, z).
         kl: [B, T] KL of posterior and prior at each glimpse.
-        log_ratio: [B] log Q(z | x, y) - log P(z | y) of the very sample, of which `kl` is the expectation; None while gradients are
-            wanted, for training has no use of it and would be 2 % slower.
+        log_ratio: [B] log Q(z | x, y) - log P(z | y) of the sample, of which `kl` is the expectation; None while gradients are enabled.
         pictures: [B, C, A, A] pixel means in 0..1 of P(x | y, z); without gradient.
     """
 
@@ -102,22 +107,22 @@ class Bound:
 
     @property
     def value(self) -> Tensor:
-        """[B] the lower bound on log P(x | y) itself: higher is better."""
+        """[B] the lower bound on log P(x | y): higher is better."""
         return -(self.reconstruction + self.kl.sum(dim=1))
 
 
 @dataclass(frozen=True)
 class DrawnSequence:
-    """A whole drawing, time second: what `sample` answers. A model that draws at once has one glimpse.
+    """The result of `sample`: all canvases of a drawing. A model without glimpses has one.
 
     Attributes:
-        canvases: [B, T, C, A, A] after each glimpse, before the sigmoid.
-        words: [B, T, L] word weights, None without attention.
-        boxes: [B, T, 4] left, top, right, bottom of the write window, in pixels from the canvas' corner, None without one.
-        logits: whether the sigmoid is still to come; else canvases are pictures in 0..1 already.
-        stages: of a model that draws in rising sizes (AttnGAN), each size's picture [B, C, a, a] in 0..1, small to large; `canvases` holds
-            the same, all enlarged to the last one's side. Empty of other models.
-        maps: where each word was read, [B, L, h, w], a map for each stage that attends, one at each place over the words; in order.
+        canvases: [B, T, C, A, A] after each glimpse, before the sigmoid if `logits`.
+        words: [B, T, L] word weights; None without attention.
+        boxes: [B, T, 4] left, top, right, bottom of the write window, in pixels from the canvas' corner; None without a window.
+        logits: whether canvases are logits; otherwise they are pixel means in 0..1.
+        stages: images [B, C, a, a] in 0..1 of each size of a multi-scale model (AttnGAN), small to large. `canvases` holds the same images
+            enlarged to the last side. Empty for other models.
+        maps: word attention [B, L, h, w] of each stage that attends, in order.
     """
 
     canvases: Tensor
@@ -134,12 +139,12 @@ class DrawnSequence:
 
     @property
     def images(self) -> Tensor:
-        """[B, C, A, A] the last pixel means in 0..1: the paper shows these instead of samples of the pixels."""
+        """[B, C, A, A] the last pixel means in 0..1, which the paper shows instead of samples of the pixels."""
         last = self.canvases[:, -1]
         return last.sigmoid() if self.logits else last
 
     def in_fp32(self) -> DrawnSequence:
-        """The same in single precision, of whatever precision it was drawn in."""
+        """Return the same sequence in single precision."""
         words, boxes = (None if each is None else each.float() for each in (self.words, self.boxes))
         stages, maps = (tuple(each.float() for each in some) for some in (self.stages, self.maps))
         return replace(self, canvases=self.canvases.float(), words=words, boxes=boxes, stages=stages, maps=maps)
@@ -147,12 +152,12 @@ class DrawnSequence:
 
 @dataclass(frozen=True)
 class Frame:
-    """What there is to see after one glimpse: an entry of each sequence of `DrawnSequence`.
+    """The state of a drawing after one glimpse: one entry of each sequence of `DrawnSequence`.
 
     Attributes:
         pictures: [B, C, A, A] pixel means in 0..1.
-        words: [B, L] word weights, None without attention.
-        boxes: [B, 4] the write window, None without one.
+        words: [B, L] word weights; None without attention.
+        boxes: [B, 4] the write window; None without one.
     """
 
     pictures: Tensor
@@ -161,33 +166,34 @@ class Frame:
 
 
 class DrawingModel(nn.Module, ABC):
-    """A network that draws captions; one that reads words has its language model as `language`."""
+    """A network that draws captions. One that reads words has its language model as `language`."""
 
     config: DrawingConfig
     language: BidirectionalLanguageModel
 
     @property
     def noise_shape(self) -> tuple[int, int]:
-        """(T, Z) of one picture's noise."""
+        """(T, Z) of one image's noise."""
         return self.config.noise_shape
 
     @property
     def glimpses(self) -> int:
-        """T, canvases of a drawing, known before anything is drawn; a model that draws at once has 1."""
+        """T, number of canvases of a drawing."""
         return 1
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     def encode(self, tokens: Tensor, mask: Tensor, vectors: Tensor | None = None, *, independent: bool = False) -> EncodedText | None:
-        """What the network hears of captions; None for conditioning "none".
+        """Encode captions; None for conditioning "none".
 
         Args:
-            tokens: [B, L] word numbers, and mask [B, L].
-            vectors: [B, S] sentence vectors, for conditioning "sentence", which does not see the words.
-            independent: see `BidirectionalLanguageModel`.
+            tokens: [B, L] word numbers.
+            mask: [B, L] true for words.
+            vectors: [B, S] sentence vectors, which conditioning "sentence" takes in place of words.
+            independent: see `BidirectionalLanguageModel.forward`.
         """
         if self.config.conditioning == "none":
             return None
@@ -198,10 +204,10 @@ class DrawingModel(nn.Module, ABC):
 
     @abstractmethod
     def sample(self, text: EncodedText | None, noise: Tensor) -> DrawnSequence:
-        """Draws captions as `encode` answers them from noise [B, *noise_shape], standard normal, and keeps every step."""
+        """Draw encoded captions from standard normal noise [B, *noise_shape] and keep every canvas."""
 
     def sample_streaming(self, text: EncodedText | None, noise: Tensor, on_frame: Callable[[Frame], None]) -> DrawnSequence:
-        """`sample(text, noise)` that shows every step; a model of many steps shows each as soon as it is drawn."""
+        """Do as `sample`, and call `on_frame` after every glimpse; a recurrent model calls it as soon as the glimpse is drawn."""
         sequence = self.sample(text, noise)
         words, boxes = (() if each is None else each.unbind(1) for each in (sequence.words, sequence.boxes))
         for t, pictures in enumerate(sequence.pictures.unbind(1)):
@@ -209,28 +215,28 @@ class DrawingModel(nn.Module, ABC):
         return sequence
 
     def sample_images(self, text: EncodedText | None, noise: Tensor) -> Tensor:
-        """`sample(text, noise).images` [B, C, A, A] in 0..1; a model of many steps answers them without keeping the others."""
+        """Return `sample(text, noise).images` [B, C, A, A] in 0..1; a recurrent model does not keep the other canvases."""
         return self.sample(text, noise).images
 
 
 class LikelihoodModel(DrawingModel):
-    """A model that draws and has a variational bound."""
+    """A drawing model with a variational lower bound."""
 
     @property
     @abstractmethod
     def observation(self) -> str:
-        """P(x | y, z) of a pixel in words. Nats of two different ones are not comparable: one is a mass, the other a density."""
+        """The distribution P(x | y, z) of a pixel, by name. Bounds under different ones are not comparable."""
 
     @abstractmethod
     def bound(self, images: Tensor, text: EncodedText | None, noise: Tensor) -> Bound:
-        """The lower bound of each picture from one posterior sample.
+        """Return the lower bound of each image from one posterior sample.
 
         Args:
             images: [B, C, A, A] in 0..1.
-            text: what `encode` answered.
+            text: encoded captions.
             noise: [B, T, Z] standard normal.
         """
 
     def forward(self, images: Tensor, tokens: Tensor, mask: Tensor, noise: Tensor, vectors: Tensor | None = None) -> Bound:
-        """The bound of captioned images: `encode`, then `bound`."""
+        """Return the bound of captioned images: `encode`, then `bound`."""
         return self.bound(images, self.encode(tokens, mask, vectors), noise)

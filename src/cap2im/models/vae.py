@@ -2,9 +2,9 @@
 
 Source: alignDRAW (arXiv:1511.02793), section 4.1.3 and table 1; VAE (Kingma & Welling, arXiv:1312.6114), equations 7-10 and appendix C.2.
 
-The paper tells of them that they were trained with the least squares cost, and no sizes; nothing of them was released. What we chose:
-the sentence vector stands beside the image's features in the encoder and beside z in the decoder; the prior is N(0, I), so that the decoder
-alone can draw what the caption says; least squares is a Gaussian of one fixed deviation around pixel means in 0..1.
+The paper names the least squares cost and no sizes, and the authors released no code. Chosen here: the sentence vector is concatenated to
+the image's features in the encoder and to z in the decoder; the prior is N(0, I), so that only the decoder is conditioned when it samples;
+least squares is a Gaussian of one fixed deviation around pixel means in 0..1.
 
 Shapes: B batch, D features, Z latent, S sentence vector, M feature maps, A canvas side (H = W), C colours. One glimpse, T = 1.
 """
@@ -24,14 +24,14 @@ from cap2im.models.text import BidirectionalLanguageModel, EncodedText
 
 
 class VAEConfig(BaseModel):
-    """Sizes of the network. The paper names none; the defaults are for MNIST with captions."""
+    """The sizes of the network. The paper names none; the defaults are for MNIST with captions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    architecture: Literal["fully-connected", "convolutional"] = Field("convolutional", description="of encoder and decoder")
+    architecture: Literal["fully-connected", "convolutional"] = Field("convolutional", description="architecture of encoder and decoder")
     conditioning: Literal["sentence", "mean", "none"] = Field(
         "mean",
-        description='how captions enter: "sentence" takes a sentence vector, "mean" the mean state of a language model, "none" not',
+        description='how captions enter: "sentence" by a given vector, "mean" by the mean state of a language model, "none" not at all',
     )
     sentence_features: int = Field(4800, ge=1, description="width of the sentence vector; 4,800 of combine-skip")
     side: int = Field(60, ge=4, le=1024, description='pixels of the square canvas; "convolutional" needs a multiple of 4')
@@ -43,13 +43,13 @@ class VAEConfig(BaseModel):
     blank: float = Field(0.0, description="logit at which the canvas starts; -3 is nearly black")
     vocabulary_size: int = Field(22, ge=1, description="number of words; a prepared dataset decides it")
     language_units: int = Field(128, ge=1, description="LSTM units of one direction of the language model")
-    language_dropout: float = Field(0.0, ge=0, lt=1, description="of the words' features, in training")
-    language_forgetting: float = Field(0.0, ge=0, lt=1, description="probability that each direction starts anew at a word, in training")
+    language_dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the words' features")
+    language_forgetting: float = Field(0.0, ge=0, lt=1, description="probability that each direction restarts at a word, in training")
 
     @model_validator(mode="after")
     def _halves_twice(self) -> VAEConfig:
         if self.architecture == "convolutional" and self.side % 4:
-            raise ValueError(f"side {self.side} is not a multiple of 4, as the two halvings of architecture convolutional need")
+            raise ValueError(f"side {self.side} is not a multiple of 4, which architecture convolutional needs")
         return self
 
     @property
@@ -59,17 +59,17 @@ class VAEConfig(BaseModel):
 
     @property
     def text_features(self) -> int:
-        """S, width of what encoder and decoder hear of the caption."""
+        """S, width of the encoded caption."""
         return {"mean": 2 * self.language_units, "sentence": self.sentence_features, "none": 0}[self.conditioning]
 
     @property
     def noise_shape(self) -> tuple[int, int]:
-        """(1, Z) of one drawing's noise."""
+        """(1, Z) of one image's noise."""
         return 1, self.latent
 
 
 def fully_connected(c: VAEConfig) -> tuple[nn.Sequential, nn.Sequential]:
-    """Images [B, C, A, A] to features [B, D], and features [B, D] to canvases."""
+    """Return the layers from images [B, C, A, A] to features [B, D], and from features [B, D] to canvases."""
     pixels = c.colours * c.side**2
     return (
         nn.Sequential(nn.Flatten(), nn.Linear(pixels, c.hidden), nn.ReLU()),
@@ -78,9 +78,9 @@ def fully_connected(c: VAEConfig) -> tuple[nn.Sequential, nn.Sequential]:
 
 
 def convolutional(c: VAEConfig) -> tuple[nn.Sequential, nn.Sequential]:
-    """Images [B, C, A, A] to features [B, 2M A/4 A/4], and features [B, D] to canvases: each side halved twice, or doubled twice.
+    """Return the layers from images [B, C, A, A] to features [B, 2M A/4 A/4], and from features [B, D] to canvases.
 
-    A kernel of 4 at a stride of 2 covers every pixel equally often.
+    Each halves or doubles the side twice. A kernel of 4 at a stride of 2 covers every pixel equally often.
     """
     maps, quarter = c.maps, c.side // 4
     return (
@@ -105,10 +105,9 @@ def convolutional(c: VAEConfig) -> tuple[nn.Sequential, nn.Sequential]:
 class VAE(LikelihoodModel):
     """A variational autoencoder of images given a sentence vector.
 
-    The deviation of a pixel weighs the picture against the KL: the cost is the squared error plus 2 deviation^2 KL. With a large one a
-    stroke drawn rightly gains less than its latents cost, and every picture is the mean of its caption's (on MNIST with captions, at 0.5
-    the KL fell to 0 within 100 updates). With a small one the latents say cheaply what the caption should, and pictures drawn from the
-    prior show less of it (four 8 x 8 images were not drawn from their captions at 0.1, and were at 0.5). The default lies between.
+    The deviation of a pixel weighs reconstruction against the KL: the cost is the squared error plus 2 deviation^2 KL. If it is large, the
+    posterior collapses and every sample is its caption's mean image. If it is small, the latents carry what the caption says, and samples
+    from the prior follow the caption less.
     """
 
     config: VAEConfig
@@ -129,21 +128,21 @@ class VAE(LikelihoodModel):
 
     @property
     def observation(self) -> str:
-        """Least squares: every pixel is a Gaussian of one deviation around its mean."""
+        """Least squares: each pixel is a Gaussian of one deviation around its mean."""
         return f"gaussian, deviation {self.config.deviation:g}"
 
     def infer(self, images: Tensor, text: EncodedText | None) -> Gaussian:
-        """Posterior of z, [B, Z]."""
-        features = self.inference(beside(self.features(images), text)).relu()  # [B, D]
+        """Return the posterior of z, [B, Z]."""
+        features = self.inference(with_sentence(self.features(images), text)).relu()  # [B, D]
         mean, log_variance = self.posterior(features).to(images.dtype).chunk(2, dim=1)
         return Gaussian(mean, 0.5 * log_variance)
 
     def generate(self, latent: Tensor, text: EncodedText | None) -> Tensor:
-        """Canvas [B, C, A, A] before the sigmoid, of z [B, Z]."""
-        return self.start_canvas + self.canvas(self.generative(beside(latent, text)).relu()).to(latent.dtype)
+        """Return the canvas [B, C, A, A] before the sigmoid, of z [B, Z]."""
+        return self.start_canvas + self.canvas(self.generative(with_sentence(latent, text)).relu()).to(latent.dtype)
 
     def bound(self, images: Tensor, text: EncodedText | None, noise: Tensor) -> Bound:
-        """The lower bound of each picture from one posterior sample (VAE, eq. 7)."""
+        """Return the lower bound of each image from one posterior sample (VAE, eq. 7)."""
         posterior = self.infer(images, text)
         means = self.generate(posterior.sample(noise.squeeze(1)), text).sigmoid()
         deviation = self.config.deviation
@@ -155,15 +154,15 @@ class VAE(LikelihoodModel):
         return Bound(reconstruction.flatten(1).sum(dim=1), kl.unsqueeze(1), log_ratio, means.detach())
 
     def sample(self, text: EncodedText | None, noise: Tensor) -> DrawnSequence:
-        """Draws from the prior, at once; noise is [B, 1, Z] standard normal."""
+        """Draw from the prior; noise is [B, 1, Z] standard normal."""
         return DrawnSequence(self.generate(noise.squeeze(1), text).unsqueeze(1))
 
 
-def beside(features: Tensor, text: EncodedText | None) -> Tensor:
-    """Features [B, D] with the sentence vector beside them, [B, D + S].
+def with_sentence(features: Tensor, text: EncodedText | None) -> Tensor:
+    """Concatenate the sentence vector to features [B, D]: [B, D + S].
 
-    Whatever an encoder's scale, a number of the vector is 1 in size, as one of z is: a mean of word states, or a skip-thought vector of
-    unit length, would be drowned by z, and captions not heard for long.
+    The vector is scaled to a root mean square of 1, as z has. Otherwise z would dominate a mean of word states or a skip-thought vector of
+    unit length, and training would ignore captions for long.
     """
     if text is None:
         return features

@@ -95,7 +95,7 @@ class Generators(nn.Module):
         """
         fake = {}
         if isinstance(self.model, LAPGAN):
-            coarse_noise, plane = self.model.split(noise)
+            coarse_noise, plane = self.model.split_noise(noise)
             fake["coarse"] = self.model.coarse(self.model.coarse.encode(tokens, mask, vectors), coarse_noise)
         else:
             plane = noise.unsqueeze(1)
