@@ -130,7 +130,7 @@ def test_only_some_parts_of_a_drawing(run, tmp_path, model, only, files):
     (folder,) = (tmp_path / "drawings").iterdir()
     assert {path.name for path in folder.iterdir()} == files
     code, out, _ = run("draw", CAPTION, "--model", model, "-n", "2", *arguments)
-    assert "in place of the drawing that was there" in out
+    assert "replacing an earlier drawing" in out
 
 
 @pytest.mark.parametrize("part", ["png", "gif", "attention", "html"])
@@ -563,11 +563,11 @@ def test_figures(run, tmp_path, monkeypatch):
     (tmp_path / "flips.txt").write_text("the digit 1 is at the top left of the image\n \t\nthe digit 2 is at the top left of the image\n")
     code, out, err = run("figures", "one", "--out", "here", "--data", "nowhere")
     assert code == 0
-    assert "here: holds figures of one, which are drawn anew" in err
-    assert "--data nowhere: is not read, for the digits of one are inside scikit-learn" in err
+    assert "here: replacing the figures of one" in err
+    assert "--data nowhere: ignored, one takes its digits from scikit-learn" in err
     tiny_model(tmp_path / "two")
     code, out, err = run("figures", "two", "--captions", "flips.txt", "--out", "here")
-    assert (code, "here: holds figures of another model, which stay; writing to here-two" in err) == (0, True)
+    assert (code, "here: holds figures of another model; writing to here-two" in err) == (0, True)
     assert all(line.startswith("here-two/") for line in out.splitlines())
     asked = []
     monkeypatch.setattr("cap2im.evaluation.figures.write_figures", lambda *arguments, **_: asked.append(arguments[2]) or [])
@@ -578,7 +578,7 @@ def test_figures(run, tmp_path, monkeypatch):
     for data in ('["the digit three", "the digit four"]', "a.jpg#0\tthe digit three", "a.jpg,the digit three", "<html>"):
         (tmp_path / "data.txt").write_text(f"the digit one\n{data}\n")
         code, _, err = run("draw", "--captions", "data.txt")
-        assert (code, err.startswith("cap2im: data.txt, line 2: one caption a line is read, and it ")) == (2, True)
+        assert (code, err.startswith("cap2im: data.txt, line 2: expected one caption a line, and it ")) == (2, True)
     (tmp_path / "empty.txt").write_text("\n\n")
     code, _, err = run("figures", "one", "--captions", "empty.txt")
     assert (code, err) == (2, "cap2im: empty.txt: no captions in it\n")

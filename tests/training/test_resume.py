@@ -85,7 +85,7 @@ def test_an_interruption_names_the_step_and_the_command(run, photos, monkeypatch
     begin_by_hand = [f"--set={key if '.' in key else 'train.' + key}={value}" for key, value in TINY.items()]
     stop_at(monkeypatch, VariationalTrainer, 2)
     code, _, err = run("train", "aligndraw-small", "--data", "photos", "--run", "my run", "--device", "cpu", *begin_by_hand)
-    assert (code, err.splitlines()[-1]) == (130, "cap2im: interrupted; step 3 is saved in my run: cap2im train --resume 'my run' goes on")
+    assert (code, err.splitlines()[-1]) == (130, "cap2im: interrupted; step 3 is saved in my run: cap2im train --resume 'my run' continues")
     monkeypatch.setattr(VariationalTrainer, "load_data", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     code, _, err = run("train", "aligndraw-small", "--data", "photos", "--run", "other", "--device", "cpu", *begin_by_hand)
     assert (code, err.splitlines()[-1]) == (130, "cap2im: interrupted before the first checkpoint of other")
@@ -193,7 +193,7 @@ def test_what_is_refused_says_what_to_type(run, photos, arguments, message):
 
 def test_a_run_that_is_not_there_is_told(run, photos):
     code, _, err = run("train", "--resume", "runs/nothing")
-    assert (code, err.splitlines()[-1]) == (2, "cap2im: --resume runs/nothing: neither a run's folder nor a recipe (see cap2im list)")
+    assert (code, err.splitlines()[-1]) == (2, "cap2im: --resume runs/nothing: neither the folder of a run nor a recipe (see cap2im list)")
     code, _, err = run("train", "--resume")
     assert (code, err.splitlines()[-1]) == (2, "cap2im: give a recipe (see cap2im list), or --resume and the folder of a run")
 

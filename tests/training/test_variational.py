@@ -60,7 +60,7 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, optimize
         time.sleep(0.002)
     os.killpg(process.pid, end)  # its loader's workers get it too, as from a service manager
     assert process.wait() == (130 if asked else -end)
-    assert (f"is saved in {broken}: cap2im train --resume {broken} goes on" in (tmp_path / "log").read_text()) == asked
+    assert (f"is saved in {broken}: cap2im train --resume {broken} continues" in (tmp_path / "log").read_text()) == asked
     assert not (broken / "model").exists(), "it was stopped before its end"
     stopped_at = load_checkpoint(checkpoints(broken)[-1]).step
     assert 0 < stopped_at < 10

@@ -1,4 +1,4 @@
-"""Captions from arguments, files and standard input."""
+"""Read captions from arguments, files and standard input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from cap2im.files import LARGEST_DOCUMENT, decode_text, read_text, shortened, sp
 
 
 def read_input(file: Path) -> str:
-    """Return the text of a file, or of standard input (`-`), in UTF-8 or with the byte order mark of another Unicode encoding."""
+    """Return the text of a file, or of standard input (`-`): UTF-8, or another Unicode encoding with a byte order mark.
+
+    Raises:
+        ValueError: Standard input is too large, or the text has another encoding.
+    """
     if str(file) != "-":
         return read_text(file)
     data = sys.stdin.buffer.read(LARGEST_DOCUMENT + 1)
@@ -20,25 +24,29 @@ def read_input(file: Path) -> str:
     return decode_text(data, "standard input")
 
 
-def captions_in(file: Path) -> list[list[str]]:
-    """Return the captions of a file or of standard input (`-`), one a line, in groups that empty lines separate."""
+def read_groups(file: Path) -> list[list[str]]:
+    """Return the captions of a file or of standard input (`-`), one a line, in groups separated by empty lines.
+
+    Raises:
+        ValueError: The file has no captions, or a line is data rather than a caption.
+    """
     from cap2im.data.text_files import data_format  # slow to import
 
     lines = [line.strip() for line in split_lines(read_input(file))]
     for number, line in enumerate(lines, 1):
         if (reason := data_format(line)) is not None:
-            raise ValueError(f"{file}, line {number}: one caption a line is read, and {reason}: {shortened(line, 50)}")
+            raise ValueError(f"{file}, line {number}: expected one caption a line, and {reason}: {shortened(line, 50)}")
     groups = [list(group) for filled, group in itertools.groupby(lines, key=bool) if filled]
     if not groups:
         raise ValueError(f"{file}: no captions in it")
     return groups
 
 
-def decoded(argument: str) -> str:
-    """Return an argument of the command line as the UTF-8 that it is, whatever the locale says.
+def decode_argument(argument: str) -> str:
+    """Return an argument of the command line as UTF-8, independent of the locale.
 
     Raises:
-        ValueError: it is not UTF-8.
+        ValueError: The argument is not UTF-8.
     """
     try:
         return argument.encode("utf-8", "surrogateescape").decode("utf-8")
@@ -47,14 +55,14 @@ def decoded(argument: str) -> str:
 
 
 def read_captions(captions: list[str], file: Path | None) -> list[str]:
-    """Return the captions of the arguments and of a file or standard input (`-`).
+    """Return the captions of the arguments, and those of a file or standard input (`-`).
 
-    Several arguments that are single words are one caption: its quotes were forgotten.
+    Arguments that are all single words become one caption, whose quotes are missing.
     """
-    captions = [decoded(caption) for caption in captions]
+    captions = [decode_argument(caption) for caption in captions]
     if len(captions) > 1 and not any(re.search(r"\s", caption.strip()) for caption in captions):
         captions = [" ".join(captions)]
-        print(f"one caption: {captions[0]!r}; to draw several, put each in quotes or in a line of --captions FILE", file=sys.stderr)
+        print(f"one caption: {captions[0]!r}; to draw several, quote each, or write one a line into --captions FILE", file=sys.stderr)
     if file is not None:
-        captions = [*captions, *(caption for group in captions_in(file) for caption in group)]
+        captions = [*captions, *(caption for group in read_groups(file) for caption in group)]
     return captions

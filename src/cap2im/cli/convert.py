@@ -1,4 +1,4 @@
-"""`cap2im convert`."""
+"""`cap2im convert`: turn published weights into a model folder."""
 
 from __future__ import annotations
 
@@ -26,21 +26,22 @@ commands = typer.Typer()
     )
 )
 def convert(
-    file: Annotated[Path, typer.Argument(help="Legacy weights: HDF5, PyTorch, or a folder of skip-thoughts' or AttnGAN's.", **EXISTING)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the model.", **PATH)],
+    file: Annotated[Path, typer.Argument(help="Legacy weights: HDF5, PyTorch, or a folder of skip-thoughts or AttnGAN.", **EXISTING)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the model.", **PATH)],
     dictionary: Annotated[
         Path | None,
-        typer.Option(help="The words of the weights: alignDRAW's dictionary.pkl, AttnGAN's captions.pickle.", **FILE),
+        typer.Option(help="Vocabulary of the weights: alignDRAW's dictionary.pkl, AttnGAN's captions.pickle.", **FILE),
     ] = None,
     text_encoder: Annotated[
-        Path | None, typer.Option(help="What AttnGAN's generator or image encoder hears: text_encoder….pth.", **FILE)
+        Path | None, typer.Option(help="Text encoder of AttnGAN's generator or image encoder: text_encoder….pth.", **FILE)
     ] = None,
     glimpses: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="T, which no file tells. As the programs have it: 32, or 64 for DRAW.")
+        int | None,
+        typer.Option(min=1, max=1024, help="T, which no file states. [default: 32, or 64 for DRAW]"),
     ] = None,
-    half: Annotated[bool, typer.Option("--half", help="Store the skip-thoughts' word vectors in half precision: 2.3 GB, not 4.6.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="Store word vectors of skip-thoughts in half precision: 2.3 GB, not 4.6.")] = False,
 ) -> None:
-    """Turn the authors' own weights, and those of a PyTorch port, into a model folder. Nothing in the files is executed."""
+    """Turn the authors' weights, or those of a PyTorch port, into a model folder. Nothing in the files is executed."""
     from cap2im.checkpoint import read_config
     from cap2im.convert.recognise import convert as convert_weights
 

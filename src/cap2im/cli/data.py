@@ -1,4 +1,4 @@
-"""`cap2im prepare` and `cap2im check`."""
+"""`cap2im prepare` and `cap2im check`: turn captioned images into a dataset, and report their problems."""
 
 from __future__ import annotations
 
@@ -43,32 +43,34 @@ commands = typer.Typer()
     )
 )
 def prepare(
-    kind: Annotated[Kind, typer.Argument(help="What PATH is: see docs/guides/own-captions.md.", show_choices=True)],
-    path: Annotated[str, typer.Argument(help="A folder or file; for huggingface also a name on the hub.", **PLACE)],
+    kind: Annotated[Kind, typer.Argument(help="Kind of PATH; see docs/guides/own-captions.md.", show_choices=True)],
+    path: Annotated[str, typer.Argument(help="Folder or file; for huggingface also OWNER/NAME on the hub.", **PLACE)],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the prepared dataset.", **PATH)],
     side: Annotated[int, typer.Option(min=4, max=1024, help="Side of the images, in pixels.")] = 32,
     fit: Annotated[
         Literal["stretch", "crop", "shorter"],
         typer.Option(help="Stretch to the square, crop the central square, or scale the shorter side."),
     ] = "stretch",
-    captions: Annotated[int | None, typer.Option(min=1, help="Take the first ones of each image alone; the paper takes 5.")] = None,
+    captions: Annotated[int | None, typer.Option(min=1, help="Most captions per image; 5 in the paper. [default: all]")] = None,
     tokens: TokensOption = None,
-    minimum_count: Annotated[int, typer.Option(min=1, help="Leave rarer words out of the vocabulary.")] = 1,
+    minimum_count: Annotated[int, typer.Option(min=1, help="Smallest count of a word in the vocabulary.")] = 1,
     words: Annotated[int | None, typer.Option(min=2, help="Most words in the vocabulary. [default: all]")] = None,
-    validation: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the training images that validates, if none do.")] = 0.0,
-    test: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the training images to test on, if there are none.")] = 0.0,
+    validation: Annotated[
+        float, typer.Option(min=0.0, max=0.9, help="Share of training images to validate on, if there are no others.")
+    ] = 0.0,
+    test: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of training images to test on, if there are no others.")] = 0.0,
     image_column: ImageColumnOption = None,
     caption_column: CaptionColumnOption = None,
     split_column: SplitColumnOption = None,
     images: ImagesFolderOption = None,
-    title: Annotated[str | None, typer.Option(help="What the data is, for the cards of models that are trained on it.")] = None,
+    title: Annotated[str | None, typer.Option(help="Title of the data, for the cards of models trained on it.")] = None,
     licence: Annotated[
-        str | None, typer.Option("--licence", "--license", help="Of the data, for those cards: cc-by-4.0, for example.")
+        str | None, typer.Option("--licence", "--license", help="Licence of the data, for those cards; e.g. cc-by-4.0.")
     ] = None,
     workers: WorkersOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
 ) -> None:
-    """Make captioned images of any kind into one dataset to train on."""
+    """Turn captioned images of any kind into a dataset to train on."""
     require("preparing data", "train", "datasets")
     from cap2im.convert.pickles import read_pickle
     from cap2im.data.prepare import PrepareOptions, prepare_dataset
@@ -89,8 +91,8 @@ def prepare(
 @commands.command(epilog=examples("cap2im check photos/", "cap2im check coco/ --kind coco --all", "cap2im check data/photos"))
 def check(
     path: Annotated[str, typer.Argument(help="Captioned images of any kind, or a prepared dataset.", **PLACE)],
-    kind: Annotated[Kind | None, typer.Option(help="What PATH is. [default: guessed from its content]")] = None,
-    tell_all: Annotated[bool, typer.Option("--all", help="List every problem in place of ten of each kind.")] = False,
+    kind: Annotated[Kind | None, typer.Option(help="Kind of PATH. [default: guessed from its content]")] = None,
+    list_all: Annotated[bool, typer.Option("--all", help="List every problem, not only ten of each kind.")] = False,
     tokens: TokensOption = None,
     image_column: ImageColumnOption = None,
     caption_column: CaptionColumnOption = None,
@@ -98,7 +100,7 @@ def check(
     images: ImagesFolderOption = None,
     workers: WorkersOption = None,
 ) -> None:
-    """Say what is wrong with captioned images; exit status 1 if something would be lost."""
+    """Report the problems of captioned images; the exit status is 1 if `prepare` would lose data."""
     require("preparing data", "train", "datasets")
     from cap2im.convert.pickles import read_pickle
     from cap2im.data.readers import ColumnNames, ReadOptions
@@ -106,6 +108,6 @@ def check(
 
     options = ReadOptions(ColumnNames(image_column, tuple(caption_column or ()), split_column), images, read_pickle=read_pickle)
     report = check_path(path, options, kind=kind, tokens=tokens, workers=workers)
-    print_check(path, report, None if tell_all else 10)
+    print_check(path, report, None if list_all else 10)
     if report.loses_data:
         raise typer.Exit(1)

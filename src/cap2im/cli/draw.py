@@ -1,4 +1,4 @@
-"""`cap2im draw`."""
+"""`cap2im draw`: draw captions into a folder."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ def parse_part(text: Any) -> str:
     )
 )
 def draw(
-    captions: Annotated[list[str] | None, typer.Argument(help="What to draw; each caption in quotes.")] = None,
+    captions: Annotated[list[str] | None, typer.Argument(help="Captions, each in quotes.")] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", "--captions", "-f", help="Captions, one a line; - is standard input.", **PATH)
+        Path | None, typer.Option("--file", "--captions", "-f", help="File of captions, one a line; - reads standard input.", **PATH)
     ] = None,
     model: ModelOption = cap2im.DEFAULT_MODEL,
-    samples: Annotated[int, typer.Option("--samples", "-n", min=1, max=1000, help="Pictures of each caption.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Picture k comes from seed + k.")] = 0,
+    samples: Annotated[int, typer.Option("--samples", "-n", min=1, max=1000, help="Pictures per caption.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first picture; picture k has seed + k.")] = 0,
     out: Annotated[
         Path,
         typer.Option(
-            "--out", "-o", help="Folder to write into; each caption gets a folder there, which replaces its earlier drawing.", **PATH
+            "--out", "-o", help="Folder to write into; each caption has a folder inside, which replaces an earlier drawing of it.", **PATH
         ),
     ] = Path("drawings"),
     only: Annotated[
@@ -66,48 +66,48 @@ def draw(
     ] = None,
     sharpen: SharpenOption = None,
     unknown: Annotated[
-        Literal["error", "skip"], typer.Option(help="Words that the model does not know: refuse the caption, or leave them out.")
+        Literal["error", "skip"], typer.Option(help="What to do with unknown words: refuse the caption, or leave them out.")
     ] = "error",
     device: DeviceOption = "cpu",
     precision: PrecisionOption = "fp32",
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the written files as JSON on standard output.")] = False,
 ) -> None:
     """Draw captions: pictures, an animation, the attention over words, and an interactive page."""
-    wanted = read_captions(captions or [], file)
-    if not wanted and model == cap2im.DEFAULT_MODEL:
+    texts = read_captions(captions or [], file)
+    if not texts and model == cap2im.DEFAULT_MODEL:
         raise ValueError('no caption given; try: cap2im draw "the digit three is at the top of the digit one"')
     check_writable_folder(out)
     from cap2im.pipeline import Pipeline  # imports torch, which takes a second; arguments are checked first
     from cap2im.rendering.folder import drawing_folder, drawing_model, save_drawings, slug
 
     pipeline = Pipeline.load(model, device=device, sharpen=sharpen, precision=precision)
-    if not wanted:
+    if not texts:
         example = shlex.quote(pipeline.examples[0]) if pipeline.examples else "CAPTION"
         raise ValueError(f"no caption given; try: cap2im draw {example} --model {shlex.quote(model)}")
-    prompts = {prompt.caption: prompt for prompt in pipeline.prompts(wanted, unknown)}  # raises before anything is drawn
+    prompts = {prompt.caption: prompt for prompt in pipeline.prompts(texts, unknown)}  # raises before anything is drawn
     out.mkdir(parents=True, exist_ok=True)
     if unknown == "skip":
         for caption in prompts:
             if unknown_words := pipeline.unknown_words(caption):
                 print(f"left out of '{caption}': {', '.join(unknown_words)}", file=sys.stderr)
-    one_of_each = {slug(caption): caption for caption in reversed(wanted)}  # captions of the same words share a folder: the first is drawn
-    first = [caption for caption in prompts if one_of_each[slug(caption)] == caption]
-    seeds = [seed + k for _ in first for k in range(samples)]
-    pictures = pipeline.iterate([prompts[caption] for caption in first for _ in range(samples)], seeds)
-    drawn: dict[str, dict[str, Any]] = {}
-    quiet = len(first) * samples < 8  # a second or two
-    for caption in track(first, "drawing", console=Console(stderr=True), disable=quiet):
+    by_slug = {slug(caption): caption for caption in reversed(prompts)}  # captions of the same words share a folder: draw the first
+    distinct = [caption for caption in prompts if by_slug[slug(caption)] == caption]
+    seeds = [seed + k for _ in distinct for k in range(samples)]
+    pictures = pipeline.iterate([prompts[caption] for caption in distinct for _ in range(samples)], seeds)
+    written: dict[str, dict[str, Any]] = {}
+    few = len(distinct) * samples < 8  # a second or two
+    for caption in track(distinct, "drawing", console=Console(stderr=True), disable=few):
         drawings = list(itertools.islice(pictures, samples))
         folder = drawing_folder(caption, pipeline.label, out)
         replaced = drawing_model(folder) is not None
         paths = save_drawings(drawings, folder, PARTS if only is None else only)
-        drawn[slug(caption)] = {"files": [str(path) for path in paths], "replaced": replaced}
+        written[slug(caption)] = {"files": [str(path) for path in paths], "replaced": replaced}
         if not as_json:
             pages = [path for path in paths if path.suffix == ".html"]
-            shown = next(iter([*pages, *paths]), f"{folder}: nothing of that kind")
-            more = f" and {beside} file{'s' * (beside > 1)} beside it" if (beside := len(paths) - 1) > 0 else ""
-            print(f"{caption}\n  {shown}{more}{', in place of the drawing that was there' if replaced else ''}")
+            main_file = next(iter([*pages, *paths]), f"{folder}: this model has no such part")
+            others = f" and {count} other file{'s' * (count > 1)}" if (count := len(paths) - 1) > 0 else ""
+            print(f"{caption}\n  {main_file}{others}{', replacing an earlier drawing' if replaced else ''}")
     if as_json:
-        same = {"model": pipeline.name, "precision": pipeline.precision, "seed": seed}
-        written = [{"caption": each, "words": prompts[each].tokens.words} | same | drawn[slug(each)] for each in wanted]
-        print(json.dumps(written, indent=1, ensure_ascii=False))
+        common = {"model": pipeline.name, "precision": pipeline.precision, "seed": seed}
+        entries = [{"caption": each, "words": prompts[each].tokens.words} | common | written[slug(each)] for each in texts]
+        print(json.dumps(entries, indent=1, ensure_ascii=False))

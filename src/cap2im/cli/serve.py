@@ -1,4 +1,4 @@
-"""`cap2im serve`."""
+"""`cap2im serve`: serve models to programs and browsers."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ def serve(
         typer.Option("--model", "-m", help="Bundled name, folder, run, or OWNER/NAME on the hub; may be repeated.", **PLACE),
     ] = None,
     sharpen: SharpenOption = None,
-    device: Annotated[list[str] | None, typer.Option(help="cpu, cuda:0, mps; may be repeated, and all of them draw.")] = None,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes, each with all models.")] = 1,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes any that is free.")] = 8000,
+    device: Annotated[list[str] | None, typer.Option(help="cpu, cuda:0, mps; may be repeated to use several.")] = None,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes; each loads all models.")] = 1,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 chooses a free one.")] = 8000,
     root_path: Annotated[str, typer.Option(help="Path prefix that a reverse proxy removes, such as /draw.")] = "",
     queue: Annotated[int, typer.Option(min=1, help="Pictures that may wait or be drawn in a process; more are refused.")] = 256,
     batch: Annotated[int, typer.Option(min=1, help="Pictures that are drawn together, at most.")] = 64,
     store: Annotated[
-        str | None, typer.Option(help="Folder or URL (s3://, gs://, abfs://) for pictures, to answer links to them.", **PLACE)
+        str | None, typer.Option(help="Folder or URL (s3://, gs://, abfs://) to store pictures in; responses can then hold links.", **PLACE)
     ] = None,
     api_key_file: Annotated[
-        Path | None, typer.Option(help="File with the key that clients need to draw; or the environment's CAP2IM_API_KEY.", **PATH)
+        Path | None,
+        typer.Option(help="File with the API key of clients. [default: the environment variable CAP2IM_API_KEY]", **PATH),
     ] = None,
     changes: Annotated[
         list[str] | None,
@@ -51,7 +52,7 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Serve models: an API, and a page on which people watch them draw."""
+    """Serve models: an API, and a page that shows how they draw."""
     require("serving", "serve", "fastapi", "uvicorn")
     from cap2im.loading import find_device, find_model
     from cap2im.serve.app import serve as run_server

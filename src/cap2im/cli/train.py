@@ -1,4 +1,4 @@
-"""`cap2im train` and `cap2im recipe`."""
+"""`cap2im train` and `cap2im recipe`: train a model by a recipe, and print recipes."""
 
 from __future__ import annotations
 
@@ -43,17 +43,15 @@ def train(
     ] = None,
     changes: ChangesOption = None,
     run: Annotated[Path | None, typer.Option(help="Folder of checkpoints, log and result. [default: runs/RECIPE]", **PATH)] = None,
-    name: Annotated[str, typer.Option(help="Of the model, for its card. [default: the run folder's name]")] = "",
+    name: Annotated[str, typer.Option(help="Name of the model, for its card. [default: the run folder's name]")] = "",
     data: DataOption = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from a run's last checkpoint; its recipe and data need not be given again.")
-    ] = False,
-    start_from: Annotated[str | None, typer.Option("--from", help="A model whose weights the run starts from.", **PLACE)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run from its last checkpoint; recipe and data are known.")] = False,
+    start_from: Annotated[str | None, typer.Option("--from", help="Model whose weights the run starts from.", **PLACE)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the whole recipe and stop; with --data also updates and time.")] = False,
-    device: Annotated[Literal["auto", "cpu"], typer.Option(help="auto takes the accelerator if there is one.")] = "auto",
-    compile_model: Annotated[bool, typer.Option("--compile", help="Compile the network's steps; starts later, runs faster.")] = False,
-    workers: Annotated[int, typer.Option(min=0, max=256, help="Processes that read images ahead.")] = 2,
-    stream: Annotated[bool, typer.Option("--stream", help="Read a dataset shard by shard, from a folder or a URL.")] = False,
+    device: Annotated[Literal["auto", "cpu"], typer.Option(help="auto uses an accelerator if there is one.")] = "auto",
+    compile_model: Annotated[bool, typer.Option("--compile", help="Compile the network: a later start, faster updates.")] = False,
+    workers: Annotated[int, typer.Option(min=0, max=256, help="Processes that load images.")] = 2,
+    stream: Annotated[bool, typer.Option("--stream", help="Stream a dataset shard by shard, from a folder or a URL.")] = False,
     log: Annotated[Literal["tensorboard", "wandb"], typer.Option(help="Tracker that shows the log.")] = "tensorboard",
 ) -> None:
     """Train a model by a recipe."""
@@ -62,15 +60,15 @@ def train(
     if recipe is None and not (resume and run is not None):
         raise ValueError("give a recipe (see cap2im list), or --resume and the folder of a run")
     if resume and start_from is not None:
-        raise ValueError("--from begins a new run, and --resume goes on with an old one: give one of them")
+        raise ValueError("--from begins a new run, --resume continues an old one: give one of them")
+    is_folder = recipe is not None and recipe not in recipe_names() and Path(recipe).is_dir()
     if resume and recipe is not None and recipe not in recipe_names() and not Path(recipe).exists():
-        raise ValueError(f"--resume {recipe}: neither a run's folder nor a recipe (see cap2im list)")
-    goes_on = resume and (recipe is None or (recipe not in recipe_names() and Path(recipe).is_dir()))
-    if goes_on and recipe is not None:
+        raise ValueError(f"--resume {recipe}: neither the folder of a run nor a recipe (see cap2im list)")
+    if resume and is_folder:
         if run is not None:
-            raise ValueError(f"{recipe} and --run {run}: give one run to go on with")
-        run = Path(recipe)
-    resolved = None if goes_on else load_recipe(str(recipe), changes or [])
+            raise ValueError(f"{recipe} and --run {run}: give one run to continue")
+        run, recipe = Path(str(recipe)), None
+    resolved = None if recipe is None else load_recipe(recipe, changes or [])
     if dry_run and data is None and resolved is not None:
         print(to_toml(resolved), end="")
         return
@@ -78,17 +76,17 @@ def train(
     from cap2im.loading import find_model
     from cap2im.training import dispatch as training
 
-    how: dict[str, Any] = {"stream": stream, "device": device}
+    options: dict[str, Any] = {"stream": stream, "device": device}
     if dry_run:
         if resolved is None:
             assert run is not None
             print(to_toml(training.run_recipe(run, changes or [])), end="")
             return
-        planned, updates, seconds = training.rehearse(resolved, name=str(recipe), data=data, **how)
-        whole = datetime.timedelta(seconds=round(updates * seconds))
-        print(f"# {updates:,} updates of {seconds:.3g} s: {whole}, and validation comes on top\n{to_toml(planned)}", end="")
+        planned, updates, seconds = training.rehearse(resolved, name=str(recipe), data=data, **options)
+        duration = datetime.timedelta(seconds=round(updates * seconds))
+        print(f"# {updates:,} updates of {seconds:.3g} s: {duration} without validation\n{to_toml(planned)}", end="")
         return
-    how |= {
+    options |= {
         "command": shlex.join(["cap2im", *map(training.shareable, sys.argv[1:])]),
         "compile_model": compile_model,
         "workers": workers,
@@ -96,36 +94,36 @@ def train(
     }
     if resolved is None:
         assert run is not None
-        folder, go_on = run, functools.partial(training.resume, run, changes or [], name=name, data=data, **how)
+        folder, start = run, functools.partial(training.resume, run, changes or [], name=name, data=data, **options)
     else:
         label = Path(str(recipe)).stem
         folder = Path("runs") / label if run is None else run
-        begun = None if start_from is None else find_model(start_from)
+        initial = None if start_from is None else find_model(start_from)
         resolved = training.named(resolved, name)
-        go_on = functools.partial(training.train, resolved, folder, name=label, data=data, resume=resume, start_from=begun, **how)
+        start = functools.partial(training.train, resolved, folder, name=label, data=data, resume=resume, start_from=initial, **options)
     try:
-        result = go_on()
+        model = start()
     except KeyboardInterrupt:
-        raise StoppedError(_where_it_stopped(folder)) from None
+        raise StoppedError(_resume_hint(folder)) from None
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"model written to {result}")
+        print(f"model written to {model}")
 
 
-def _where_it_stopped(run: Path) -> str:
-    """What an interrupted training left, and how to go on."""
+def _resume_hint(run: Path) -> str:
+    """Return the last saved step of an interrupted run, and the command that continues it."""
     from cap2im.checkpoint import checkpoints
 
-    if not (found := checkpoints(run)):
+    if not (saved := checkpoints(run)):
         return f"interrupted before the first checkpoint of {run}"
-    step = int(found[-1].name.rpartition("-")[2])
-    return f"interrupted; step {step:,} is saved in {run}: cap2im train --resume {shlex.quote(str(run))} goes on"
+    step = int(saved[-1].name.rpartition("-")[2])
+    return f"interrupted; step {step:,} is saved in {run}: cap2im train --resume {shlex.quote(str(run))} continues"
 
 
 @commands.command(epilog=examples("cap2im recipe aligndraw-small", "cap2im recipe aligndraw-small --explain"))
 def recipe(
     name: Annotated[str, typer.Argument(help="A recipe's name (see cap2im list) or a TOML file.", **PLACE)],
     changes: ChangesOption = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Say what each key means and what the paper has.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show the meaning of each key and the paper's value.")] = False,
 ) -> None:
     """Print a recipe with every key: as TOML, or explained."""
     from cap2im.config import load_recipe, settings, to_toml
