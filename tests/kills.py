@@ -15,8 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cap2im import checkpoint
-
 MOST = 20
 OPERATIONS = ("open", "write", "replace", "rename", "fsync", "ftruncate", "unlink", "mkdir", "rmdir", "link")
 
@@ -49,7 +47,6 @@ def _count(before: Callable[[], None]) -> None:
         setattr(os, name, counted(getattr(os, name)))
     io.open = builtins.open = counted(builtins.open)  # type: ignore[assignment]
     Path.write_bytes = write_in_halves  # type: ignore[method-assign, assignment]
-    checkpoint._exchange = counted(checkpoint._exchange)  # type: ignore[assignment]
 
 
 def run_child(action: Callable[[], object], kill_at: int | None = None) -> int:

@@ -19,31 +19,30 @@ from cap2im.checkpoint import (
     TRAINING_STATE,
     TRAINING_TENSORS,
     WEIGHTS,
-    TrainingState,
+    Checkpoint,
     checkpoints,
-    existing_folder,
     load_checkpoint,
     map_weights,
     read_config,
     read_weights,
     save_checkpoint,
-    whole_folder,
     write_large_model,
     write_model,
 )
+from cap2im.files import atomic_folder, existing_folder
 from cap2im.loading import find_model
 from tests.kills import kills, run_child
 
 WEIGHT = {"w": torch.arange(6.0).view(2, 3), "i": torch.tensor([1, 2])}
 
 
-def state(step: int) -> TrainingState:
-    return TrainingState(
+def state(step: int) -> Checkpoint:
+    return Checkpoint(
         step, {"kind": "draw"}, {"model.w": torch.full((3,), float(step)), "random.0.cpu": torch.get_rng_state()}, {"seconds": 1.5}
     )
 
 
-def test_round_trip_and_only_the_newest_are_kept(tmp_path):
+def test_round_trip_keeps_only_the_newest(tmp_path):
     for step in (1, 2, 3, 10):
         save_checkpoint(tmp_path, state(step), WEIGHT, {"kind": "draw"})
     found = checkpoints(tmp_path)
@@ -63,7 +62,7 @@ def test_half_precision_export(tmp_path):
     assert (tmp_path / "README.md").read_text() == "# card"
 
 
-def test_large_models_are_the_same_without_passing_through_memory(tmp_path):
+def test_large_models_are_written_without_a_copy_in_memory(tmp_path):
     (tmp_path / "large").mkdir()
     turned = {"w": WEIGHT["w"].T, "i": WEIGHT["i"]}
     write_large_model(tmp_path / "large", turned, {"kind": "draw"})
@@ -80,7 +79,7 @@ def test_large_models_are_the_same_without_passing_through_memory(tmp_path):
 
 @pytest.mark.parametrize("name", [WEIGHTS, TRAINING_TENSORS])
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
-def test_damaged_tensors_are_told_by_file(tmp_path, name, damage):
+def test_damaged_tensors_name_their_file(tmp_path, name, damage):
     folder = save_checkpoint(tmp_path, state(1), WEIGHT, {"kind": "draw"})
     data = (folder / name).read_bytes()
     if damage == "missing":
@@ -102,7 +101,7 @@ def test_damaged_tensors_are_told_by_file(tmp_path, name, damage):
         ('{"format": 1}', "no SHA-256"),
     ],
 )
-def test_damaged_json_is_told_by_file(tmp_path, content, message):
+def test_damaged_json_names_its_file(tmp_path, content, message):
     folder = save_checkpoint(tmp_path, state(1), WEIGHT, {"kind": "draw"})
     (folder / TRAINING_STATE).write_text(content)
     with pytest.raises(ValueError, match=re.escape(message)) as error:
@@ -113,7 +112,7 @@ def test_damaged_json_is_told_by_file(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("name", "old", "new"), [(TRAINING_STATE, '"step": 1', '"step": 3'), (CONFIG, '"kind": "draw"', '"kind": "paint"')]
 )
-def test_altered_json_is_told_by_file(tmp_path, name, old, new):
+def test_altered_json_names_its_file(tmp_path, name, old, new):
     folder = save_checkpoint(tmp_path, state(1), WEIGHT, {"kind": "draw"})
     text = (folder / name).read_text()
     assert old in text
@@ -124,7 +123,7 @@ def test_altered_json_is_told_by_file(tmp_path, name, old, new):
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     save_checkpoint(tmp_path, state(1), WEIGHT, {"kind": "draw"})
-    broken = TrainingState(2, {}, {"model.w": torch.tensor([1.0, float("nan")])}, {})
+    broken = Checkpoint(2, {}, {"model.w": torch.tensor([1.0, float("nan")])}, {})
     with pytest.raises(ValueError, match=r"not finite after step 2: model.w; the last checkpoint was kept"):
         save_checkpoint(tmp_path, broken, WEIGHT, {"kind": "draw"})
     assert [path.name for path in checkpoints(tmp_path)] == ["step-00000001"]
@@ -135,7 +134,7 @@ def test_no_model_here(tmp_path):
         read_config(tmp_path)
 
 
-def test_full_disk_keeps_the_old_checkpoint_and_leaves_no_rubbish(tmp_path, monkeypatch):
+def test_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     first = save_checkpoint(tmp_path, state(1), WEIGHT, {"kind": "draw"})
     write = Path.write_bytes
 
@@ -146,7 +145,7 @@ def test_full_disk_keeps_the_old_checkpoint_and_leaves_no_rubbish(tmp_path, monk
         return write(path, data)
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match=r"No space left.*step-00000001 is kept: when that is mended, --resume goes on") as error:
+    with pytest.raises(OSError, match=r"No space left.*step-00000001 is kept: with more space, --resume continues") as error:
         save_checkpoint(tmp_path, state(2), WEIGHT, {"kind": "draw"})
     assert error.value.errno == errno.ENOSPC
     assert error.value.filename == str(tmp_path / "checkpoints" / "step-00000002" / TRAINING_TENSORS)
@@ -154,64 +153,47 @@ def test_full_disk_keeps_the_old_checkpoint_and_leaves_no_rubbish(tmp_path, monk
     assert load_checkpoint(first).step == 1
 
 
-def test_whole_folder_replaces_what_was_there(tmp_path):
+def test_atomic_folder_replaces_an_existing_one(tmp_path):
     target = tmp_path / "model"
     for text in ("old", "new"):
-        with whole_folder(target) as folder:
+        with atomic_folder(target) as folder:
             (folder / "a").write_text(text)
     assert (target / "a").read_text() == "new"
-    with pytest.raises(ZeroDivisionError), whole_folder(target) as folder:
+    with pytest.raises(ZeroDivisionError), atomic_folder(target) as folder:
         (folder / "a").write_text(str(1 / 0))
     assert (target / "a").read_text() == "new"
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_folder_is_replaced_without_a_moment_that_lacks_it(tmp_path):
-    """A process is killed ahead of every operation on files; the finished model is then the old one or the new one."""
+def test_a_replaced_folder_survives_a_kill(tmp_path):
+    """A process is killed before every operation on files; the model that is found is then the old one or the new one."""
     target = tmp_path / "model"
 
     def write(value: float) -> None:
-        with whole_folder(target) as folder:
+        with atomic_folder(target) as folder:
             write_model(folder, {"w": torch.full((3,), value)}, {"kind": "draw"}, card=f"{value}")
             (folder / "sentence-encoder").mkdir()
             (folder / "sentence-encoder" / "a").write_text("a")
 
     write(1.0)
-    for kill_at in kills(run_child(lambda: write(1.0))):
-        run_child(lambda: write(2.0), kill_at)
-        assert target.is_dir()
-        assert read_weights(target, read_config(target))["w"].tolist() in ([1.0] * 3, [2.0] * 3)
-        assert sorted(path.name for path in target.iterdir()) == ["README.md", CONFIG, WEIGHTS, "sentence-encoder"]
-        write(1.0)
-        assert list(tmp_path.iterdir()) == [target], f"killed at {kill_at}: the next write removes what was left"
-
-
-def test_a_folder_without_exchange_is_found_after_a_kill(tmp_path, monkeypatch):
-    target = tmp_path / "model"
-    monkeypatch.setattr(checkpoint, "_exchange", lambda *_: False)
-
-    def write(value: float) -> None:
-        with whole_folder(target) as folder:
-            write_model(folder, {"w": torch.full((3,), value)}, {"kind": "draw"})
-
-    write(1.0)
-    was_retired = 0
+    retired = 0
     for kill_at in range(1, run_child(lambda: write(1.0)) + 1):
         run_child(lambda: write(2.0), kill_at)
-        was_retired += not target.exists()
+        retired += not target.exists()
+        found = existing_folder(target)
         for read in (read_weights, map_weights):
             assert read(target, read_config(target))["w"].tolist() in ([1.0] * 3, [2.0] * 3)
-        assert find_model(str(target)) == existing_folder(target)
-        assert find_model(str(tmp_path)) == existing_folder(target)
+        assert sorted(path.name for path in found.iterdir()) == ["README.md", CONFIG, WEIGHTS, "sentence-encoder"]
+        assert find_model(str(target)) == find_model(str(tmp_path)) == found
         write(1.0)
-        assert list(tmp_path.iterdir()) == [target]
-    assert was_retired == 1
+        assert list(tmp_path.iterdir()) == [target], f"killed at {kill_at}: the next write removes what was left"
+    assert retired == 1
 
 
 def test_two_writers_of_a_folder_do_not_mix(tmp_path):
-    with whole_folder(tmp_path / "model") as folder:
+    with atomic_folder(tmp_path / "model") as folder:
         (folder / "a").write_text("mine")
-        with pytest.raises(ValueError, match=r"model: another process is writing this folder$"), whole_folder(tmp_path / "model"):
+        with pytest.raises(ValueError, match=r"model: another process is writing this folder$"), atomic_folder(tmp_path / "model"):
             pass
     assert (tmp_path / "model" / "a").read_text() == "mine"
 
@@ -219,7 +201,7 @@ def test_two_writers_of_a_folder_do_not_mix(tmp_path):
 def test_a_link_to_a_model_stays_a_link(tmp_path):
     (tmp_path / "large disk").mkdir()
     (tmp_path / "model").symlink_to(tmp_path / "large disk")
-    with whole_folder(tmp_path / "model") as folder:
+    with atomic_folder(tmp_path / "model") as folder:
         (folder / "a").write_text("new")
     assert (tmp_path / "model").is_symlink()
     assert (tmp_path / "large disk" / "a").read_text() == "new"
@@ -267,7 +249,7 @@ def test_only_folders_of_steps_are_checkpoints(tmp_path):
         ({"numbers": None}, "numbers: Input should be a valid dictionary, got None"),
     ],
 )
-def test_another_structure_of_the_training_state_is_refused(tmp_path, changes, message):
+def test_malformed_training_state_is_refused(tmp_path, changes, message):
     folder = save_checkpoint(tmp_path, state(1), WEIGHT, {"kind": "draw"})
     document = json.loads((folder / TRAINING_STATE).read_text()) | changes
     document["sha256"][TRAINING_STATE] = checkpoint._own_sha256(document)
@@ -276,20 +258,20 @@ def test_another_structure_of_the_training_state_is_refused(tmp_path, changes, m
         load_checkpoint(folder)
 
 
-def test_a_lone_surrogate_of_the_command_line_is_stored_as_text(tmp_path):
+def test_lone_surrogates_are_stored_as_text(tmp_path):
     folder = save_checkpoint(tmp_path, state(1), WEIGHT, {"kind": "draw", "command": "cap2im train --data caf\udce9"})
     assert read_config(folder)["command"] == "cap2im train --data caf\\udce9"
 
 
 def test_a_file_is_not_replaced_by_a_folder(tmp_path):
     (tmp_path / "model").write_text("mine")
-    with pytest.raises(ValueError, match=r"model: is a file, and a folder is needed$"), whole_folder(tmp_path / "model"):
+    with pytest.raises(ValueError, match=r"model: is a file, and a folder is needed$"), atomic_folder(tmp_path / "model"):
         pass
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
 @pytest.mark.parametrize("special", ["FIFO", "folder"])
-def test_what_is_no_file_is_not_read_for_weights(tmp_path, special):
+def test_special_files_are_not_read_as_weights(tmp_path, special):
     write_model(tmp_path, WEIGHT, {"kind": "draw"})
     config = read_config(tmp_path)
     (tmp_path / WEIGHTS).unlink()

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, field_validator
 
-from cap2im.checkpoint import whole_folder
 from cap2im.data.captioned_images import CaptionedImages
 from cap2im.files import (
+    atomic_folder,
     check_writable_folder,
     dump_json,
     naming,
@@ -186,7 +186,7 @@ def sample_pairs(folder: Path, count: int, out: Path, *, seed: int = 0) -> list[
         if missing:
             hint = "cap2im generate --resume draws what is missing" + (", with --real the real images" if name == REAL else "")
             raise ValueError(f"{folder / name}: {len(missing)} of {len(files)} files of the sample are missing, e.g. {missing[0]}; {hint}")
-    with whole_folder(out) as draft:
+    with atomic_folder(out) as draft:
         for name in (GENERATED, REAL):
             (draft / name).mkdir()
         for pair in chosen:

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from cap2im.blueprint import build_on_meta
-from cap2im.checkpoint import CONFIG, SENTENCE_ENCODER, WEIGHTS, checkpoints, existing_folder, map_weights, read_config, read_weights
+from cap2im.checkpoint import CONFIG, SENTENCE_ENCODER, WEIGHTS, checkpoints, map_weights, read_config, read_weights
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.files import describe, shortened
+from cap2im.files import describe, existing_folder, shortened
 from cap2im.hub import ENCODER_FILES, download, is_repository
 from cap2im.models.interface import DrawingModel
 from cap2im.registry import MODELS, Spec

@@ -19,12 +19,12 @@ from pydantic import BaseModel, RootModel
 from torch import Tensor
 
 from cap2im.blueprint import bounded_parameters, weights_header
-from cap2im.checkpoint import CONFIG, SENTENCE_ENCODER, TRAINING_STATE, WEIGHTS, checkpoints, existing_folder
+from cap2im.checkpoint import CONFIG, SENTENCE_ENCODER, TRAINING_STATE, WEIGHTS, checkpoints
 from cap2im.data.sentence_vectors import SentenceEncoder
 from cap2im.data.tokenizer import normalise
 from cap2im.data.vocabulary import pad
 from cap2im.extras import require
-from cap2im.files import JSONObject, brief, check_regular_file, file_sha256, read_json, sha256, shortened
+from cap2im.files import JSONObject, brief, check_regular_file, existing_folder, file_sha256, read_json, sha256, shortened
 from cap2im.hub import ENCODER_FILES, download, is_repository
 from cap2im.loading import LoadedModel, load_model
 from cap2im.models.skipthoughts import SkipThoughts

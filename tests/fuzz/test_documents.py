@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cap2im import checkpoint
-from cap2im.checkpoint import CONFIG, TRAINING_STATE, TrainingState, load_checkpoint, read_config, save_checkpoint
+from cap2im.checkpoint import CONFIG, TRAINING_STATE, Checkpoint, load_checkpoint, read_config, save_checkpoint
 from cap2im.config import load_recipe, parse_recipe, to_toml
 from cap2im.data.mnist import LARGEST_IDX, parse_idx, read_idx
 from cap2im.evaluation.comparison import _is_whole, compare, kept_evaluations
@@ -100,7 +100,7 @@ def ends_in_one_line(read: Callable[[], object]) -> None:
 def run(tmp_path_factory) -> Path:
     recipe = load_recipe("aligndraw-digits").model_dump()
     folder = tmp_path_factory.mktemp("run")
-    state = TrainingState(3, recipe, {"model.w": torch.ones(2)}, {"seconds": 1.5, "origin": {"command": "train"}, "groups": [{"lr": 0.1}]})
+    state = Checkpoint(3, recipe, {"model.w": torch.ones(2)}, {"seconds": 1.5, "origin": {"command": "train"}, "groups": [{"lr": 0.1}]})
     save_checkpoint(folder, state, {"w": torch.ones(2)}, {"kind": "draw", "model": {}, "vocabulary": {"words": ["a"]}})
     return folder
 

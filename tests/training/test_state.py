@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 
-from cap2im.checkpoint import CONFIG, TRAINING_STATE, TRAINING_TENSORS, TrainingState, checkpoints, load_checkpoint, save_checkpoint
+from cap2im.checkpoint import CONFIG, TRAINING_STATE, TRAINING_TENSORS, Checkpoint, checkpoints, load_checkpoint, save_checkpoint
 from cap2im.config import parse_recipe
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.models.damsm import DAMSM, DAMSMConfig
@@ -24,7 +24,7 @@ PICTURES = {"source": "pictures"}
 def test_a_damaged_checkpoint_names_an_older_whole_one(tmp_path, name):
     recipe = tiny_recipe()
     for step in (1, 2):
-        save_checkpoint(tmp_path, TrainingState(step, recipe.model_dump(), {}, {}), {"w": torch.ones(1)}, {"kind": "draw"})
+        save_checkpoint(tmp_path, Checkpoint(step, recipe.model_dump(), {}, {}), {"w": torch.ones(1)}, {"kind": "draw"})
     older, newest = checkpoints(tmp_path)
     (newest / name).write_bytes(b"{")
     with pytest.raises(ValueError, match=rf"{name}: .*; {older.name} beside it is undamaged: to resume from there, remove {newest}$"):

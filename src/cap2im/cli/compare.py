@@ -149,8 +149,8 @@ def _models_to_compare(names: list[str], runs: Path, train_missing: bool) -> tup
     Raises:
         ValueError: a model is missing, or two are of one name; all problems are told at once.
     """
-    from cap2im.checkpoint import existing_folder
     from cap2im.config import load_recipe, recipe_names
+    from cap2im.files import existing_folder
     from cap2im.loading import find_model
     from cap2im.registry import MODELS
 
@@ -226,8 +226,9 @@ def _check_comparison(
 
 def _train_for_comparison(name: str, runs: Path, data: str | None) -> Path:
     """Train a recipe, and before it the matching model that an AttnGAN learns from; returns the model's folder."""
-    from cap2im.checkpoint import checkpoints, existing_folder
+    from cap2im.checkpoint import checkpoints
     from cap2im.config import AttnGANRecipe, load_recipe
+    from cap2im.files import existing_folder
 
     def trained(name: str, *changes: str) -> Path:
         source = getattr(getattr(load_recipe(name, []), "data", None), "source", None)

@@ -20,13 +20,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from cap2im.checkpoint import whole_folder, write_model
+from cap2im.checkpoint import write_model
 from cap2im.convert.card import card
 from cap2im.convert.pickles import read_pickle
 from cap2im.convert.theano import Tensors, check_axes, check_shapes, fill
 from cap2im.data.attngan_metadata import read_attngan_captions
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.files import file_sha256
+from cap2im.files import atomic_folder, file_sha256
 from cap2im.models.attngan import SEED_SIDE, AttnGAN, AttnGANConfig, Generator
 from cap2im.models.attngan_text import TextEncoder, TextEncoderConfig
 from cap2im.models.damsm import DAMSM, DAMSMConfig, InceptionEncoder
@@ -328,7 +328,7 @@ def convert_attngan(files: Mapping[Path, Tensors], dictionary: Path | None, out:
     (_, main), *others = made.items()
     if others and main.kind == "discriminator":
         raise ValueError(f"{', '.join(map(str, files))}: several discriminators without a generator: convert each by itself")
-    with whole_folder(out) as folder:
+    with atomic_folder(out) as folder:
         main.write(folder, out.name)
         for name, model in others:
             (folder / name).mkdir()

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from cap2im.arrays import open_hdf5
-from cap2im.checkpoint import whole_folder, write_model
+from cap2im.checkpoint import write_model
 from cap2im.convert.attngan import CAPTIONS_FILE, convert_attngan, part_of
 from cap2im.convert.card import card
 from cap2im.convert.pickle_limits import MOST_BYTES, RefusedError, check_pickle
@@ -41,7 +41,7 @@ from cap2im.convert.theano import (
 )
 from cap2im.data.mnist_captions import ALIASES
 from cap2im.data.vocabulary import UNKNOWN, Vocabulary, words_in_order
-from cap2im.files import brief, check_regular_file, check_unicode_path, file_sha256, shortened
+from cap2im.files import atomic_folder, brief, check_regular_file, check_unicode_path, file_sha256, shortened
 from cap2im.models.aligndraw import DRAW
 from cap2im.models.lapgan import Sharpener
 
@@ -150,7 +150,7 @@ def convert(
             raise ValueError(f"{path}: {kind.what} has no words and no glimpses: leave out --dictionary and --glimpses")
         config |= {"kind": "sharpener", "model": model.config.model_dump()}
     config["parameters"] = sum(p.numel() for p in model.parameters())
-    with whole_folder(out) as folder:
+    with atomic_folder(out) as folder:
         write_model(folder, model.state_dict(), config, card=card(out.name, config))
     return out
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from cap2im.arrays import open_npy, read_npz
-from cap2im.checkpoint import whole_folder, write_large_model
+from cap2im.checkpoint import write_large_model
 from cap2im.data.vocabulary import UNKNOWN
-from cap2im.files import read_text, shortened
+from cap2im.files import atomic_folder, read_text, shortened
 from cap2im.models.skipthoughts import GRU, SkipThoughts, SkipThoughtsConfig
 
 PARAMETERS = ("W", "b", "U", "Wx", "bx", "Ux")
@@ -114,7 +114,7 @@ def convert_skipthoughts(folder: Path, out: Path, *, half: bool = False) -> Path
         "model": config.model_dump(),
         "vocabulary": {"words": words, "tokens": "treebank", "unknown": UNKNOWN},
     }
-    with whole_folder(out) as draft:
+    with atomic_folder(out) as draft:
         write_large_model(draft, weights, document)
     return out
 

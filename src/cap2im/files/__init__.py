@@ -3,6 +3,7 @@
 Imports nothing heavy.
 """
 
+from cap2im.files.folders import atomic_folder, existing_folder
 from cap2im.files.messages import brief, describe, explain, shortened
 from cap2im.files.reading import (
     BYTE_ORDER_MARKS,
@@ -40,6 +41,7 @@ __all__ = [
     "LARGEST_DOCUMENT",
     "RESERVED_NAMES",
     "JSONObject",
+    "atomic_folder",
     "atomic_path",
     "brief",
     "check_parsed_size",
@@ -50,6 +52,7 @@ __all__ = [
     "decode_text",
     "describe",
     "dump_json",
+    "existing_folder",
     "explain",
     "file_sha256",
     "flush",

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import PARAM_LIST, AveragedModel
 
 from cap2im.checkpoint import (
     TRAINING_STATE,
-    TrainingState,
+    Checkpoint,
     checkpoints,
     load_checkpoint,
     read_config,
@@ -198,7 +198,7 @@ class TrainState:
             numbers |= {"seconds": self.seconds, "origin": self.origin}
             if self.ema is not None:
                 numbers["averaged"] = int(self.ema.n_averaged)
-            state = TrainingState(self.step, recipe.model_dump(), tensors, numbers)
+            state = Checkpoint(self.step, recipe.model_dump(), tensors, numbers)
             save_checkpoint(run, state, self.ema_model.state_dict(), config)
         accelerator.wait_for_everyone()
 
@@ -225,7 +225,7 @@ class TrainState:
         if any(before.get(key) != now.get(key) for key in ("epochs", "updates")):  # the first command would make another model
             self.origin["command"] = f"{self.origin['command']}; {command}"
 
-    def _restore(self, checkpoint: Path, state: TrainingState, accelerator: Accelerator) -> None:
+    def _restore(self, checkpoint: Path, state: Checkpoint, accelerator: Accelerator) -> None:
         self.model.load_state_dict({k.removeprefix("model."): v for k, v in state.tensors.items() if k.startswith("model.")})
         if self.ema is not None:
             with _suggest_older(checkpoint):

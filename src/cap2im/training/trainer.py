@@ -35,7 +35,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from cap2im.checkpoint import SENTENCE_ENCODER, whole_folder, write_model
+from cap2im.checkpoint import SENTENCE_ENCODER, write_model
+from cap2im.files import atomic_folder
 from cap2im.sentence_encoders import copy_encoder
 from cap2im.training.accelerator import check_finite
 from cap2im.training.card import description
@@ -155,7 +156,7 @@ class Trainer(ABC):
         config = self.config() | dict(measures)
         if encoder := config["data"].get("sentence_encoder"):
             config["data"]["sentence_encoder"] = Path(encoder).name
-        with whole_folder(folder) as draft:
+        with atomic_folder(folder) as draft:
             write_model(draft, self.state.ema_model.state_dict(), config, card, self.saved_dtype)
             if self.data.encoder_folder is not None:
                 copy_encoder(self.data.encoder_folder, draft / SENTENCE_ENCODER)
