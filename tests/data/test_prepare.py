@@ -420,8 +420,8 @@ def test_every_mode_becomes_rgb_on_white(tmp_path):
 
 def test_numbers_without_a_white_are_refused(tmp_path):
     for name, image, what in (
-        ("f.tif", np.full((40, 40), 0.5, np.float32), "fractions"),
-        ("i.tif", np.full((40, 40), 200, np.int32), "whole"),
+        ("f.tif", np.full((40, 40), 0.5, np.float32), "floating-point numbers"),
+        ("i.tif", np.full((40, 40), 200, np.int32), "integers"),
     ):
         Image.fromarray(image).save(tmp_path / name)
         reason = prepare_image(ImageFile(tmp_path / name), 16, "stretch", None)

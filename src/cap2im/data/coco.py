@@ -115,17 +115,14 @@ class CocoReader(SourceReader):
                     f"{root}: several annotations of one split ({names}); give one file in place of the folder, or keep one year"
                 )
             annotations = _read_annotations(file, name + year, problems)
-            folder = _image_folder(root, annotations)
-            if folder not in indexes:
-                listing = list_files(folder)
-                problems += listing.problems
-                indexes[folder] = FileIndex(folder, listing.files)
-            listed_in.setdefault(folder, []).append(file.name)
-            splits[split] = _records(annotations, indexes[folder], used.setdefault(folder, set()), problems)
-        for folder, index in indexes.items():
+            index = _image_index(root, annotations, indexes, problems)
+            listed_in.setdefault(index.root, []).append(file.name)
+            splits[split] = _records(annotations, index, used.setdefault(index.root, set()), problems)
+        for folder, names_of_files in listed_in.items():
             if folder != root:
-                unlisted = (file for name, file in index.files.items() if name not in used[folder] and is_picture(file))
-                detail = f"not in {' nor '.join(listed_in[folder])}"
+                pictures = ((name, file) for name, file in indexes[folder].files.items() if is_picture(file))
+                unlisted = [file for name, file in pictures if name not in used[folder]]
+                detail = f"not in {' nor '.join(names_of_files)}"
                 problems += [Problem("image without annotation", str(file), detail) for file in unlisted]
         return Source(splits, problems)
 
@@ -193,19 +190,18 @@ def _names_by_id(images: list[CocoImage]) -> tuple[dict[int | str, str], dict[in
     return unique, {id: known for id, known in names.items() if len(known) > 1}
 
 
-def _image_folder(root: Path, annotations: _Annotations) -> Path:
-    """Return the first of the usual folders that has any of the first images, else the first that exists."""
-    candidates = [folder for name in (annotations.part, f"images/{annotations.part}", "images", ".") if (folder := root / name).is_dir()]
-    first = [name.replace("\\", "/") for name, _ in zip(annotations.names.values(), range(50), strict=False)]
-    safe = [name for name in first if name and "\0" not in name and not name.startswith("/") and ".." not in name.split("/")]
-    return next((folder for folder in candidates if any(_is_file(folder / name) for name in safe)), candidates[0])
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that is too long, or not UTF-8
-        return False
+def _image_index(root: Path, annotations: _Annotations, indexes: dict[Path, FileIndex], problems: list[Problem]) -> FileIndex:
+    """Return the index of the first of the usual folders that has any of the first images, else of the first that exists."""
+    folders = [folder for name in (annotations.part, f"images/{annotations.part}", "images", ".") if (folder := root / name).is_dir()]
+    names = list(annotations.names.values())[:50]
+    for folder in folders:
+        if folder not in indexes:
+            listing = list_files(folder)
+            problems += listing.problems
+            indexes[folder] = FileIndex(folder, listing.files)
+        if any(isinstance(indexes[folder].find(name), str) for name in names):
+            return indexes[folder]
+    return indexes[folders[0]]
 
 
 def _records(annotations: _Annotations, index: FileIndex, used: set[str], problems: list[Problem]) -> list[CaptionedImage]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -50,15 +49,6 @@ def prepare_image(reference: ImageReference, side: int, fit: Fit, box: Box | Non
         return error_reason(error, reference)
 
 
-ImageTask = tuple[Sequence[tuple[ImageReference, Box | None]], int, Fit]
-
-
-def prepare_images(task: ImageTask) -> list[bytes | str]:
-    """Prepare several images with their boxes, for one side and fit."""
-    images, side, fit = task
-    return [prepare_image(reference, side, fit, box) for reference, box in images]
-
-
 @dataclass(frozen=True)
 class ImageInfo:
     """Facts of a decoded image, or the reason why it cannot be decoded.
@@ -93,8 +83,3 @@ def inspect_image(reference: ImageReference, box: Box | None = None) -> ImageInf
         return read_image(reference, info)
     except Exception as error:  # a decoder can fail in any way; the image is reported
         return ImageInfo(reason=error_reason(error, reference))
-
-
-def inspect_images(images: Sequence[tuple[ImageReference, Box | None]]) -> list[ImageInfo]:
-    """Inspect several images with their boxes."""
-    return [inspect_image(reference, box) for reference, box in images]

@@ -53,19 +53,6 @@ def read_rows(path: Path, problems: list[Problem]) -> list[Row]:
     return list(_separated_rows(path, lines, problems))
 
 
-def read_captioned_rows(path: Path) -> list[Row]:
-    """Return the rows of a table of captions.
-
-    Raises:
-        ValueError: not a table, or a row of it cannot be used.
-    """
-    problems: list[Problem] = []
-    rows = read_rows(path, problems)
-    if problems:
-        raise ValueError(f"{problems[0].file}: {problems[0].detail}")
-    return rows
-
-
 def is_parquet(path: Path) -> bool:
     """Return whether a file is Parquet, by its first bytes or its name."""
     return path.suffix.lower() == ".parquet" or file_format(path) == "a Parquet file"

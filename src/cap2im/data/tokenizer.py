@@ -1,7 +1,7 @@
 """Normalise captions and split them into words.
 
-The same word is the same string however it was typed: composed or decomposed accents, typographic or straight quotes, with or without
-invisible characters. Captions of printable ASCII are only lower-cased, and are split as alignDRAW's and AttnGAN's releases split them.
+Different spellings of a word become one string: composed and decomposed accents, typographic and straight quotes, invisible characters.
+Captions of printable ASCII are only lower-cased, and are split as alignDRAW's and AttnGAN's releases split them.
 """
 
 from __future__ import annotations
@@ -15,23 +15,31 @@ from typing import Literal, NamedTuple
 
 Tokenizer = Literal["released", "attngan", "treebank"]
 
-MOST_MARKS = 30  # combining marks in a row, as in Unicode's stream-safe format; normalising more takes quadratic time
+MOST_MARKS = 30  # combining marks in a row, as in Unicode's stream-safe format; normalising more would take quadratic time
 
-# characters that keyboards and word processors put in place of ASCII ones
+# characters that keyboards and word processors write instead of ASCII
 _TYPOGRAPHIC = {
     "'": "\u2018\u2019\u201a\u201b\u02bb\u02bc\u2032\u00b4",
     '"': "\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033",
     "-": "\u2010\u2011\u2212\ufe63",
 }
 _WIDE = (*range(0xFF01, 0xFF5F), *range(0xFB00, 0xFB07))  # full-width ASCII, Latin ligatures
-_INVISIBLE_LETTERS = (0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0)  # joiner and fillers that Unicode counts as marks or letters
+_INVISIBLE_LETTERS = (
+    0x034F,
+    0x115F,
+    0x1160,
+    0x17B4,
+    0x17B5,
+    0x3164,
+    0xFFA0,
+)  # joiners, fillers
 _VARIATION_SELECTORS = (*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))
 
-# of these scripts each character is a word of its own, as in Unicode's word boundaries: they write no spaces
+# scripts without spaces, in which each character is a word, as in Unicode's word boundaries
 _IDEOGRAPHS = "\u2e80-\u2fdf\u3005\u3007\u3021-\u3029\u3038-\u303b\u3041-\u309f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
-# South East Asian scripts, which write no spaces between words either: Thai, Lao, Myanmar, Khmer, Tai
+# scripts without spaces between words of several characters: Thai, Lao, Myanmar, Khmer, Tai
 _UNSPACED = "\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0edf\u1000-\u109f\u1780-\u17d3\u17dd\u1950-\u19df\u1a20-\u1aad\ua9e0-\ua9ff\uaa60-\uaadf"
-_LONGEST_UNSPACED = 15  # characters of a word of those scripts; longer ones are several words
+_LONGEST_UNSPACED = 15  # characters of a word of those scripts; longer runs are several words
 
 _ENDING = r"'(?:s|re|ve|ll|d|m)\b"
 
@@ -43,7 +51,10 @@ class _Patterns(NamedTuple):
 
 
 def _patterns(marks: str) -> _Patterns:
-    """Compile the patterns of words, of which combining marks are a part. Quantifiers are possessive: no text takes quadratic time."""
+    """Compile the patterns of words with combining marks.
+
+    Quantifiers are possessive, so that no text takes quadratic time.
+    """
     letters, joiners = rf"[\w{marks}]", "['\u00b7\u05f3\u05f4-]"
     plain = rf"(?:[^\W{_IDEOGRAPHS}]|[{marks}])" if marks else rf"[^\W{_IDEOGRAPHS}]"
     ideograph = rf"[{_IDEOGRAPHS}][{marks}]*+" if marks else f"[{_IDEOGRAPHS}]"
@@ -57,8 +68,8 @@ def _patterns(marks: str) -> _Patterns:
     )
 
 
-# words of ASCII text; beyond ASCII it tears words at their combining marks, as earlier versions did
-_TORN = re.compile(r"\w+(?:['-]\w+)*+|[^\w\s]")
+# words of ASCII text; other words are split at their combining marks, as in vocabularies of earlier versions
+_WITHOUT_MARKS = re.compile(r"\w+(?:['-]\w+)*+|[^\w\s]")
 
 
 _ASCII_TREEBANK = _patterns("").treebank
@@ -72,7 +83,7 @@ class _Unicode(NamedTuple):
 
 @cache
 def _unicode() -> _Unicode:
-    """Collect what is only needed for text beyond ASCII; takes some 30 ms."""
+    """Build the tables for text beyond ASCII, on first use: it takes 30 ms."""
     category = {code: unicodedata.category(chr(code)) for code in (*range(0x20000), *range(0xE0000, 0xE0200))}
     dropped = {*_INVISIBLE_LETTERS, *_VARIATION_SELECTORS, *(code for code, kind in category.items() if kind in ("Cf", "Me"))}
     dropped |= {code for code, kind in category.items() if kind == "Cc" and not chr(code).isspace()}
@@ -89,10 +100,10 @@ _LONG_UNSPACED = re.compile(f"[{_UNSPACED}]{{{_LONGEST_UNSPACED + 1}}}")
 
 
 def normalise(caption: str, *, lower: bool = True) -> str:
-    """Return a caption in the one form in which words are compared.
+    """Return a caption in the form in which words are compared.
 
-    Accents are composed (NFC), typographic apostrophes, quotes and hyphens become ASCII, full-width letters and ligatures plain ones;
-    zero-width and other invisible characters, soft hyphens and control characters are dropped. White space is kept.
+    Accents are composed (NFC). Typographic apostrophes, quotes and hyphens, full-width letters and ligatures become plain characters.
+    Invisible characters, soft hyphens and control characters are dropped. White space is kept.
 
     Args:
         caption: any text.
@@ -102,39 +113,41 @@ def normalise(caption: str, *, lower: bool = True) -> str:
         return caption.lower() if lower else caption
     table, many_marks, _ = _unicode()
     text = _WITHIN_UNSPACED.sub(" ", caption).translate(table)
-    if _MANY_SIGNS.search(text):  # far faster than to look for marks
+    if _MANY_SIGNS.search(text):  # much faster than a search for marks
         text = many_marks.sub(r"\1", text)
     text = unicodedata.normalize("NFC", text).translate(table)  # NFC turns some letters into quotes
     return unicodedata.normalize("NFC", text.lower() if lower else text)
 
 
 def split_words(caption: str, tokens: Tokenizer = "released") -> list[str]:
-    """Return the normalised words of a caption, lower-cased but for "treebank".
+    """Return the normalised words of a caption.
 
-    "released", alignDRAW's: punctuation is a word of its own, and a caption ends with a full stop. A word keeps its combining marks, and
-    each Chinese character and hiragana is a word. "attngan", AttnGAN's: nothing but runs of ASCII letters, digits and underscores.
-    "treebank", of the released skip-thoughts: as written, with punctuation and the endings 's, 're, 've, 'll, 'd, 'm and n't as words.
+    Args:
+        caption: any text.
+        tokens: "released", as alignDRAW's release: lower case, punctuation is a word, a caption ends with a full stop, each Chinese
+            character and hiragana is a word. "attngan", as AttnGAN's: lower-case runs of ASCII letters, digits and underscores. "treebank",
+            as the released skip-thoughts': case is kept, punctuation and the endings 's, 're, 've, 'll, 'd, 'm and n't are words.
     """
     text = normalise(caption, lower=tokens != "treebank")
     if tokens == "attngan":
         return [word for run in re.findall(r"\w+", text) if (word := run.encode("ascii", "ignore").decode())]
     if tokens == "treebank":
         return (_ASCII_TREEBANK if text.isascii() else _unicode().patterns.treebank).findall(text)
-    return with_full_stop((_TORN if text.isascii() else _unicode().patterns.fine).findall(text))
+    return with_full_stop((_WITHOUT_MARKS if text.isascii() else _unicode().patterns.fine).findall(text))
 
 
 def with_full_stop(words: list[str]) -> list[str]:
-    """Return words that end with a full stop, unless there are none."""
+    """Append a full stop to words, unless they end with one or are empty."""
     return words if not words or words[-1] == "." else [*words, "."]
 
 
 def split_known(piece: str, known: Container[str]) -> list[str]:
     """Split normalised text without white space as "released" does, and keep known words whole.
 
-    A vocabulary of an earlier version may know several ideographs as one word, or pieces of a word that was torn at its combining marks.
+    A vocabulary of an earlier version may list several ideographs as one word, or parts of a word that was split at its combining marks.
     """
     if piece.isascii():
-        return _TORN.findall(piece)
+        return _WITHOUT_MARKS.findall(piece)
     patterns = _unicode().patterns
     words = []
     for word in patterns.coarse.findall(piece):
@@ -142,16 +155,13 @@ def split_known(piece: str, known: Container[str]) -> list[str]:
             words.append(word)
             continue
         fine = patterns.fine.findall(word)
-        readings = chain([fine], (_TORN.findall(unicodedata.normalize(form, word)) for form in ("NFC", "NFD")))
+        readings = chain([fine], (_WITHOUT_MARKS.findall(unicodedata.normalize(form, word)) for form in ("NFC", "NFD")))
         words += next((parts for parts in readings if all(part in known for part in parts)), fine)
     return words
 
 
 def is_punctuation(word: str) -> bool:
-    """Return whether a word holds only punctuation, mathematical, currency and modifying symbols: nothing that can be drawn.
-
-    Emoji and other pictographs count as words.
-    """
+    """Return whether a word is only punctuation and mathematical, currency or modifier symbols. Emoji count as words."""
     return all(
         kind[0] in "PM" or kind in ("Sm", "Sc", "Sk") or (kind == "So" and char < "\u0100")
         for char in word
