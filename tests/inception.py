@@ -1,4 +1,4 @@
-"""In place of the Inception network of FID, whose published weights tests do not have: random ones, and eyes that are quicker."""
+"""Replacements of the Inception network of FID, whose published weights tests do not have: random weights, and a fast extractor."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cap2im.metrics.fid import Seen
-from cap2im.metrics.sample_quality import Eye
+from cap2im.evaluation.scorers import InceptionExtractor
 from cap2im.models.inception import Inception
 
 
 def write_inception(path: Path) -> Path:
-    """Writes random weights in the layout of pytorch-fid's file, under which pictures look different."""
+    """Write random weights in the layout of pytorch-fid's file, whose features and classes differ between pictures."""
     torch.manual_seed(0)
     network = Inception("fid")
     with torch.no_grad():
@@ -22,29 +21,39 @@ def write_inception(path: Path) -> Path:
             if name.endswith(".conv.weight"):
                 torch.nn.init.kaiming_normal_(parameter)
             elif name == "fc.weight":
-                parameter.normal_(0, 0.5)  # so that pictures have classes of their own
+                parameter.normal_(0, 0.5)  # so that pictures have different classes
             elif name == "fc.bias":
                 parameter.normal_()
     torch.save(network.state_dict(), path)
     return path
 
 
-def quick_look(replace: Callable[[str, object], None]) -> list[int]:
-    """Features become the mean colours of a picture and of its middle, and so do its classes; answers how many were seen at a time.
+class FastExtractor(InceptionExtractor):
+    """Features and logits that are the mean colours of a picture and of its middle."""
+
+    features = classes = 6
+    counts: list[int]
+
+    def extract(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features and logits, and record the number of pictures."""
+        assert pictures.dtype == torch.uint8
+        self.counts.append(len(pictures))
+        colours = torch.cat([part.float().mean(dim=(2, 3)) / 25 for part in (pictures, pictures[..., 4:8, 4:8])], dim=1)
+        return colours, colours
+
+
+def use_fast_extractor(replace: Callable[[str, object], None]) -> list[int]:
+    """Load `FastExtractor` in place of the Inception network, and return the list of its batch sizes.
 
     Args:
-        replace: sets what a dotted name says.
+        replace: sets the object of a dotted name.
     """
-    seen = []
+    counts: list[int] = []
 
-    def look(network: object, pictures: Tensor) -> Seen:
-        assert pictures.dtype == torch.uint8
-        seen.append(len(pictures))
-        colours = [part.float().mean(dim=(2, 3)) / 25 for part in (pictures, pictures[..., 4:8, 4:8])]
-        return Seen(torch.cat(colours, dim=1), torch.cat(colours, dim=1))
+    def load(path: str | None, device: torch.device) -> FastExtractor:
+        extractor = FastExtractor(torch.nn.Identity(), path or "published")
+        object.__setattr__(extractor, "counts", counts)
+        return extractor
 
-    replace("cap2im.metrics.sample_quality.look", look)
-    replace("cap2im.metrics.sample_quality.FEATURES", 6)
-    replace("cap2im.metrics.sample_quality.CLASSES", {"fid": 6})
-    replace("cap2im.metrics.sample_quality.Eye.load", lambda path, device: Eye(torch.nn.Identity(), path or "published"))
-    return seen
+    replace("cap2im.evaluation.scorers.InceptionExtractor.load", load)
+    return counts

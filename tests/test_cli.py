@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 import cap2im
+from cap2im.evaluation.evaluation import Evaluation
 from cap2im.pipeline import Pipeline
 from cap2im.rendering.folder import slug
-from tests.metrics.test_distributed import models
+from tests.evaluation.models import models
 from tests.real_data import data_folder
 from tests.tiny import CHANGES, tiny_model, tiny_recipe
 
@@ -327,24 +328,25 @@ def test_train_draw_evaluate_a_vae(run, tmp_path, recipe):
     assert written == {"sample-1.png", "sample-2.png", "grid.png", "drawing.html"}, "one glimpse, no attention"
     code, out, err = run("evaluate", "mine", "--samples", "1", "--bound-samples", "2", "--images", "12")
     assert code == 0, err
-    result = json.loads((tmp_path / "evaluation-mine.json").read_text())
-    assert result["likelihood"]["protocol"]["observation"].startswith("gaussian, deviation ")
-    assert result["likelihood"]["protocol"]["observation"] in out
-    assert result["caption_accuracy"]["drawings"]["all"]["n"] == 440
+    evaluation = Evaluation.from_dict(json.loads((tmp_path / "evaluation-mine.json").read_text()))
+    observation = evaluation.find("bound", "test").protocol["observation"]
+    assert observation.startswith("gaussian, deviation ")
+    assert observation in " ".join(out.split())
+    assert evaluation.find("joint", "all").n == 440
 
 
 def test_evaluations_of_other_protocols_are_kept(run, tmp_path):
     words, _, data, _ = map(str, models(tmp_path))
     measure = ("evaluate", words, "--data", data, "--images", "4", "--bound-samples", "1")
     file = tmp_path / "evaluation-words.json"
-    for arguments, others in (((), 0), (("--seed", "1"), 1), (("--similarity", "--samples", "1"), 2), (("--seed", "1"), 2)):
+    for arguments, others in (((), 0), (("--seed", "1"), 1), (("--metric", "ssim", "--samples", "1"), 2), (("--seed", "1"), 2)):
         code, out, err = run(*measure, *arguments)
         assert code == 0, err
-        assert (f"beside {others} of other weights or protocols" in out) == (others > 0)
+        assert (f"beside {others} of other weights or settings" in out) == (others > 0)
         assert len(json.loads(file.read_text()).get("others", [])) == others
     (tmp_path / "mine.json").write_text('{"precious": 1}')
     code, _, err = run(*measure, "--out", "mine.json")
-    assert (code, err.splitlines()[-1]) == (2, "cap2im: mine.json: exists, and is no evaluation; it is left as it is: give another --out")
+    assert (code, err.splitlines()[-1]) == (2, "cap2im: mine.json: exists and is not an evaluation; choose another --out")
     assert (tmp_path / "mine.json").read_text() == '{"precious": 1}'
 
 
@@ -354,13 +356,12 @@ def test_evaluate_on_mnist(run, tmp_path):
         "evaluate", "aligndraw-mnist", "--data", str(folder), "--samples", "1", "--bound-samples", "1", "--images", "50", "--out", "e.json"
     )
     assert code == 0, err
-    result = json.loads((tmp_path / "e.json").read_text())
-    accuracy = result["caption_accuracy"]
-    assert accuracy["real"]["all"]["joint"]["rate"] >= 0.97
-    assert accuracy["drawings"]["seen"]["joint"]["rate"] >= 0.9, "the bundled model draws what captions say"
-    assert accuracy["drawings"]["held_out"]["joint"]["rate"] >= 0.75, "and most of what it was never shown"
-    assert -400 < result["likelihood"]["bound"] < 0
-    assert "real, seen" in out
+    evaluation = Evaluation.from_dict(json.loads((tmp_path / "e.json").read_text()))
+    assert evaluation.find("joint", "all, real").value >= 0.97
+    assert evaluation.find("joint", "seen").value >= 0.9, "the bundled model draws what captions say"
+    assert evaluation.find("joint", "held out").value >= 0.75, "and most of what training did not show"
+    assert -400 < evaluation.find("bound", "test").value < 0
+    assert "seen, real" in out
 
 
 def test_list(run):
@@ -446,9 +447,9 @@ def test_compare_refuses_before_it_measures_trains_or_writes(run, tmp_path, monk
     monkeypatch.setattr("cap2im.evaluation.comparison.evaluate", too_late)
     monkeypatch.setattr("cap2im.cli.compare.train", too_late)
     for arguments, problem in (
-        (("one", "reader-mnist", "--train"), "reader-mnist: a recipe of kind 'reader' makes nothing that draws"),
+        (("one", "reader-mnist", "--train"), "reader-mnist: a recipe of kind 'reader' trains a model that does not draw"),
         (("one", "noaligndraw-mnist", "--train", "--sharpen", "one"), "is a model of kind 'draw'; expected sharpener"),
-        (("--preset", "mnist", "--train", "--similarity"), "captioned digits have no --shortlist, no --similarity"),
+        (("--preset", "mnist", "--train", "--metric", "ssim"), "aligndraw-mnist draws captioned digits, for which the metrics are"),
         (("one", "--out", "file"), "file: is a file, and a folder is needed"),
         (("one", "."), "two models are called 'one'"),
     ):
@@ -472,9 +473,9 @@ def test_compare_refuses_before_it_measures_trains_or_writes(run, tmp_path, monk
         ),
         (("aligndraw-mnist-paper", "--data", "nowhere", "--train"), "nowhere: no such folder"),
         (("aligndraw-cifar", "--data", "nowhere", "--train"), "nowhere: no such folder; a prepared dataset is needed"),
-        (("words", "--data", "data", "--train", "--shortlist", "nowhere"), "unknown model 'nowhere'"),
+        (("words", "--data", "data", "--train", "--metric", "retrieval", "--shortlist-model", "nowhere"), "unknown model 'nowhere'"),
         (
-            ("words", "aligndraw-cifar", "--data", "data", "--train", "--damsm", "words"),
+            ("words", "aligndraw-cifar", "--data", "data", "--train", "--metric", "r-precision", "--damsm", "words"),
             "a model of kind 'draw', where a matching model is",
         ),
         (("words", "--data", "data", "--out", "data/manifest.json/x"), "data/manifest.json is a file, not a folder"),
@@ -510,7 +511,7 @@ def test_compare_keeps_another_comparison(run, tmp_path):
     assert run(*measure)[0] == 0
     first = (tmp_path / "comparison" / "comparison.md").read_bytes()
     code, out, err = run(*measure, "--seed", "1")
-    assert (code, "comparison.md there is of other models or another protocol, and stays" in err) == (0, True)
+    assert (code, "comparison.md is of other models or settings and is kept" in err) == (0, True)
     assert "comparison-2.md, comparison-2.json, comparison-2.png" in out
     assert run(*measure)[0] == 0
     names = {path.name for path in (tmp_path / "comparison").iterdir()}

@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from cap2im.evaluation.evaluation import Evaluation
 from tests.real_data import data_folder
 
 SMALL = (
@@ -62,7 +63,7 @@ def test_from_coco_to_a_drawing(run, tmp_path):
     measure = ("--split", "validation", "--images", "50", "--bound-samples", "2", "--out", "e.json")
     code, out, err = run("evaluate", "run", "--data", "prepared", *measure)
     assert code == 0, err
-    assert "validation images, n = 50, L = 2" in out
-    result = json.loads((tmp_path / "e.json").read_text())
-    assert result["likelihood"]["images"] == 50
-    assert result["likelihood"]["bound"] == pytest.approx(bounds[-1], abs=25)
+    assert "2 posterior samples an image, 50 images" in " ".join(out.split())
+    bound = Evaluation.from_dict(json.loads((tmp_path / "e.json").read_text())).find("bound", "validation")
+    assert bound.n == 50
+    assert bound.value == pytest.approx(bounds[-1], abs=25)

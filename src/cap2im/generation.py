@@ -22,7 +22,7 @@ from cap2im.checkpoint import WEIGHTS
 from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
 from cap2im.data.splits import Split
-from cap2im.evaluation.other_dataset import foreign_data
+from cap2im.evaluation.other_dataset import other_dataset
 from cap2im.files import (
     JSONObject,
     atomic_path,
@@ -86,7 +86,7 @@ def generate(
     images = CaptionedImages(dataset, split)
     pairs, unreadable = all_pairs(pipeline, images, per_caption, seed)
     pairs = pairs if sample is None else choose(pairs, sample, seed)
-    sizes, foreign = pipeline.model.config, foreign_data(pipeline, dataset, [pair.caption for pair in pairs])
+    sizes, foreign = pipeline.model.config, other_dataset(pipeline, dataset, [pair.caption for pair in pairs])
     if foreign is not None and processes.is_main_process:
         logger.warning(foreign.warning)
     manifest = {

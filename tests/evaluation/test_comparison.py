@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 
@@ -11,21 +10,30 @@ import pytest
 from cap2im.data.mnist_captions import WORDS
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.evaluation import comparison
-from cap2im.evaluation.comparison import check_evaluation_file, compare, free_stem, in_words, keep_evaluation, kept_evaluations
+from cap2im.evaluation.comparison import compare, evaluate_once
+from cap2im.evaluation.evaluation import Evaluation
+from cap2im.evaluation.protocol import in_words
+from cap2im.evaluation.settings import Settings
 from cap2im.loading import ModelConfig
+from cap2im.metrics.measurement import Measurement
 from cap2im.models.aligndraw import DRAW, DRAWConfig
 from cap2im.pipeline import Pipeline
 from tests.prepared import prepared_dataset
 
+PROTOCOL = {"split": "test"}
 
-def evaluation(model: str, joint: float = 0.9, bound: float = -100.0, **protocol: object) -> dict:
-    rate = {"rate": joint, "low": joint - 0.01, "high": joint + 0.01}
-    return {
-        "model": model,
-        "parameters": 1000,
-        "caption_accuracy": {"protocol": {"seed": 0}, "drawings": {"seen": {"joint": rate}, "held_out": {"joint": rate}}},
-        "likelihood": {"protocol": {"split": "test", "samples": 16} | protocol, "bound": bound, "standard_error": 1.5},
-    }
+
+def number(name: str, value: float, half_width: float | None = None, **fields: object) -> Measurement:
+    interval = None if half_width is None else (value - half_width, value + half_width)
+    return Measurement(**{"name": name, "value": value, "n": 100, "interval": interval, "protocol": PROTOCOL} | fields)
+
+
+def evaluation(model: str, joint: float = 0.9, bound: float = -100.0, **protocol: object) -> Evaluation:
+    rates = [number("joint", joint, 0.01, group=group, unit="proportion", protocol={"seed": 0}) for group in ("seen", "held out")]
+    described = {"split": "test", "samples": 16} | protocol
+    nats = number("bound", bound, 1.96 * 1.5, group=described["split"], unit="nats", deviation=1.5, protocol=described)
+    parameters = Measurement(name="parameters", value=1000, n=1, digits=0, higher_is_better=None)
+    return Evaluation(model, "0" * 64, {}, (*rates, nats, parameters))
 
 
 def test_numbers_of_one_protocol_share_a_column():
@@ -55,20 +63,18 @@ def test_splits_have_columns_of_their_own():
     assert [column.title for column in compare([evaluation("a"), other]).columns][2:4] == ["bound, test, nats", "bound, validation, nats"]
 
 
-def test_retrieval_and_similarity_have_their_directions():
+def test_quantities_have_their_directions():
     """The paper's table 1: more recall and similarity is better, a smaller rank is."""
 
-    def table_1(model: str, recall: float, rank: float, ssim: float) -> dict:
-        scores = {"ssim": {"mean": ssim, "deviation": 0.1}, "psnr": {"mean": 10.0, "deviation": 1.0}}
-        return {
-            "model": model,
-            "retrieval": {
-                "protocol": {"split": "test"},
-                "R@1": {"rate": recall, "low": recall - 0.01, "high": recall + 0.01},
-                "median_rank": {"rank": rank, "low": rank - 5, "high": rank + 5},
-            },
-            "similarity": {"protocol": {"split": "test"}, **scores, "sharpened": scores},
-        }
+    def table_1(model: str, recall: float, rank: float, ssim: float) -> Evaluation:
+        similarity = {"digits": 3, "deviation": 0.1}
+        numbers = (
+            number("R@1", recall, 0.01, unit="proportion"),
+            number("median rank", rank, 5, digits=1, higher_is_better=False),
+            number("SSIM", ssim, **similarity),
+            number("SSIM", ssim, group="sharpened", **similarity),
+        )
+        return Evaluation(model, "", {}, numbers)
 
     table = compare([table_1("align", 0.03, 31, 0.156), table_1("vae", 0.01, 48, 0.164)])
     best = {column.title: column.best for column in table.columns}
@@ -89,22 +95,27 @@ def test_retrieval_and_similarity_have_their_directions():
 def test_numbers_within_the_best_interval_tie(bounds, best):
     table = compare([evaluation(str(number), bound=bound) for number, bound in enumerate(bounds)])
     assert next(column for column in table.columns if column.name == "bound, test, nats").best == best
-    assert "they cannot be told from it" in table.markdown()
+    assert "which do not differ significantly from it" in table.markdown()
 
 
-def test_fid_has_no_interval_and_a_best():
-    def measured(model: str, distance: float) -> dict:
-        protocol = {"split": "test", "drawings": 100, "parts": 10}
-        score = {"protocol": protocol, "mean": distance, "deviation": 1.0}
-        return {"model": model, "fid": {"protocol": protocol, "distance": distance}, "inception_score": score}
+def test_a_number_without_an_interval_has_a_best():
+    def measured(model: str, distance: float) -> Evaluation:
+        fid = number("FID", distance, higher_is_better=False)
+        return Evaluation(model, "", {}, (fid, number("Inception Score", distance, 0.62, deviation=1.0)))
 
     best = {column.name: column.best for column in compare([measured("a", 20.0), measured("b", 20.5)]).columns}
     assert best == {"FID": {"a"}, "Inception Score": set()}
     apart = {column.name: column.best for column in compare([measured("a", 20.0), measured("b", 20.7)]).columns}
-    assert apart["Inception Score"] == {"b"}, "the interval is of the mean over 10 parts"
+    assert apart["Inception Score"] == {"b"}
 
 
-def test_protocols_are_told_in_words():
+def test_details_have_no_column():
+    kl = number("KL", 3.0, group="test", unit="nats", detail=True)
+    one = evaluation("a")
+    assert "KL" not in compare([dataclasses.replace(one, measurements=(*one.measurements, kl))]).markdown()
+
+
+def test_protocols_in_words():
     protocol = {
         "data": {"sha256": "ab" * 32, "source": {"kind": "folder", "path": "/home/me/photos"}},
         "side": 32,
@@ -115,39 +126,39 @@ def test_protocols_are_told_in_words():
         "samples": 16,
         "something_new": 7,
     }
-    told = in_words(protocol)
-    assert told == (
+    words = in_words(protocol)
+    assert words == (
         "32 x 32 pixels in 3 colours, 16 posterior samples an image, 1,000 images, captions with SHA-256 cdcdcdcdcdcd, test split, "
         "dataset photos (folder) with SHA-256 abababababab, something new 7"
     )
     assert "50 drawings a caption" in in_words(protocol | {"samples": 50, "window": 11})
     for key in protocol:
-        assert in_words(protocol | {key: 9 if key != "data" else "mnist"}) != told, key
+        assert in_words(protocol | {key: 9 if key != "data" else "mnist"}) != words, key
 
 
-def test_a_foreign_model_shares_columns_and_has_a_footnote():
+def test_a_model_of_other_data_has_a_footnote():
     foreign = {"trained_on": "digits", "measured_on": "photos", "unknown_words": 0.25}
     table = compare([evaluation("a"), evaluation("b", foreign=foreign)])
     assert [column.name for column in table.columns if "bound" in column.name] == ["bound, test, nats"]
-    assert "b was trained on digits, not on photos; it does not know 25.0 % of the words." in table.markdown()
+    assert "b was trained on digits, not on photos; 25.0 % of the words are unknown to it." in table.markdown()
     assert len(table.to_dict()["notes"]) == 1
 
 
 def test_a_model_without_a_number_has_a_gap():
-    adversarial = evaluation("gan")
-    del adversarial["likelihood"]
-    assert (
-        "| gan | **90.0 (89.0-91.0)** | **90.0 (89.0-91.0)** | - | 1,000 |" in compare([adversarial, evaluation("b", joint=0.5)]).markdown()
-    )
+    whole = evaluation("gan")
+    adversarial = dataclasses.replace(whole, measurements=tuple(each for each in whole.measurements if each.name != "bound"))
+    table = compare([adversarial, evaluation("b", joint=0.5)])
+    assert "| gan | **90.0 (89.0-91.0)** | **90.0 (89.0-91.0)** | - | 1,000 |" in table.markdown()
 
 
-def test_an_evaluation_is_kept_until_something_changes_its_numbers(tmp_path, monkeypatch):
-    """The same weights on another dataset or device, by another network of shortlists or version, are measured again."""
-    measured: list[dict] = []
+def test_an_evaluation_is_kept_until_its_numbers_change(tmp_path, monkeypatch):
+    """The same weights on another dataset or device, with other shortlists or versions, are measured again."""
+    measured: list[Settings] = []
 
-    def evaluate(_: object, **asked: object) -> dict:
-        measured.append(asked)
-        return evaluation("a") | {"weights_sha256": "0" * 64}
+    def evaluate(pipeline: Pipeline, settings: Settings, *, data: object, **_: object) -> Evaluation:
+        measured.append(settings)
+        whole = evaluation("a")
+        return dataclasses.replace(whole, settings=comparison.settings_words(pipeline, settings, data))
 
     monkeypatch.setattr(comparison, "evaluate", evaluate)
     sizes = {"glimpses": 1, "inference_units": 2, "generative_units": 2, "latent": 1, "language_units": 2, "align_features": 2}
@@ -155,10 +166,11 @@ def test_an_evaluation_is_kept_until_something_changes_its_numbers(tmp_path, mon
     pipeline = Pipeline("a", DRAW(DRAWConfig(**sizes)), Vocabulary(words=WORDS), config)
     file, data, lists = tmp_path / "kept" / "a.json", prepared_dataset(tmp_path / "data", train=4), tmp_path / "lists.pkl"
     lists.write_bytes(b"one")
+    settings = Settings(metrics=("retrieval",), shortlist_model=str(lists))
 
-    def times() -> int:
+    def times(settings: Settings = settings) -> int:
         before = len(measured)
-        comparison.evaluated(pipeline, file, data=str(data), shortlist=str(lists), seed=0)
+        evaluate_once(pipeline, file, settings, data=str(data))
         return len(measured) - before
 
     assert [times(), times()] == [1, 0]
@@ -166,43 +178,16 @@ def test_an_evaluation_is_kept_until_something_changes_its_numbers(tmp_path, mon
     assert [times(), times()] == [1, 0]
     lists.write_bytes(b"two")
     assert [times(), times()] == [1, 0]
-    monkeypatch.setattr("cap2im.evaluation.comparison.__version__", "99")
+    assert [times(Settings()), times(Settings())] == [1, 0], "other metrics"
+    monkeypatch.setattr("cap2im.evaluation.evaluate.__version__", "99")
     assert [times(), times()] == [1, 0]
     pipeline = dataclasses.replace(pipeline, precision="bf16")
     assert [times(), times()] == [1, 0]
     pipeline = dataclasses.replace(pipeline, precision="fp32")
-    assert times() == 0, "the evaluation in fp32 is still there"
+    assert times() == 0, "the evaluation in fp32 is still in the file"
     for damaged in ("{", "[]", ""):
         file.write_text(damaged)
         assert [times(), times()] == [1, 0], damaged
-
-
-def test_evaluations_of_other_protocols_stay_in_the_file(tmp_path):
-    file = tmp_path / "folder" / "e.json"
-    base = {"model": "a", "weights_sha256": "0"}
-    assert keep_evaluation(file, {**base, "asked": {"split": "test"}, "n": 1}) == 0
-    assert keep_evaluation(file, {**base, "asked": {"split": "train"}, "n": 2}) == 1
-    assert keep_evaluation(file, {**base, "weights_sha256": "1", "asked": {"split": "test"}, "n": 3}) == 2
-    assert keep_evaluation(file, {**base, "asked": {"split": "test"}, "n": 4}) == 2
-    assert [each["n"] for each in kept_evaluations(file)] == [4, 3, 2]
-    assert json.loads(file.read_text())["n"] == 4
-    check_evaluation_file(file)
-
-
-@pytest.mark.parametrize("content", ["{}", "[1]", '{"kind": "draw"}', "notes"])
-def test_a_file_that_is_no_evaluation_is_left_alone(tmp_path, content):
-    (tmp_path / "e.json").write_text(content)
-    with pytest.raises(ValueError, match="is no evaluation; it is left as it is"):
-        check_evaluation_file(tmp_path / "e.json")
-
-
-def test_another_comparison_gets_other_names(tmp_path):
-    assert free_stem(tmp_path, "comparison", {"a": 1}) == "comparison"
-    (tmp_path / "comparison.json").write_text(json.dumps({"of": {"a": 1}}))
-    assert free_stem(tmp_path, "comparison", {"a": 1}) == "comparison"
-    assert free_stem(tmp_path, "comparison", {"a": 2}) == "comparison-2"
-    (tmp_path / "comparison-2.md").write_text("someone's own")
-    assert free_stem(tmp_path, "comparison", {"a": 2}) == "comparison-3"
 
 
 def test_json_round_trip():
@@ -212,11 +197,9 @@ def test_json_round_trip():
     assert stored["columns"][2]["protocol"] == {"split": "test", "samples": 16}
 
 
-def test_refuses_what_is_no_comparison():
+def test_errors_of_a_comparison():
     one = evaluation("a")
     with pytest.raises(ValueError, match="nothing to compare"):
         compare([])
     with pytest.raises(ValueError, match="two evaluations are called 'a'"):
-        compare([one, copy.deepcopy(one)])
-    with pytest.raises(ValueError, match="without a model's name"):
-        compare([{"likelihood": one["likelihood"]}])
+        compare([one, one])

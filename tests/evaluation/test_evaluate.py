@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,13 +15,17 @@ from cap2im.config import load_recipe
 from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.evaluation.evaluate import Measures, Subject, evaluate
-from cap2im.evaluation.other_dataset import foreign_data
+from cap2im.evaluation.evaluate import evaluate
+from cap2im.evaluation.evaluation import Evaluation
+from cap2im.evaluation.other_dataset import other_dataset
 from cap2im.evaluation.report import print_evaluation
+from cap2im.evaluation.settings import Settings
+from cap2im.evaluation.subject import Subject
+from cap2im.metrics.measurement import Measurement
 from cap2im.models.interface import DrawingModel, DrawnSequence
 from cap2im.models.lapgan import Sharpener, SharpenerConfig
 from cap2im.pipeline import Pipeline
-from tests.metrics.test_distributed import models
+from tests.evaluation.models import models
 from tests.prepared import prepared_dataset
 from tests.tiny import tiny_model
 
@@ -43,40 +48,40 @@ def pipeline(tmp_path_factory):
     return dataclasses.replace(pipeline, model=Night(pipeline.model))
 
 
-def test_a_model_without_likelihood_has_its_caption_accuracy_alone(pipeline, capsys):
-    result = evaluate(pipeline, data=None, split="test", samples=1, bound_samples=1, images=2, seed=0)
-    assert "likelihood" not in result
-    everything = result["caption_accuracy"]["drawings"]["all"]
-    assert (everything["n"], everything["clean"]["rate"], everything["places"]["rate"]) == (440, 1.0, 0.0), "black is clean"
-    capsys.readouterr()
-    print_evaluation(result, None)
+def measure(pipeline: Pipeline, data: object = None, **settings: object) -> Evaluation:
+    return evaluate(pipeline, Settings(**settings), data=data)
+
+
+def test_a_model_without_likelihood_has_caption_accuracy(pipeline, capsys):
+    evaluation = measure(pipeline, samples=1, images=2)
+    assert evaluation.settings["metrics"] == "caption-accuracy"
+    clean, places = evaluation.find("clean", "all"), evaluation.find("places", "all")
+    assert (clean.n, clean.value, places.value) == (440, 1.0, 0.0), "black is clean"
+    print_evaluation(evaluation, default_metrics=True)
     out = capsys.readouterr().out
     assert "joint" in out
     assert out.splitlines()[-1] == "no bound: a model of this kind has no likelihood"
 
 
-def test_nothing_measured_says_what_could_be(capsys):
-    print_evaluation({"model": "gan"}, None)
-    out = capsys.readouterr().out
-    assert out == "no bound: a model of this kind has no likelihood; --similarity, --fid and --damsm measure its drawings\n"
+def test_nothing_measured_names_the_option(capsys):
+    print_evaluation(Evaluation("gan", "", {"metrics": ""}, ()), default_metrics=True)
+    assert capsys.readouterr().out == "no bound: a model of this kind has no likelihood; name others with --metric\n"
 
 
-def test_sharpening_gaussian_pixels_says_why_there_is_no_bound(capsys):
-    protocol = {"split": "test", "observation": "gaussian, deviation 0.3"}
-    terms = ("bound", "standard_error", "reconstruction", "kl", "importance_weighted", "importance_weighted_error")
-    result = {"model": "vae", "likelihood": {"protocol": protocol, **dict.fromkeys(terms, 0.0), "images": 2, "samples": 1}}
-    print_evaluation(result, "a-sharpener")
-    assert "after sharpening: no bound" in capsys.readouterr().out
-    print_evaluation(result, None)
+def test_gaussian_pixels_have_no_bound_after_sharpening(capsys):
+    bound = Measurement(name="bound", group="test", value=0, n=2, protocol={"observation": "gaussian, deviation 0.3"})
+    print_evaluation(Evaluation("vae", "", {"metrics": "bound", "sharpener": "0"}, (bound,)))
+    assert "no bound after sharpening: pixels must be bernoulli, these are gaussian, deviation 0.3" in capsys.readouterr().out
+    print_evaluation(Evaluation("vae", "", {"metrics": "bound"}, (bound,)))
     assert "after sharpening" not in capsys.readouterr().out
 
 
-def test_a_model_without_likelihood_on_captioned_images(pipeline, tmp_path):
-    config = {key: value for key, value in pipeline.config.items() if key != "data"}
-    elsewhere = dataclasses.replace(pipeline, config=config)
-    data = prepared_dataset(tmp_path / "prepared", train=4)
-    result = evaluate(elsewhere, data=data, split="test", samples=1, bound_samples=1, images=2, seed=0)
-    assert result.keys() == {"model", "weights_sha256", "parameters"}
+def test_a_gan_has_no_default_metric_on_captioned_images(pipeline, tmp_path):
+    elsewhere = dataclasses.replace(pipeline, config=pipeline.config.model_copy(update={"data": {}}))
+    evaluation = measure(elsewhere, prepared_dataset(tmp_path / "prepared", train=4), split="test", images=2)
+    assert {each.name for each in evaluation.measurements} == {"parameters"}
+    with pytest.raises(ValueError, match="--metric bound: model0 does not have a likelihood"):
+        Subject.of(elsewhere).metrics(Settings(metrics=("bound",)))
 
 
 def test_pictures_that_need_no_sigmoid_stay_as_they_are(pipeline):
@@ -87,65 +92,76 @@ def test_pictures_that_need_no_sigmoid_stay_as_they_are(pipeline):
     assert not pipeline.images(pipeline.prompts(["the digit three"]), [0]).any()
 
 
-def test_retrieval_and_similarity_on_the_command_line(run, tmp_path):
+def test_retrieval_and_ssim_on_the_command_line(run, tmp_path):
     words, digits, data, vgg = map(str, models(tmp_path))
-    measure = ("evaluate", words, "--data", data, "--images", "6", "--bound-samples", "2", "--out", "e.json")
-    code, out, err = run(*measure, "--shortlist", vgg, "--candidates", "6", "--similarity", "--samples", "2")
+    command = ("evaluate", words, "--data", data, "--images", "6", "--bound-samples", "2", "--out", "e.json")
+    retrieve = ("--metric", "retrieval", "--shortlist-model")
+    code, out, err = run(*command, "--metric", "bound", *retrieve, vgg, "--candidates", "6", "--metric", "ssim", "--samples", "2")
     assert code == 0, err
-    result = json.loads((tmp_path / "e.json").read_text())
-    retrieval, similarity = result["retrieval"], result["similarity"]
-    assert (retrieval["captions"], retrieval["candidates"], retrieval["R@1"]["chance"]) == (6, 6, 1 / 6)
-    protocol = retrieval["protocol"]
+    evaluation = Evaluation.from_dict(json.loads((tmp_path / "e.json").read_text()))
+    recall, ssim = evaluation.find("R@1"), evaluation.find("SSIM")
+    assert (recall.n, recall.chance, recall.protocol["candidates"]) == (6, 1 / 6, 6)
+    protocol = recall.protocol
     assert protocol["shortlist"]["sha256"] == json.loads((tmp_path / "vgg" / "config.json").read_text())["sha256"]["model.safetensors"]
     assert (protocol["split"], protocol["samples"], protocol["training_captions"], protocol["resize"]) == ("test", 1, 16, "stretch")
-    assert -1 < similarity["ssim"]["mean"] < 1
-    assert similarity["protocol"]["samples"] == 2
-    for told in ("image retrieval", "R@5, %", "median rank", "chance", "SSIM", "importance-weighted", "pixels: bernoulli"):
-        assert told in out, told
+    assert -1 < ssim.value < 1
+    assert ssim.protocol["samples"] == 2
+    for text in ("R@5, %", "median rank", "chance", "SSIM", "importance-weighted, nats", "bernoulli pixels"):
+        assert text in out, text
     for arguments, problem in (
-        ((*measure, "--candidates", "5"), "--candidates 5: without --shortlist there are none to rank"),
-        ((*measure, "--shortlist", vgg), "shortlists of 100 images out of 7: at least 2 are needed, and no more than there are"),
-        ((*measure, "--shortlist", words), "is a model of kind 'draw'; expected classifier"),
-        ((*measure, "--shortlist", "nowhere"), "unknown model 'nowhere'"),
-        (("evaluate", digits, "--similarity"), "retrieval, similarity and FID are for prepared datasets"),
+        ((*command, "--metric", "bound", "--candidates", "5"), "--candidates 5: no chosen metric reads it; add --metric retrieval"),
+        ((*command, "--metric", "retrieval"), "--metric retrieval needs --shortlist-model"),
+        ((*command, "--metric", "accuracy"), "--metric accuracy: choose from caption-accuracy, bound, retrieval, ssim, fid"),
+        ((*command, *retrieve, vgg), "shortlists of 100 images out of 7: choose 2 to 7"),
+        ((*command, *retrieve, words), "is a model of kind 'draw'; expected classifier"),
+        ((*command, *retrieve, "nowhere"), "unknown model 'nowhere'"),
+        (
+            ("evaluate", digits, "--metric", "ssim"),
+            "draws captioned digits, for which the metrics are caption-accuracy, bound, r-precision",
+        ),
     ):
         code, _, err = run(*arguments)
         assert code == 2
-        assert problem in err.splitlines()[-1]
+        assert problem in err.splitlines()[-1], err
 
 
 class Darkening:
-    """A sharpener that halves every pixel; it notes how many captions it was asked for."""
+    """A sharpener that halves every pixel, and records numbers of captions."""
 
     name, sha256, training_unknown = "darkening", "0" * 64, "skip"
 
     def __init__(self) -> None:
-        self.heard: list[int] = []
+        self.counts: list[int] = []
 
-    def of(self, captions, unknown="error"):
-        self.heard.append(len(captions))
+    def conditioned_on(self, captions, unknown="error"):
+        self.counts.append(len(captions))
         return lambda pictures, rows: 0.5 * pictures
 
     def tokens(self, captions, unknown="error"):
-        return []
+        return None
 
-    def sharpen(self, images, captions, unknown="error"):
+    def encode(self, captions, tokens):
+        return torch.zeros(len(captions), 1)
+
+    def apply(self, images, sentences):
         return 0.5 * images
 
 
 def test_the_bound_of_every_split_and_sharpened(tmp_path):
     words, _, data, _ = models(tmp_path)
-    how = {"split": "all", "images": 5, "bound_samples": 1, "seed": 0}
+    settings = {"split": "all", "images": 5, "bound_samples": 1}
     plain = Pipeline.load(str(words))
     sharp = dataclasses.replace(plain, sharpening=Darkening())
-    result = evaluate(sharp, data=data, **how)
-    assert list(result["other_splits"]) == ["train", "validation"]
-    splits = [*result["other_splits"].values(), result["likelihood"]]
-    assert [found["protocol"]["split"] for found in splits] == ["train", "validation", "test"]
-    assert sharp.sharpening.heard == [5, 5, 5]
-    assert all(found["sharpened"]["kl"] == found["kl"] and found["sharpened"]["bound"] != found["bound"] for found in splits)
-    assert result["likelihood"]["sharpened"]["sharpener"] == {"name": "darkening", "sha256": "0" * 64}
-    assert "sharpened" not in evaluate(plain, data=data, **how)["likelihood"]
+    evaluation = measure(sharp, data, **settings)
+    groups = [each.group for each in evaluation.measurements if each.name == "bound"]
+    assert groups == [f"{split}{after}" for split in ("train", "validation", "test") for after in ("", ", sharpened")]
+    assert sharp.sharpening.counts == [5, 5, 5]
+    for split in ("train", "validation", "test"):
+        assert evaluation.find("bound", split).protocol["split"] == split
+        assert evaluation.find("KL", f"{split}, sharpened").value == evaluation.find("KL", split).value
+        assert evaluation.find("bound", f"{split}, sharpened").value != evaluation.find("bound", split).value
+    assert evaluation.find("bound", "test, sharpened").protocol["sharpener"] == {"name": "darkening", "sha256": "0" * 64}
+    assert not any("sharpened" in each.group for each in measure(plain, data, **settings).measurements)
 
 
 def sharpener(folder: Path, words: Vocabulary) -> Path:
@@ -157,53 +173,56 @@ def sharpener(folder: Path, words: Vocabulary) -> Path:
     return folder
 
 
-def test_a_sharpener_may_miss_words_of_the_captions_it_is_measured_on(tmp_path):
-    """As in its training: test captions have words that no training caption had."""
+def test_a_sharpener_may_miss_words_of_the_captions(tmp_path):
+    """As in its training: test captions have words that no training caption has."""
     words, _, data, _ = models(tmp_path)
     narrow = sharpener(tmp_path / "narrow", Vocabulary.build(["a square was drawn .", "red green blue grey"]))
-    result = evaluate(Pipeline.load(str(words), sharpen=str(narrow)), data=data, images=5, bound_samples=1, samples=1, similarity=True)
-    assert result["likelihood"]["sharpened"]["bound"] != result["likelihood"]["bound"]
-    assert result["similarity"]["sharpened"]["ssim"] != result["similarity"]["ssim"]
+    settings = {"metrics": ("bound", "ssim"), "images": 5, "bound_samples": 1, "samples": 1}
+    evaluation = measure(Pipeline.load(str(words), sharpen=str(narrow)), data, **settings)
+    assert evaluation.find("bound", "test, sharpened").value != evaluation.find("bound", "test").value
+    assert evaluation.find("SSIM", "sharpened").value != evaluation.find("SSIM").value
 
 
-def test_protocols_tell_what_changes_the_numbers(tmp_path, monkeypatch):
-    """Candidates of retrieval; pixels of the bound; and which captions it was measured on."""
+def test_protocols_have_what_changes_the_numbers(tmp_path, monkeypatch):
+    """Candidates of retrieval; pixels of the bound; and the captions."""
     words, _, data, vgg = models(tmp_path)
     pipeline = Pipeline.load(str(words))
-    how = {"data": data, "images": 4, "bound_samples": 1}
-    found = evaluate(pipeline, shortlist=str(vgg), candidates=5, **how)
-    assert found["retrieval"]["protocol"]["candidates"] == 5
-    told = found["likelihood"]["protocol"]
-    assert (told["side"], told["colours"], told["version"]) == (12, 3, 1)
+    settings = {"images": 4, "bound_samples": 1}
+    lists = {"metrics": ("bound", "retrieval"), "shortlist_model": str(vgg), "candidates": 5}
+    evaluation = measure(pipeline, data, **lists, **settings)
+    assert evaluation.find("R@1").protocol["candidates"] == 5
+    protocol = evaluation.find("bound", "test").protocol
+    assert (protocol["side"], protocol["colours"], protocol["version"]) == (12, 3, 1)
     narrow = dataclasses.replace(pipeline, vocabulary=Vocabulary(words=("a", "square")))  # captions without these do not count
-    of_other_captions = evaluate(narrow, **how)["likelihood"]["protocol"]
-    assert of_other_captions["captions"] != told["captions"]
+    others = measure(narrow, data, **settings).find("bound", "test").protocol
+    assert others["captions"] != protocol["captions"]
     monkeypatch.setattr("cap2im.data.dataset.PreparedDataset.is_local", lambda *_: False)
-    streamed = evaluate(pipeline, **how)["likelihood"]["protocol"]
-    assert streamed["captions"] not in (told["captions"], of_other_captions["captions"])
-    assert streamed | {"captions": ""} == of_other_captions | {"captions": ""} == told | {"captions": ""}
+    streamed = measure(pipeline, data, **settings).find("bound", "test").protocol
+    assert streamed["captions"] not in (protocol["captions"], others["captions"])
+    assert streamed | {"captions": ""} == others | {"captions": ""} == protocol | {"captions": ""}
 
 
-def test_what_cannot_be_measured_is_refused_before_the_bounds(tmp_path, monkeypatch):
+def test_errors_come_before_the_bounds(tmp_path, monkeypatch):
     words, _, data, vgg = models(tmp_path)
     pipeline = Pipeline.load(str(words))
 
-    def bound(*_, **__):
+    def estimate(*_, **__):
         raise AssertionError("the bound was estimated first")
 
-    monkeypatch.setattr("cap2im.evaluation.evaluate.lower_bound", bound)
+    monkeypatch.setattr("cap2im.metrics.elbo.estimate_log_likelihoods", estimate)
     monkeypatch.setattr("cap2im.metrics.ssim.WINDOW", 13)
-    for wanted, problem in (
-        ({"shortlist": "nowhere"}, "unknown model 'nowhere'"),
-        ({"shortlist": str(vgg), "candidates": 8}, "shortlists of 8 images out of 7"),
-        ({"similarity": True}, "SSIM has a window"),
+    retrieve = {"metrics": ("bound", "retrieval"), "shortlist_model": str(vgg)}
+    for settings, problem in (
+        (retrieve | {"shortlist_model": "nowhere"}, "unknown model 'nowhere'"),
+        (retrieve | {"candidates": 8}, "shortlists of 8 images out of 7"),
+        ({"metrics": ("bound", "ssim")}, "SSIM needs pictures"),
     ):
         with pytest.raises(ValueError, match=problem):
-            evaluate(pipeline, data=data, split="all", images=4, **wanted)
+            measure(pipeline, data, split="all", images=4, **settings)
     without = without_split(tmp_path / "no train", "train")
-    for wanted in ({"shortlist": str(vgg), "candidates": 5}, {"split": "train"}):
+    for settings in (retrieve | {"candidates": 5}, {"split": "train"}):
         with pytest.raises(ValueError, match="has no train images"):
-            evaluate(pipeline, data=without, images=4, **wanted)
+            measure(pipeline, without, images=4, **settings)
 
 
 def without_split(folder: Path, *lacking: str) -> Path:
@@ -216,20 +235,24 @@ def without_split(folder: Path, *lacking: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("lacking", "split", "bounds", "told"),
+    ("lacking", "split", "bounds", "message"),
     [
-        (("test",), "all", ["train", "validation"], "has no test images; bounds of train, validation; everything else is measured on its"),
-        (("test", "validation"), "all", ["train"], "has no validation and no test images; everything else is measured on its train images"),
+        (("test",), "all", ["train", "validation"], "has no test images; everything but the bound is measured on its validation images"),
+        (
+            ("test", "validation"),
+            "all",
+            ["train"],
+            "has no validation and no test images; everything but the bound is measured on its train",
+        ),
         (("test",), None, ["validation"], "has no test images; measuring on its validation images"),
         ((), None, ["test"], ""),
     ],
 )
-def test_splits_that_a_dataset_lacks_are_named(pipeline_of_words, tmp_path, caplog, lacking, split, bounds, told):
+def test_missing_splits_are_logged(pipeline_of_words, tmp_path, caplog, lacking, split, bounds, message):
     data = without_split(tmp_path / "data", *lacking)
-    result = evaluate(pipeline_of_words, data=data, split=split, images=3, bound_samples=1)
-    splits = [*result.get("other_splits", {}), result["likelihood"]["protocol"]["split"]]
-    assert splits == bounds
-    assert told in caplog.text
+    evaluation = measure(pipeline_of_words, data, split=split, images=3, bound_samples=1)
+    assert [each.group for each in evaluation.measurements if each.name == "bound"] == bounds
+    assert message in caplog.text
 
 
 @pytest.fixture(scope="module")
@@ -237,64 +260,67 @@ def pipeline_of_words(tmp_path_factory):
     return Pipeline.load(str(models(tmp_path_factory.mktemp("words"))[0]))
 
 
-def test_foreign_data_is_named_and_recorded(pipeline_of_words, tmp_path, caplog):
-    """The model's own dataset has other images, and its vocabulary these words; a narrower one does not know all."""
+def test_another_dataset_is_logged_and_recorded(pipeline_of_words, tmp_path, caplog):
+    """The model's own dataset has other images but all of its words; a narrow vocabulary has unknown words."""
     data = prepared_dataset(tmp_path / "elsewhere", side=12, train=4)
-    result = evaluate(pipeline_of_words, data=data, images=4, bound_samples=1)
-    recorded = result["likelihood"]["protocol"]["foreign"]
+    recorded = measure(pipeline_of_words, data, images=4, bound_samples=1).find("bound", "test").protocol["foreign"]
     assert recorded["trained_on"] == "a source of kind test"
     assert recorded["measured_on"] == "elsewhere, made of a source of kind test"
-    warning = "warning: words was trained on a source of kind test, not on elsewhere, made of a source of kind test: it does not know "
-    told = [message for message in caplog.messages if message.startswith("warning")]
-    assert told == [f"{warning}{100 * recorded['unknown_words']:.1f} % of the words of the captions used"]
+    warning = "warning: words was trained on a source of kind test, not on elsewhere, made of a source of kind test"
+    words = f"{100 * recorded['unknown_words']:.1f} % of the words of the captions are unknown to it"
+    assert [record.getMessage() for record in caplog.records if "warning" in record.getMessage()] == [f"{warning}: {words}"]
     narrow = dataclasses.replace(pipeline_of_words, vocabulary=Vocabulary(words=("a", "square", "UNK"), unknown="UNK"))
-    share = evaluate(narrow, data=data, images=4, bound_samples=1)["likelihood"]["protocol"]["foreign"]["unknown_words"]
+    share = measure(narrow, data, images=4, bound_samples=1).find("bound", "test").protocol["foreign"]["unknown_words"]
     captions = CaptionedImages(PreparedDataset.open(data), "test").captions
-    used = [captions[row] for row in (0, 3, 7, 11)]
-    words = [word for caption in used for word in caption.split()]
-    assert share == pytest.approx(sum(word not in ("a", "square") for word in words) / len(words), abs=1e-4)
+    used = [word for row in (0, 3, 7, 11) for word in captions[row].split()]
+    assert share == pytest.approx(sum(word not in ("a", "square") for word in used) / len(used), abs=1e-4)
 
 
-def test_own_data_is_not_foreign_and_unknown_data_only_by_its_words(pipeline_of_words, tmp_path):
+def test_a_models_own_dataset_is_no_other_one(pipeline_of_words, tmp_path):
     data = PreparedDataset.open(prepared_dataset(tmp_path / "data", side=12))
-    own = dataclasses.replace(pipeline_of_words, config={"data": {"dataset": data.about()}})
-    assert foreign_data(own, data, ["a zebra"]) is None
-    silent = dataclasses.replace(pipeline_of_words, config={})
-    assert foreign_data(silent, data, ["a red square ."]) is None
-    foreign = foreign_data(silent, data, ["a red zebra ."])
-    assert foreign is not None
-    assert foreign.unknown == 1 / 4
-    told = "does not say what it was trained on; it does not know 25.0 % of the words of data, made of a source of kind test"
-    assert foreign.warning == f"warning: words {told}"
-    digits = dataclasses.replace(pipeline_of_words, config={"data": {"source": "mnist", "held_out": []}})
-    assert "was trained on captioned digits of MNIST, not on data" in foreign_data(digits, data, ["a"]).warning
+
+    def trained_on(about: dict) -> Pipeline:
+        return dataclasses.replace(pipeline_of_words, config=pipeline_of_words.config.model_copy(update={"data": about}))
+
+    assert other_dataset(trained_on({"dataset": data.about()}), data, ["a zebra"]) is None
+    assert other_dataset(trained_on({}), data, ["a red square ."]) is None
+    other = other_dataset(trained_on({}), data, ["a red zebra ."])
+    assert other is not None
+    assert other.unknown == 1 / 4
+    message = "words does not record its training data; 25.0 % of the words of data, made of a source of kind test are unknown to it"
+    assert other.warning == f"warning: {message}"
+    digits = trained_on({"source": "mnist", "held_out": []})
+    assert "was trained on captioned digits of MNIST, not on data" in other_dataset(digits, data, ["a"]).warning
 
 
-def check(subject: Subject, data: Path, measures: Measures) -> None:
-    subject.check(data, measures)
-    subject.check_judges(measures)
+def check(subject: Subject, data: Path, settings: Settings) -> None:
+    subject.check(data, settings)
+    subject.check_scorers(settings)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "problem"),
+    ("settings", "problem"),
     [
-        ({"damsm": "nowhere"}, "unknown model 'nowhere'"),
-        ({"shortlist": "nowhere"}, "unknown model 'nowhere'"),
-        ({"similarity": True}, "SSIM has a window of 13 pixels; these pictures have 12"),
-        ({"fid": True, "inception": "nowhere.pth"}, "nowhere.pth: no such file"),
-        ({"fid": True, "images": 5, "inception": "weights"}, "--images 5: FID needs 10 captions at least"),
+        ({"metrics": ("r-precision",), "damsm": "nowhere"}, "unknown model 'nowhere'"),
+        ({"metrics": ("retrieval",), "shortlist_model": "nowhere"}, "unknown model 'nowhere'"),
+        ({"metrics": ("ssim",)}, r"SSIM needs pictures of at least 13 pixels \(its window\), got 12"),
+        ({"metrics": ("fid",), "inception": "nowhere.pth"}, "nowhere.pth: no such file"),
+        ({"metrics": ("fid",), "images": 5, "inception": "weights"}, "FID and Inception Score need at least 10 captions, got 5"),
     ],
 )
-def test_a_recipe_is_checked_as_its_model_would_be(tmp_path, monkeypatch, wanted, problem):
+def test_a_recipe_is_checked_as_its_model_would_be(tmp_path, monkeypatch, settings, problem):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights").write_bytes(b"")
     monkeypatch.setattr("cap2im.metrics.ssim.WINDOW", 13)
     recipe = load_recipe("aligndraw-cifar", ["model.side=12"])
     data = prepared_dataset(tmp_path / "data", side=12)
     with pytest.raises(ValueError, match=problem):
-        check(Subject.of_recipe("recipe", recipe), data, Measures(**wanted))
+        check(Subject.of_recipe("recipe", recipe), data, Settings(**settings))
     with pytest.raises(ValueError, match="its images are 12 pixels wide, a drawing of recipe is 32; prepare with --side 32"):
-        Subject.of_recipe("recipe", load_recipe("aligndraw-cifar")).check(data, Measures())
+        Subject.of_recipe("recipe", load_recipe("aligndraw-cifar")).check(data, Settings())
+
+
+SIZES = SimpleNamespace(conditioning="mean")
 
 
 @pytest.mark.parametrize(
@@ -308,17 +334,18 @@ def test_digits_refuse_other_data(tmp_path, monkeypatch, data, problem):
     monkeypatch.chdir(tmp_path)
     prepared_dataset(tmp_path / "data", train=4)
     with pytest.raises(ValueError, match=problem):
-        Subject("digits", None, True, "mnist").check(data, Measures())
+        Subject("digits", SIZES, True, "mnist").check(data, Settings())
     with pytest.raises(ValueError, match="is measured on the digits inside scikit-learn"):
-        Subject("digits", None, True, "digits").check(data, Measures())
+        Subject("digits", SIZES, True, "digits").check(data, Settings())
 
 
-def test_sharpened_digits_are_read_and_measured_beside_the_others(tmp_path):
+def test_sharpened_digits_are_measured_beside_the_others(tmp_path):
     _, digits, _, _ = models(tmp_path)
-    how = {"samples": 1, "images": 5, "bound_samples": 1, "seed": 0}
+    settings = {"samples": 1, "images": 5, "bound_samples": 1}
     plain = Pipeline.load(str(digits))
-    sharp = evaluate(dataclasses.replace(plain, sharpening=Darkening()), data=None, **how)
-    without = evaluate(plain, data=None, **how)
-    assert sharp["caption_accuracy"]["drawings"] == without["caption_accuracy"]["drawings"]
-    assert sharp["caption_accuracy"]["sharpened"]["drawings"]["all"]["n"] == 440
-    assert sharp["likelihood"]["bound"] == without["likelihood"]["bound"] != sharp["likelihood"]["sharpened"]["bound"]
+    sharp = measure(dataclasses.replace(plain, sharpening=Darkening()), **settings)
+    without = measure(plain, **settings)
+    assert sharp.find("joint", "all") == without.find("joint", "all")
+    assert sharp.find("digits", "all, sharpened").n == 440
+    bounds = without.find("bound", "test").value, sharp.find("bound", "test").value, sharp.find("bound", "test, sharpened").value
+    assert bounds[0] == bounds[1] != bounds[2]

@@ -18,11 +18,13 @@ from cap2im import checkpoint
 from cap2im.checkpoint import CONFIG, TRAINING_STATE, Checkpoint, load_checkpoint, read_config, save_checkpoint
 from cap2im.config import load_recipe, parse_recipe, to_toml
 from cap2im.data.mnist import LARGEST_IDX, parse_idx, read_idx
-from cap2im.evaluation.comparison import _is_whole, compare, kept_evaluations
+from cap2im.evaluation.comparison import compare
+from cap2im.evaluation.evaluation import Evaluation
+from cap2im.evaluation.image_statistics import read_statistics
+from cap2im.evaluation.store import kept_evaluations
 from cap2im.files import dump_json
 from cap2im.generated_pairs import MANIFEST, PAIRS, read_pairs
 from cap2im.generation import _start
-from cap2im.metrics.fid import _read_statistics
 from cap2im.sentence_encoders import _modules
 from cap2im.training.log import _remove_later_steps
 from cap2im.training.state import resume_checkpoint
@@ -180,19 +182,22 @@ def test_damaged_logs_keep_their_whole_lines(tmp_path, changes):
         assert json.loads(line)["step"] <= 3
 
 
-@given(document=restructured(EVALUATION))
+NEW_EVALUATION = Evaluation.from_dict(EVALUATION).to_dict()
+
+
+@given(document=restructured(EVALUATION) | restructured(NEW_EVALUATION))
 def test_restructured_evaluations_are_measured_again(tmp_path, document):
     path = tmp_path / "evaluation.json"
     path.write_text(dump_json(document), encoding="utf-8")
-    for kept in filter(_is_whole, kept_evaluations(path)):
+    for kept in kept_evaluations(path):
         compare([kept]).markdown()
 
 
-@given(changes=edits)
-def test_damaged_evaluations_are_measured_again(tmp_path, changes):
+@given(changes=edits, document=st.sampled_from([EVALUATION, NEW_EVALUATION]))
+def test_damaged_evaluations_are_measured_again(tmp_path, changes, document):
     path = tmp_path / "evaluation.json"
-    path.write_bytes(edited(dump_json(EVALUATION).encode(), changes))
-    for kept in filter(_is_whole, kept_evaluations(path)):
+    path.write_bytes(edited(dump_json(document).encode(), changes))
+    for kept in kept_evaluations(path):
         compare([kept]).markdown()
 
 
@@ -240,7 +245,7 @@ def test_shapes_of_idx_files(shape, length):
 def test_damaged_statistics_are_measured_again(tmp_path, statistics, changes):
     path = tmp_path / "a.npz"
     path.write_bytes(edited(statistics, changes))
-    if found := _read_statistics(path):
+    if found := read_statistics(path):
         assert found.scatter.shape == (len(found.mean), len(found.mean))
 
 

@@ -9,14 +9,33 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from cap2im.evaluation import comparison
-from cap2im.evaluation.comparison import check_evaluation_file, keep_evaluation, kept_evaluations
+from cap2im.evaluation.comparison import compare
+from cap2im.evaluation.evaluation import Evaluation
+from cap2im.evaluation.store import check_evaluation_file, keep_evaluation, kept_evaluations
 from cap2im.generated_pairs import GENERATED, MANIFEST, PAIRS, REAL, read_pairs, sample_pairs
 from cap2im.rendering.folder import drawing_folder, drawing_model
 from tests.fuzz.floats import FLOATS
 
 LEAVES = st.none() | st.booleans() | st.integers() | FLOATS | st.text(max_size=8)
-KEYS = st.sampled_from(["model", "others", "likelihood", "protocol", "split", "bound", "fid", "asked", "weights_sha256", "trained", "R@1"])
+KEYS = st.sampled_from(
+    [
+        "model",
+        "others",
+        "likelihood",
+        "protocol",
+        "split",
+        "bound",
+        "fid",
+        "asked",
+        "weights_sha256",
+        "trained",
+        "R@1",
+        "settings",
+        "results",
+        "measurements",
+        "value",
+    ]
+)
 DOCUMENTS = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.text(max_size=4), inner, max_size=5))
 FILES = DOCUMENTS.map(lambda document: json.dumps(document).encode()) | st.binary(max_size=60) | st.just(b"[" * 100_000)
 
@@ -31,18 +50,18 @@ def test_any_file_of_evaluations(folder, content):
     file = folder / "e.json"
     file.write_bytes(content)
     for kept in kept_evaluations(file):
-        assert isinstance(kept, dict)
-        assert comparison._is_whole(kept) in (True, False)
+        assert isinstance(kept, Evaluation)
+        assert compare([kept]).markdown()
     problem = ""
     try:
         check_evaluation_file(file)
     except ValueError as error:
         problem = str(error)
     if problem:
-        assert "is no evaluation" in problem
+        assert "is not an evaluation" in problem
         return
-    keep_evaluation(file, {"model": "a", "weights_sha256": "new", "asked": {}})
-    assert kept_evaluations(file)[0]["weights_sha256"] == "new"
+    keep_evaluation(file, Evaluation("a", "new", {}, ()))
+    assert kept_evaluations(file)[0].weights_sha256 == "new"
 
 
 PAIR = st.fixed_dictionaries(

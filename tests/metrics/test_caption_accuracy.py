@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 
 import pytest
 import torch
@@ -25,8 +24,8 @@ from cap2im.metrics.caption_accuracy import (
     real_canvases,
     score,
     stray_pixels,
-    summary,
 )
+from cap2im.metrics.measurement import Measurement
 from cap2im.models.digit_reader import NO_DIGIT, DigitReader, DigitReaderConfig
 from tests.real_data import data_folder, find_data_folder
 
@@ -121,26 +120,29 @@ def test_stray_ink():
     assert stray_pixels(torch.full((1, 1, 60, 60), 0.3), [left_right]).item() == 0
 
 
+def groups_of(scores: Scores, configurations: list[Configuration]) -> dict[tuple[str, str], Measurement]:
+    return {(measurement.group, measurement.name): measurement for measurement in caption_accuracy(scores, configurations)}
+
+
 def test_groups():
     configurations = list(HELD_OUT.configurations())
     right = torch.tensor([c.seen for c in configurations])
-    groups = summary(Scores(right, right, right, right), configurations)
-    assert (groups["all"]["n"], groups["seen"]["n"], groups["held_out"]["n"]) == (440, 360, 80)
-    assert groups["all"]["joint"]["rate"] == 360 / 440
-    assert groups["seen"]["joint"]["rate"] == 1
-    assert groups["held_out"]["joint"]["rate"] == 0
-    assert [group["n"] for group in groups["layouts"].values()] == [100] * 4 + [10] * 4
-    assert summary(Scores(*[right[:1]] * 4), configurations[:1])["layouts"]["the digit {} is at the top left of the image ."] is None
-    json.dumps(groups)
+    groups = groups_of(Scores(right, right, right, right), configurations)
+    assert [groups[name, "joint"].n for name in ("all", "seen", "held out")] == [440, 360, 80]
+    assert [groups[name, "joint"].value for name in ("all", "seen", "held out")] == [360 / 440, 1, 0]
+    assert [key for key, each in groups.items() if not each.detail] == [("seen", "joint"), ("held out", "joint")]
+    layouts = ("on the left of", "at the bottom of", "at the top left", "at the bottom left")
+    assert [groups[name, "digits"].n for name in layouts] == [100, 100, 10, 10]
+    assert ("at the top left", "joint") not in groups_of(Scores(*[right[:1]] * 4), configurations[:1]), "of no picture"
 
 
 def test_a_held_out_picture_is_seen_in_no_words():
     hidden = HeldOut(((3, 7), (7, 4), *HELD_OUT.digits[2:]))
     configurations = [c for c in hidden.configurations() if c.layout < 2]
     # The first sentence hides 3 at the left and 7 at the right, the second 7 at the right and 4 at the left: both hide 7 at the right.
-    groups = summary(Scores(*[torch.ones(200, dtype=torch.bool)] * 4), configurations)
-    assert groups["held_out_pictures"]["n"] == 2 * 10
-    assert groups["held_out"]["n"] == 2 * 19
+    groups = groups_of(Scores(*[torch.ones(200, dtype=torch.bool)] * 4), configurations)
+    assert groups["held-out pictures", "joint"].n == 2 * 10
+    assert groups["held out", "joint"].n == 2 * 19
 
 
 # The bundled reader
@@ -270,43 +272,6 @@ def test_shuffled_captions_are_right_by_chance(reader, digits):
     assert rates(reader, images[order], configurations)["joint"] < 0.02
 
 
-# The whole measurement
-
-
-def test_caption_accuracy_of_a_perfect_and_of_a_constant_model(reader, digits):
-    by_caption = {c.caption: c for c in HELD_OUT.configurations()}
-    asked: list[tuple[str, int]] = []
-
-    def perfect(captions: list[str], seeds: list[int]) -> Tensor:
-        asked.extend(zip(captions, seeds, strict=True))
-        return real_canvases(digits, [by_caption[caption] for caption in captions], seeds[0])
-
-    steps: list[int] = []
-    start = time.process_time()
-    result = caption_accuracy(
-        perfect, reader, HELD_OUT, digits=digits, split="test", samples=2, seed=3, progress=lambda done, total: steps.append(done)
-    )
-    assert time.process_time() - start < 60
-    assert json.loads(json.dumps(result)) == result
-    assert steps[-1] == 880
-    assert len({seed for _, seed in asked}) == 880
-    assert dict.fromkeys(by_caption, 2) == {c: sum(a == c for a, _ in asked) for c in by_caption}
-    protocol = result["protocol"]
-    assert (protocol["captions"], protocol["samples_per_caption"], protocol["seed"], protocol["split"]) == (440, 2, 3, "test")
-    assert protocol["reader"] == reader.digest()
-    assert protocol["held_out"] == [list(hidden) for hidden in HELD_OUT.digits]
-    drawn, real = result["drawings"]["all"], result["real"]["all"]
-    assert drawn["n"] == real["n"] == 880
-    assert drawn["joint"]["rate"] == pytest.approx(real["joint"]["rate"], abs=0.04)
-    assert real["joint"]["low"] < real["joint"]["rate"] < real["joint"]["high"]
-
-    one = real_canvases(digits, [EIGHT[0]], seed=0)
-    constant = caption_accuracy(
-        lambda captions, seeds: one.repeat(len(captions), 1, 1, 1), reader, HELD_OUT, digits=digits, split="test", samples=1
-    )
-    assert constant["drawings"]["all"]["joint"]["rate"] <= 2 / 440  # right for its caption, and for the same in other words
-
-
 def test_bad_input_is_told(reader, digits):
     with pytest.raises(ValueError, match=r"from 0\.0 to 255\.0"):
         read_canvases(reader, torch.tensor([0.0, 255.0]).repeat(1800).view(1, 1, 60, 60))
@@ -316,10 +281,6 @@ def test_bad_input_is_told(reader, digits):
         read_canvases(reader, torch.zeros(1, 3, 60, 60))
     with pytest.raises(ValueError, match="uint8"):
         read_canvases(reader, torch.zeros(1, 1, 60, 60, dtype=torch.uint8))
-    with pytest.raises(ValueError, match="samples 0"):
-        caption_accuracy(lambda captions, seeds: BLANK, reader, HELD_OUT, digits=digits, split="test", samples=0)
-    with pytest.raises(ValueError, match="1 images came back"):
-        caption_accuracy(lambda captions, seeds: BLANK, reader, HELD_OUT, digits=digits, split="test")
 
 
 def test_loading_refuses_other_folders(tmp_path):

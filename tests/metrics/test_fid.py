@@ -1,34 +1,12 @@
-"""FID, Inception Score and neural distance: what is known in closed form, which way is better, and what is kept."""
+"""FID: closed forms, its direction, and statistics that add up."""
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import pytest
 import torch
 
-from cap2im.convert.inception import load_inception
-from cap2im.metrics import fid
 from cap2im.metrics.distributed import ProcessGroup
-from cap2im.metrics.fid import (
-    Statistics,
-    eight_bits,
-    fit_heads,
-    frechet_distance,
-    inception_score,
-    kept_statistics,
-    look,
-    neural_distance,
-    ranking_loss,
-)
-from tests.inception import write_inception
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A file of random weights in the layout of pytorch-fid."""
-    return write_inception(tmp_path_factory.mktemp("weights") / "inception.pth")
+from cap2im.metrics.fid import Statistics, fid, frechet_distance
 
 
 def random_features(count: int, seed: int = 0, width: int = 5) -> torch.Tensor:
@@ -77,17 +55,17 @@ def test_statistics_add_up_whatever_the_batches():
 
 
 class OfTwo(ProcessGroup):
-    """The second of two processes, whose fellow measured given statistics."""
+    """The second of two processes, whose other process has given statistics."""
 
-    def __init__(self, fellow: Statistics) -> None:
+    def __init__(self, other: Statistics) -> None:
         super().__init__(1, 2)
-        object.__setattr__(self, "answers", iter([torch.tensor([fellow.count]), fellow.mean[None], fellow.scatter[None]]))
+        object.__setattr__(self, "replies", iter([torch.tensor([other.count]), other.mean[None], other.scatter[None]]))
 
     def all_gather(self, shard):
-        return torch.cat([next(self.answers), shard])
+        return torch.cat([next(self.replies), shard])
 
 
-def test_processes_put_their_statistics_together():
+def test_statistics_of_processes_are_gathered():
     features = random_features(9)
     both = Statistics.of(features[6:]).all_gather(OfTwo(Statistics.of(features[:6])))
     assert both.count == 9
@@ -97,8 +75,8 @@ def test_processes_put_their_statistics_together():
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (torch.zeros(1, 5), "FID of 9 and 1 pictures: both need two at least"),
-        (torch.zeros(9, 4), "FID of 5 and of 4 features: both need the same ones"),
+        (torch.zeros(1, 5), "FID of 9 and 1 pictures: each set needs at least 2"),
+        (torch.zeros(9, 4), "FID of 5 and of 4 features: both sets need the same features"),
         (torch.full((9, 5), torch.nan), "FID of features that are not finite"),
     ],
 )
@@ -107,76 +85,9 @@ def test_frechet_distance_refuses(second, message):
         frechet_distance(Statistics.of(random_features(9)), Statistics.of(second))
 
 
-def test_statistics_are_kept_by_what_they_are_about(tmp_path):
-    measured = []
-
-    def measure(count: int) -> Statistics:
-        measured.append(count)
-        return Statistics.of(random_features(count))
-
-    def kept(count: int, **about: object) -> Statistics:
-        return kept_statistics(tmp_path / "kept", about, lambda: measure(count), ProcessGroup())
-
-    first = kept(7, weights="a", split="test")
-    again = kept(8, split="test", weights="a")  # the order in which it is told does not matter
-    assert measured == [7]
-    torch.testing.assert_close(again.scatter, first.scatter)
-    assert (again.count, kept(8, weights="b", split="test").count) == (7, 8)
-    (one, _) = sorted((tmp_path / "kept").iterdir(), key=lambda path: path.stat().st_mtime)
-    with np.load(one) as file:  # as pytorch-fid stores them
-        np.testing.assert_allclose(file["mu"], first.mean)
-        np.testing.assert_allclose(file["sigma"], first.covariance)
-    one.write_bytes(one.read_bytes()[:100])
-    assert kept(9, weights="a", split="test").count == 9, "a damaged file is measured again"
-    assert len(list((tmp_path / "kept").iterdir())) == 2
-
-
-def test_inception_score_of_known_classes():
-    """1 where all pictures are alike; K where they are sure of K classes, evenly; else exp of the mutual information."""
-    assert inception_score(torch.zeros(30, 7)) == pytest.approx((1, 0))
-    sure = torch.eye(5).repeat(20, 1) * 1000
-    assert inception_score(sure, order=torch.arange(100)) == pytest.approx((5, 0))
-    half = torch.tensor([[0.9, 0.1], [0.1, 0.9]]).log().repeat(10, 1)
-    information = math.log(2) + 0.9 * math.log(0.9) + 0.1 * math.log(0.1)
-    assert inception_score(half, splits=2) == pytest.approx((math.exp(information), 0))
-    parted = inception_score(torch.cat([sure[:50], torch.zeros(50, 5)]), splits=2)  # of 5 and 1
-    assert parted == pytest.approx((3, 2))
-    assert inception_score(sure.view(20, 5, 5).transpose(0, 1).reshape(100, 5), splits=5)[0] == pytest.approx(1), "a part of one class"
-    with pytest.raises(ValueError, match="an Inception Score in 10 parts needs as many pictures; there are 9"):
-        inception_score(torch.zeros(9, 5))
-
-
-def test_neural_distance_learns_which_caption_is_whose(monkeypatch):
-    monkeypatch.setattr(fid, "HEADS", fid.HEADS._replace(width=32, steps=200))
-    torch.manual_seed(0)
-    hidden = torch.randn(300, 6)
-    images, sentences = hidden @ torch.randn(6, 12), hidden @ torch.randn(6, 10)
-    heads = fit_heads(images[:200], sentences[:200], seed=1)
-    new, theirs = images[200:], sentences[200:]
-    right, wrong = neural_distance(heads, new, theirs), neural_distance(heads, new, theirs.roll(1, 0))
-    assert right["mean"] > wrong["mean"] + 0.5
-    assert 0 < right["deviation"] < 1
-    again = fit_heads(images[:200], sentences[:200], seed=1)
-    assert neural_distance(again, new, theirs) == right
-    assert neural_distance(fit_heads(images[:200], sentences[:200], seed=2), new, theirs) != right
-    ours, _ = heads(new, theirs)
-    assert ranking_loss(ours, ours, 0.0) == 0, "perfect pairs cost nothing"
-
-
-# The network
-
-
-def test_pictures_are_seen_as_pytorch_fid_shows_them(weights):
-    network, _ = load_inception("fid", weights)
-    assert len(network.state_dict()) == 566, "as many entries as the published file has"
-    pictures = torch.randint(256, (2, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    seen = look(network, pictures)
-    enlarged = torch.nn.functional.interpolate(pictures / 255, size=(299, 299), mode="bilinear", align_corners=False)
-    expected = network(2 * enlarged - 1)
-    torch.testing.assert_close(seen.features, expected.pooled, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(seen.logits, expected.logits - network.fc.bias, rtol=1e-3, atol=1e-4)
-    assert network.fc.bias.abs().max() > 0.1, "else leaving it out would not be seen"
-    assert not torch.allclose(seen.features[0], seen.features[1])
-    grey = look(network, pictures[:, :1])
-    torch.testing.assert_close(grey.features, look(network, pictures[:, :1].expand(-1, 3, -1, -1)).features, rtol=1e-3, atol=1e-4)
-    assert eight_bits(torch.tensor([0, 0.5 / 255 - 1e-6, 0.5 / 255 + 1e-6, 1])).tolist() == [0, 0, 1, 255]
+def test_fid_describes_what_it_compares():
+    features = random_features(9)
+    measurement = fid(features, Statistics.of(2 * features))
+    assert measurement.value == frechet_distance(Statistics.of(features), Statistics.of(2 * features))
+    assert (measurement.n, measurement.higher_is_better, measurement.interval) == (9, False, None)
+    assert measurement.protocol == {"version": 1, "features": 5, "real_images": 9}

@@ -9,7 +9,7 @@ from cap2im.checkpoint import write_model
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.loading import load_model
 from cap2im.metrics.distributed import ProcessGroup
-from cap2im.metrics.r_precision import matching_codes, own_caption_first, r_precision
+from cap2im.metrics.r_precision import global_features, own_caption_first, r_precision
 from cap2im.models.attngan_text import TextEncoderConfig
 from cap2im.models.damsm import DAMSM, DAMSMConfig
 from cap2im.randomness import generator
@@ -25,15 +25,15 @@ def test_a_perfect_encoder_gets_100_percent():
     sentences = vectors(150)
     assert own_caption_first(sentences, sentences).eq(1).all()
     found = r_precision(3 * sentences, 0.1 * sentences)  # a cosine sees no lengths
-    assert (found["rate"], found["n"], found["chance"]) == (1.0, 150, 0.01)
-    assert 0.97 < found["low"] < found["high"] == 1.0
+    assert (found.value, found.n, found.chance, found.unit) == (1.0, 150, 0.01, "proportion")
+    assert 0.97 < found.interval[0] < found.interval[1] == 1.0
 
 
 def test_shuffled_pairs_get_one_percent():
     codes = vectors(2000)
     found = r_precision(codes, codes.roll(1, 0))
-    assert found["low"] < 0.01 < found["high"]
-    assert found["rate"] < 0.02
+    assert found.interval[0] < 0.01 < found.interval[1]
+    assert found.value < 0.02
 
 
 def test_captions_that_tie_share_the_first_place():
@@ -46,7 +46,7 @@ def test_captions_that_tie_share_the_first_place():
 
 def test_better_codes_score_higher():
     sentences, noise = vectors(400), vectors(400, name="noise")
-    rates = [r_precision(sentences + share * noise, sentences)["rate"] for share in (0.5, 1.0, 2.0, 8.0)]
+    rates = [r_precision(sentences + share * noise, sentences).value for share in (0.5, 1.0, 2.0, 8.0)]
     assert rates == sorted(rates, reverse=True)
     assert rates[0] > 0.9 > 0.3 > rates[-1]
 
@@ -54,7 +54,7 @@ def test_better_codes_score_higher():
 def test_fewer_others_are_easier_and_the_seed_chooses_them():
     sentences = vectors(300)
     codes = sentences + vectors(300, name="noise")
-    assert r_precision(codes, sentences, others=9)["rate"] > r_precision(codes, sentences)["rate"]
+    assert r_precision(codes, sentences, others=9).value > r_precision(codes, sentences).value
     assert not torch.equal(own_caption_first(codes, sentences, seed=1), own_caption_first(codes, sentences))
     assert torch.equal(own_caption_first(codes, sentences, seed=1), own_caption_first(codes, sentences, seed=1))
 
@@ -96,7 +96,7 @@ def test_a_matching_model_is_loaded_as_it_was_stored(tmp_path):
     assert loaded.sha256 == loaded.config.sha256["model.safetensors"]
     assert not loaded.network.training
     images, tokens, mask = torch.rand(3, 3, 16, 16), torch.zeros(3, 2, dtype=torch.long), torch.ones(3, 2, dtype=torch.bool)
-    ours, theirs = (matching_codes(damsm, images, tokens, mask) for damsm in (loaded.network, model.eval()))
+    ours, theirs = (global_features(damsm, images, tokens, mask) for damsm in (loaded.network, model.eval()))
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert torch.equal(ours[0], model.image(2 * images - 1).code)  # pictures are given in 0..1, and seen in -1..1
 

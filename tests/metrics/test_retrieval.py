@@ -7,7 +7,10 @@ import pickle
 import pytest
 import torch
 
-from cap2im.metrics.retrieval import likelihood_ratios, mean_sentence, nearest_shortlists, places, read_shortlists, summary
+from cap2im.evaluation.retrieval import read_shortlists
+from cap2im.metrics.measurement import Measurement
+from cap2im.metrics.retrieval import likelihood_ratios, mean_sentence, places, retrieval
+from cap2im.metrics.shortlists import nearest_shortlists
 from cap2im.models.aligndraw import DRAW, DRAWConfig
 from cap2im.models.interface import Bound, LikelihoodModel
 from cap2im.models.text import sentences_as_text
@@ -55,6 +58,10 @@ def ratios(model, images, **how):
     return likelihood_ratios(model, images, tokens, tokens >= 0, None, torch.tensor([-1.0]), shortlists, **how)
 
 
+def measure(scores: torch.Tensor, own: torch.Tensor) -> dict[str, Measurement]:
+    return {measurement.name: measurement for measurement in retrieval(scores, own, seed=0)}
+
+
 OWN = torch.zeros(IMAGES, dtype=torch.long)
 
 
@@ -69,41 +76,44 @@ def memory(images):
 
 
 def test_a_model_that_remembers_its_images_finds_them(images):
-    found = summary(ratios(memory(images), images), OWN, 0)
-    assert found["R@1"]["rate"] == 1.0
-    assert found["median_rank"] == {"rank": 1.0, "low": 1.0, "high": 1.0, "chance": (SIZE + 1) / 2}
-    assert (found["captions"], found["candidates"]) == (IMAGES, SIZE)
+    found = measure(ratios(memory(images), images), OWN)
+    assert found["R@1"].value == 1.0
+    rank = found["median rank"]
+    assert (rank.value, rank.interval, rank.chance, rank.higher_is_better) == (1.0, (1.0, 1.0), (SIZE + 1) / 2, False)
+    assert (rank.n, rank.protocol["candidates"]) == (IMAGES, SIZE)
     assert "R@50" not in found, "a shortlist of 20 has no first 50"
 
 
 def test_a_constant_has_exactly_chance(images):
-    found = summary(ratios(Scores(lambda shown, *_: torch.ones(len(shown))), images), OWN, 0)
+    found = measure(ratios(Scores(lambda shown, *_: torch.ones(len(shown))), images), OWN)
     for k in (1, 5, 10):
-        assert found[f"R@{k}"]["rate"] == pytest.approx(k / SIZE) == found[f"R@{k}"]["chance"]
-    assert found["median_rank"]["rank"] == (SIZE + 1) / 2
+        assert found[f"R@{k}"].value == pytest.approx(k / SIZE) == found[f"R@{k}"].chance
+    assert found["median rank"].value == (SIZE + 1) / 2
 
 
 def test_images_likely_under_any_caption_win_nothing(images):
     """The ratio takes out what the mean caption gives, and the noise of both is the same."""
     bright = Scores(lambda shown, _, noise: 1000 * shown.mean((1, 2, 3)) + 50 * noise.sum((1, 2)))
     assert (ratios(bright, images) == 0).all()
-    found = summary(ratios(bright, images), OWN, 0)
-    assert found["R@1"]["rate"] == pytest.approx(1 / SIZE)
+    found = measure(ratios(bright, images), OWN)
+    assert found["R@1"].value == pytest.approx(1 / SIZE)
 
 
 def test_random_scores_have_chance_within_the_interval(images):
     random = torch.Generator().manual_seed(0)
     scores = torch.rand(4000, SIZE, generator=random)
-    found = summary(scores, torch.zeros(4000, dtype=torch.long), 0)
+    found = measure(scores, torch.zeros(4000, dtype=torch.long))
     for k in (1, 5, 10):
-        assert found[f"R@{k}"]["low"] < k / SIZE < found[f"R@{k}"]["high"]
-    assert found["median_rank"]["low"] <= (SIZE + 1) / 2 <= found["median_rank"]["high"]
+        low, high = found[f"R@{k}"].interval
+        assert low < k / SIZE < high
+    low, high = found["median rank"].interval
+    assert low <= (SIZE + 1) / 2 <= high
 
 
 def test_wrong_captions_find_no_more_than_chance(images):
     model = memory(images)
     model.encode = lambda tokens, mask, vectors=None, *, independent=False: sentences_as_text(((tokens[:, :1] + 29) % IMAGES).float())
-    assert summary(ratios(model, images), OWN, 0)["R@1"]["rate"] < 0.15
+    assert measure(ratios(model, images), OWN)["R@1"].value < 0.15
 
 
 def test_batches_do_not_count(images, monkeypatch):
@@ -122,9 +132,9 @@ def test_what_is_not_finite_is_refused(images):
 def test_places_with_ties():
     scores = torch.tensor([[3.0, 5.0, 3.0, 1.0, 3.0]])
     assert [int(part) for part in places(scores, torch.tensor([0]))] == [1, 2]
-    found = summary(scores.expand(9, -1), torch.zeros(9, dtype=torch.long), 0)
-    assert found["R@1"]["rate"] == 0.0, "one is better"
-    assert found["median_rank"]["rank"] == 3.0  # among places 2, 3, 4
+    found = measure(scores.expand(9, -1), torch.zeros(9, dtype=torch.long))
+    assert found["R@1"].value == 0.0, "one is better"
+    assert found["median rank"].value == 3.0  # among places 2, 3, 4
 
 
 def test_shortlists_are_the_nearest_of_all():
@@ -155,7 +165,7 @@ def test_released_shortlists(tmp_path):
     assert read([[1, 2], [3, 2], [0, 1], [1, 0]]) == [[0, 1, 2], [1, 3, 2]]  # neighbours alone
     for table, problem in (
         ([[0, 2], [3, 1, 2], [2, 1], [3, 0]], "all of one length"),
-        ([[0, 2], [3, 1], [2, 1], [3, 4]], "image numbers from 0 to 4; there are 0 to 3"),
+        ([[0, 2], [3, 1], [2, 1], [3, 4]], "image numbers from 0 to 4; expected 0 to 3"),
         ([[0, 2], [3, 1]], "2 lists; expected one for each of 4 images or 8 captions"),
         ([[0, 2], [3, 2], [2, 1], [3, 0]], "the list of caption 3 lacks its own image"),
         ([[0, 0], [1, 2], [2, 1], [3, 0]], "the list of caption 0 names an image twice"),

@@ -1,4 +1,4 @@
-"""Similarity: one of a picture with itself, closed forms for flat pictures, and drawings that are their images."""
+"""SSIM and PSNR: of a picture with itself, closed forms for flat pictures, and drawings that equal their images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cap2im.metrics.ssim import HIGHEST_PSNR, nearest_images, signal_to_noise, similarity, structural_similarity
+from cap2im.metrics.ssim import HIGHEST_PSNR, compare_drawings, signal_to_noise, ssim, structural_similarity
 from cap2im.models.interface import DrawingModel, DrawnSequence
 from cap2im.models.text import sentences_as_text
 
@@ -41,7 +41,7 @@ def test_a_picture_has_its_own_similarity_in_any_batch(pictures):
 
 def test_smaller_than_the_window():
     small = torch.rand(1, 1, 8, 8)
-    with pytest.raises(ValueError, match="a window of 11 pixels; these pictures have 8"):
+    with pytest.raises(ValueError, match=r"at least 11 pixels \(its window\), got 8"):
         structural_similarity(small, small)
 
 
@@ -63,34 +63,23 @@ class Album(DrawingModel):
         return DrawnSequence(drawn.unsqueeze(1), logits=False)
 
 
-def test_similarity_of_a_model_that_draws_its_images(pictures, monkeypatch):
+def test_similarity_of_a_model_that_draws_its_images(pictures):
     tokens = torch.arange(6)[:, None]
-    how = {"samples": 4, "seed": 0}
-    exact = similarity(Album(pictures, 0.0), pictures, tokens, tokens >= 0, **how)
-    assert exact["ssim"]["mean"] == pytest.approx(1.0, abs=1e-5)
-    shuffled = similarity(Album(pictures.flip(0), 0.0), pictures, tokens, tokens >= 0, **how)
-    assert shuffled["ssim"]["mean"] < 0.1
-    noisy = similarity(Album(pictures, 0.1), pictures, tokens, tokens >= 0, **how)
-    assert shuffled["ssim"]["mean"] < noisy["ssim"]["mean"] < 1
-    assert noisy["ssim"]["deviation"] > 0 < noisy["psnr"]["mean"]
-    assert (noisy["captions"], noisy["samples"]) == (6, 4)
-    monkeypatch.setattr("cap2im.models.interface.PICTURES_AT_ONCE", 5)
-    again = similarity(Album(pictures, 0.1), pictures, tokens, tokens >= 0, **how)
-    assert again["ssim"] == pytest.approx(noisy["ssim"], rel=1e-5)
-    sharpened = similarity(Album(pictures, 0.1), pictures, tokens, tokens >= 0, sharpen=lambda _, rows: pictures[rows], **how)
-    assert sharpened["ssim"]["mean"] == pytest.approx(1.0, abs=1e-5)
 
+    def measure(model: Album, **changes: object):
+        how = {"samples": 4, "seed": 0} | changes
+        return ssim(*compare_drawings(model, pictures, tokens, tokens >= 0, **how))
 
-def test_nearest_images(monkeypatch):
-    torch.manual_seed(1)
-    images = torch.randint(256, (30, 3, 5, 5), dtype=torch.uint8)
-    pictures = torch.rand(4, 3, 5, 5)
-    pictures[2] = images[17].float() / 255
-    monkeypatch.setattr("cap2im.metrics.ssim.IMAGES_AT_ONCE", 7)
-    rows, distances = nearest_images(pictures, images)
-    exact = torch.cdist(pictures.flatten(1).double(), images.flatten(1).double() / 255).min(dim=1)
-    assert torch.equal(rows, exact.indices)
-    torch.testing.assert_close(distances, exact.values, atol=1e-6, rtol=1e-6)
-    assert (int(rows[2]), round(distances[2].item(), 6)) == (17, 0.0)
-    with pytest.raises(ValueError, match="cannot be near"):
-        nearest_images(pictures, images[:, :1])
+    exact, _ = measure(Album(pictures, 0.0))
+    assert exact.value == pytest.approx(1.0, abs=1e-5)
+    shuffled, _ = measure(Album(pictures.flip(0), 0.0))
+    assert shuffled.value < 0.1
+    noisy, psnr = measure(Album(pictures, 0.1))
+    assert shuffled.value < noisy.value < 1
+    assert noisy.deviation > 0 < psnr.value
+    assert (noisy.n, noisy.protocol["samples"], psnr.unit) == (6, 4, "dB")
+    assert noisy.interval[0] < noisy.value < noisy.interval[1]
+    again, _ = measure(Album(pictures, 0.1), batch_size=5)
+    assert again.value == pytest.approx(noisy.value, rel=1e-5)
+    sharpened, _ = measure(Album(pictures, 0.1), sharpen=lambda _, rows: pictures[rows])
+    assert sharpened.value == pytest.approx(1.0, abs=1e-5)

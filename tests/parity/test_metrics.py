@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cap2im.metrics.fid import NeuralDistance, Statistics, frechet_distance, neural_distance, ranking_loss
+from cap2im.metrics.fid import Statistics, frechet_distance
+from cap2im.metrics.neural_distance import NeuralDistance, neural_distance, ranking_loss
 from tests.parity.golden import golden, groups
 
 FRECHET = {"full_rank": 1e-6, "shifted": 1e-6, "rank_deficient": 1e-5}  # relative, the README's tolerances; "identical" is 0
@@ -28,14 +29,14 @@ def test_neural_distance():
     heads = NeuralDistance(image_features=image_features, sentence_features=sentence_features, width=width).double()
     heads.load_state_dict(weights)
     images, sentences = heads(file["vs/in/img_feat"], file["vs/in/sent"])
-    similarity = neural_distance(heads, file["vs/in/img_feat"], file["vs/in/sent"])
+    cosine, _ = neural_distance(heads, file["vs/in/img_feat"], file["vs/in/sent"])
     margins = [name.removeprefix("ranking_loss_margin") for name in theirs if name.startswith("ranking_loss_margin")]
     ours = {
         "img_vec": images,
         "sent_vec": sentences,
         "similarity": (images * sentences).sum(dim=1),
-        "mean": torch.tensor(similarity["mean"], dtype=torch.float64),
-        "std": torch.tensor(similarity["deviation"], dtype=torch.float64),
+        "mean": torch.tensor(cosine.value, dtype=torch.float64),
+        "std": torch.tensor(cosine.deviation, dtype=torch.float64),
     } | {f"ranking_loss_margin{margin}": ranking_loss(images, sentences, float(margin)) for margin in margins}
     assert margins
     assert ours.keys() == theirs.keys()

@@ -19,6 +19,7 @@ from cap2im.checkpoint import checkpoints, load_checkpoint, read_config, read_we
 from cap2im.config import AttnGANRecipe, load_recipe
 from cap2im.data.mnist_captions import ALIASES, WORDS
 from cap2im.data.vocabulary import Vocabulary
+from cap2im.evaluation.evaluation import Evaluation
 from cap2im.evaluation.figures import nearest_training_images
 from cap2im.models.attngan import AttentionStage, AttnGANConfig
 from cap2im.models.attngan_text import TextEncoderConfig
@@ -290,11 +291,16 @@ def test_a_prepared_dataset_read_with_the_matching_models_words(tmp_path):
 
 def test_what_was_trained_on_digits_is_measured(tmp_path, run):
     train(recipe(tmp_path, "train.epochs=1"), tmp_path / "gan", device="cpu")
-    code, out, err = run("evaluate", str(tmp_path / "gan"), "--damsm", str(tmp_path / "damsm"), "--samples", "1", "--out", "e.json")
+    code, out, err = run(
+        "evaluate",
+        str(tmp_path / "gan"),
+        *("--metric", "caption-accuracy", "--metric", "r-precision", "--damsm", str(tmp_path / "damsm")),
+        *("--samples", "1", "--out", "e.json"),
+    )
     assert code == 0, err
-    assert "; seen " in out
-    found = json.loads((tmp_path / "e.json").read_text())
-    assert found["r_precision"]["n"] == found["caption_accuracy"]["drawings"]["all"]["n"] == 440
+    evaluation = Evaluation.from_dict(json.loads((tmp_path / "e.json").read_text()))
+    assert evaluation.find("R-precision", "seen").text in out
+    assert evaluation.find("R-precision").n == evaluation.find("joint", "all").n == 440
     nearest = nearest_training_images(Pipeline.load(str(tmp_path / "gan")), None)  # for figures
     assert nearest(np.zeros((1, 60, 60, 1), np.uint8)).shape == (1, 60, 60, 1)
 

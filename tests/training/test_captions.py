@@ -13,6 +13,7 @@ import torch
 from cap2im.checkpoint import read_config, read_weights
 from cap2im.config import load_recipe
 from cap2im.evaluation.evaluate import evaluate
+from cap2im.evaluation.settings import Settings
 from cap2im.pipeline import Pipeline
 from cap2im.sentence_encoders import SentenceEncoder
 from cap2im.training.dispatch import train
@@ -113,11 +114,12 @@ def test_training_measuring_and_drawing(name, dataset, tmp_path):
     assert (one.boxes is None) == ("vae" in name)
     assert (one.attention is not None) == (name == "aligndraw-cifar")
     assert (one.canvases == two.canvases).all() == (name == "draw-coco-paper"), "the caption counts, but for plain DRAW"
-    result = evaluate(pipeline, data=dataset, split="test", samples=1, bound_samples=2, images=10, seed=0)
-    protocol = result["likelihood"]["protocol"]
+    evaluation = evaluate(pipeline, Settings(split="test", bound_samples=2, images=10), data=dataset)
+    bound, reconstruction, kl = (evaluation.find(name, "test") for name in ("bound", "reconstruction", "KL"))
+    protocol = bound.protocol
     assert protocol["observation"] == ("gaussian, deviation 0.3" if "vae" in name else "bernoulli")
     assert (protocol["split"], protocol["images"], protocol["data"]["source"]) == ("test", 10, {"kind": "test"})
-    assert result["likelihood"]["bound"] == pytest.approx(-result["likelihood"]["reconstruction"] - result["likelihood"]["kl"])
+    assert bound.value == pytest.approx(-reconstruction.value - kl.value)
     if pipeline.encoder is not None:
         shutil.rmtree(tmp_path / "letters")  # the model has its own copy
         Pipeline.load(str(model)).draw("a zebra is not in the vocabulary")
@@ -172,11 +174,11 @@ def test_a_run_goes_on_with_its_own_sentence_encoder_alone(dataset, tmp_path, le
 def test_a_model_is_not_measured_on_images_of_another_size(dataset, tmp_path):
     model = run("noaligndraw-cifar", tmp_path / "run", dataset, "train.epochs=1")
     larger = prepared_dataset(tmp_path / "larger", side=12, train=4)
-    how = {"split": "test", "samples": 1, "bound_samples": 1, "images": 4, "seed": 0}
+    settings = Settings(bound_samples=1, images=4)
     with pytest.raises(ValueError, match=r"its images are 12 pixels wide, a drawing of run is 8; prepare with --side 8"):
-        evaluate(Pipeline.load(str(model)), data=larger, **how)
+        evaluate(Pipeline.load(str(model)), settings, data=larger)
     with pytest.raises(ValueError, match="give a prepared dataset with --data"):
-        evaluate(Pipeline.load(str(model)), data=None, **how)
+        evaluate(Pipeline.load(str(model)), settings)
 
 
 def test_a_vae_starts_from_a_vae_alone_and_has_no_steps_to_compile(dataset, tmp_path):
@@ -197,11 +199,11 @@ def test_a_streamed_run_remembers_it_and_is_measured_from_its_shards(dataset, tm
     model = run("aligndraw-cifar", tmp_path / "run", dataset, "train.epochs=1", stream=True)
     with pytest.raises(ValueError, match="started with another dataset"):
         run("aligndraw-cifar", tmp_path / "run", dataset, "train.epochs=1", resume=True)
-    how = {"split": "test", "samples": 1, "bound_samples": 2, "images": 6, "seed": 0}
-    here = evaluate(Pipeline.load(str(model)), data=dataset, **how)
+    settings = Settings(bound_samples=2, images=6)
+    local = evaluate(Pipeline.load(str(model)), settings, data=dataset)
     monkeypatch.setattr("cap2im.data.dataset.PreparedDataset.is_local", lambda *_: False)
-    streamed = evaluate(Pipeline.load(str(model)), data=dataset, **how)
-    assert streamed["likelihood"]["bound"] == pytest.approx(here["likelihood"]["bound"], rel=0.05)
+    streamed = evaluate(Pipeline.load(str(model)), settings, data=dataset)
+    assert streamed.find("bound", "test").value == pytest.approx(local.find("bound", "test").value, rel=0.05)
     with pytest.raises(ValueError, match=r"--stream takes captions of every length as they come: --set data.shortest=1"):
         run("aligndraw-cifar", tmp_path / "other", dataset, "data.shortest=5", stream=True)
 

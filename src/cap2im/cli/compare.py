@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,26 +17,27 @@ from cap2im.cli.options import (
     DAMSMOption,
     DataOption,
     DeviceOption,
-    FIDOption,
     ImagesOption,
     InceptionOption,
-    NeuralOption,
+    MetricOption,
     PrecisionOption,
+    ReaderOption,
+    RetrievalSamplesOption,
     SamplesOption,
     SeedOption,
     SharpenOption,
-    ShortlistOption,
-    SimilarityOption,
+    ShortlistModelOption,
     SplitOption,
     examples,
 )
 from cap2im.cli.train import train
+from cap2im.evaluation.registry import METRICS, require_known
+from cap2im.evaluation.report import progress_bars
 from cap2im.extras import require
 from cap2im.files import check_writable_folder, dump_json, write_atomically
 
 if TYPE_CHECKING:
-    from cap2im.data.splits import Split
-    from cap2im.evaluation.evaluate import Measures
+    from cap2im.evaluation.settings import Settings
     from cap2im.models.lapgan import SharpenerConfig
     from cap2im.pipeline import Pipeline
 
@@ -72,17 +73,17 @@ def compare(
         bool, typer.Option("--train", help="Train the recipes that have no model yet, on the accelerator if there is one; may take hours.")
     ] = False,
     runs: Annotated[Path, typer.Option(help="Folder of the recipes' runs.", **PATH)] = Path("runs"),
+    metric: MetricOption = None,
     split: SplitOption = None,
     images: ImagesOption = 1000,
     bound_samples: BoundSamplesOption = 16,
     samples: SamplesOption = None,
-    shortlist: ShortlistOption = None,
+    shortlist_model: ShortlistModelOption = None,
     candidates: CandidatesOption = None,
-    similarity: SimilarityOption = False,
-    fid: FIDOption = False,
+    retrieval_samples: RetrievalSamplesOption = 1,
     inception: InceptionOption = None,
     damsm: DAMSMOption = None,
-    neural_distance: NeuralOption = False,
+    reader: ReaderOption = None,
     sharpen: SharpenOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
@@ -92,10 +93,12 @@ def compare(
     ),
 ) -> None:
     """Measure several models and write one table: Markdown, JSON and a picture. Numbers of different protocols get columns of their own."""
+    require_known(metric or ())
     from cap2im.evaluation.comparison import compare as table_of
-    from cap2im.evaluation.comparison import evaluated, free_stem
-    from cap2im.evaluation.evaluate import Measures
+    from cap2im.evaluation.comparison import evaluate_once
     from cap2im.evaluation.figures import comparison_figure
+    from cap2im.evaluation.settings import Settings
+    from cap2im.evaluation.store import free_stem
     from cap2im.pipeline import Pipeline
     from cap2im.rendering.images import png_bytes
     from cap2im.sharpening import Sharpening
@@ -103,13 +106,21 @@ def compare(
     names = [*(models or []), *(PRESETS[preset] if preset else ())]
     if not names:
         raise ValueError("no model given; name some, or add --preset mnist")
-    if preset is not None and (shortlist is not None or similarity or fid or split == "all"):
-        raise ValueError(f"--preset {preset}: captioned digits have no --shortlist, no --similarity, no --fid and no --split all")
     check_writable_folder(out)
-    asked: dict[str, Any] = {"split": split, "images": images, "bound_samples": bound_samples, "samples": samples, "seed": seed}
-    asked |= {"shortlist": shortlist, "candidates": candidates, "similarity": similarity, "fid": fid, "inception": inception}
-    asked |= {"damsm": damsm, "neural_distance": neural_distance}
-    measures = Measures(**asked)  # what contradicts itself is told before anything is trained
+    settings = Settings(
+        metrics=None if metric is None else tuple(metric),
+        split=split,
+        images=images,
+        bound_samples=bound_samples,
+        samples=samples,
+        shortlist_model=shortlist_model,
+        candidates=candidates,
+        retrieval_samples=retrieval_samples,
+        inception=inception,
+        damsm=damsm,
+        reader=reader,
+        seed=seed,
+    )
     sharpening = None if sharpen is None else Sharpening.load(sharpen, device=device)
     found, missing = _models_to_compare(names, runs, train_missing)
 
@@ -118,36 +129,48 @@ def compare(
         return dataclasses.replace(pipeline if sharpening is None else pipeline.sharpened(sharpening), name=name)
 
     pipelines = {name: load(name, where) for name, where in found.items()}
-    _check_comparison(list(pipelines.values()), missing, data, measures, None if sharpening is None else sharpening.model.config)
+    _check_comparison(list(pipelines.values()), missing, data, settings, None if sharpening is None else sharpening.model.config)
     if missing:
         check_writable_folder(runs)
         pipelines |= {name: load(name, str(_train_for_comparison(name, runs, data))) for name in missing}
     ordered = [pipelines[label] for label in map(_label, names)]
     figure = comparison_figure(ordered, seed)  # fails before hours of measuring
     out.mkdir(parents=True, exist_ok=True)
-    results = [evaluated(each, out / "evaluations" / f"{each.name}.json", data=_data_for(each, data), **asked) for each in ordered]
-    table = table_of(results)
-    of = {result["model"]: {"weights_sha256": result["weights_sha256"], "asked": result["asked"]} for result in results}
+    evaluations = []
+    with progress_bars(True) as start_progress:
+        for each in ordered:
+            file = out / "evaluations" / f"{each.name}.json"
+            evaluations.append(evaluate_once(each, file, settings, data=_data_for(each, data), start_progress=start_progress))
+    table = table_of(evaluations)
+    of = {each.model: {"weights_sha256": each.weights_sha256, "settings": dict(each.settings)} for each in evaluations}
     stem = free_stem(out, "comparison", of)
     write_atomically(out / f"{stem}.png", png_bytes(figure))
     write_atomically(out / f"{stem}.md", table.markdown())
     write_atomically(out / f"{stem}.json", dump_json(table.to_dict() | {"of": of}) + "\n")
     print(table.markdown())
     if stem != "comparison":
-        print(f"{out}: comparison.md there is of other models or another protocol, and stays", file=sys.stderr)
+        print(f"{out}: comparison.md is of other models or settings and is kept", file=sys.stderr)
     print(f"written to {out}: {stem}.md, {stem}.json, {stem}.png, evaluations/")
 
 
 def _label(name: str) -> str:
-    """Return what a model is called in a table: the last part of its name, of "." and "..", too."""
+    """Return the name of a model in a table: the last part of its path, also of "." and ".."."""
     return Path(name).resolve().name
 
 
 def _models_to_compare(names: list[str], runs: Path, train_missing: bool) -> tuple[dict[str, str], list[str]]:
-    """Return where each model is, by its label: a recipe's run, or what `cap2im evaluate` would take; and the recipes without either.
+    """Find the models of a comparison.
+
+    Args:
+        names: models, as for `cap2im evaluate`, or names of recipes.
+        runs: folder of the recipes' runs.
+        train_missing: whether recipes without a model are trained.
+
+    Returns:
+        the folder of each model by its label, and the recipes without a model.
 
     Raises:
-        ValueError: a model is missing, or two are of one name; all problems are told at once.
+        ValueError: a model is missing, or two have one name; the message has all problems.
     """
     from cap2im.config import load_recipe, recipe_names
     from cap2im.files import existing_folder
@@ -168,7 +191,7 @@ def _models_to_compare(names: list[str], runs: Path, train_missing: bool) -> tup
             if name not in recipe_names():
                 problems.append(str(error))
             elif not MODELS[kind := load_recipe(name, []).kind].draws:
-                problems.append(f"{name}: a recipe of kind {kind!r} makes nothing that draws")
+                problems.append(f"{name}: a recipe of kind {kind!r} trains a model that does not draw")
             else:
                 missing.append(name)
     if problems or (missing and not train_missing):
@@ -178,44 +201,46 @@ def _models_to_compare(names: list[str], runs: Path, train_missing: bool) -> tup
 
 
 def _data_for(pipeline: Pipeline, data: str | None) -> str | None:
-    """Return the data that a model of a comparison is measured on: those of scikit-learn's digits need none."""
-    from cap2im.evaluation.evaluate import Subject
+    """Return the data that a model of a comparison is measured on; models of scikit-learn's digits need none."""
+    from cap2im.evaluation.subject import Subject
 
     return None if Subject.of(pipeline).digits == "digits" else data
 
 
 def _check_comparison(
-    pipelines: list[Pipeline], missing: list[str], data: str | None, measures: Measures, sharpener: SharpenerConfig | None
+    pipelines: list[Pipeline], missing: list[str], data: str | None, settings: Settings, sharpener: SharpenerConfig | None
 ) -> None:
-    """Check all that can be checked of a comparison before anything is trained or measured.
+    """Make all checks of a comparison that come before training and measuring.
 
     Args:
         pipelines: models that exist.
         missing: recipes that will be trained.
-        data: what all are trained and measured on.
-        measures: what to measure.
+        data: data for training and measuring.
+        settings: what to measure, and how.
         sharpener: of the pictures, or None.
 
     Raises:
-        ValueError: something is missing, or does not fit.
+        ValueError: something is missing or does not fit.
     """
     from cap2im.config import DigitsData, DrawingRecipe, PicturesData, load_recipe
     from cap2im.data.dataset import PreparedDataset
     from cap2im.data.mnist import load_digits
-    from cap2im.evaluation.evaluate import Subject
+    from cap2im.evaluation.subject import Subject
     from cap2im.training.data import fitted, sentence_encoder
 
     recipes = {name: recipe for name in missing if isinstance(recipe := load_recipe(name, []), DrawingRecipe)}
     if recipes:
         require("training", "train", "accelerate", "tensorboard")
-    digits_split: Split = "test" if measures.split is None or measures.split == "all" else measures.split
-    for subject in (*map(Subject.of, pipelines), *(Subject.of_recipe(name, recipe) for name, recipe in recipes.items())):
-        wanted = measures if subject.ranks_images else dataclasses.replace(measures, shortlist=None, candidates=None)
-        own = None if subject.digits == "digits" else data
-        subject.check(own, wanted)
-        subject.check_judges(wanted)
+    subjects = [*map(Subject.of, pipelines), *(Subject.of_recipe(name, recipe) for name, recipe in recipes.items())]
+    for name in settings.metrics or ():
+        if not any(subject.allows(METRICS[name]) for subject in subjects):
+            raise ValueError(f"--metric {name}: cannot be measured of any of these models")
+    for subject in subjects:
+        allowed, own = subject.allowed(settings), None if subject.digits == "digits" else data
+        subject.check(own, allowed)
+        subject.check_scorers(allowed)
         if subject.digits is not None:
-            load_digits(subject.digits, digits_split, None if own is None else Path(own))
+            load_digits(subject.digits, settings.digits_split, None if own is None else Path(own))
         if sharpener is not None and (sharpener.side, sharpener.colours) != (subject.config.side, subject.config.colours):
             raise ValueError(f"the sharpener does not fit {subject.name}: it sharpens {sharpener.side} x {sharpener.side} pixels")
     for recipe in recipes.values():
@@ -225,7 +250,7 @@ def _check_comparison(
 
 
 def _train_for_comparison(name: str, runs: Path, data: str | None) -> Path:
-    """Train a recipe, and before it the matching model that an AttnGAN learns from; returns the model's folder."""
+    """Train a recipe, after the DAMSM of an AttnGAN, and return the folder of the model."""
     from cap2im.checkpoint import checkpoints
     from cap2im.config import AttnGANRecipe, load_recipe
     from cap2im.files import existing_folder
@@ -238,8 +263,8 @@ def _train_for_comparison(name: str, runs: Path, data: str | None) -> Path:
 
     changes = []
     if isinstance(recipe := load_recipe(name, []), AttnGANRecipe):
-        judge = Path(recipe.train.damsm).name
-        changes = [f"train.damsm={runs / judge}"]
-        if not existing_folder(runs / judge / "model").is_dir():
-            trained(judge)
+        damsm = Path(recipe.train.damsm).name
+        changes = [f"train.damsm={runs / damsm}"]
+        if not existing_folder(runs / damsm / "model").is_dir():
+            trained(damsm)
     return trained(name, *changes)

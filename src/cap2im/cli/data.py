@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cap2im.cli.data_report import print_check
 from cap2im.cli.options import (
     PATH,
     PLACE,
@@ -20,7 +21,6 @@ from cap2im.cli.options import (
     examples,
 )
 from cap2im.data.sources import SOURCES
-from cap2im.evaluation.report import print_check
 from cap2im.extras import require
 
 if TYPE_CHECKING:

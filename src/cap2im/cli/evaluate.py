@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,21 +15,22 @@ from cap2im.cli.options import (
     DAMSMOption,
     DataOption,
     DeviceOption,
-    FIDOption,
     ImagesOption,
     InceptionOption,
+    MetricOption,
     ModelArgument,
-    NeuralOption,
     PrecisionOption,
+    ReaderOption,
+    RetrievalSamplesOption,
     SamplesOption,
     SeedOption,
     SharpenOption,
-    ShortlistOption,
-    SimilarityOption,
+    ShortlistModelOption,
     SplitOption,
     examples,
 )
-from cap2im.evaluation.report import print_evaluation
+from cap2im.evaluation.registry import require_known
+from cap2im.evaluation.report import print_evaluation, progress_bars
 from cap2im.files import check_writable_file
 
 commands = typer.Typer()
@@ -39,70 +40,69 @@ commands = typer.Typer()
     epilog=examples(
         "cap2im evaluate aligndraw-mnist --data mnist/",
         "cap2im evaluate runs/aligndraw-mnist --data mnist/ --samples 2 --out quick.json",
-        "cap2im evaluate runs/mine --data prepared/ --split all --similarity",
-        "cap2im evaluate runs/mine --data prepared/ --shortlist runs/vgg-cifar --images 200",
-        "cap2im evaluate runs/attngan --data prepared/ --split validation --fid --damsm runs/damsm --images 30000",
+        "cap2im evaluate runs/mine --data prepared/ --split all --metric bound --metric ssim",
+        "cap2im evaluate runs/mine --data prepared/ --metric retrieval --shortlist-model runs/vgg-cifar --images 200",
+        "cap2im evaluate runs/attngan --data prepared/ --metric fid --metric r-precision --damsm runs/damsm --images 30000",
         "accelerate launch --multi_gpu --num_processes 2 -m cap2im evaluate runs/mine --data prepared/",
     )
 )
 def evaluate(
     model: ModelArgument = cap2im.DEFAULT_MODEL,
     data: DataOption = None,
+    metric: MetricOption = None,
     split: SplitOption = None,
     images: ImagesOption = 1000,
     bound_samples: BoundSamplesOption = 16,
     samples: SamplesOption = None,
-    shortlist: ShortlistOption = None,
+    shortlist_model: ShortlistModelOption = None,
     candidates: CandidatesOption = None,
-    retrieval_samples: Annotated[int, typer.Option(min=1, max=10_000, help="L of the bounds that retrieval compares.")] = 1,
-    similarity: SimilarityOption = False,
-    fid: FIDOption = False,
+    retrieval_samples: RetrievalSamplesOption = 1,
     inception: InceptionOption = None,
     damsm: DAMSMOption = None,
-    neural_distance: NeuralOption = False,
+    reader: ReaderOption = None,
     sharpen: SharpenOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = "fp32",
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="JSON file; keeps results of other protocols. [default: evaluation-MODEL.json]", **PATH),
+        typer.Option("--out", "-o", help="JSON file; keeps results of other settings. [default: evaluation-MODEL.json]", **PATH),
     ] = None,
 ) -> None:
-    """Measure a model: bound, caption accuracy on digits, image retrieval, similarity of drawings, FID, Inception Score, R-precision."""
+    """Measure a model: bound, caption accuracy, retrieval, SSIM, FID, Inception Score, R-precision, neural distance."""
+    require_known(metric or ())
     if out is not None:
         check_writable_file(out)
-    from cap2im.evaluation.comparison import check_evaluation_file, identity, keep_evaluation
-    from cap2im.evaluation.evaluate import Measures, Subject
     from cap2im.evaluation.evaluate import evaluate as measure
+    from cap2im.evaluation.settings import Settings
+    from cap2im.evaluation.store import check_evaluation_file, keep_evaluation
+    from cap2im.evaluation.subject import Subject
     from cap2im.metrics.distributed import ProcessGroup
     from cap2im.pipeline import Pipeline
 
-    asked: dict[str, Any] = {
-        "split": split,
-        "images": images,
-        "bound_samples": bound_samples,
-        "samples": samples,
-        "shortlist": shortlist,
-        "candidates": candidates,
-        "retrieval_samples": retrieval_samples,
-        "similarity": similarity,
-        "fid": fid,
-        "inception": inception,
-        "damsm": damsm,
-        "neural_distance": neural_distance,
-        "seed": seed,
-    }
-    measures = Measures(**asked)
+    settings = Settings(
+        metrics=None if metric is None else tuple(metric),
+        split=split,
+        images=images,
+        bound_samples=bound_samples,
+        samples=samples,
+        shortlist_model=shortlist_model,
+        candidates=candidates,
+        retrieval_samples=retrieval_samples,
+        inception=inception,
+        damsm=damsm,
+        reader=reader,
+        seed=seed,
+    )
     pipeline = Pipeline.load(model, device=device, sharpen=sharpen, precision=precision)
     target = out if out is not None else Path(f"evaluation-{pipeline.name}.json")
     check_evaluation_file(target)
-    Subject.of(pipeline).check(data, measures)
-    protocol = identity(pipeline, {"data": data, **asked})
+    Subject.of(pipeline).check(data, settings)
     processes = ProcessGroup.from_environment()
-    result = measure(pipeline, data=data, processes=processes, **asked)
+    with progress_bars(processes.is_main_process) as start_progress:
+        evaluation = measure(pipeline, settings, data=data, processes=processes, start_progress=start_progress)
     if processes.is_main_process:
-        print_evaluation(result, sharpen)
-        others = keep_evaluation(target, {**result, "asked": protocol})
-        kept = f", beside {others} of other weights or protocols" if others else ""
+        print_evaluation(evaluation, default_metrics=metric is None)
+        others = keep_evaluation(target, evaluation)
+        kept = f", beside {others} of other weights or settings" if others else ""
         print(f"written to {target}{kept}")

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from cap2im.evaluation.registry import METRICS
+
 # ---- values that name paths: `~` is expanded, which the shell leaves in quotes and after `=`
 
 
@@ -112,24 +114,35 @@ SplitOption = Annotated[
     ),
 ]
 ImagesOption = Annotated[int, typer.Option(min=2, max=1_000_000, help="Captions with their images, or canvases of digits.")]
-BoundSamplesOption = Annotated[int, typer.Option(min=1, max=10_000, help="L, posterior samples an image for the bound.")]
+BoundSamplesOption = Annotated[int, typer.Option(min=1, max=10_000, help="For bound: L, posterior samples an image.")]
 SamplesOption = Annotated[
-    int | None, typer.Option(min=1, max=10_000, help="Drawings of a caption. [default: 10 of captioned digits, 50 for --similarity]")
+    int | None, typer.Option(min=1, max=10_000, help="Drawings of a caption. [default: 10 of captioned digits, 50 for ssim]")
 ]
-ShortlistOption = Annotated[
-    str | None, typer.Option(help="Measure image retrieval: a VGG-like network (run or folder), or a pickle of shortlists.", **PLACE)
+MetricOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric",
+        help=f"Metric to measure; may be repeated: {', '.join(METRICS)}. "
+        f"[default: {' and '.join(name for name, metric in METRICS.items() if metric.default)}, where the model allows them]",
+        metavar="NAME",
+    ),
 ]
-CandidatesOption = Annotated[int | None, typer.Option(min=2, max=100_000, help="Images of a shortlist of the network. [default: 100]")]
-SimilarityOption = Annotated[bool, typer.Option("--similarity", help="Compare drawings with the images of their captions.")]
-FIDOption = Annotated[bool, typer.Option("--fid", help="FID and Inception Score of one drawing of each caption; FID against all images.")]
+ShortlistModelOption = Annotated[
+    str | None, typer.Option(help="For retrieval: a VGG-like network (run or folder), or a pickle of shortlists.", **PLACE)
+]
+CandidatesOption = Annotated[
+    int | None, typer.Option(min=2, max=100_000, help="For retrieval: images of a shortlist that the network makes. [default: 100]")
+]
+RetrievalSamplesOption = Annotated[int, typer.Option(min=1, max=10_000, help="For retrieval: L of the bounds that it compares.")]
 InceptionOption = Annotated[
-    str | None, typer.Option("--inception", help="File of pytorch-fid's Inception weights. [default: the cache, else downloaded]", **PLACE)
+    str | None,
+    typer.Option(
+        help="For fid, inception-score and neural-distance: file of pytorch-fid's weights. [default: the cache, or downloaded]", **PLACE
+    ),
 ]
-DAMSMOption = Annotated[
-    str | None, typer.Option("--damsm", help="R-precision of the drawings, by a matching model: a run or folder.", **PLACE)
-]
-NeuralOption = Annotated[
-    bool, typer.Option("--neural-distance", help="Its features and FID's in one space, learned on the training split: the fork's score.")
+DAMSMOption = Annotated[str | None, typer.Option("--damsm", help="For r-precision and neural-distance: a DAMSM, a run or folder.", **PLACE)]
+ReaderOption = Annotated[
+    str | None, typer.Option(help="For caption-accuracy: a digit reader, a run or folder. [default: the bundled one]", **PLACE)
 ]
 
 

@@ -25,7 +25,7 @@ from cap2im.data.mnist import load_digits
 from cap2im.data.mnist_captions import CanvasMaker
 from cap2im.evaluation.figure_captions import FigureCaptions, configurations_of_layouts, model_held_out, shared_captions
 from cap2im.files import check_writable_folder, write_atomically
-from cap2im.metrics.ssim import nearest_images
+from cap2im.metrics.nearest_images import nearest_images
 from cap2im.pipeline import Pipeline
 from cap2im.randomness import generator
 from cap2im.rendering.attention import attended_words, attention_columns

@@ -1,4 +1,4 @@
-"""Whether a model is measured on, or draws captions of, another dataset than the one it was trained on."""
+"""Detect that a model is used with another dataset than the one it was trained on."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from cap2im.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
-class ForeignData:
+class OtherDataset:
     """A dataset that a model was not trained on.
 
     Attributes:
-        model: its name.
-        trained_on: name of the dataset it was trained on; None where its config does not say.
+        model: name of the model.
+        trained_on: name of the dataset that it was trained on; None if its config does not record it.
         dataset: name of the other dataset.
-        unknown: share of the words of the captions used that the model does not know; None for a model that reads no words by number.
+        unknown: share of unknown words among the words of the used captions; None for a model that reads no words.
     """
 
     model: str
@@ -29,7 +29,7 @@ class ForeignData:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What a measurement records of it, JSON-ready."""
+        """Entry of protocols."""
         share = {} if self.unknown is None else {"unknown_words": round(self.unknown, 4)}
         return {"foreign": {"trained_on": self.trained_on, "measured_on": self.dataset, **share}}
 
@@ -38,20 +38,20 @@ class ForeignData:
         """One line for people."""
         if self.trained_on is None:
             share = f"{100 * (self.unknown or 0):.1f} %"
-            return f"warning: {self.model} does not say what it was trained on; it does not know {share} of the words of {self.dataset}"
-        words = "" if self.unknown is None else f": it does not know {100 * self.unknown:.1f} % of the words of the captions used"
+            return f"warning: {self.model} does not record its training data; {share} of the words of {self.dataset} are unknown to it"
+        words = "" if self.unknown is None else f": {100 * self.unknown:.1f} % of the words of the captions are unknown to it"
         return f"warning: {self.model} was trained on {self.trained_on}, not on {self.dataset}{words}"
 
 
-def foreign_data(pipeline: Pipeline, dataset: PreparedDataset, captions: Sequence[str]) -> ForeignData | None:
-    """Return what is foreign to a model in a dataset, or None where the model was trained on this very dataset.
+def other_dataset(pipeline: Pipeline, dataset: PreparedDataset, captions: Sequence[str]) -> OtherDataset | None:
+    """Describe a dataset that a model was not trained on; return None if it is the model's own.
 
-    A model whose config does not say what it was trained on counts as trained on the dataset where it knows all words.
+    A model whose config does not record its training data counts as trained on every dataset whose words it all knows.
 
     Args:
         pipeline: the model.
-        dataset: that it is measured on.
-        captions: that are used of it.
+        dataset: that the captions are of.
+        captions: captions that are used.
     """
     data = pipeline.config.data
     own = data.get("dataset", {})
@@ -69,14 +69,14 @@ def foreign_data(pipeline: Pipeline, dataset: PreparedDataset, captions: Sequenc
         return None
     else:
         trained_on = None
-    return ForeignData(pipeline.name, trained_on, f"{PurePath(dataset.folder).name}, made of {source_name(dataset.about())}", unknown)
+    return OtherDataset(pipeline.name, trained_on, f"{PurePath(dataset.folder).name}, made of {source_name(dataset.about())}", unknown)
 
 
 def source_name(about: Mapping[str, Any]) -> str:
-    """Return the display name of a prepared dataset: its title, or else the last part of its source's path, with the kind.
+    """Return the display name of a prepared dataset: its title, or the last part of its source's path with the kind.
 
     Args:
-        about: what models and protocols say of the dataset, see `PreparedDataset.about`.
+        about: of `PreparedDataset.about`.
     """
     if isinstance(title := about.get("title"), str) and title:
         return title
@@ -84,3 +84,19 @@ def source_name(about: Mapping[str, Any]) -> str:
     kind, path = source.get("kind", "unknown"), str(source.get("path", ""))
     name = path if kind == "huggingface" and "/" in path else PurePath(path).name
     return f"{name} ({kind})" if name else f"a source of kind {kind}"
+
+
+def note_on(model: str, protocol: Mapping[str, Any]) -> str | None:
+    """Return a footnote on a model that was measured on another dataset than its own; None if the protocol has no such entry.
+
+    Args:
+        model: name of the model.
+        protocol: of a measurement; see `OtherDataset.protocol`.
+    """
+    if not isinstance(other := protocol.get("foreign"), Mapping):
+        return None
+    share, trained, measured = other.get("unknown_words"), other.get("trained_on"), other.get("measured_on")
+    words = "" if not isinstance(share, float | int) else f"; {100 * share:.1f} % of the words are unknown to it"
+    if trained is None:
+        return f"{model} does not record its training data, and was measured on {measured}{words}."
+    return f"{model} was trained on {trained}, not on {measured}{words}."

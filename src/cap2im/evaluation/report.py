@@ -1,164 +1,104 @@
-"""What the command line's measurements and checks print: tables and lines of numbers that were found elsewhere."""
+"""Evaluations on the command line: progress bars and tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from statistics import median
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import groupby
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from cap2im.evaluation.protocol import in_words
+from cap2im.evaluation.registry import TRAINING
+
 if TYPE_CHECKING:
-    from cap2im.data.problems import Problem
-    from cap2im.data.validate import DatasetReport
+    from cap2im.evaluation.evaluation import Evaluation
+    from cap2im.evaluation.inputs import StartProgress
+    from cap2im.metrics.measurement import Measurement
 
 
-def print_evaluation(result: dict[str, Any], sharpen: str | None) -> None:
-    """What `cap2im evaluate` found, on standard output.
+PIPE_WIDTH = 140  # characters of a line that no terminal limits
+
+
+@contextmanager
+def progress_bars(enabled: bool) -> Iterator[StartProgress]:
+    """Show progress bars with the remaining time.
 
     Args:
-        result: of `cap2im.evaluation.evaluate.evaluate`.
-        sharpen: the sharpener that was asked for, if one was.
+        enabled: whether this process shows them.
+
+    Yields:
+        the function that starts a bar.
     """
-    stdout = Console(highlight=False)
-    if "caption_accuracy" in result:
-        stdout.print(_accuracy_table(result["model"], result["caption_accuracy"]))
-    for likelihood in (*result.get("other_splits", {}).values(), *([result["likelihood"]] if "likelihood" in result else [])):
-        protocol = likelihood["protocol"]
-        told = f"; {protocol['split']} images, n = {likelihood['images']}, L = {likelihood['samples']}; pixels: {protocol['observation']}"
-        _print_bound(stdout, "bound", likelihood, told)
-        if "sharpened" in likelihood:
-            _print_bound(stdout, "after sharpening", likelihood["sharpened"])
-        elif sharpen is not None:
-            stdout.print(f"after sharpening: no bound, which Bernoulli pixels alone have; these are {protocol['observation']}")
-    if "likelihood" not in result:
-        unasked = result.keys().isdisjoint({"caption_accuracy", "similarity", "fid", "r_precision"})
-        hint = "; --similarity, --fid and --damsm measure its drawings" if unasked else ""
-        stdout.print(f"no bound: a model of this kind has no likelihood{hint}", soft_wrap=True)
-    if "retrieval" in result:
-        stdout.print(_retrieval_table(result["model"], result["retrieval"]))
-    if "similarity" in result:
-        found = result["similarity"]
-        told = f"{found['protocol']['split']} images, {found['captions']} captions, {found['samples']} drawings each"
-        for what, scores in (("SSIM", found), *([("SSIM after sharpening", found["sharpened"])] if "sharpened" in found else [])):
-            ssim, psnr = scores["ssim"], scores["psnr"]
-            stdout.print(
-                f"{what} {ssim['mean']:.3f} ± {ssim['deviation']:.3f} (of drawings; standard error {ssim['standard_error']:.4f}), "
-                f"PSNR {psnr['mean']:.2f} ± {psnr['deviation']:.2f} dB; {told}",
-                soft_wrap=True,
-            )
-    _print_judged(stdout, result)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn()
+    with Progress(*columns, disable=not enabled) as progress:
+
+        def start(description: str, total: int) -> Callable[[int], None]:
+            task = progress.add_task(description, total=total)
+            return lambda count: progress.advance(task, count)
+
+        yield start
 
 
-def _print_judged(stdout: Console, result: dict[str, Any]) -> None:
-    """What networks say of drawings: a line for each measure."""
-    from cap2im.models.inception import FEATURES
+def print_evaluation(evaluation: Evaluation, *, default_metrics: bool = False) -> None:
+    """Print an evaluation on standard output: tables of groups by quantities, and notes.
 
-    def precision(found: dict[str, Any]) -> str:
-        return f"{100 * found['rate']:.1f} % ({100 * found['low']:.1f}-{100 * found['high']:.1f}, chance {100 * found['chance']:.0f})"
-
-    tellers: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
-        "fid": ("FID", lambda found: f"{found['distance']:.2f}"),
-        "inception_score": ("Inception Score", lambda found: f"{found['mean']:.2f} ± {found['deviation']:.2f}"),
-        "r_precision": ("R-precision", precision),
-        "neural_distance": ("neural distance", lambda found: f"{found['mean']:.3f} ± {found['deviation']:.3f}"),
-    }
-    for key, (name, tell) in tellers.items():
-        if key in result:
-            found, protocol = result[key], result[key]["protocol"]
-            told = f"{found['drawings']:,} drawings" + (f" of {protocol['split']} captions" if "split" in protocol else "")
-            if key == "fid":
-                told += f", {protocol['real_images']:,} images"
-            if key == "neural_distance":
-                told += f"; of other captions {found['other_captions']['mean']:.3f}"
-            if "held_out" in found:
-                told += f"; seen {100 * found['seen']['rate']:.1f} %, held out {100 * found['held_out']['rate']:.1f} %"
-            stdout.print(f"{name} {tell(found)}; {told}", soft_wrap=True)
-            if "sharpened" in found:
-                stdout.print(f"{name} after sharpening {tell(found['sharpened'])}", soft_wrap=True)
-    if "fid" in result and min(result["fid"]["drawings"], result["fid"]["protocol"]["real_images"]) <= FEATURES:
-        stdout.print(f"(FID of so few pictures is far too high: it has {FEATURES:,} features; 30,000 drawings are usual)", soft_wrap=True)
+    Args:
+        evaluation: to print.
+        default_metrics: whether no metric was named.
+    """
+    stdout = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    for rows in _tables([each for each in evaluation.measurements if each.name not in TRAINING]):
+        stdout.print(_table(evaluation.model, rows))
+    for note in _notes(evaluation, default_metrics):
+        stdout.print(note, soft_wrap=True)
 
 
-def _print_bound(stdout: Console, what: str, found: dict[str, Any], protocol: str = "") -> None:
-    stdout.print(
-        f"{what} {found['bound']:.2f} ± {found['standard_error']:.2f} nats an image: reconstruction {found['reconstruction']:.2f}, KL "
-        f"{found['kl']:.2f}; importance-weighted {found['importance_weighted']:.2f} ± {found['importance_weighted_error']:.2f}{protocol}",
-        soft_wrap=True,
-    )
+def _tables(measurements: list[Measurement]) -> Iterator[list[list[Measurement]]]:
+    """Yield the rows of each table: measurements of one group and one protocol, below others of the same names."""
+    table: list[list[Measurement]] = []
+    for _, run in groupby(measurements, key=lambda each: (each.group, each.protocol)):
+        row = list(run)
+        if table and [each.name for each in row] != [each.name for each in table[0]]:
+            yield table
+            table = []
+        table.append(row)
+    if table:
+        yield table
 
 
-def _retrieval_table(model: str, found: dict[str, Any]) -> Table:
-    protocol = found["protocol"]
-    told = f"{found['captions']} captions, {found['candidates']} {protocol['split']} images each, L = {protocol['samples']}"
-    table = Table(title=f"{escape(model)}: image retrieval", caption=f"{told}; 95 % intervals")
-    for name in ("", "found", "interval", "chance"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
-    for name, rate in found.items():
-        if name.startswith("R@"):
-            table.add_row(
-                f"{name}, %",
-                f"{100 * rate['rate']:.1f}",
-                f"{100 * rate['low']:.1f}-{100 * rate['high']:.1f}",
-                f"{100 * rate['chance']:.1f}",
-            )
-    rank = found["median_rank"]
-    table.add_row("median rank", f"{rank['rank']:.1f}", f"{rank['low']:.1f}-{rank['high']:.1f}", f"{rank['chance']:.1f}")
+def _table(model: str, rows: list[list[Measurement]]) -> Table:
+    first = rows[0]
+    common = {key: value for key, value in first[0].protocol.items() if all(row[0].protocol.get(key) == value for row in rows)}
+    protocol = in_words(common)
+    table = Table(title=f"{escape(model)}: {', '.join(each.name for each in first)}", caption=escape(protocol))
+    table.add_column("")
+    table.add_column("n", justify="right", no_wrap=True)
+    for each in first:
+        table.add_column(each.model_copy(update={"group": ""}).title, justify="right")
+    for row in rows:
+        table.add_row(row[0].group or "all", f"{row[0].n:,}", *(each.text for each in row))
+    if any(each.chance is not None for each in first):
+        table.add_row("chance", "", *("" if each.chance is None else each.number(each.chance) for each in first))
     return table
 
 
-def _accuracy_table(model: str, accuracy: dict[str, Any]) -> Table:
-    from cap2im.metrics.caption_accuracy import FIELDS
-
-    table = Table(title=f"{escape(model)}: caption accuracy, % of pictures", caption="joint has its 95 % interval beside it")
-    table.add_column("captions", no_wrap=True)
-    table.add_column("n", justify="right")
-    for name in FIELDS:
-        table.add_column(name, justify="right", no_wrap=True)
-    sharpened = accuracy.get("sharpened", {}).get("drawings")
-    for source, label in ((accuracy["drawings"], "drawn"), (sharpened, "sharpened"), (accuracy["real"], "real")):
-        for group in ("seen", "held_out", "all") if source else ():
-            rates = source[group]
-            cells = [f"{100 * rates[name]['rate']:.1f}" for name in FIELDS]
-            cells[-1] += f" ({100 * rates['joint']['low']:.1f}-{100 * rates['joint']['high']:.1f})"
-            table.add_row(f"{label}, {group.replace('_', ' ')}", str(rates["n"]), *cells)
-    return table
-
-
-def print_check(path: str, report: DatasetReport, most: int | None) -> None:
-    """What `cap2im check` found, on standard output: at most so many problems of a kind."""
-    from cap2im.data.problems import PROBLEMS
-    from cap2im.data.validate import missing_validation
-
-    stdout = Console(highlight=False, emoji=False)
-    by_kind: dict[str, list[Problem]] = {}
-    for problem in report.problems:
-        by_kind.setdefault(problem.kind, []).append(problem)
-    for kind, loses in PROBLEMS.items():
-        found = by_kind.get(kind, [])
-        if found:
-            stdout.print(f"{kind}: {len(found):,} ({'data is lost' if loses else 'a warning'})", style="bold", soft_wrap=True)
-            for problem in found[:most]:
-                stdout.print(escape(f"  {problem.file}" + (f": {problem.detail}" if problem.detail else "")), soft_wrap=True)
-            if most is not None and len(found) > most:
-                stdout.print(f"  and {len(found) - most:,} more; --all lists them", soft_wrap=True)
-    table = Table(
-        title=f"{escape(path)}: {report.kind}", caption="pixels (of the shorter side) and words (of a caption): smallest / median / largest"
-    )
-    for name in ("split", "images", "captions", "pixels", "words", "unknown words"):
-        table.add_column(name, justify="left" if name == "split" else "right", no_wrap=name != "unknown words")
-    for split, summary in report.splits.items():
-        unknown = f"{100 * report.unknown[split]:.2f} %" if split in report.unknown else "-"
-        sizes = map(_smallest_median_largest, (summary.sides, summary.lengths))
-        table.add_row(split, f"{summary.images:,}", f"{summary.captions:,}", *sizes, unknown)
-    stdout.print(table)
-    if (hint := missing_validation({split: s for split, s in report.splits.items() if s.images})) is not None:
-        stdout.print(hint, soft_wrap=True)
-    verdict = "data would be lost" if report.loses_data else "fine, with warnings" if report.problems else "fine"
-    stdout.print(f"{report.vocabulary:,} different words; {verdict}", soft_wrap=True)
-
-
-def _smallest_median_largest(numbers: Sequence[int]) -> str:
-    return f"{min(numbers)} / {int(median(numbers))} / {max(numbers)}" if numbers else "-"
+def _notes(evaluation: Evaluation, default_metrics: bool) -> Iterator[str]:
+    """Yield remarks on measurements that are missing or misleading."""
+    bounds = [each for each in evaluation.measurements if each.name == "bound"]
+    if default_metrics and not bounds:
+        hint = "" if "caption-accuracy" in evaluation.settings.get("metrics", "") else "; name others with --metric"
+        yield f"no bound: a model of this kind has no likelihood{hint}"
+    if bounds and "sharpener" in evaluation.settings and not any("sharpener" in each.protocol for each in bounds):
+        yield f"no bound after sharpening: pixels must be bernoulli, these are {bounds[0].protocol.get('observation')}"
+    for each in evaluation.measurements:
+        counts = [each.n, each.protocol.get("real_images", 0)]
+        if each.name == "FID" and min(counts) <= each.protocol.get("features", 0):
+            features = f"{each.protocol['features']:,} features"
+            yield f"(FID of {min(counts):,} pictures is far too high: it has {features}; 30,000 drawings are usual)"
+            return

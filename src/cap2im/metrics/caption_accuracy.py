@@ -1,73 +1,64 @@
-"""Caption accuracy: does a drawing of MNIST with captions show what its caption says, where it says so, and nothing else?
+"""Caption accuracy: whether a drawing of MNIST with captions shows what its caption says, where it says so, and nothing else.
 
-No number of this kind has been published for any model, so here is the whole definition.
+No number of this kind has been published for any model, so this is the complete definition.
 
 A canvas has eight places (`PLACES`): the four corners, and the left, right, top and bottom of the middle. Around each lies a window of
-32 x 32 pixels, over which the digit's square of 28 x 28 moves by one or two pixels either way. A small network, the reader, trained on
-real handwriting only (`cap2im.training.digit_reader`), looks at one window at a time, without knowing the caption, and gives probabilities
-of eleven classes: the digits, and "nothing", which is also its answer to the parts of digits that stand at other places, to digits that are
-clearly displaced, to ghosts, to blends of two digits and to scribbles. The class of a window is the most probable one.
+32 x 32 pixels, in which the digit's square of 28 x 28 moves by one or two pixels in each direction. A small network, the digit reader,
+trained on real handwriting only (`cap2im.training.digit_reader`), classifies one window at a time without the caption. It has eleven
+classes: the ten digits, and "no digit", which is also the class of parts of digits at other places, of digits that are clearly displaced,
+of ghosts, of blends of two digits and of scribbles. The class of a window is the most probable one.
 
-Of one drawing, with the places and digits that its caption asks for:
+For one drawing, with the places and digits of its caption:
 
-- digits: at every asked place the most probable of the ten digits is the asked one, "nothing" left aside (a forced choice: guessing
-  gets one in ten for a place);
-- places: at every asked place the class is a digit, whichever;
-- clean: at every other place the class is "nothing", and outside of the asked windows there is no stray ink: fewer than
-  `STRAY_PIXELS` pixels are brighter than `INK`. (The ink finds what stands between the places, where the reader sees nothing to read. No
-  validation or test digit of MNIST has fewer than 23 such pixels.)
-- joint: all three, which is to say that the class at every place is exactly what the caption asks for, and no ink is astray. This is
-  the number to compare.
+- digits: at every captioned place the most probable of the ten digits is the captioned one, ignoring "no digit" (a forced choice; guessing
+  is right for one place in ten);
+- places: at every captioned place the class is a digit, whichever;
+- clean: at every other place the class is "no digit", and outside of the captioned windows fewer than `STRAY_PIXELS` pixels are brighter
+  than `INK`. (The pixels find strokes between the places, where no window is read. No validation or test digit of MNIST has fewer than 23
+  such pixels.)
+- joint: all three; the class at every place is exactly the captioned one, and there are no stray pixels. This is the number to compare.
 
-All 440 captions are drawn equally often: four relations of 100 digit pairs, and four corners of ten digits. So the relations weigh ten
-times what the corners do; the layouts are reported one by one too. Captions are grouped by what training was shown:
+All 440 captions are drawn equally often: four relations of 100 digit pairs, and four corners of ten digits. Relations therefore weigh ten
+times as much as corners; each layout is also reported separately. Captions are grouped by what training shows:
 
-- seen, held_out: whether training shows the caption (`HeldOut`);
-- held_out_pictures: the held-out captions whose picture was never seen in other words either. "3 on the left of 7" may be held out while
-  "7 on the right of 3", which asks for the same picture, is seen. These few captions are the strictest test of generalisation.
+- seen, held out: whether training shows the caption (`HeldOut`);
+- held-out pictures: held-out captions whose picture training does not show under other words either. "3 on the left of 7" may be held out
+  while "7 on the right of 3", the same picture, is seen. These few captions are the strictest test of generalisation.
 
-Rates come with 95 % Wilson intervals. They tell the chance of the drawings' random numbers (for which they are cautious, the captions
-being a full census); another training run of the same model may differ by more. Beside them stands the ceiling: the same captions made
-of real digits of a split, read by the same reader.
+Rates have 95 % Wilson intervals, which cover the randomness of the drawings (cautiously, as the captions are a full census); another
+training run of the same model may differ by more. The group "real" is the ceiling: the same captions made of real digits of a split.
 
-What it does not measure: whether the handwriting is varied or beautiful. The reader is a judge for models that know nothing of it;
-pictures optimised against a network's weights fool it, so a model must not be trained or selected on it.
+Variety and beauty of the handwriting are not measured. The reader is only fair to models that were not optimised against it: pictures
+optimised against a network's weights fool it, so a model must not be trained or selected on it.
 
 Shapes: N pictures, P = 8 places, W window side, A = 60 canvas side.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cap2im._version import __version__
 from cap2im.data.mnist import DIGIT_SIDE, Digits
 from cap2im.data.mnist_captions import CANVAS_SIDE, LAYOUTS, PLACES, CanvasMaker, Configuration, HeldOut
-from cap2im.data.splits import Split
 from cap2im.metrics.distributed import ProcessGroup
-from cap2im.metrics.intervals import wilson
+from cap2im.metrics.measurement import Measurement, proportion
 from cap2im.models.digit_reader import NO_DIGIT, DigitReader
 
-METRIC_VERSION = 1  # goes up whenever the same drawings would get another number
+METRIC_VERSION = 1  # increases whenever the same drawings would get another number
 INK = 0.4
 STRAY_PIXELS = 20
-READER = "reader-mnist"  # the bundled model
+READER = "reader-mnist"  # the bundled digit reader, whose numbers can be compared
 FIELDS = ("digits", "places", "clean", "joint")
-
-Draw = Callable[[list[str], list[int]], Tensor]
-"""Captions and one seed for each, to images [N, 1, A, A] in 0..1."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What each of N pictures gets right: booleans [N]; the module's docstring defines them."""
+    """Which criteria each of N pictures meets: booleans [N], defined in the module's docstring."""
 
     digits: Tensor
     places: Tensor
@@ -75,18 +66,23 @@ class Scores:
     joint: Tensor
 
     @classmethod
-    def joined(cls, parts: Sequence[Scores]) -> Scores:
+    def cat(cls, parts: Sequence[Scores]) -> Scores:
+        """Return the scores of several batches in their order."""
         return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in FIELDS))
+
+    def all_gather(self, processes: ProcessGroup) -> Scores:
+        """Return the scores of all processes (a collective call)."""
+        return Scores(*(processes.all_gather(getattr(self, name)) for name in FIELDS))
 
 
 def window_corner(place: str, side: int) -> tuple[int, int]:
-    """Row and column of a place's window, in pixels of the canvas: the middle of the window is the middle of where its digit may lie."""
+    """Return row and column of a place's window on the canvas; its centre is the centre of the positions that the digit may have."""
     rows, columns = PLACES[place].rows, PLACES[place].columns
     return tuple((low + high + DIGIT_SIDE - side) // 2 for low, high in (rows, columns))  # type: ignore[return-value]
 
 
 def place_windows(images: Tensor, side: int) -> Tensor:
-    """[N, P, 1, W, W], the window of side W around each place in the order of `PLACES`, of images [N, 1, A, A]; the outside is 0."""
+    """Return the windows [N, P, 1, W, W] around the places, in the order of `PLACES`, of images [N, 1, A, A]; pixels outside are 0."""
     padded = F.pad(images, (side,) * 4)
     corners = [window_corner(place, side) for place in PLACES]
     return torch.stack([padded[:, :, side + y : 2 * side + y, side + x : 2 * side + x] for y, x in corners], dim=1)
@@ -94,17 +90,17 @@ def place_windows(images: Tensor, side: int) -> Tensor:
 
 @torch.no_grad()
 def read_canvases(reader: DigitReader, images: Tensor, batch: int = 256) -> Tensor:
-    """[N, P, 11] probabilities of the digits and of "nothing" at each place in the order of `PLACES`.
+    """Return the probabilities [N, P, 11] of the digits and of "no digit" at each place in the order of `PLACES`.
 
     Args:
         reader: in evaluation mode.
         images: [N, 1, A, A] in 0..1.
-        batch: canvases at a time; it changes nothing but the memory that is used.
+        batch: canvases at a time; it changes only the memory that is used.
 
     Raises:
-        ValueError: images of another shape, not of floats, or with values outside of 0..1.
+        ValueError: images have another shape, are not floats, or have values outside of 0..1.
     """
-    assert not reader.training, "a reader in training mode lets the pictures of a batch influence each other"
+    assert not reader.training, "batch normalisation of a reader in training mode mixes the pictures of a batch"
     _check(images)
     readings = []
     for part in images.split(batch):
@@ -114,7 +110,7 @@ def read_canvases(reader: DigitReader, images: Tensor, batch: int = 256) -> Tens
 
 
 def stray_pixels(images: Tensor, configurations: Sequence[Configuration], side: int = 32) -> Tensor:
-    """[N] how many pixels brighter than `INK` lie outside of the windows of the asked places, of images [N, 1, A, A]."""
+    """Return the number [N] of pixels brighter than `INK` outside of the windows of the captioned places, of images [N, 1, A, A]."""
     outside = torch.ones(len(LAYOUTS), CANVAS_SIDE, CANVAS_SIDE, dtype=torch.bool)
     for index, layout in enumerate(LAYOUTS):
         for place in layout.places:
@@ -125,140 +121,73 @@ def stray_pixels(images: Tensor, configurations: Sequence[Configuration], side: 
 
 
 def score(probabilities: Tensor, images: Tensor, configurations: Sequence[Configuration]) -> Scores:
-    """What each picture gets right of its configuration.
+    """Score each picture against its caption.
 
     Args:
         probabilities: [N, P, 11] of `read_canvases`.
-        images: [N, 1, A, A] that were read, for the stray ink.
-        configurations: N of them.
+        images: [N, 1, A, A] that were read, for the stray pixels.
+        configurations: N captions.
     """
     assert len(probabilities) == len(images) == len(configurations)
     names = list(PLACES)
-    wanted = torch.full((len(configurations), len(PLACES)), NO_DIGIT)  # [N, P]
+    targets = torch.full((len(configurations), len(PLACES)), NO_DIGIT)  # [N, P]
     for row, configuration in enumerate(configurations):
         for place, digit in zip(configuration.places, configuration.digits, strict=True):
-            wanted[row, names.index(place)] = digit
-    wanted = wanted.to(probabilities.device)
-    asked = wanted != NO_DIGIT
-    found = probabilities.argmax(dim=2)  # [N, P]
+            targets[row, names.index(place)] = digit
+    targets = targets.to(probabilities.device)
+    captioned = targets != NO_DIGIT
+    predicted = probabilities.argmax(dim=2)  # [N, P]
     forced = probabilities[..., :NO_DIGIT].argmax(dim=2)
-    clean = ((found == NO_DIGIT) | asked).all(dim=1) & (stray_pixels(images, configurations) < STRAY_PIXELS)
+    clean = ((predicted == NO_DIGIT) | captioned).all(dim=1) & (stray_pixels(images, configurations) < STRAY_PIXELS)
     return Scores(
-        digits=((forced == wanted) | ~asked).all(dim=1),
-        places=((found != NO_DIGIT) | ~asked).all(dim=1),
+        digits=((forced == targets) | ~captioned).all(dim=1),
+        places=((predicted != NO_DIGIT) | ~captioned).all(dim=1),
         clean=clean,
-        joint=(found == wanted).all(dim=1) & clean,
+        joint=(predicted == targets).all(dim=1) & clean,
     )
 
 
-def summary(scores: Scores, configurations: Sequence[Configuration]) -> dict[str, Any]:
-    """Rates of all, seen and held-out captions, of held-out pictures and of each layout: JSON-ready.
+def caption_accuracy(scores: Scores, configurations: Sequence[Configuration]) -> list[Measurement]:
+    """Return the rate of each of `FIELDS` for all pictures, seen and held-out captions, held-out pictures and each layout.
 
-    Each group has `n` pictures and, for each of `FIELDS`, {"rate", "low", "high"}: the proportion and its 95 % Wilson interval. A group
-    of no pictures is None.
+    Args:
+        scores: of N pictures.
+        configurations: N captions.
+
+    Returns:
+        a measurement for each field of each group that has pictures.
     """
     pictures = [frozenset(zip(c.places, c.digits, strict=True)) for c in configurations]
     shown = {picture for picture, c in zip(pictures, configurations, strict=True) if c.seen}
-
-    def rates(rows: list[bool]) -> dict[str, Any] | None:
-        chosen = torch.tensor(rows)
-        n = int(chosen.sum())
-        if n == 0:
-            return None
-        group: dict[str, Any] = {"n": n}
-        for name in FIELDS:
-            right = int(getattr(scores, name).cpu()[chosen].sum())
-            low, high = wilson(right, n)
-            group[name] = {"rate": right / n, "low": low, "high": high}
-        return group
-
-    return {
-        "all": rates([True for _ in configurations]),
-        "seen": rates([c.seen for c in configurations]),
-        "held_out": rates([not c.seen for c in configurations]),
-        "held_out_pictures": rates([picture not in shown for picture in pictures]),
-        "layouts": {layout.sentence: rates([c.layout == index for c in configurations]) for index, layout in enumerate(LAYOUTS)},
+    groups = {
+        "seen": [c.seen for c in configurations],
+        "held out": [not c.seen for c in configurations],
+        "held-out pictures": [picture not in shown for picture in pictures],
+        "all": [True for _ in configurations],
+        **{_short(layout.sentence): [c.layout == index for c in configurations] for index, layout in enumerate(LAYOUTS)},
     }
+    measurements = []
+    for group, rows in groups.items():
+        chosen = torch.tensor(rows, dtype=torch.bool)
+        for name in FIELDS if any(rows) else ():
+            compared = name == "joint" and group in ("seen", "held out")
+            successes = int(getattr(scores, name).cpu()[chosen].sum())
+            fields = {"group": group, "protocol": {"version": METRIC_VERSION}, "detail": not compared}
+            measurements.append(proportion(name, successes, int(chosen.sum()), **fields))
+    return measurements
+
+
+def _short(sentence: str) -> str:
+    """Return the position in a layout's sentence, e.g. "on the left of" or "at the top left"."""
+    return sentence.removeprefix("the digit {} is ").removesuffix(" the digit {} .").removesuffix(" of the image .")
 
 
 def real_canvases(digits: Digits, configurations: Sequence[Configuration], seed: int) -> Tensor:
-    """[N, 1, A, A] in 0..1: the configurations made of real digits, with random handwriting and offsets."""
+    """Return canvases [N, 1, A, A] in 0..1 of captions, made of real digits with random handwriting and offsets."""
     nothing_hidden = HeldOut(tuple((10,) * len(layout.places) for layout in LAYOUTS))
     layouts = torch.tensor([c.layout for c in configurations])
-    wanted = torch.tensor([(*c.digits, -1)[:2] for c in configurations])
-    return CanvasMaker(digits, nothing_hidden).render(layouts, wanted, torch.Generator().manual_seed(seed)).images.float() / 255
-
-
-def caption_accuracy(
-    draw: Draw,
-    reader: DigitReader,
-    held_out: HeldOut,
-    *,
-    digits: Digits,
-    split: Split,
-    samples: int = 10,
-    seed: int = 0,
-    batch: int = 110,
-    processes: ProcessGroup = ProcessGroup(),  # noqa: B008  # frozen
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Caption accuracy of a model over all 440 captions, beside that of real canvases; JSON-ready.
-
-    Args:
-        draw: draws captions, one seed for each. The seeds are different for every picture and every `seed`, and do not depend on `batch`.
-        reader: who reads; the bundled `READER` for numbers that can be compared.
-        held_out: what the model's training did not show.
-        digits: real digits for the ceiling, which neither the model nor the reader was trained on.
-        split: what `digits` are, for the protocol.
-        samples: drawings of each caption.
-        seed: of the drawings and of the real canvases.
-        batch: captions that `draw` gets at once.
-        processes: of the drawings among processes.
-        progress: called with the pictures done and their total, of this process.
-
-    Returns:
-        "protocol" (what has to be equal for two numbers to be compared), and `summary` of the "drawings" and of the "real" canvases.
-
-    Raises:
-        ValueError: `samples` or `batch` below 1, or drawings of another number, shape or range.
-    """
-    if samples < 1 or batch < 1:
-        raise ValueError(f"samples {samples}, batch {batch}: both must be at least 1")
-    captions = list(held_out.configurations())
-    configurations = [c for c in captions for _ in range(samples)]
-    total = len(configurations)
-    mine = processes.shard(total)
-    parts = []
-    for start in mine[::batch]:
-        rows = range(start, min(start + batch, mine.stop))
-        asked = [configurations[row] for row in rows]
-        images = draw([c.caption for c in asked], [seed * total + row for row in rows])
-        if len(images) != len(rows):
-            raise ValueError(f"{len(rows)} captions were given to draw, {len(images)} images came back")
-        parts.append(score(read_canvases(reader, images), images, asked))
-        if progress is not None:
-            progress(rows.stop - mine.start, len(mine))
-    real = real_canvases(digits, configurations, seed)[mine.start : mine.stop]
-    of_real = score(read_canvases(reader, real), real, configurations[mine.start : mine.stop])
-    drawn, measured = (
-        Scores(*(processes.all_gather(getattr(scores, name)) for name in FIELDS)) for scores in (Scores.joined(parts), of_real)
-    )
-    return {
-        "metric": "caption accuracy",
-        "protocol": {
-            "version": METRIC_VERSION,
-            "reader": reader.digest(),
-            "split": split,
-            "digits": hashlib.sha256(digits.images.numpy().tobytes() + digits.labels.numpy().tobytes()).hexdigest(),
-            "captions": len(captions),
-            "samples_per_caption": samples,
-            "seed": seed,
-            "held_out": [list(hidden) for hidden in held_out.digits],
-            "cap2im": __version__,
-        },
-        "drawings": summary(drawn, configurations),
-        "real": summary(measured, configurations),
-    }
+    digit_rows = torch.tensor([(*c.digits, -1)[:2] for c in configurations])
+    return CanvasMaker(digits, nothing_hidden).render(layouts, digit_rows, torch.Generator().manual_seed(seed)).images.float() / 255
 
 
 def _check(images: Tensor) -> None:

@@ -1,12 +1,12 @@
-"""R-precision: does a picture match the caption it belongs to better than others, by a matching model?
+"""R-precision: whether a picture matches its own caption better than others, by a DAMSM.
 
-The protocol of AttnGAN (arXiv:1711.10485, section 4) with R = 1: a picture ranks its own caption among 99 others, drawn at random
-without replacement, by the cosine of the matching model's code of the whole image and its sentence vectors. The rate is the share of
-pictures whose own caption is first; among captions that tie for the first place each is as likely to be it. Others are captions of other
-classes alone: another caption of the same image, or of the same scene, would be no wrong answer. Which others a picture has depends on the
-seed and its number, neither on the model nor on the processes that share the work. Chance is 1 %.
+The protocol of AttnGAN (arXiv:1711.10485, section 4) with R = 1: a picture ranks its own caption among 99 others, drawn at random without
+replacement, by the cosine of the DAMSM's global image features and sentence features. The rate is the share of pictures whose own caption
+is first; captions that tie for the first place share it equally. Other captions are those of other classes: a second caption of the same
+image, or of the same scene, would be no wrong match. The choice of captions depends on the seed and the picture's number, not on the model
+or the number of processes. Chance is 1 %.
 
-A generator that learned from a matching model is measured by that very model, as published: no other model may be compared with it so.
+A generator that was trained with a DAMSM is measured by the same DAMSM, as published; other models must not be compared with it this way.
 
 Shapes: N pictures with their captions, E features, C colours, A side, L words.
 """
@@ -20,26 +20,37 @@ import torch
 from torch import Tensor
 
 from cap2im.metrics.distributed import ProcessGroup
-from cap2im.metrics.intervals import wilson
+from cap2im.metrics.measurement import Measurement, proportion
 from cap2im.models.damsm import DAMSM, DAMSMConfig
 from cap2im.randomness import generator
 
-METRIC_VERSION = 1  # goes up whenever the same codes would get another number
+METRIC_VERSION = 1  # increases whenever the same features would get another number
 OTHERS = 99
 IMAGES_AT_ONCE = 100
 
 
-def require_sight(name: str, seen: DAMSMConfig, drawer: str, side: int, colours: int) -> None:
-    """Raises ValueError where a matching model `name` sees pictures of another size or number of colours than `drawer` draws."""
-    any_side = seen.image_encoder == "inception"  # which resizes them
-    if seen.colours != colours or not (any_side or seen.side == side):
-        sees = f"{'pictures of any side' if any_side else f'{seen.side} x {seen.side} pixels'} in {seen.colours} colours"
-        raise ValueError(f"{name} sees {sees}, and {drawer} draws {side} x {side} in {colours}")
+def require_pictures(name: str, config: DAMSMConfig, drawer: str, side: int, colours: int) -> None:
+    """Check that a DAMSM takes the pictures that a model draws.
+
+    Args:
+        name: of the DAMSM, for the message.
+        config: of the DAMSM.
+        drawer: name of the model that draws, for the message.
+        side: of its pictures, in pixels.
+        colours: of its pictures.
+
+    Raises:
+        ValueError: the pictures have another size or number of colours.
+    """
+    any_side = config.image_encoder == "inception"  # which resizes them
+    if config.colours != colours or not (any_side or config.side == side):
+        takes = f"{'pictures of any side' if any_side else f'{config.side} x {config.side} pixels'} in {config.colours} colours"
+        raise ValueError(f"{name} takes {takes}, and {drawer} draws {side} x {side} in {colours}")
 
 
 @torch.no_grad()
-def matching_codes(damsm: DAMSM, images: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """What a matching model says of pictures and captions as wholes.
+def global_features(damsm: DAMSM, images: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Encode pictures and captions with a DAMSM.
 
     Args:
         damsm: in evaluation mode.
@@ -48,7 +59,7 @@ def matching_codes(damsm: DAMSM, images: Tensor, tokens: Tensor, mask: Tensor) -
         mask: [N, L] true for words.
 
     Returns:
-        codes [N, E] of the images and vectors [N, E] of the sentences.
+        global features [N, E] of the images and sentence features [N, E], on the CPU.
     """
     device = next(damsm.parameters()).device
     codes, sentences = [], []
@@ -60,7 +71,12 @@ def matching_codes(damsm: DAMSM, images: Tensor, tokens: Tensor, mask: Tensor) -
 
 
 def fewest_wrong(count: int, classes: Tensor | None) -> int:
-    """How many captions are wrong for a pair, of N pairs of classes [N] or None, where it has the fewest."""
+    """Return the smallest number of wrong captions of one of N pairs.
+
+    Args:
+        count: N.
+        classes: [N] equal for pairs that are no wrong match for each other; None if all others are wrong.
+    """
     return count - (1 if classes is None else int(classes.unique(return_counts=True)[1].max()))
 
 
@@ -74,16 +90,16 @@ def own_caption_first(
     processes: ProcessGroup = ProcessGroup(),  # noqa: B008  # frozen
     advance: Callable[[int], None] = lambda _: None,
 ) -> Tensor:
-    """For each picture whether its own caption is first: [N] of 1, 0, or 1 / k where k captions tie for the first place.
+    """Return for each picture whether its own caption is first: [N] of 1, 0, or 1 / k where k captions tie for the first place.
 
     Args:
         codes: [N, E] of pictures.
         sentences: [N, E] of their captions.
-        classes: [N] equal for pairs that are no wrong match for each other; None where all others are wrong.
-        others: captions beside a picture's own.
+        classes: [N] equal for pairs that are no wrong match for each other; None if all others are wrong.
+        others: number of other captions.
         seed: chooses them.
-        processes: processes that share the pictures.
-        advance: is told after each picture.
+        processes: share the pictures.
+        advance: called after each picture with 1.
 
     Raises:
         ValueError: a picture has fewer wrong captions than `others`.
@@ -91,7 +107,7 @@ def own_caption_first(
     codes, sentences = (torch.nn.functional.normalize(vectors.double(), dim=1) for vectors in (codes, sentences))
     numbers = torch.arange(len(codes))
     kinds = numbers if classes is None else classes.cpu()
-    found = []
+    first = []
     for item in processes.shard(len(codes)):
         wrong = (kinds != kinds[item]).nonzero().flatten()
         if len(wrong) < others:
@@ -99,18 +115,24 @@ def own_caption_first(
         chosen = wrong[torch.randperm(len(wrong), generator=generator("R-precision", seed, item))[:others]]
         cosines = sentences[torch.cat([numbers[item : item + 1], chosen])] @ codes[item]
         best = cosines == cosines.max()
-        found.append(best[0] / best.sum())
+        first.append(best[0] / best.sum())
         advance(1)
-    return processes.all_gather(torch.stack(found) if found else torch.empty(0))
+    return processes.all_gather(torch.stack(first) if first else torch.empty(0))
 
 
-def rate(successes: Tensor) -> dict[str, Any]:
-    """The R-precision of pictures [N] that `own_caption_first` judged, with its 95 % Wilson interval; JSON-ready."""
-    won, n = float(successes.double().sum()), len(successes)
-    low, high = wilson(won, n)
-    return {"rate": won / n, "low": low, "high": high, "n": n}
+def rate(first: Tensor, *, others: int = OTHERS, **fields: Any) -> Measurement:
+    """Return the R-precision of pictures.
+
+    Args:
+        first: [N] of `own_caption_first`.
+        others: number of other captions of each picture.
+        **fields: other fields of the `Measurement`.
+    """
+    protocol = {"version": METRIC_VERSION, "wrong_captions": others}
+    successes = float(first.double().sum())
+    return proportion("R-precision", successes, len(first), chance=1 / (others + 1), protocol=protocol, **fields)
 
 
-def r_precision(codes: Tensor, sentences: Tensor, classes: Tensor | None = None, *, others: int = OTHERS, **how: Any) -> dict[str, Any]:
-    """R-precision with its interval and chance; for the arguments and errors see `own_caption_first`."""
-    return {**rate(own_caption_first(codes, sentences, classes, others=others, **how)), "chance": 1 / (others + 1)}
+def r_precision(codes: Tensor, sentences: Tensor, classes: Tensor | None = None, seed: int = 0, *, others: int = OTHERS) -> Measurement:
+    """Return the R-precision of pictures; see `own_caption_first` for the arguments and errors."""
+    return rate(own_caption_first(codes, sentences, classes, others=others, seed=seed), others=others)

@@ -1,17 +1,17 @@
-"""Structural similarity of drawings with the images of their captions (alignDRAW, section 4.1.3 and table 1), and nearest training images.
+"""Similarity of drawings with the images of their captions (alignDRAW, section 4.1.3 and table 1).
 
-For every caption `SAMPLES` pictures are drawn from the prior. Each is compared with the caption's image: SSIM (Wang et al., 2004) of pixel
-values in 0..1, a Gaussian window of 11 x 11 pixels with a deviation of 1.5, K1 = 0.01, K2 = 0.03, windows wholly inside of the image,
-each colour by itself and then their mean; and PSNR in decibels. The mean is over all drawings, and so is the deviation that the paper
-writes after its plus-minus sign. The paper tells neither its window nor how it treats colour.
+For each caption, `SAMPLES` pictures are drawn from the prior and compared with the caption's image: SSIM (Wang et al., 2004) by
+torchmetrics, of pixels in 0..1, with a Gaussian window of 11 x 11 pixels with a standard deviation of 1.5, K1 = 0.01, K2 = 0.03, on windows
+inside the image, averaged over colours; and PSNR in decibels. The paper describes neither its window nor its handling of colour.
 
-Shapes: N captions, Q pictures, M training images, C colours, A side.
+torchmetrics' PSNR is not used: it is infinite where a drawing equals its image, so means would be infinite; ours stops at `HIGHEST_PSNR`.
+
+Shapes: N captions, S samples, C colours, A side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,43 +19,42 @@ from torch import Tensor
 from cap2im.extras import require
 from cap2im.metrics.distributed import ProcessGroup
 from cap2im.metrics.elbo import Sharpen
-from cap2im.metrics.intervals import mean_and_error
-from cap2im.models.interface import DrawingModel, pictures_at_once
+from cap2im.metrics.measurement import Measurement, mean
+from cap2im.models.interface import DrawingModel
 from cap2im.models.precision import Precision, autocast
 from cap2im.randomness import item_noise
 
-METRIC_VERSION = 1  # goes up whenever the same drawings would get another number
+METRIC_VERSION = 1  # increases whenever the same drawings would get another number
 SAMPLES = 50  # drawings of each caption in the paper
 WINDOW = 11
-HIGHEST_PSNR = 100  # decibels: a hundred-thousandth of white, far finer than the steps of stored pixels
-IMAGES_AT_ONCE = 2_000
+HIGHEST_PSNR = 100  # decibels: an error of a hundred-thousandth of white, far below the steps of stored pixels
 
 
 def structural_similarity(pictures: Tensor, images: Tensor) -> Tensor:
-    """SSIM [B], from -1 to 1, of pictures and images [B, C, A, A] in 0..1; see the module's docstring for the window.
+    """Return the SSIM [B], in -1..1, of pictures and images [B, C, A, A] in 0..1.
 
     Raises:
         ValueError: the pictures are smaller than the window, or torchmetrics is not installed.
     """
     if min(pictures.shape[-2:]) < WINDOW:
-        raise ValueError(f"SSIM has a window of {WINDOW} pixels; these pictures have {min(pictures.shape[-2:])}")
+        raise ValueError(f"SSIM needs pictures of at least {WINDOW} pixels (its window), got {min(pictures.shape[-2:])}")
     require("SSIM", "metrics", "torchmetrics")
-    from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+    from torchmetrics.functional.image import structural_similarity_index_measure
 
-    planes, others = (each.flatten(0, 1).unsqueeze(1) for each in (pictures, images))  # a colour is a picture of its own
-    found = ssim(planes, others, data_range=1.0, kernel_size=WINDOW, sigma=1.5, reduction="none")
-    assert isinstance(found, Tensor)
-    return found.view(pictures.shape[:2]).mean(dim=1)
+    planes, others = (each.flatten(0, 1).unsqueeze(1) for each in (pictures, images))  # [B C, 1, A, A]
+    scores = structural_similarity_index_measure(planes, others, data_range=1.0, kernel_size=WINDOW, sigma=1.5, reduction="none")
+    assert isinstance(scores, Tensor)
+    return scores.view(pictures.shape[:2]).mean(dim=1)
 
 
 def signal_to_noise(pictures: Tensor, images: Tensor) -> Tensor:
-    """PSNR [B] in decibels of pictures and images [B, C, A, A] in 0..1, at most `HIGHEST_PSNR`, so that means are finite."""
+    """Return the PSNR [B] in decibels, at most `HIGHEST_PSNR`, of pictures and images [B, C, A, A] in 0..1."""
     errors = (pictures - images).square().flatten(1).mean(dim=1)
     return -10 * errors.clamp(min=10 ** (-HIGHEST_PSNR / 10)).log10()
 
 
 @torch.inference_mode()
-def similarity(
+def compare_drawings(
     model: DrawingModel,
     images: Tensor,
     tokens: Tensor,
@@ -64,76 +63,63 @@ def similarity(
     *,
     samples: int = SAMPLES,
     seed: int,
+    batch_size: int = 100,
     precision: Precision = "fp32",
     sharpen: Sharpen | None = None,
     processes: ProcessGroup = ProcessGroup(),  # noqa: B008  # frozen
     advance: Callable[[int], None] = lambda _: None,
-) -> dict[str, Any]:
-    """SSIM and PSNR of drawings with the images of their captions; JSON-ready.
+) -> tuple[Tensor, Tensor]:
+    """Draw captions and compare each drawing with the image of its caption.
 
     Args:
-        model: any that draws.
+        model: the network.
         images: [N, C, A, A] in 0..1.
-        tokens: [N, L] word numbers, and mask [N, L].
-        vectors: [N, S] sentence vectors, for the models that are conditioned on them.
-        samples: drawings of each caption.
-        seed: of the drawings; a caption's noise is its own, by its row.
-        precision: in which the model draws.
-        sharpen: compares sharpened pictures in place of the drawings.
-        processes: among processes.
-        advance: told after each pass how many drawings it compared.
+        tokens: [N, L] word numbers.
+        mask: [N, L] true for words.
+        vectors: [N, D] sentence vectors, for models that are conditioned on them.
+        samples: S drawings of each caption.
+        seed: of the drawings, whose noise is a function of seed, row and sample.
+        batch_size: drawings at a time.
+        precision: numeric precision of the drawings.
+        sharpen: sharpens the drawings first.
+        processes: share the captions.
+        advance: called after each batch with its number of drawings.
 
     Returns:
-        for "ssim" and "psnr" the mean, the deviation over drawings, and the mean's standard error over captions.
+        SSIM [N, S] and PSNR [N, S] of all drawings, in every process.
 
     Raises:
         ValueError: of `structural_similarity`.
     """
-    mine, device = processes.shard(len(images)), model.device
-    scores = torch.empty(len(mine), samples, 2, dtype=torch.float64)
-    jobs = torch.cartesian_prod(torch.arange(mine.start, mine.stop), torch.arange(samples)).view(-1, 2)
-    for part in jobs.split(pictures_at_once(model.config.side)):
+    shard, device = processes.shard(len(images)), model.device
+    scores = torch.empty(len(shard), samples, 2, dtype=torch.float64)
+    jobs = torch.cartesian_prod(torch.arange(shard.start, shard.stop), torch.arange(samples)).view(-1, 2)
+    for part in jobs.split(batch_size):
         rows, place = part[:, 0].unique(return_inverse=True)
-        given = None if vectors is None else vectors[rows].to(device)
-        text = model.encode(tokens[rows].to(device), mask[rows].to(device), given, independent=True)
+        batch_vectors = None if vectors is None else vectors[rows].to(device)
+        text = model.encode(tokens[rows].to(device), mask[rows].to(device), batch_vectors, independent=True)
         noise = torch.cat([item_noise("similarity", seed, [row], sample, model.noise_shape) for row, sample in part.tolist()])
         with autocast(device, precision):
             pictures = model.sample_images(None if text is None else text[place.to(device)], noise.to(device)).float()
         if sharpen is not None:
             pictures = sharpen(pictures, part[:, 0])
-        theirs = images[part[:, 0]].to(device)
-        both = torch.stack([structural_similarity(pictures, theirs), signal_to_noise(pictures, theirs)], dim=1)
-        scores[part[:, 0] - mine.start, part[:, 1]] = both.double().cpu()
+        targets = images[part[:, 0]].to(device)
+        both = torch.stack([structural_similarity(pictures, targets), signal_to_noise(pictures, targets)], dim=1)
+        scores[part[:, 0] - shard.start, part[:, 1]] = both.double().cpu()
         advance(len(part))
     scores = processes.all_gather(scores)
-    result: dict[str, Any] = {"captions": len(images), "samples": samples}
-    for index, name in enumerate(("ssim", "psnr")):
-        values = scores[..., index]
-        mean, error = mean_and_error(values.mean(dim=1))
-        result[name] = {"mean": mean, "deviation": values.std().item(), "standard_error": error}
-    return result
+    return scores[..., 0], scores[..., 1]
 
 
-@torch.inference_mode()
-def nearest_images(pictures: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The training image nearest to each picture, pixel by pixel (figure 4): its row [Q] and its Euclidean distance [Q], exact.
+def ssim(similarities: Tensor, ratios: Tensor) -> list[Measurement]:
+    """Return the mean SSIM and PSNR, with the deviation over drawings after ±, as in the paper, and intervals of the means over captions.
 
     Args:
-        pictures: [Q, C, A, A] in 0..1.
-        images: [M, C, A, A] uint8.
-
-    Raises:
-        ValueError: there are no images, or they have another shape.
+        similarities: [N, S] SSIM.
+        ratios: [N, S] PSNR.
     """
-    if not len(images) or pictures.shape[1:] != images.shape[1:]:
-        raise ValueError(f"images of shape {list(images.shape)} cannot be near to pictures of shape {list(pictures.shape)}")
-    wanted = pictures.flatten(1).double()
-    nearest = torch.full((len(wanted),), torch.inf, dtype=torch.float64, device=wanted.device)
-    rows = torch.zeros(len(wanted), dtype=torch.long, device=wanted.device)
-    for start in range(0, len(images), IMAGES_AT_ONCE):
-        part = images[start : start + IMAGES_AT_ONCE].to(wanted.device).flatten(1).double() / 255
-        distance, row = (part.square().sum(dim=1) - 2 * wanted @ part.T).min(dim=1)  # but for what is equal for a picture
-        rows = torch.where(distance < nearest, start + row, rows)
-        nearest = torch.minimum(nearest, distance)
-    there = images[rows.to(images.device)].to(wanted.device).flatten(1).double() / 255
-    return rows, (wanted - there).norm(dim=1)
+    protocol = {"version": METRIC_VERSION, "samples": similarities.shape[1], "window": WINDOW, "data_range": 1.0}
+    return [
+        mean("SSIM", similarities.mean(dim=1), deviation=similarities.std().item(), digits=3, protocol=protocol),
+        mean("PSNR", ratios.mean(dim=1), deviation=ratios.std().item(), unit="dB", protocol=protocol),
+    ]

@@ -36,7 +36,7 @@ from cap2im.data.image_batches import pyramid
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.loading import load_model
 from cap2im.metrics.distributed import ProcessGroup
-from cap2im.metrics.r_precision import OTHERS, fewest_wrong, own_caption_first, require_sight
+from cap2im.metrics.r_precision import OTHERS, fewest_wrong, own_caption_first, require_pictures
 from cap2im.models.attngan import AttnGAN, AttnGANConfig, GeneratorOutput, conditioning_kl, crop_margin
 from cap2im.models.damsm import DAMSM, Gammas, damsm_losses
 from cap2im.models.discriminators import Discriminator, discriminator_loss, generator_loss
@@ -283,7 +283,7 @@ def load_matching_model(recipe: AttnGANRecipe) -> tuple[DAMSM, Vocabulary, dict[
     loaded = load_model(name, DAMSM)
     damsm, vocabulary = loaded.network, loaded.vocabulary
     assert vocabulary is not None
-    require_sight(name, damsm.config, "the recipe", c.side, c.colours)
+    require_pictures(name, damsm.config, "the recipe", c.side, c.colours)
     for key in sorted(c.text.model_fields_set) if "text" in c.model_fields_set else ():
         actual, expected = getattr(damsm.config.text, key), getattr(c.text, key)
         if actual != expected:

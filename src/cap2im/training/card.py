@@ -230,7 +230,7 @@ def classifier_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
         task="image-classification",
         unit=f" of {recipe.train.batch_size} images",
         measured={f"{split} images right": _interval(accuracy) for split, accuracy in figures["accuracy"].items()},
-        use="Make shortlists of its features: `cap2im evaluate MODEL --data DATA --shortlist FOLDER`.",
+        use="Make shortlists of its features: `cap2im evaluate MODEL --data DATA --metric retrieval --shortlist-model FOLDER`.",
     )
 
 

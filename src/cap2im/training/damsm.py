@@ -25,7 +25,7 @@ from cap2im.data.canvas_batches import caption_tokens
 from cap2im.data.mnist import load_digits
 from cap2im.data.mnist_captions import CanvasMaker, HeldOut
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.metrics.r_precision import OTHERS, fewest_wrong, matching_codes, own_caption_first, rate
+from cap2im.metrics.r_precision import OTHERS, fewest_wrong, global_features, own_caption_first, rate
 from cap2im.models.damsm import DAMSM, Gammas, InceptionEncoder, damsm_losses
 from cap2im.models.precision import autocast
 from cap2im.randomness import generator
@@ -99,7 +99,7 @@ class DAMSMTrainer(Trainer):
         model.train()
         others = min(OTHERS, fewest_wrong(len(batch), batch.classes))
         first = own_caption_first(torch.cat(codes), torch.cat(sentences), batch.classes, others=others)
-        self._r_precision = {"others": others, "validation": rate(first)}
+        self._r_precision = {"others": others, "validation": rate(first).figures}
         return {"loss": total / len(batch), "r_precision": self._r_precision["validation"]["rate"]}
 
     def measure(self) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def digits_r_precision(model: DAMSM, settings: DigitsData, vocabulary: Vocabular
     layouts = torch.tensor([configuration.layout for configuration in configurations])
     places = torch.tensor([(*configuration.digits, -1)[:2] for configuration in configurations])
     canvases = CanvasMaker(digits, held_out, settings.variant).render(layouts, places, generator("matched canvases"))
-    codes = matching_codes(model, canvases.images.float() / 255, *caption_tokens(canvases, vocabulary))
+    codes = global_features(model, canvases.images.float() / 255, *caption_tokens(canvases, vocabulary))
     first = own_caption_first(*codes, canvases.scenes())
     seen = torch.tensor([configuration.seen for configuration in configurations])
-    return {"others": OTHERS, "seen": rate(first[seen]), "held_out": rate(first[~seen])}
+    return {"others": OTHERS, "seen": rate(first[seen]).figures, "held_out": rate(first[~seen]).figures}

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from cap2im.config import DigitReaderRecipe
 from cap2im.data.mnist import Digits, load_mnist
 from cap2im.data.mnist_captions import Configuration, HeldOut
-from cap2im.metrics.caption_accuracy import place_windows, read_canvases, real_canvases, score, summary
+from cap2im.metrics.caption_accuracy import caption_accuracy, place_windows, read_canvases, real_canvases, score
 from cap2im.models.digit_reader import DigitReader
 from cap2im.models.precision import autocast
 from cap2im.training.data import DataSource, TrainingData, planned
@@ -134,9 +134,10 @@ class DigitReaderTrainer(Trainer):
         validation: ValidationCanvases = self.data.validation
         readings = read_canvases(self.model.eval(), validation.images)
         self.model.train()
-        rates = summary(score(readings, validation.images, validation.configurations), validation.configurations)["all"]
-        self._joint = {"n": rates["n"], **rates["joint"]}
-        return {"joint": rates["joint"]["rate"], "digits": rates["digits"]["rate"]}
+        rates = caption_accuracy(score(readings, validation.images, validation.configurations), validation.configurations)
+        by_name = {each.name: each for each in rates if each.group == "all"}
+        self._joint = by_name["joint"].figures
+        return {"joint": by_name["joint"].value, "digits": by_name["digits"].value}
 
     def measure(self) -> dict[str, Any]:
         """Return the share of real canvases read exactly with its 95 % interval, and the digest that measurements name the reader by."""

@@ -1,0 +1,52 @@
+"""What `cap2im check` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from cap2im.data.problems import Problem
+    from cap2im.data.validate import DatasetReport
+
+
+def print_check(path: str, report: DatasetReport, most: int | None) -> None:
+    """What `cap2im check` found, on standard output: at most so many problems of a kind."""
+    from cap2im.data.problems import PROBLEMS
+    from cap2im.data.validate import missing_validation
+
+    stdout = Console(highlight=False, emoji=False)
+    by_kind: dict[str, list[Problem]] = {}
+    for problem in report.problems:
+        by_kind.setdefault(problem.kind, []).append(problem)
+    for kind, loses in PROBLEMS.items():
+        found = by_kind.get(kind, [])
+        if found:
+            stdout.print(f"{kind}: {len(found):,} ({'data is lost' if loses else 'a warning'})", style="bold", soft_wrap=True)
+            for problem in found[:most]:
+                stdout.print(escape(f"  {problem.file}" + (f": {problem.detail}" if problem.detail else "")), soft_wrap=True)
+            if most is not None and len(found) > most:
+                stdout.print(f"  and {len(found) - most:,} more; --all lists them", soft_wrap=True)
+    table = Table(
+        title=f"{escape(path)}: {report.kind}", caption="pixels (of the shorter side) and words (of a caption): smallest / median / largest"
+    )
+    for name in ("split", "images", "captions", "pixels", "words", "unknown words"):
+        table.add_column(name, justify="left" if name == "split" else "right", no_wrap=name != "unknown words")
+    for split, summary in report.splits.items():
+        unknown = f"{100 * report.unknown[split]:.2f} %" if split in report.unknown else "-"
+        sizes = map(_smallest_median_largest, (summary.sides, summary.lengths))
+        table.add_row(split, f"{summary.images:,}", f"{summary.captions:,}", *sizes, unknown)
+    stdout.print(table)
+    if (hint := missing_validation({split: s for split, s in report.splits.items() if s.images})) is not None:
+        stdout.print(hint, soft_wrap=True)
+    verdict = "data would be lost" if report.loses_data else "fine, with warnings" if report.problems else "fine"
+    stdout.print(f"{report.vocabulary:,} different words; {verdict}", soft_wrap=True)
+
+
+def _smallest_median_largest(numbers: Sequence[int]) -> str:
+    return f"{min(numbers)} / {int(median(numbers))} / {max(numbers)}" if numbers else "-"

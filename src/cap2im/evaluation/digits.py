@@ -1,0 +1,264 @@
+"""Caption accuracy, bound and R-precision of a model of captioned digits.
+
+All 440 captions are drawn; the bound is estimated on fresh canvases of captions that training shows.
+
+Shapes: N drawings, A canvas side, E features of a DAMSM.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cap2im.config import DigitsData
+from cap2im.data.batch import Batch
+from cap2im.data.canvas_batches import caption_tokens
+from cap2im.data.mnist import Digits, load_digits
+from cap2im.data.mnist_captions import CanvasMaker, Configuration, HeldOut
+from cap2im.evaluation.captions import bound_of
+from cap2im.evaluation.inputs import Inputs, StartProgress, sharpened, with_protocol
+from cap2im.evaluation.registry import Metric
+from cap2im.evaluation.scorers import DAMSMScorer, to_uint8
+from cap2im.evaluation.settings import Settings
+from cap2im.loading import load_model
+from cap2im.metrics import caption_accuracy as accuracy
+from cap2im.metrics.caption_accuracy import READER, Scores, read_canvases, real_canvases, score
+from cap2im.metrics.distributed import ProcessGroup
+from cap2im.metrics.measurement import Measurement
+from cap2im.metrics.r_precision import own_caption_first, rate
+from cap2im.models.digit_reader import DigitReader
+from cap2im.pipeline import Pipeline
+from cap2im.randomness import generator
+
+SAMPLES = 10  # drawings of each of the 440 captions
+CAPTIONS_AT_ONCE = 110
+
+Draw = Callable[[list[str], list[int]], Tensor]
+"""Draws captions with a seed each: images [N, 1, A, A] in 0..1."""
+
+
+@dataclass(frozen=True)
+class DrawnDigits:
+    """Scores and global image features [N, E] of drawings; None without the network."""
+
+    scores: Scores | None
+    codes: Tensor | None
+
+
+@dataclass(frozen=True)
+class DigitInputs(Inputs):
+    """A model of captioned digits and what it is measured with.
+
+    Attributes:
+        digits: real digits of a split.
+        data: which digits and canvases the model was trained on.
+        held_out: captions that training does not show.
+        reader: for caption accuracy; None if it is not measured.
+        damsm: for R-precision; None if it is not measured.
+    """
+
+    digits: Digits
+    data: DigitsData
+    held_out: HeldOut
+    reader: DigitReader | None
+    damsm: DAMSMScorer | None
+
+    @classmethod
+    def read(
+        cls,
+        pipeline: Pipeline,
+        data: Path | None,
+        settings: Settings,
+        metrics: Mapping[str, Metric],
+        processes: ProcessGroup,
+        start_progress: StartProgress,
+    ) -> DigitInputs:
+        """Read the digits and the networks of the chosen metrics.
+
+        Args:
+            pipeline: the model.
+            data: folder of the MNIST files; None for the cache or a download.
+            settings: what to measure, and how.
+            metrics: the chosen metrics.
+            processes: share the work.
+            start_progress: starts progress bars.
+
+        Raises:
+            ValueError: digits or networks are missing, damaged or do not fit.
+        """
+        trained_on = pipeline.config.data
+        recipe = DigitsData.from_model(trained_on)
+        held_out = HeldOut(tuple(tuple(hidden) for hidden in trained_on["held_out"]))
+        with processes.main_process_first():
+            digits = load_digits(recipe.source, settings.digits_split, data)
+        reader = load_model(settings.reader or READER, DigitReader).network if "caption-accuracy" in metrics else None
+        damsm = None
+        if "r-precision" in metrics:
+            assert settings.damsm is not None  # the metric names it as a need
+            damsm = DAMSMScorer.load(settings.damsm, pipeline)
+        common = pipeline, settings, metrics, processes, start_progress
+        return cls(*common, digits, recipe, held_out, reader, damsm)
+
+    @property
+    def samples(self) -> int:
+        """Drawings of each caption."""
+        return SAMPLES if self.settings.samples is None else self.settings.samples
+
+    @cached_property
+    def configurations(self) -> list[Configuration]:
+        """The captions of the N drawings."""
+        return [c for c in self.held_out.configurations() for _ in range(self.samples)]
+
+    @cached_property
+    def drawn(self) -> DrawnDigits:
+        """Drawings without a sharpener."""
+        return self._draw(dataclasses.replace(self.pipeline, sharpening=None), "drawing the 440 captions")
+
+    @cached_property
+    def drawn_sharpened(self) -> DrawnDigits:
+        """Drawings with the sharpener."""
+        return self._draw(self.pipeline, "drawing and sharpening the 440 captions")
+
+    def _draw(self, pipeline: Pipeline, description: str) -> DrawnDigits:
+        codes = []
+
+        def draw(captions: list[str], seeds: list[int]) -> Tensor:
+            pictures = pipeline.images(pipeline.prompts(captions), seeds)
+            if self.damsm is not None:
+                codes.append(self.damsm.codes(to_uint8(pictures)))
+            return pictures
+
+        advance = self.bar(description, len(self.configurations))
+        scores = score_drawings(draw, self.reader, self.configurations, seed=self.settings.seed, processes=self.processes, advance=advance)
+        if self.damsm is None:
+            return DrawnDigits(scores, None)
+        return DrawnDigits(scores, self.processes.all_gather(torch.cat([torch.empty(0, self.damsm.features), *codes])))
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """Entries of the protocols of drawings."""
+        return {
+            "captions": len(self.configurations) // self.samples,
+            "samples_per_caption": self.samples,
+            "seed": self.settings.seed,
+            "held_out": [list(hidden) for hidden in self.held_out.digits],
+            **self.precision,
+        }
+
+
+def score_drawings(
+    draw: Draw,
+    reader: DigitReader | None,
+    configurations: Sequence[Configuration],
+    *,
+    seed: int = 0,
+    batch_size: int = CAPTIONS_AT_ONCE,
+    processes: ProcessGroup = ProcessGroup(),  # noqa: B008  # frozen
+    advance: Callable[[int], None] = lambda _: None,
+) -> Scores | None:
+    """Draw captions and score the drawings.
+
+    Args:
+        draw: draws captions with a seed each. Seeds differ for every drawing and every `seed`, and do not depend on `batch_size`.
+        reader: reads the drawings; None draws without scoring.
+        configurations: N captions.
+        seed: of the drawings.
+        batch_size: captions that `draw` gets at once.
+        processes: share the captions.
+        advance: called after each batch with its number of captions.
+
+    Returns:
+        the scores of all drawings, in every process; None without a reader.
+
+    Raises:
+        ValueError: `draw` returns another number of images, or images of another shape or range.
+    """
+    total, parts = len(configurations), []
+    shard = processes.shard(total)
+    for start in shard[::batch_size]:
+        rows = range(start, min(start + batch_size, shard.stop))
+        batch = configurations[rows.start : rows.stop]
+        images = draw([c.caption for c in batch], [seed * total + row for row in rows])
+        if len(images) != len(rows):
+            raise ValueError(f"drawing {len(rows)} captions returned {len(images)} images")
+        if reader is not None:
+            parts.append(score(read_canvases(reader, images), images, batch))
+        advance(len(rows))
+    return None if reader is None else Scores.cat(parts).all_gather(processes)
+
+
+def caption_accuracy(inputs: DigitInputs) -> list[Measurement]:
+    """Measure caption accuracy of drawings, of sharpened drawings, and of canvases of real digits."""
+    reader, configurations, digits = inputs.reader, inputs.configurations, inputs.digits
+    assert reader is not None
+    shard = inputs.processes.shard(len(configurations))
+    canvases = real_canvases(digits, configurations, inputs.settings.seed)[shard.start : shard.stop]
+    real = score(read_canvases(reader, canvases), canvases, configurations[shard.start : shard.stop]).all_gather(inputs.processes)
+    protocol = inputs.protocol | {
+        "reader": reader.digest(),
+        "split": inputs.settings.digits_split,
+        "digits": hashlib.sha256(digits.images.numpy().tobytes() + digits.labels.numpy().tobytes()).hexdigest(),
+        "cap2im": inputs.versions["cap2im"],
+    }
+
+    def measure(scores: Scores | None) -> list[Measurement]:
+        assert scores is not None
+        return with_protocol(accuracy.caption_accuracy(scores, configurations), protocol)
+
+    measurements = measure(inputs.drawn.scores)
+    if (sharpening := inputs.pipeline.sharpening) is not None:
+        measurements += sharpened(measure(inputs.drawn_sharpened.scores), sharpening)
+    return measurements + [each.in_group("real").model_copy(update={"detail": True}) for each in measure(real)]
+
+
+def bound(inputs: DigitInputs) -> list[Measurement]:
+    """Measure the bound on fresh canvases of captions that training shows."""
+    settings, data, split = inputs.settings, inputs.data, inputs.settings.digits_split
+    canvases = CanvasMaker(inputs.digits, inputs.held_out, data.variant).make(settings.images, generator("evaluation", settings.seed))
+    batch = Batch(canvases.images.float() / 255, *caption_tokens(canvases, inputs.pipeline.vocabulary), torch.empty(0))
+    protocol = {
+        "data": data.source,
+        "variant": data.variant,
+        "split": split,
+        "configurations": "seen",
+        "held_out": [list(hidden) for hidden in inputs.held_out.digits],
+        "images": settings.images,
+        "seed": settings.seed,
+        **inputs.versions,
+    }
+    return bound_of(inputs, batch, canvases.captions(), split, protocol)
+
+
+def r_precision(inputs: DigitInputs) -> list[Measurement]:
+    """Measure R-precision of the drawings of caption accuracy: of all, of seen and of held-out captions.
+
+    Captions of the same digits at the same places are no wrong match for each other.
+    """
+    damsm = inputs.damsm
+    assert damsm is not None
+    scenes: dict[frozenset[tuple[str, int]], int] = {}
+    classes = [scenes.setdefault(frozenset(zip(c.places, c.digits, strict=True)), len(scenes)) for c in inputs.configurations]
+    captions = [c.caption for c in inputs.held_out.configurations()]
+    sentences = damsm.sentences(captions).repeat_interleave(inputs.samples, dim=0)
+    seen = torch.tensor([c.seen for c in inputs.configurations])
+    protocol = inputs.protocol | {"damsm": damsm.sha256} | inputs.versions
+
+    def measure(codes: Tensor | None) -> list[Measurement]:
+        assert codes is not None
+        first = own_caption_first(codes, sentences, torch.tensor(classes), seed=inputs.settings.seed, processes=inputs.processes)
+        groups = {"seen": first[seen], "held out": first[~seen]}
+        rates = [rate(first), *(rate(part, group=group, detail=True) for group, part in groups.items() if len(part))]
+        return with_protocol(rates, protocol)
+
+    measurements = measure(inputs.drawn.codes)
+    if (sharpening := inputs.pipeline.sharpening) is not None:
+        measurements += sharpened(measure(inputs.drawn_sharpened.codes), sharpening)
+    return measurements

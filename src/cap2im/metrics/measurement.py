@@ -1,0 +1,107 @@
+"""The result of a metric."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from cap2im.metrics.intervals import NORMAL_95, mean_and_error, wilson
+
+
+class Measurement(BaseModel):
+    """A number with its uncertainty, and everything that must be equal for two numbers to be compared.
+
+    Attributes:
+        name: name of the quantity, e.g. "joint".
+        value: the number; a proportion is in 0..1.
+        n: number of items that the number is computed from.
+        interval: 95 % interval; None if it is unknown.
+        protocol: JSON values that describe how the number was measured; only numbers of equal protocols are compared.
+        group: subset of the items, e.g. a split or "held out"; empty for all.
+        unit: unit of `value`; a proportion is printed as a percentage.
+        digits: decimal places in print.
+        deviation: number printed after ±; the metric documents which one it is.
+        chance: value that guessing has; None if it is unknown.
+        higher_is_better: None if neither direction is.
+        detail: whether comparisons of models leave the number out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    value: float
+    n: int = Field(ge=0)
+    interval: tuple[float, float] | None = None
+    protocol: dict[str, Any] = Field(default_factory=dict)
+    group: str = ""
+    unit: Literal["", "proportion", "nats", "dB"] = ""
+    digits: int = Field(2, ge=0, le=9)
+    deviation: float | None = None
+    chance: float | None = None
+    higher_is_better: bool | None = True
+    detail: bool = False
+
+    @property
+    def title(self) -> str:
+        """Name, group and unit, e.g. "joint, held out, %"."""
+        unit = "%" if self.unit == "proportion" else self.unit
+        return ", ".join(part for part in (self.name, self.group, unit) if part)
+
+    @property
+    def text(self) -> str:
+        """The number in print, followed by its deviation or its interval."""
+        if self.deviation is not None:
+            return f"{self.number(self.value)} ± {self.number(self.deviation)}"
+        if self.interval is not None:
+            return f"{self.number(self.value)} ({self.number(self.interval[0])}-{self.number(self.interval[1])})"
+        return self.number(self.value)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Rate, ends of its interval and number of trials, as model cards print them."""
+        assert self.interval is not None
+        return {"rate": self.value, "low": self.interval[0], "high": self.interval[1], "n": self.n}
+
+    def number(self, value: float) -> str:
+        """Return a value of this quantity in print, without its unit."""
+        if self.unit == "proportion":
+            return f"{100 * value:.1f}"
+        return f"{value:.{self.digits}f}" if self.digits else f"{value:,.0f}"
+
+    def in_group(self, group: str, **protocol: Any) -> Measurement:
+        """Return the measurement as one of a group, with more entries in its protocol.
+
+        Args:
+            group: appended to the group that the measurement has.
+            **protocol: entries to add.
+        """
+        groups = ", ".join(part for part in (self.group, group) if part)
+        return self.model_copy(update={"group": groups, "protocol": protocol | self.protocol})
+
+
+def proportion(name: str, successes: float, n: int, **fields: Any) -> Measurement:
+    """Return a proportion with its Wilson interval.
+
+    Args:
+        name: of the quantity.
+        successes: may be fractional; a tie can count as part of a success.
+        n: number of trials, at least 1.
+        **fields: other fields of the `Measurement`.
+    """
+    return Measurement(name=name, value=successes / n, n=n, interval=wilson(successes, n), unit="proportion", **fields)
+
+
+def mean(name: str, values: Tensor, **fields: Any) -> Measurement:
+    """Return the mean of values [N] with its normal interval and its standard error as `deviation`; both are None if N is 1.
+
+    Args:
+        name: of the quantity.
+        values: [N].
+        **fields: other fields of the `Measurement`.
+    """
+    centre, error = mean_and_error(values)
+    interval = (centre - NORMAL_95 * error, centre + NORMAL_95 * error) if len(values) > 1 else None
+    uncertainty = {"interval": interval, "deviation": error if len(values) > 1 else None}
+    return Measurement(name=name, value=centre, n=len(values), **(uncertainty | fields))
