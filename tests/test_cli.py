@@ -447,7 +447,7 @@ def test_compare_refuses_before_it_measures_trains_or_writes(run, tmp_path, monk
     monkeypatch.setattr("cap2im.evaluation.comparison.evaluate", too_late)
     monkeypatch.setattr("cap2im.cli.compare.train", too_late)
     for arguments, problem in (
-        (("one", "reader-mnist", "--train"), "reader-mnist: a recipe of kind 'reader' trains a model that does not draw"),
+        (("one", "reader-mnist", "--train"), "reader-mnist: is a model of kind 'reader'; expected draw, vae, lapgan, attngan"),
         (("one", "noaligndraw-mnist", "--train", "--sharpen", "one"), "is a model of kind 'draw'; expected sharpener"),
         (("--preset", "mnist", "--train", "--metric", "ssim"), "aligndraw-mnist draws captioned digits, for which the metrics are"),
         (("one", "--out", "file"), "file: is a file, and a folder is needed"),
