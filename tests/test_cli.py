@@ -466,7 +466,7 @@ def test_compare_refuses_before_it_measures_trains_or_writes(run, tmp_path, monk
     [
         (("words", "aligndraw-cifar", "--data", "data", "--train"), "its images are 12 pixels wide, a drawing of aligndraw-cifar is 32"),
         (("words", "aligndraw-cifar", "--data", "data", "--train", "--split", "validation"), "data: has no validation images"),
-        (("aligndraw-cifar", "--train"), "aligndraw-cifar draws more than captioned digits: give a prepared dataset with --data"),
+        (("aligndraw-cifar", "--train"), "aligndraw-cifar draws captioned images: give a prepared dataset with --data"),
         (
             ("aligndraw-mnist-paper", "--data", "data", "--train"),
             "--data data: is a prepared dataset; aligndraw-mnist-paper draws captioned",
@@ -476,7 +476,7 @@ def test_compare_refuses_before_it_measures_trains_or_writes(run, tmp_path, monk
         (("words", "--data", "data", "--train", "--metric", "retrieval", "--shortlist-model", "nowhere"), "unknown model 'nowhere'"),
         (
             ("words", "aligndraw-cifar", "--data", "data", "--train", "--metric", "r-precision", "--damsm", "words"),
-            "a model of kind 'draw', where a matching model is",
+            "is a model of kind 'draw'; expected damsm",
         ),
         (("words", "--data", "data", "--out", "data/manifest.json/x"), "data/manifest.json is a file, not a folder"),
         (("aligndraw-digits", "--train", "--runs", "data/manifest.json"), "data/manifest.json: is a file, and a folder is needed"),
