@@ -15,7 +15,7 @@ from pydantic import BaseModel
 import cap2im
 from cap2im import files
 from cap2im.blueprint import weights_header
-from cap2im.convert.recognise import convert
+from cap2im.convert.legacy import convert
 from cap2im.training.state import check_run
 from tests.kills import run_child
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cap2im.checkpoint import read_config, read_weights
-from cap2im.convert.recognise import convert
+from cap2im.convert.legacy import convert
 from cap2im.models.damsm import DAMSM, DAMSMConfig
 from cap2im.models.discriminators import Discriminator
 from cap2im.models.text import EncodedText
@@ -215,9 +215,9 @@ def test_image_encoders_that_do_not_fit(tmp_path, image_encoder):
     for weights, problem in (
         (
             image_encoder | {"emb_features.weight": torch.zeros(20, 768, 1, 1)},
-            "answers 20 features, and the text encoder 16: they do not ",
+            "has 20 features, got a text encoder with 16: they do not ",
         ),
-        (image_encoder | {"emb_cnn_code.bias": torch.zeros(3)}, r"emb_cnn_code.bias has shape \[3\], \[16\] is needed beside the others"),
+        (image_encoder | {"emb_cnn_code.bias": torch.zeros(3)}, r"emb_cnn_code.bias has shape \[3\], the others imply \[16\]"),
         ({name: t for name, t in image_encoder.items() if name.startswith("emb")}, "missing: Conv2d_1a_3x3.bn.bias, .* and 466 more"),
         (image_encoder | {"Mixed_8a.conv.weight": torch.zeros(3)}, "surplus: Mixed_8a.conv.weight"),
     ):
@@ -251,17 +251,17 @@ def without(tensors: dict[str, Tensor], *beginnings: str) -> dict[str, Tensor]:
         (lambda t: without(t, "img_net2."), r"AttnGAN2\.pth: AttnGAN's generator: missing: img_net2\.img\.0\.weight$"),
         (lambda t: without(t, "h_net2."), r"missing: h_net2\.att\.conv_context\.weight, .* and \d+ more; surplus: h_net3\.residual\.0"),
         (lambda t: without(t, "h_net3."), r"AttnGAN's generator: surplus: img_net3\.img\.0\.weight$"),
-        (lambda t: without(t, "img_net"), r"missing: img_net….img.0.weight, the layers that make pictures"),
+        (lambda t: without(t, "img_net"), r"missing: img_net….img.0.weight, the layers that output pictures"),
         (lambda t: without(t, "ca_net."), r"AttnGAN's generator: missing: ca_net\.fc\.weight$"),
         (lambda t: t | {"h_net9.upsample.1.weight": torch.zeros(1)}, "branches: Input should be less than or equal to 4"),
         (lambda t: t | {"extra": torch.zeros(1)}, "surplus: extra$"),
-        (lambda t: t | {"h_net1.fc.1.bias": torch.zeros(3)}, r"h_net1\.fc\.1\.bias has shape \[3\], \[2048\] is needed beside the others"),
+        (lambda t: t | {"h_net1.fc.1.bias": torch.zeros(3)}, r"h_net1\.fc\.1\.bias has shape \[3\], the others imply \[2048\]"),
         (lambda t: t | {"h_net1.fc.1.bias": torch.full((2048,), torch.nan)}, r"h_net1\.fc\.1\.bias is not finite"),
         (
             lambda t: t | {"ca_net.fc.weight": torch.zeros(32, 20)},
-            "hears 20 features of a sentence, and the text encoder answers 16: they",
+            "expects sentences of 20 features, got a text encoder with 16: they",
         ),
-        (lambda t: t | {"ca_net.fc.weight": torch.zeros(32)}, r"ca_net\.fc\.weight has shape \[32\], 2 axes are needed"),
+        (lambda t: t | {"ca_net.fc.weight": torch.zeros(32)}, r"ca_net\.fc\.weight has shape \[32\], expected 2 axes"),
     ],
 )
 def test_damaged_generators_are_told_in_one_line(tmp_path, change, message):
@@ -279,11 +279,11 @@ def test_damaged_generators_are_told_in_one_line(tmp_path, change, message):
     ("change", "message"),
     [
         (lambda t: t | {"rnn.weight_ih_l1": torch.zeros(1)}, r"AttnGAN's text encoder: surplus: rnn\.weight_ih_l1$"),
-        (lambda t: t | {"rnn.weight_ih_l0": torch.zeros(40, 12)}, "has 40 rows, and an LSTM of 8 units has 32, a GRU 24"),
+        (lambda t: t | {"rnn.weight_ih_l0": torch.zeros(40, 12)}, r"has 40 rows, expected 32 \(LSTM\) or 24 \(GRU\) for 8 units"),
         (lambda t: without(t, "encoder."), r"missing: encoder\.weight$"),
         (
             lambda t: t | {"encoder.weight": torch.zeros(31, 12)},
-            r"captions\.pickle: has 30 words, and text_encoder100\.pth has vectors of 31: ",
+            r"captions\.pickle: has 30 words, text_encoder100\.pth 31: ",
         ),
     ],
 )
@@ -306,12 +306,12 @@ def test_parts_that_are_missing_or_too_many(tmp_path, run):
     (tmp_path / "list.pickle").write_bytes(python_2([1, 2]))
     both = ("--text-encoder", text, "--dictionary", words)
     for arguments, problem in (
-        ((generator,), f"{generator}: belongs to a text encoder: give its --text-encoder text_encoder….pth and its words, --dictionary"),
-        ((generator, "--text-encoder", text), "belongs to a text encoder: give its --text-encoder"),
-        ((generator, "--dictionary", words), "belongs to a text encoder: give its --text-encoder"),
-        ((generator, "--text-encoder", generator, "--dictionary", words), "belongs to a text encoder"),
-        ((text, "--dictionary", words), "a text encoder draws nothing alone: give it as --text-encoder of a generator or an image encoder"),
-        ((tmp_path / "netD0.pth", "--dictionary", words), "a discriminator reads no words: leave out --dictionary"),
+        ((generator,), f"{generator}: needs its text encoder and words: give --text-encoder text_encoder….pth and --dictionary"),
+        ((generator, "--text-encoder", text), "needs its text encoder and words: give --text-encoder"),
+        ((generator, "--dictionary", words), "needs its text encoder and words: give --text-encoder"),
+        ((generator, "--text-encoder", generator, "--dictionary", words), "needs its text encoder and words"),
+        ((text, "--dictionary", words), "a text encoder cannot draw; give it as --text-encoder of another file"),
+        ((tmp_path / "netD0.pth", "--dictionary", words), "a discriminator has no words: leave out --dictionary"),
         ((tmp_path / "other.pth", "--text-encoder", text), f"{tmp_path / 'other.pth'}: no part of AttnGAN: it holds conv1.weight"),
         ((tmp_path / "half.pth", *both), f"{tmp_path / 'half.pth'}: damaged, or not of PyTorch"),
         ((generator, "--text-encoder", tmp_path / "half.pth", "--dictionary", words), f"{tmp_path / 'half.pth'}: damaged"),
@@ -325,7 +325,7 @@ def test_parts_that_are_missing_or_too_many(tmp_path, run):
         assert (status, len(err.splitlines())) == (2, 1), (arguments, err)
         assert problem in err
     torch.save(torch.load(generator, weights_only=True), folder / "bird_AttnGAN2.pth")
-    with pytest.raises(ValueError, match=r"bird_AttnGAN2\.pth and .*coco_AttnGAN2\.pth: both are of a generator, and one is needed"):
+    with pytest.raises(ValueError, match=r"bird_AttnGAN2\.pth and .*coco_AttnGAN2\.pth: expected one generator, got 2"):
         convert(folder, tmp_path / "model")
 
 

@@ -94,25 +94,25 @@ def test_download_is_told_verified_and_kept(mirror, tmp_path, monkeypatch, caplo
     served, asked, url = mirror
     served[f"/{NAME}"] = DATA
     monkeypatch.setenv("CAP2IM_CACHE", str(tmp_path))
-    monkeypatch.setitem(inception.PUBLISHED, "imagenet", inception.Published(f"{url}/{NAME}", SHA256))
+    monkeypatch.setitem(inception.WEIGHT_FILES, "imagenet", inception.WeightFile(f"{url}/{NAME}", SHA256))
     found = find_inception("imagenet")
     assert found.read_bytes() == DATA
     assert f"downloading {url}/{NAME}" in caplog.text
     assert find_inception("imagenet") == found
     assert asked == [""]  # once
     found.write_bytes(b"something else")
-    with pytest.raises(ValueError, match=rf"SHA-256 .* where {SHA256} is expected; remove it"):
+    with pytest.raises(ValueError, match=rf"SHA-256 is .*, expected {SHA256}; remove it"):
         find_inception("imagenet")
     found.unlink()
     for known in (SHA256[:8], SHA256[:8] + "0" * 56):
-        monkeypatch.setitem(inception.PUBLISHED, "imagenet", inception.Published(f"{url}/{NAME}", known))
-        with pytest.raises(ValueError, match=rf"{NAME}: SHA-256 {SHA256} where {known} is expected"):
+        monkeypatch.setitem(inception.WEIGHT_FILES, "imagenet", inception.WeightFile(f"{url}/{NAME}", known))
+        with pytest.raises(ValueError, match=rf"{NAME}: SHA-256 is {SHA256}, expected {known}"):
             find_inception("imagenet")
         assert not found.exists()
 
 
 def test_weights_are_checked_by_all_64_digits():
-    for url, sha256 in inception.PUBLISHED.values():
+    for url, sha256 in inception.WEIGHT_FILES.values():
         assert re.fullmatch("[0-9a-f]{64}", sha256)
         assert url.endswith(f"-{sha256[:8]}.pth"), "their names tell the first eight"
 
@@ -134,7 +134,7 @@ def test_an_interrupted_download_goes_on(mirror, tmp_path):
 def test_a_wrong_download_is_refused_and_leaves_nothing(mirror, tmp_path):
     served, _, url = mirror
     served[f"/{NAME}"] = b"something else"
-    with pytest.raises(ValueError, match=rf"{NAME}: SHA-256 .* where {SHA256} is expected"):
+    with pytest.raises(ValueError, match=rf"{NAME}: SHA-256 is .*, expected {SHA256}"):
         fetch(f"{url}/{NAME}", tmp_path / NAME, SHA256)
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match=r"cannot download .*/nowhere.pth: .*404.*; give its path, or put the file"):

@@ -94,7 +94,7 @@ def damage(folder: Path, how: str) -> None:
         ("width", r"word vectors of 10 numbers in utable.npy and of 12 in btable.npy"),
         ("pickle", r"utable.npy: not a NumPy array of numbers: .*(pickle|object)"),
         ("truncated", r"uni_skip.npz: not a NumPy archive of numbers"),
-        ("swapped", r"bi_skip.npz: no array encoder_r_W in it; there is encoder_U, "),
+        ("swapped", r"bi_skip.npz: has no array encoder_r_W; it has encoder_U, "),
         ("shape", r"uni_skip.npz: encoder_W is float32 \(10, 27\), expected floating point numbers \(10, 28\)"),
         ("no unknown", r"dictionary.txt: no word UNK among its 11"),
     ],

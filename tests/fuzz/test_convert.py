@@ -18,7 +18,7 @@ from cap2im.arrays import open_npy, read_npz
 from cap2im.blueprint import weights_header
 from cap2im.checkpoint import read_config, write_model
 from cap2im.convert.pickles import read_pickle
-from cap2im.convert.recognise import read_tensors
+from cap2im.convert.weight_files import read_tensors
 from cap2im.pipeline import Pipeline
 from tests.fuzz.floats import FLOATS, SHARES
 from tests.tiny import tiny_model

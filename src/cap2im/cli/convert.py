@@ -43,7 +43,7 @@ def convert(
 ) -> None:
     """Turn the authors' weights, or those of a PyTorch port, into a model folder. Nothing in the files is executed."""
     from cap2im.checkpoint import read_config
-    from cap2im.convert.recognise import convert as convert_weights
+    from cap2im.convert.legacy import convert as convert_weights
 
     with Console(stderr=True).status(f"reading {escape(str(file))}"):  # the captions.pickle of COCO takes ten seconds
         folder = convert_weights(file, out, dictionary=dictionary, text_encoder=text_encoder, glimpses=glimpses, half=half)

@@ -1,17 +1,17 @@
-"""The parameters of a PyTorch port of alignDRAW, as those of the released program.
+"""Parameters of a PyTorch port of alignDRAW, mapped to those of the released program.
 
-Source: repository vicissitude1999/text2image, files src/aligndraw.py and src/aligndraw_rw_same.py. What it does otherwise than the release,
-and where that is told here:
+Source: repository vicissitude1999/text2image, files src/aligndraw.py and src/aligndraw_rw_same.py. Differences from the release, and how
+they are converted:
 
-* one LSTM reads the caption forwards and backwards: its weights are copied into both directions;
-* every layer has its own bias, also where two are added: they are summed; a bias on all words' scores does nothing;
-* log sigma^2 comes before log delta in the window's parameters: rows are exchanged;
-* the states before the first glimpse and the first canvas are zeros that are not learned;
-* the backward states stay in the order of reading, the grid's offsets are those of Python 3's division, and the prior's layer gives
-  log sigma^2: `variant="port"` of the model does these three.
+* One LSTM reads the caption in both directions: its weights are copied into both.
+* Every layer has its own bias: added layers get the sum; a bias on the scores of all words has no effect.
+* log sigma^2 comes before log delta in the parameters of a window: the rows are exchanged.
+* The initial states and the initial canvas are zeros and not learned.
+* The backward states keep their reading order, the grid's offsets follow Python 3's division, and the prior's layer outputs log sigma^2:
+  the model's `variant="port"` does the same.
 
-Its older programs have other equations behind the same names: the sentence vector of the first glimpse at all glimpses, 1e-9 where
-1e-4 stands now, N(0, I) for all priors when it draws. The files do not tell; they are taken for the newest.
+Older versions of the port have other equations under the same names: the sentence vector of the first glimpse at all glimpses, 1e-9
+instead of 1e-4, N(0, I) as prior of all glimpses when drawing. Files do not contain the version; the newest is assumed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cap2im.convert.theano import Tensors, check_axes, check_shapes, fill, picture_sides, released_layout
+from cap2im.convert.parameters import Tensors, check_axes, check_shapes, fill, picture_sides
+from cap2im.convert.theano import released_layout
 from cap2im.models.aligndraw import DRAW, DRAWConfig
 
 GLIMPSES = 32  # of its configurations
-SIDES = {1: 60, 3: 32}  # of its configurations, by the number of colours; no parameter tells
+SIDES = {1: 60, 3: 32}  # colours -> side in its configurations; not in the files
 
 Windows = Literal["two windows", "one window"]
 
@@ -39,7 +40,7 @@ _RAW_ORDER = [0, 1, 3, 2, 4]  # log delta before log sigma^2
 
 
 def port_shapes(config: DRAWConfig, windows: Windows) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of all its parameters."""
+    """Return the names and shapes of all parameters."""
     c = config
     language, generative, inference = c.language_units, c.generative_units, c.inference_units
     read_window, write_window, patch = _WINDOWS[windows]
@@ -70,20 +71,20 @@ def port_shapes(config: DRAWConfig, windows: Windows) -> dict[str, tuple[int, ..
 
 
 def port_names(windows: Windows) -> frozenset[str]:
-    """The names of all its parameters."""
+    """Return the names of all parameters."""
     return frozenset(port_shapes(DRAWConfig(), windows))
 
 
 def port_draw(windows: Windows, tensors: Tensors, glimpses: int | None = None) -> DRAW:
-    """alignDRAW, `variant="port"`, of the port's parameters.
+    """Return alignDRAW with `variant="port"` from the port's parameters.
 
     Args:
-        windows: whether reading and writing have a window each; where they share one, it is copied.
-        tensors: all parameters by the names of its state dict.
-        glimpses: T; None for that of its configurations.
+        windows: whether reading and writing have their own windows; a shared one is copied.
+        tensors: all parameters by the names in the port's state dict.
+        glimpses: T; None for the value of its configurations.
 
     Raises:
-        ValueError: shapes that do not belong together.
+        ValueError: the shapes do not match.
     """
     matrices = ("lang.weight_ih_l0", "lang.weight_hh_l0", "encoder.weight_hh", "decoder.weight_hh", "w_mu.weight", "w_lang_align.weight")
     check_axes(tensors, {**dict.fromkeys(matrices, 2), "encoder.weight_ih": 2, f"{_WINDOWS[windows][2]}.weight": 2})
@@ -110,7 +111,7 @@ def port_draw(windows: Windows, tensors: Tensors, glimpses: int | None = None) -
 
 
 def _released(tensors: Tensors, windows: Windows, config: DRAWConfig) -> Mapping[str, Tensor]:
-    """The port's parameters under the release's names, in its orientation (inputs, outputs)."""
+    """Return the port's parameters by the released names, in the released orientation (inputs, outputs)."""
     c, p = config, {name: tensor.float() for name, tensor in tensors.items()}
     read_window, write_window, patch = _WINDOWS[windows]
     language = {

@@ -1,10 +1,10 @@
-"""The released skip-thought encoders as a model folder.
+"""Convert the released skip-thought encoders into a model folder.
 
 Source: ryankiros/skip-thoughts, skipthoughts.py: `uni_skip.npz` and `bi_skip.npz` hold the encoders, `utable.npy` and `btable.npy` the
-word vectors of some 930,000 words, `dictionary.txt` those words, a line each. The release keeps a matrix for both gates and one for the
-candidate, stored as (inputs, outputs); we keep one for all three as (outputs, inputs).
+word vectors of about 930,000 words, `dictionary.txt` one word per line. The release keeps a matrix for both gates and one for the
+candidate, stored as (inputs, outputs); our models keep one matrix for all three, stored as (outputs, inputs).
 
-The option files beside them (`.npz.pkl`) are not needed, and never opened.
+The option files (`.npz.pkl`) are not needed and never opened.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DICTIONARY = "dictionary.txt"
 
 
 def released_layout(gru: GRU, prefix: str) -> dict[str, Tensor]:
-    """Each released parameter of a GRU as a view, in the released orientation, into ours. Copying into the views fills the GRU."""
+    """Return views, in the released orientation, into the parameters of a GRU. Copying into them fills the GRU."""
     inputs, bias, recurrent = gru.inputs.weight.data.T, gru.inputs.bias.data, gru.recurrent.weight.data.T
     gates = 2 * recurrent.shape[0]
     return {
@@ -44,36 +44,41 @@ def released_layout(gru: GRU, prefix: str) -> dict[str, Tensor]:
 
 
 def fill_encoders(model: SkipThoughts, parameters: Mapping[str, Mapping[str, np.ndarray]], files: Mapping[str, str]) -> None:
-    """Fills the GRUs of "uni" and "bi" from released parameters; `files` names where each comes from, for errors.
+    """Fill the GRUs of "uni" and "bi" from released parameters.
+
+    Args:
+        model: the model to fill.
+        parameters: the arrays of each encoder.
+        files: the file name of each encoder, for errors.
 
     Raises:
-        ValueError: a parameter is missing or has another shape than its neighbours ask for.
+        ValueError: a parameter is missing, or its shape does not match the others.
     """
     for name, encoder in model.encoders_by_name().items():
         for prefix, direction in DIRECTIONS[name].items():
             for key, view in released_layout(getattr(encoder, direction), prefix).items():
                 array = parameters[name].get(key)
                 if array is None:
-                    raise ValueError(f"{files[name]}: no array {key} in it; there is {', '.join(sorted(parameters[name])) or 'none'}")
+                    raise ValueError(f"{files[name]}: has no array {key}; it has {', '.join(sorted(parameters[name])) or 'none'}")
                 if array.shape != tuple(view.shape) or array.dtype.kind != "f":
-                    fitting = f"floating point numbers {tuple(view.shape)}, which fit encoder_Ux and the word vectors"
-                    raise ValueError(f"{files[name]}: {key} is {_told(array)}, expected {fitting}")
+                    shape = f"floating point numbers {tuple(view.shape)}, to match encoder_Ux and the word vectors"
+                    raise ValueError(f"{files[name]}: {key} is {_described(array)}, expected {shape}")
                 view.copy_(torch.from_numpy(array))
 
 
 def convert_skipthoughts(folder: Path, out: Path, *, half: bool = False) -> Path:
-    """Turns a folder of the released files into a model folder, which `cap2im.sentence_encoders.load_sentence_encoder` reads.
+    """Convert a folder of the released files into a model folder, which `cap2im.sentence_encoders.load_sentence_encoder` reads.
 
     Args:
         folder: with `uni_skip.npz`, `bi_skip.npz`, `utable.npy`, `btable.npy` and `dictionary.txt`.
-        out: the model folder to write. The word vectors go from disk to disk; only for `half` they pass through memory.
+        out: the model folder to write. Word vectors are copied without reading them into memory, unless `half` is set.
         half: store the word vectors in half precision, which halves the 4.6 GB.
 
     Returns:
-        `out`.
+        The model folder.
 
     Raises:
-        ValueError: a file is missing, damaged or of other shapes; it says what was expected and what was found.
+        ValueError: a file is missing or damaged, or its shapes do not match.
     """
     expected = [*(file for files in FILES.values() for file in files), DICTIONARY]
     if missing := [file for file in expected if not (folder / file).is_file()]:
@@ -92,13 +97,13 @@ def convert_skipthoughts(folder: Path, out: Path, *, half: bool = False) -> Path
     for name, (archive, _) in FILES.items():
         matrix = parameters[name].get("encoder_Ux")
         if matrix is None or matrix.ndim != 2:
-            raise ValueError(f"{folder / archive}: encoder_Ux is {_told(matrix)}, expected a square matrix")
+            raise ValueError(f"{folder / archive}: encoder_Ux is {_described(matrix)}, expected a square matrix")
         units[name] = matrix.shape[0]
     config = SkipThoughtsConfig(uni=units["uni"], bi=units["bi"], embedding=widths[0])
     files = {name: str(folder / archive) for name, (archive, _) in FILES.items()}
     try:
         with torch.device("meta"):
-            fill_encoders(SkipThoughts(config, 1), parameters, files)  # compares shapes before a network takes any memory
+            fill_encoders(SkipThoughts(config, 1), parameters, files)  # check shapes before the model takes any memory
     except RuntimeError as error:
         raise ValueError(f"{folder}: sizes that no machine can hold: {shortened(str(error), 200)}") from None
     model = SkipThoughts(config, 1)
@@ -120,13 +125,13 @@ def convert_skipthoughts(folder: Path, out: Path, *, half: bool = False) -> Path
 
 
 def read_dictionary(path: Path) -> list[str]:
-    """The words of the released dictionary in the order of the tables' rows.
+    """Return the words of the released dictionary in the order of the tables' rows.
 
-    Words that the release's own reading makes the same (it strips them) keep their last row, as there; an earlier one gets a name that no
-    caption has.
+    Of words that become equal when stripped, the last row keeps the word, as in the release; earlier rows get a name that no caption
+    contains.
 
     Raises:
-        ValueError: it is not UTF-8, or has no word UNK.
+        ValueError: the file is not UTF-8, or has no word UNK.
     """
     lines = read_text(path).removesuffix("\n").split("\n")
     words = [line.strip() for line in lines]
@@ -137,12 +142,14 @@ def read_dictionary(path: Path) -> list[str]:
 
 
 def _table(path: Path, words: int) -> np.ndarray:
-    """Return a table of word vectors, left on the disk."""
+    """Return a memory-mapped table of word vectors."""
     table = open_npy(path)
     if table.ndim != 2 or table.dtype != np.float32 or len(table) != words:
-        raise ValueError(f"{path}: {_told(table)}, expected a float32 matrix with a row for each of the {words:,} words of {DICTIONARY}")
+        raise ValueError(
+            f"{path}: {_described(table)}, expected a float32 matrix with a row for each of the {words:,} words of {DICTIONARY}"
+        )
     return table
 
 
-def _told(array: Any) -> str:
+def _described(array: Any) -> str:
     return f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "missing" if array is None else type(array).__name__

@@ -1,44 +1,40 @@
-"""The parameters of the released Theano programs, by their names there: as views of our models' parameters, and models made of them.
+"""Parameters of the released Theano programs: views into our models by their released names, and models built from them.
 
 Source: repository mansimov/text2image, files mnist-captions/alignDraw.py, mnist-captions/draw.py, mnist-captions/create-captions.py,
-coco/alignDraw.py and coco/sharpen.py. The release keeps one matrix for each input of an LSTM and stores it as (inputs, outputs); we
-keep one matrix for all inputs as (outputs, inputs).
+coco/alignDraw.py and coco/sharpen.py. The release keeps one matrix per input of an LSTM, stored as (inputs, outputs);
+our models keep one matrix for all inputs, stored as (outputs, inputs).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from typing import Literal, TypeVar
+from collections.abc import Callable
+from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
+from cap2im.convert.parameters import Tensors, build_model, check_axes, picture_sides
 from cap2im.models.aligndraw import DRAW, DRAWConfig
 from cap2im.models.lapgan import Sharpener, SharpenerConfig
 
-# the words of MNIST with captions, in the order of the release's numbers; its configuration has one row more, which no word has
+# words of MNIST with captions in the release's order; its configuration has one more row, without a word
 MNIST_WORDS = (*"0123456789", "the", "digit", "is", "on", "at", "left", "right", "bottom", "top", "of", "image", ".")
 
-GLIMPSES = {"align": 32, "none": 64}  # of the release's configurations; the files do not tell
-DRAW_SIDE = 28  # of the plain DRAW program, which has no learned canvas that would tell
+GLIMPSES = {"align": 32, "none": 64}  # of the release's configurations; not in the files
+DRAW_SIDE = 28  # of the DRAW program, which has no learned canvas to infer it from
 
-# what the programs for MNIST save beside the parameters: the last training batch
+# saved beside the parameters by the programs for MNIST: the last training batch
 BATCH_RECORDS = frozenset({"c_ts", "read_attent_params", "write_attent_params"})
-
-Tensors = Mapping[str, Tensor]
-Model = TypeVar("Model", bound=nn.Module)
 
 
 def released_layout(model: DRAW, tensor: Callable[[Tensor], Tensor] = lambda p: p.data) -> dict[str, Tensor]:
-    """Each released parameter as a view, in the released orientation, into the tensor that belongs to our parameter.
+    """Return views, in the released orientation, into the tensors of our parameters.
 
     Args:
-        model: alignDRAW or DRAW; the other two were never released.
-        tensor: which tensor of a parameter to look into: its data (the default), its gradient, an optimizer's state.
+        model: alignDRAW or DRAW; the others were not released.
+        tensor: returns the tensor of a parameter to view: its data (the default), its gradient, an optimizer's state.
 
     Returns:
-        released name -> view. Copying into the views fills the model; the views cover every parameter once.
+        Released name -> view. The views cover every parameter once; copying into them fills the model.
     """
     c = model.config
     assert c.conditioning in ("align", "none")
@@ -90,30 +86,31 @@ def released_layout(model: DRAW, tensor: Callable[[Tensor], Tensor] = lambda p: 
 
 
 def released_names(conditioning: Literal["align", "none"]) -> frozenset[str]:
-    """The names of all parameters of alignDRAW or of DRAW."""
-    units = {"inference_units": 1, "generative_units": 1, "latent": 1, "language_units": 1, "align_features": 1}  # any would do
+    """Return the names of all parameters of alignDRAW or of DRAW."""
+    units = {"inference_units": 1, "generative_units": 1, "latent": 1, "language_units": 1, "align_features": 1}  # any sizes
     return frozenset(released_layout(DRAW(DRAWConfig.model_validate({"conditioning": conditioning, "side": 4, **units}))))
 
 
 def released_draw(tensors: Tensors, glimpses: int | None = None) -> DRAW:
-    """AlignDRAW or DRAW, `variant="released"`, of released parameters.
+    """Return alignDRAW or DRAW with `variant="released"` from released parameters.
 
     Args:
-        tensors: all parameters by their released names.
-        glimpses: T; None for that of the release's configuration.
+        tensors: all parameters by their released names; `BATCH_RECORDS` are ignored.
+        glimpses: T; None for the value of the release's configuration.
 
     Raises:
-        ValueError: shapes that do not belong together.
+        ValueError: parameters are missing, or their shapes do not match.
     """
     config = released_config(tensors, glimpses)
-    return _filled(lambda: DRAW(config), released_layout, tensors)
+    parameters = {name: tensor for name, tensor in tensors.items() if name not in BATCH_RECORDS}
+    return build_model(lambda: DRAW(config), released_layout, parameters)
 
 
 def released_config(tensors: Tensors, glimpses: int | None = None) -> DRAWConfig:
-    """The sizes that the shapes of released parameters tell.
+    """Infer the configuration from the shapes of released parameters.
 
     Raises:
-        ValueError: shapes that no network has.
+        ValueError: parameters are missing, or have impossible shapes.
     """
     conditioning: Literal["align", "none"] = "align" if "c0" in tensors else "none"
     check_axes(tensors, {"W_hdec_read_attent": 2, "W_henc_henc": 2, "W_z_hdec": 2, "W_hdec_c": 2, "W_inp_henc": 2})
@@ -142,9 +139,9 @@ def released_config(tensors: Tensors, glimpses: int | None = None) -> DRAWConfig
 
 
 def sharpener_layout(model: Sharpener) -> dict[str, Tensor]:
-    """Each parameter of the release's sharpening network as a view, in its orientation, into ours.
+    """Return views, in the released orientation, into the parameters of the sharpening network.
 
-    The program flips the stored kernels before a convolution that flips them again, so that they act unflipped, as ours do.
+    The program flips the stored kernels before a convolution that flips them again, so the stored kernels equal ours.
     """
     views = {"skipthought2image": model.sentence.weight.data.T, "skipthought2image-bias": model.sentence.bias.data}
     for number, layer in enumerate(model.convolutions):
@@ -155,15 +152,15 @@ def sharpener_layout(model: Sharpener) -> dict[str, Tensor]:
 
 
 def sharpener_names() -> frozenset[str]:
-    """The names of all parameters of the sharpening network."""
+    """Return the names of all parameters of the sharpening network."""
     return frozenset(sharpener_layout(Sharpener(SharpenerConfig(side=4, sentence_features=1, features=(1, 1)))))
 
 
 def released_sharpener(tensors: Tensors) -> Sharpener:
-    """The sharpening network of released parameters (`gan.hdf5`).
+    """Return the sharpening network from released parameters (`gan.hdf5`).
 
     Raises:
-        ValueError: shapes that do not belong together.
+        ValueError: parameters are missing, or their shapes do not match.
     """
     check_axes(tensors, {"skipthought2image": 2, "W_conv0": 4, "W_conv1": 4, "W_conv2": 4})
     sentence, pixels = tensors["skipthought2image"].shape
@@ -173,69 +170,11 @@ def released_sharpener(tensors: Tensors) -> Sharpener:
         features=(tensors["W_conv0"].shape[0], tensors["W_conv1"].shape[0]),
         kernels=(tensors["W_conv0"].shape[3], tensors["W_conv1"].shape[3], tensors["W_conv2"].shape[3]),
     )
-    return _filled(lambda: Sharpener(config), sharpener_layout, tensors)
-
-
-def _filled(make: Callable[[], Model], layout: Callable[[Model], Mapping[str, Tensor]], tensors: Tensors) -> Model:
-    """A model with released parameters, whose shapes are compared before it takes any memory."""
-    try:
-        with torch.device("meta"):
-            shapes = {name: tuple(view.shape) for name, view in layout(make()).items()}
-    except RuntimeError as error:
-        raise ValueError(f"sizes that no machine can hold: {' '.join(str(error).split())[:200]}") from None
-    check_shapes(shapes, tensors)
-    model = make()
-    fill(layout(model), tensors)
-    return model
-
-
-# What legacy parameters have to be
-
-
-def check_axes(tensors: Tensors, axes: Mapping[str, int]) -> None:
-    """Raises ValueError where a parameter that sizes are read from has another number of axes."""
-    wrong = [
-        f"{name} has shape {list(tensors[name].shape)}, {count} axes are needed"
-        for name, count in axes.items()
-        if tensors[name].dim() != count
-    ]
-    if wrong:
-        raise ValueError("; ".join(wrong))
-
-
-def check_shapes(expected: Mapping[str, tuple[int, ...]], tensors: Tensors) -> None:
-    """Raises ValueError where parameters have other shapes than the others make it necessary, or hold numbers that are not finite."""
-    wrong = [
-        f"{name} has shape {list(tensors[name].shape)}, {list(shape)} is needed beside the others"
-        for name, shape in expected.items()
-        if tuple(tensors[name].shape) != shape
-    ]
-    wrong += [f"{name} is not finite" for name in expected if not tensors[name].isfinite().all()]
-    if wrong:
-        raise ValueError("; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""))
-
-
-def fill(views: Mapping[str, Tensor], tensors: Tensors) -> None:
-    """Copies parameters into a model's views of the same names.
-
-    Raises:
-        ValueError: shapes that do not fit.
-    """
-    check_shapes({name: tuple(view.shape) for name, view in views.items()}, tensors)
-    for name, view in views.items():
-        view.copy_(tensors[name])
-
-
-def picture_sides(name: str, count: int) -> tuple[int, int]:
-    """Colours and side of the square pictures that have so many numbers; at most one of 1 and 3 colours is possible."""
-    for colours in (1, 3):
-        if count > 0 and count % colours == 0 and math.isqrt(count // colours) ** 2 == count // colours:
-            return colours, math.isqrt(count // colours)
-    raise ValueError(f"{name}: {count} numbers are no square picture of 1 or 3 colours")
+    return build_model(lambda: Sharpener(config), sharpener_layout, tensors)
 
 
 def _root(name: str, count: int) -> int:
     colours, side = picture_sides(name, count)
     if colours != 1:
-        raise ValueError(f"{name}: {count} numbers are no square picture of one colour")
+        raise ValueError(f"{name}: {count} numbers are not a square picture of one colour")
     return side

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from cap2im.checkpoint import read_config, read_weights
-from cap2im.convert.recognise import convert, kinds, read_tensors
+from cap2im.convert.legacy import convert, legacy_formats
 from cap2im.convert.theano import BATCH_RECORDS, MNIST_WORDS, released_draw, released_layout, released_sharpener, sharpener_layout
+from cap2im.convert.weight_files import read_tensors
 from cap2im.data.mnist_captions import WORDS
 from cap2im.models.aligndraw import DRAW, DRAWConfig
 from cap2im.models.filterbank import Variant
@@ -218,16 +219,16 @@ def changed(arrays, **changes):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"b_c": None}, r"damaged, or no alignDRAW of the authors' program, which has 33 parameters; missing: b_c$"),
+        ({"b_c": None}, r"damaged, or not alignDRAW of the authors' program, which has 33 parameters; missing: b_c$"),
         ({"extra": np.zeros(3)}, r"33 parameters; surplus: extra$"),
         (
             {"b_c": None, "c0": None, "h0_dec": None, "v_align": None, "b_mu": None, "more": np.zeros(1)},
             "missing: b_c, .* and 1 more; surplus: more",
         ),
-        ({"b_hdec": np.zeros(9)}, r"alignDRAW of the authors' program: b_hdec has shape \[9\], \[24\] is needed beside the others"),
-        ({"c0": np.zeros((1, 65))}, r"c0: 65 numbers are no square picture of 1 or 3 colours"),
-        ({"c0": np.zeros(64)}, r"c0 has shape \[64\], 2 axes are needed"),
-        ({"W_hdec_c": np.zeros((6, 7))}, r"W_hdec_c: 7 numbers are no square picture"),
+        ({"b_hdec": np.zeros(9)}, r"alignDRAW of the authors' program: b_hdec has shape \[9\], the others imply \[24\]"),
+        ({"c0": np.zeros((1, 65))}, r"c0: 65 numbers are not a square picture of 1 or 3 colours"),
+        ({"c0": np.zeros(64)}, r"c0 has shape \[64\], expected 2 axes"),
+        ({"W_hdec_c": np.zeros((6, 7))}, r"W_hdec_c: 7 numbers are not a square picture"),
         ({"b_mu": np.full(4, np.nan)}, "b_mu is not finite"),
     ],
 )
@@ -243,7 +244,7 @@ def test_damaged_parameters_are_named(tmp_path, arrays, change, message):
 def test_sizes_are_compared_before_they_take_memory(tmp_path, arrays):
     """Three million recurrent rows ask for a network of 144 terabytes."""
     path = write_hdf5(tmp_path / "weights.h5", changed(arrays, W_henc_henc=np.zeros((3_000_000, 1))))
-    with pytest.raises(ValueError, match=r"W_henc_henc has shape \[3000000, 1\], \[3000000, 12000000\] is needed beside the others"):
+    with pytest.raises(ValueError, match=r"W_henc_henc has shape \[3000000, 1\], the others imply \[3000000, 12000000\]"):
         convert(path, tmp_path / "model")
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     with pytest.raises(ValueError, match="sizes that no machine can hold"):
@@ -257,7 +258,7 @@ def test_sizes_are_compared_before_they_take_memory(tmp_path, arrays):
 def test_wrongly_shaped_parameters_of_the_port_are_named(tmp_path):
     weights = port_weights(PORT, "two windows") | {"w_logvar.weight": torch.zeros(2, 2)}
     torch.save(weights, tmp_path / "port.pt")
-    with pytest.raises(ValueError, match=r"PyTorch port: w_logvar\.weight has shape \[2, 2\], \[6, 9\] is needed"):
+    with pytest.raises(ValueError, match=r"PyTorch port: w_logvar\.weight has shape \[2, 2\], the others imply \[6, 9\]"):
         convert(tmp_path / "port.pt", tmp_path / "model")
 
 
@@ -274,7 +275,7 @@ def test_wrongly_shaped_parameters_of_the_port_are_named(tmp_path):
 )
 def test_tensors_that_are_no_plain_arrays(tmp_path, odd):
     torch.save(port_weights(PORT, "two windows") | {"w_logvar.weight": odd()}, tmp_path / "port.pt")
-    with pytest.raises(ValueError, match=r"port\.pt: w_logvar\.weight (is no array of numbers|says that it has)") as error:
+    with pytest.raises(ValueError, match=r"port\.pt: w_logvar\.weight (is not a dense array of real numbers|states)") as error:
         convert(tmp_path / "port.pt", tmp_path / "model")
     assert "\n" not in str(error.value)
 
@@ -296,24 +297,24 @@ def test_hdf5_files_that_lead_elsewhere(tmp_path, arrays):
         convert(tmp_path / "weights.h5", tmp_path / "model")
     with h5py.File(tmp_path / "large.h5", "w") as file:
         file.create_dataset("b_c", (2**40,), dtype="f", chunks=(2**20,))
-    with pytest.raises(ValueError, match="b_c says that it has 4,398,046,511,104 bytes"):
+    with pytest.raises(ValueError, match="b_c states 4,398,046,511,104 bytes"):
         convert(tmp_path / "large.h5", tmp_path / "model")
 
 
 def test_words_that_do_not_fit(tmp_path, arrays):
     path = write_hdf5(tmp_path / "weights.h5", arrays)
     for numbers, message in (
-        ({"a": 0, "b": 22}, r"dictionary\.pkl: has 23 words, and the weights have vectors of 22: it does not belong to them"),
+        ({"a": 0, "b": 22}, r"dictionary\.pkl: has 23 words, the weights 22 word vectors: they do not belong together"),
         ({"a": 0, "b": 0}, "the words 'a' and 'b' have one number, 0"),
         ({}, "are no vocabulary"),
     ):
         with pytest.raises(ValueError, match=message):
             convert(path, tmp_path / "model", dictionary=write_dictionary(tmp_path / "dictionary.pkl", numbers))
     (tmp_path / "list.pkl").write_bytes(b"].")
-    with pytest.raises(ValueError, match=r"list\.pkl: holds a list; a dictionary of words and their numbers is needed"):
+    with pytest.raises(ValueError, match=r"list\.pkl: expected a dictionary of words and their numbers, got a list"):
         convert(path, tmp_path / "model", dictionary=tmp_path / "list.pkl")
     write_hdf5(path, changed(arrays, **{name: np.zeros((30, 12)) for name in ("W_y_hLangEnc", "W_yRev_hLangEncRev")}))
-    with pytest.raises(ValueError, match=r"has vectors of 30 words and does not say which: give --dictionary dictionary\.pkl"):
+    with pytest.raises(ValueError, match=r"has 30 word vectors without their words: give --dictionary dictionary\.pkl"):
         convert(path, tmp_path / "model")
 
 
@@ -408,7 +409,7 @@ BOMBS = {
     "hash": ((b"\x80\x02}(" + PAIRS + b"K\x01u.",), "more than 4,096 tuples in a tuple"),
     "counted": ((b"\x80\x02ccollections\nCounter\n](" + PAIRS + b"e\x85R.",), "more than 4,096 tuples in a tuple"),
     "compressed": ((b"\x80\x02(" + b"}" * 3_000_000 + b"l.", b"", zipfile.ZIP_DEFLATED), "is compressed"),
-    "two pickles": ((b"\x80\x02}.", b"", zipfile.ZIP_STORED, "archive/DATA.PKL"), "two members of its archive have one name"),
+    "two pickles": ((b"\x80\x02}.", b"", zipfile.ZIP_STORED, "archive/DATA.PKL"), "two members of its archive have the same name"),
     "storage is shorter than said": ((tensor_pickle(10**9, 10**9), bytes(16)), "damaged, or not of PyTorch"),
     "tensor is longer than its storage": ((tensor_pickle(4, 10**9), bytes(16)), "damaged, or not of PyTorch"),
     "negative storage": ((tensor_pickle(-4, 4), bytes(16)), "damaged, or not of PyTorch"),
@@ -426,11 +427,11 @@ def test_pytorch_bombs_are_refused(tmp_path, name):
 @pytest.mark.parametrize("zipped", [True, False])
 def test_repeated_numbers_take_no_memory(tmp_path, zipped):
     torch.save({"a": torch.zeros(1).expand(10**12)}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match="a says that it has 4,000,000,000,000 bytes, and 4 are stored"):
+    with pytest.raises(ValueError, match="a states 4,000,000,000,000 bytes, and 4 are stored"):
         read_tensors(tmp_path / "a.pth")
     shared = torch.zeros(10_000)
     torch.save({f"a{n}": shared for n in range(20)}, tmp_path / "b.pth", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match="says that it has 800,000 bytes of weights"):
+    with pytest.raises(ValueError, match="states 800,000 bytes of weights"):
         read_tensors(tmp_path / "b.pth")
 
 
@@ -470,9 +471,9 @@ def test_files_of_no_known_kind(tmp_path, arrays):
         assert "\n" not in str(error.value)
 
     (tmp_path / "text").write_text("hello, world")
-    refused(tmp_path / "text", r"neither an HDF5 nor a PyTorch file \(it begins with b'hello, w'\)")
+    refused(tmp_path / "text", r"expected an HDF5 or a PyTorch file, got one that begins with b'hello, w'")
     write_hdf5(tmp_path / "other.h5", {"conv1": np.zeros(3)})
-    refused(tmp_path / "other.h5", "no weights that are known here: it holds conv1; known are alignDRAW of the authors' program; ")
+    refused(tmp_path / "other.h5", "unknown weights with the parameters conv1; known are alignDRAW of the authors' program; ")
     whole = write_hdf5(tmp_path / "whole.h5", arrays).read_bytes()
     (tmp_path / "half.h5").write_bytes(whole[: len(whole) // 2])
     refused(tmp_path / "half.h5", "damaged, or not the arrays that were expected: .*truncated file")
@@ -483,9 +484,9 @@ def test_files_of_no_known_kind(tmp_path, arrays):
     np.savez(tmp_path / "arrays.npz", a=np.zeros(3))
     refused(tmp_path / "arrays.npz", "damaged, or not of PyTorch")
     torch.save([1, 2], tmp_path / "list.pt")
-    refused(tmp_path / "list.pt", "no state dict in it: it holds a list")
+    refused(tmp_path / "list.pt", "has no state dict; it holds a list")
     torch.save({"epoch": 1}, tmp_path / "epoch.pt")
-    refused(tmp_path / "epoch.pt", "no state dict in it: it holds .epoch.")
+    refused(tmp_path / "epoch.pt", "has no state dict; it holds .epoch.")
     (tmp_path / "folder").mkdir()
     refused(tmp_path / "folder", r"folder: no uni_skip\.npz, .*; the released skip-thoughts are .*, AttnGAN's files \*\.pth$")
 
@@ -512,7 +513,7 @@ def test_options_that_a_kind_does_not_have(tmp_path, arrays):
 
 def test_kinds_are_told_apart_by_their_own_names():
     """Complete files have no rival: no kind's names are another's."""
-    names = [kind.names for kind in kinds()]
+    names = [kind.names for kind in legacy_formats()]
     assert len(set(names)) == len(names)
 
 
