@@ -312,7 +312,10 @@ def test_parts_that_are_missing_or_too_many(tmp_path, run):
         ((generator, "--text-encoder", generator, "--dictionary", words), "needs its text encoder and words"),
         ((text, "--dictionary", words), "a text encoder cannot draw; give it as --text-encoder of another file"),
         ((tmp_path / "netD0.pth", "--dictionary", words), "a discriminator has no words: leave out --dictionary"),
-        ((tmp_path / "other.pth", "--text-encoder", text), f"{tmp_path / 'other.pth'}: not a part of AttnGAN; its parameters are conv1.weight"),
+        (
+            (tmp_path / "other.pth", "--text-encoder", text),
+            f"{tmp_path / 'other.pth'}: not a part of AttnGAN; its parameters are conv1.weight",
+        ),
         ((tmp_path / "half.pth", *both), f"{tmp_path / 'half.pth'}: damaged, or not of PyTorch"),
         ((generator, "--text-encoder", tmp_path / "half.pth", "--dictionary", words), f"{tmp_path / 'half.pth'}: damaged"),
         ((generator, "--text-encoder", text, "--dictionary", tmp_path / "list.pickle"), "list.pickle: [train captions, test captions, "),
