@@ -1,9 +1,9 @@
-"""How fast photos are prepared, and whether training has to wait for its batches.
+"""Measure how fast photos are prepared, and whether training waits for its batches.
 
     python -m benchmarks.data COCO_FOLDER [--workers 2] [--repeat 8]
 
-Prepares a COCO folder several times over into one dataset of 32 x 32 images, then reads batches of 100 from it, beside a training step of
-the COCO configuration on the same machine.
+Prepares a COCO folder, its images repeated, as a dataset of 32 x 32 images, then reads batches of 100 from it, beside a training step of the
+COCO configuration on the same machine.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("coco", type=Path)
     parser.add_argument("--workers", type=int, default=available_workers())
-    parser.add_argument("--repeat", type=int, default=8, help="how often each photo is prepared")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the training step")
+    parser.add_argument("--repeat", type=int, default=8, help="times that each photo is prepared")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of the training step")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)

@@ -1,10 +1,10 @@
-"""How fast AttnGAN's word loss is: all captions at once against one after another, and against what the machine can multiply.
+"""Measure AttnGAN's word loss for all captions at once beside a loop over captions.
 
     python -m benchmarks.matching [--threads 1] [--batch 48] [--features 256] [--side 17] [--words 15]
 
-Forward and backward of both word losses, at the sizes of the published configurations: 48 images with 17 x 17 regions, captions of 15
-words, 256 features. The loop is of our own making, and does as the released program does: for each caption it copies the words for every
-image, attends, and compares. The work is counted over the matrix products, which both have in common.
+Forward and backward of both word losses, at the sizes of the released configurations: 48 images with 17 x 17 regions, captions of 15
+words, 256 features. The loop does as the released program: for each caption it copies the words for every image, attends, and compares.
+The work is counted over the matrix products of the loop.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from cap2im.randomness import generator
 
 
 def loop_over_captions(regions: Tensor, words: Tensor, mask: Tensor, gammas: Gammas) -> Tensor:
-    """`word_scores`, one caption after another."""
+    """Return `word_scores`, computed one caption after another."""
     values = regions.flatten(2)  # [B, E, R]
     scores = []
-    for caption, there in zip(words, mask, strict=True):
-        repeated = caption[there].T.repeat(len(values), 1, 1)  # [B, E, L]
+    for caption, is_word in zip(words, mask, strict=True):
+        repeated = caption[is_word].T.repeat(len(values), 1, 1)  # [B, E, L]
         by_word = torch.bmm(values.transpose(1, 2), repeated).softmax(dim=2)  # [B, R, L]
         weights = (by_word.transpose(1, 2).contiguous() * gammas.gamma1).softmax(dim=2)  # [B, L, R]
         contexts = torch.bmm(values, weights.transpose(1, 2).contiguous())  # [B, E, L]
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    torch.set_flush_denormal(True)  # as training does; without it both are several times slower, by their softmaxes' smallest numbers
+    torch.set_flush_denormal(True)  # as training does
     device, random = torch.device(arguments.device), generator("benchmark")
     clock = Clock(device, arguments.runs)
     batch, features, side, longest = arguments.batch, arguments.features, arguments.side, arguments.words
@@ -63,19 +63,19 @@ def main() -> None:
 
         return both
 
-    ours, theirs = losses(word_scores), losses(loop_over_captions)
-    for found, expected in zip(ours(), theirs(), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+    at_once, one_by_one = losses(word_scores), losses(loop_over_captions)
+    for actual, expected in zip(at_once(), one_by_one(), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-5)
     print(f"{arguments.threads} threads, {platform.machine()}; torch {torch.__version__}; {work:.1f} GFLOP\n")
-    print("| word losses, forward and backward | seconds | GFLOP/s | of the fp32 multiply rate of the same moment |")
+    print("| word losses, forward and backward | seconds | GFLOP/s | share of the fp32 multiply rate |")
     print("| --- | --- | --- | --- |")
     seconds = {}
-    for name, step in (("a caption at a time", theirs), ("all captions at once", ours)):
+    for name, step in (("a caption at a time", one_by_one), ("all captions at once", at_once)):
         before = multiply_rate(clock)
         seconds[name] = clock.seconds(step)
-        reached = (before + multiply_rate(clock)) / 2
+        multiply = (before + multiply_rate(clock)) / 2
         rate = work / seconds[name]
-        print(f"| {name} | {seconds[name]:.3f} | {rate:.0f} | {rate / reached:.0%} |", flush=True)
+        print(f"| {name} | {seconds[name]:.3f} | {rate:.0f} | {rate / multiply:.0%} |", flush=True)
     slow, fast = seconds.values()
     print(f"\n{slow / fast:.1f} times as fast")
 

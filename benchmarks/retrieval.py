@@ -1,9 +1,9 @@
-"""How fast captions rank their shortlists, as a share of what the machine can multiply.
+"""Measure how fast captions rank their shortlists, beside the machine's matrix product.
 
     python -m benchmarks.retrieval [--threads 1] [--captions 100 200 400] [--candidates 100]
 
 The network of aligndraw-coco-paper with random weights, random 32 x 32 images and captions of 12 random words. The work is counted over one
-batch of pairs, and time grows with the captions; so 1,000 of them are extrapolated.
+batch of pairs. Time is linear in the captions, so that of 1,000 is extrapolated.
 """
 
 from __future__ import annotations
@@ -49,30 +49,30 @@ def main() -> None:
     shortlists = torch.stack([torch.randperm(len(images), generator=random)[: arguments.candidates] for _ in range(most)])
 
     pairs = torch.zeros(PAIRS_AT_ONCE, dtype=torch.long)
-    with FlopCounterMode(display=False) as counter:  # which wants gradients enabled
+    with FlopCounterMode(display=False) as counter:  # which needs gradients
         text = model.encode(tokens[:1].to(device), mask[:1].to(device))
         assert text is not None
         model.bound(
             images[pairs].to(device).float() / 255, text[pairs.to(device)], torch.randn(PAIRS_AT_ONCE, *model.noise_shape, device=device)
         )
     of_pair = counter.get_total_flops() / PAIRS_AT_ONCE / 1e9
-    with FlopCounterMode(display=False) as counter:  # which wants gradients enabled
+    with FlopCounterMode(display=False) as counter:  # which needs gradients
         alike = sentences_as_text(mean.to(device).expand(PAIRS_AT_ONCE, -1))
         model.bound(images[pairs].to(device).float() / 255, alike, torch.randn(PAIRS_AT_ONCE, *model.noise_shape, device=device))
     of_mean = counter.get_total_flops() / PAIRS_AT_ONCE / 1e9
 
-    print("| captions | bounds | seconds | seconds a caption | GFLOP/s | of the fp32 multiply rate of the same moment |")
+    print("| captions | bounds | seconds | seconds a caption | GFLOP/s | share of the fp32 multiply rate |")
     print("| --- | --- | --- | --- | --- | --- |")
     for captions in arguments.captions:
         lists = shortlists[:captions]
         before, start = multiply_rate(clock), time.perf_counter()
         likelihood_ratios(model, images, tokens[:captions], mask[:captions], None, mean, lists, samples=1, seed=0)
         seconds = time.perf_counter() - start
-        reached = (before + multiply_rate(clock)) / 2
+        multiply = (before + multiply_rate(clock)) / 2
         different = len(lists.unique())
         rate = (lists.numel() * of_pair + different * of_mean) / seconds
         bounds = f"{lists.numel():,} + {different:,}"
-        print(f"| {captions:,} | {bounds} | {seconds:.1f} | {seconds / captions:.3f} | {rate:.0f} | {rate / reached:.0%} |", flush=True)
+        print(f"| {captions:,} | {bounds} | {seconds:.1f} | {seconds / captions:.3f} | {rate:.0f} | {rate / multiply:.0%} |", flush=True)
     print(f"\n1,000 captions, extrapolated from {captions}: {1000 * seconds / captions / 60:.1f} minutes")
 
 

@@ -1,9 +1,8 @@
-"""How fast alignDRAW trains and draws, against the machine's matrix multiply and against a plain program, in the same run.
+"""Measure alignDRAW's training step and sampling beside the machine's matrix product and a plain program.
 
     python -m benchmarks.speed [--recipe aligndraw-coco-paper] [--device cuda] [--compile] [--threads 2]
 
-Prints the tables of benchmarks/README.md, for the network of a recipe and batches of 100; if none is named, MNIST with captions at
-60 x 60, T = 32.
+Prints the tables of benchmarks/README.md for the network of a recipe and batches of 100.
 """
 
 from __future__ import annotations
@@ -30,16 +29,14 @@ from cap2im.data.canvas_batches import caption_tokens
 from cap2im.data.mnist import scikit_learn_digits
 from cap2im.data.mnist_captions import ALIASES, WORDS, CanvasMaker, HeldOut
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.models import aligndraw, text
 from cap2im.models.aligndraw import DRAW, DRAWConfig
 from cap2im.models.precision import Precision, supports_bf16
-from cap2im.models.recurrence import Plain
 from cap2im.randomness import generator
 
 BATCH = 100
 COCO_WORDS = 25_323
 SIDE = 2048  # of the matrices whose product is the machine's rate
-PARTS = {  # operator -> where its time is booked
+PARTS = {  # operator -> part of a step that its time counts for
     "aten::mm": "matrix products",
     "aten::addmm": "matrix products",
     "aten::linear": "matrix products",
@@ -53,12 +50,13 @@ PARTS = {  # operator -> where its time is booked
 
 
 class Clock:
-    """Seconds of a function, on any device: the median of several runs."""
+    """Measures the seconds of a function on any device, as the median of several runs."""
 
     def __init__(self, device: torch.device, runs: int, now: Callable[[], float] = time.perf_counter) -> None:
         self.device, self.runs, self.now = device, runs, now
 
     def seconds(self, function: Callable[[], object], repeat: int = 1) -> float:
+        """Return the seconds of one call, after a call that is not measured."""
         function()
         times = []
         for _ in range(self.runs):
@@ -76,24 +74,24 @@ class Clock:
 
 
 def multiply_rate(clock: Clock, dtype: torch.dtype = torch.float32) -> float:
-    """GFLOP/s of a square matrix multiply."""
+    """Return the GFLOP/s of a square matrix product."""
     a, b = (torch.randn(SIDE, SIDE, device=clock.device).to(dtype) for _ in range(2))
     return 2 * SIDE**3 / clock.seconds(lambda: a @ b, repeat=4) / 1e9
 
 
 def precisions_of(device: torch.device) -> list[Precision]:
-    """Those that a device multiplies in by itself: emulated ones would take minutes a row."""
+    """Return the precisions that a device supports natively; emulated ones would take minutes a row."""
     return ["fp32", "bf16"] if supports_bf16(device) else ["fp32"]
 
 
 def multiply_rates(clock: Clock) -> str:
-    """GFLOP/s of a square matrix multiply in every such precision, in words."""
+    """Return the GFLOP/s of a square matrix product in each precision, as text."""
     types: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
     return ", ".join(f"{name} {multiply_rate(clock, types[name]):.0f} GFLOP/s" for name in precisions_of(clock.device))
 
 
 def some_batch(config: DRAWConfig) -> Batch:
-    """Captioned digits for the network of MNIST with captions; for the others noise, and captions of random words, 12 as COCO's median."""
+    """Return captioned digits for networks of MNIST with captions, else noise and captions of 12 random words, COCO's median."""
     noise = torch.randn(BATCH, config.glimpses, config.latent, generator=generator("noise"))
     if config.vocabulary_size == len(WORDS):
         canvases = CanvasMaker(scikit_learn_digits("train"), HeldOut.from_seed(0)).make(BATCH, generator("benchmark"))
@@ -106,13 +104,13 @@ def some_batch(config: DRAWConfig) -> Batch:
 
 
 def bound(model: DRAW, batch: Batch) -> Tensor:
-    """The lower bound [B] of each picture."""
+    """Return the lower bound [B] of each image."""
     value: Tensor = model(batch.images, batch.tokens, batch.mask, batch.noise, batch.vectors).value
     return value
 
 
 def training_step(model: DRAW, device: torch.device, precision: str, bound: Callable[[DRAW, Batch], Tensor] = bound) -> Callable[[], None]:
-    """A whole update on one batch: forward, backward, clipping, RMSprop."""
+    """Return an update on one batch: forward, backward, clipping, RMSprop."""
     from cap2im.training.optimizers import RMSprop
 
     batch = some_batch(model.config).to(device)
@@ -130,7 +128,7 @@ def training_step(model: DRAW, device: torch.device, precision: str, bound: Call
 
 
 def sampling(model: DRAW, device: torch.device) -> Callable[[], None]:
-    """Draws 100 pictures."""
+    """Return a function that samples 100 images."""
     batch = some_batch(model.config).to(device)
 
     @torch.inference_mode()
@@ -142,7 +140,7 @@ def sampling(model: DRAW, device: torch.device) -> Callable[[], None]:
 
 
 def plain_sampling(model: DRAW, device: torch.device) -> Callable[[], None]:
-    """The same by the plain program."""
+    """Return a function that samples 100 images by the plain program."""
     batch = some_batch(model.config).to(device)
 
     @torch.inference_mode()
@@ -153,39 +151,25 @@ def plain_sampling(model: DRAW, device: torch.device) -> Callable[[], None]:
 
 
 def check_plain(model: DRAW, device: torch.device) -> None:
-    """The plain program has to do the same work: it finds the same bounds."""
+    """Check that the plain program returns the same bounds."""
     batch = some_batch(model.config).to(device)
     with torch.no_grad():
         torch.testing.assert_close(plain.bound(model, batch), bound(model, batch), rtol=1e-4, atol=0)
 
 
 def parts_of(step: Callable[[], None], device: torch.device) -> dict[str, float]:
-    """Shares of a step's time by what it is spent on."""
+    """Return the shares of a step's time by part."""
     activity = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     with profile(activities=activity) as recorded:
         step()
     shares: dict[str, float] = defaultdict(float)
     for event in recorded.key_averages():
         if event.device_type != torch.autograd.DeviceType.CPU:
-            continue  # a kernel, whose time its operator has already
-        spent = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
-        shares[PARTS.get(event.key, "elementwise and the rest")] += spent
+            continue  # a kernel, whose time counts for its operator
+        duration = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
+        shares[PARTS.get(event.key, "elementwise and the rest")] += duration
     total = sum(shares.values())
     return {name: value / total for name, value in sorted(shares.items(), key=lambda item: -item[1])}
-
-
-def without_deferred_gradients(step: Callable[[], None]) -> Callable[[], None]:
-    """The same step with plain linear layers, as autograd unrolls them: what the deferred weight gradients are worth."""
-
-    def plain() -> None:
-        kept = aligndraw.Unrolled
-        aligndraw.Unrolled = text.Unrolled = Plain  # type: ignore[assignment, misc]
-        try:
-            step()
-        finally:
-            aligndraw.Unrolled = text.Unrolled = kept  # type: ignore[misc]
-
-    return plain
 
 
 def main() -> None:
@@ -194,7 +178,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--compile", action="store_true", help="also measure --compile, whose first step takes minutes")
+    parser.add_argument("--compile", action="store_true", help="also measure compiled steps; compiling takes minutes")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     torch.set_num_threads(arguments.threads)
@@ -213,32 +197,28 @@ def main() -> None:
         training_step(model, device, "fp32")()
     step_work = counter.get_total_flops() / 1e9
     with FlopCounterMode(display=False) as counter:
-        sampling(model, device).__wrapped__()  # type: ignore[attr-defined]  # the counter wants gradients enabled
+        sampling(model, device).__wrapped__()  # type: ignore[attr-defined]  # the counter needs gradients
     draw_work = counter.get_total_flops() / 1e9
-    print(f"A training step is {step_work:.1f} GFLOP, to sample 100 pictures {draw_work:.1f}.\n")
+    print(f"A training step is {step_work:.1f} GFLOP, sampling 100 images {draw_work:.1f}.\n")
 
     check_plain(model, device)
 
-    print("| what | precision | seconds | GFLOP/s | of the fp32 multiply rate of the same moment | times as fast as the plain program |")
+    print("| what | precision | seconds | GFLOP/s | share of the fp32 multiply rate | times as fast as the plain program |")
     print("| --- | --- | --- | --- | --- | --- |")
-    usual: dict[float, float] = {}  # seconds of the plain program for so much work
+    plain_seconds: dict[float, float] = {}  # of the plain program, by work
 
     def row(label: str, precision: str, function: Callable[[], None], work: float) -> None:
         before = multiply_rate(clock)
         seconds = clock.seconds(function)
-        reached = (before + multiply_rate(clock)) / 2
-        faster = usual.setdefault(work, seconds) / seconds
-        print(
-            f"| {label} | {precision} | {seconds:.3f} | {work / seconds:.0f} | {work / seconds / reached:.0%} | {faster:.1f} |", flush=True
-        )
+        rate = (before + multiply_rate(clock)) / 2
+        faster = plain_seconds.setdefault(work, seconds) / seconds
+        print(f"| {label} | {precision} | {seconds:.3f} | {work / seconds:.0f} | {work / seconds / rate:.0%} | {faster:.1f} |", flush=True)
 
     row("the plain program's training step", "fp32", training_step(model, device, "fp32", plain.bound), step_work)
-    row("the plain program's sampling of 100 pictures", "fp32", plain_sampling(model, device), draw_work)
+    row("the plain program's sampling of 100 images", "fp32", plain_sampling(model, device), draw_work)
     for precision in precisions:
-        step = training_step(model, device, precision)
-        row("training step, batch 100", precision, step, step_work)
-        row("the same without deferred weight gradients", precision, without_deferred_gradients(step), step_work)
-    row("sampling 100 pictures", "fp32", sampling(model, device), draw_work)
+        row("training step, batch 100", precision, training_step(model, device, precision), step_work)
+    row("sampling 100 images", "fp32", sampling(model, device), draw_work)
     if arguments.compile:
         compiled = DRAW(config).to(device)
         compiled.compile_steps()
@@ -255,7 +235,7 @@ def main() -> None:
     maker = CanvasMaker(scikit_learn_digits("train"), HeldOut.from_seed(0))
     epoch = clock.seconds(lambda: maker.make(10_000, generator("epoch")))
     step_seconds = clock.seconds(training_step(model, device, "fp32"))
-    print(f"\nMaking 10,000 canvases: {epoch:.2f} s, which is {epoch / 100 / step_seconds:.1%} of the 100 training steps that they last.")
+    print(f"\nMaking 10,000 canvases: {epoch:.2f} s, {epoch / 100 / step_seconds:.1%} of the time of their 100 training steps.")
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "cap2im", "draw", "the digit three is at the top of the digit one", "--out", folder]
         seconds = clock.seconds(lambda: subprocess.run(command, check=True, capture_output=True))

@@ -9,7 +9,7 @@ from torch import nn
 from cap2im.models.aligndraw import DRAW, DRAWConfig
 from cap2im.models.filterbank import filter_bank
 from cap2im.models.interface import Gaussian
-from cap2im.models.recurrence import Plain, Unrolled
+from cap2im.models.precision import CastLinear
 
 CONDITIONINGS = ("align", "mean", "sentence", "none")
 TINY = {"side": 12, "glimpses": 4, "inference_units": 7, "generative_units": 6, "latent": 3, "language_units": 5, "align_features": 8}
@@ -127,25 +127,11 @@ def test_what_is_written_lies_in_the_box():
             assert mass[(position > low) & (position < high)].sum() / mass.sum() > 0.95
 
 
-def test_unrolled_layers_have_the_gradient_of_plain_ones(monkeypatch):
-    model = make()
-    model(*inputs(model)).value.mean().backward()
-    deferred = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-    model.zero_grad()
-    monkeypatch.setattr(model, "compiled", True)  # plain layers, as under torch.compile
-    monkeypatch.setattr("cap2im.models.text.Unrolled", Plain)
-    model(*inputs(model)).value.mean().backward()
-    assert any(gradient.abs().max() > 1e-3 for gradient in deferred.values())
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.grad, deferred[name], msg=name)
-
-
-@pytest.mark.parametrize("kind", [Unrolled, Plain])
-def test_layers_multiply_in_autocasts_type(kind):
+def test_layers_multiply_in_autocasts_type():
     layer = nn.Linear(300, 300)
     inputs = torch.randn(8, 300, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
-        outputs = kind(layer)
+        outputs = CastLinear(layer)
     outputs = outputs(inputs)  # outside of autocast, as the steps are
     outputs.square().sum().backward()
     assert outputs.dtype == inputs.grad.dtype == layer.weight.grad.dtype == torch.float32
@@ -180,11 +166,3 @@ def test_compiled_steps_have_the_numbers_of_plain_ones():
         results.append((bound, each.generative.weight.grad, each.read_window.weight.grad))
     for plain, other in zip(*results, strict=True):
         torch.testing.assert_close(other, plain, rtol=1e-4, atol=1e-4)
-
-
-def test_a_second_derivative_is_refused_not_wrong():
-    model = make()
-    noise = inputs(model)[3].requires_grad_()
-    (first,) = torch.autograd.grad(model(*inputs(model)[:3], noise).value.sum(), noise, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        first.sum().backward()

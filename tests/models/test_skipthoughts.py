@@ -80,7 +80,7 @@ def test_bi_skip_reads_both_ways(model):
 def test_an_encoder_can_be_left_out():
     assert SkipThoughts(SkipThoughtsConfig(uni=0, bi=3, embedding=4), WORDS)(*pad(SENTENCES)).shape == (3, 6)
     assert SkipThoughtsConfig().features == 4800
-    with pytest.raises(ValidationError, match="nothing is left"):
+    with pytest.raises(ValidationError, match="uni and bi are both 0"):
         SkipThoughtsConfig(uni=0, bi=0)
 
 

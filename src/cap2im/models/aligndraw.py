@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from cap2im.models.filterbank import PARAMETERS, Variant, filter_bank, filter_offsets, first_pixel
 from cap2im.models.interface import Bound, DrawnSequence, Frame, Gaussian, LikelihoodModel, standard_normal
-from cap2im.models.recurrence import Plain, Unrolled
+from cap2im.models.precision import step_linear
 from cap2im.models.text import Alignment, AlignmentPass, BidirectionalLanguageModel, EncodedText, lstm_cell
 
 
@@ -102,25 +102,24 @@ class Glimpse:
 
 
 class StepContext:
-    """What all steps of one pass over a batch share: the encoded captions and the unrolled layers.
+    """What all steps of one pass over a batch share: the encoded captions and the layers.
 
     A constant sentence vector is multiplied with its weights [B, 4D] once, not at every step.
     """
 
     def __init__(self, model: DRAW, text: EncodedText | None) -> None:
-        unrolled = Plain if model.compiled else Unrolled
         self.alignment: AlignmentPass | None = None
         self.sentence: Tensor | None = None
         if text is not None and model.config.conditioning == "align":
-            self.alignment = model.alignment.begin(text, unrolled)
+            self.alignment = model.alignment.begin(text)
         elif text is not None:
             self.sentence = model.sentence(text.sentence).to(text.sentence.dtype)
-        self.read_window = unrolled(model.read_window)
-        self.inference = unrolled(model.inference)
-        self.posterior = unrolled(model.posterior)
-        self.generative = unrolled(model.generative)
-        self.write_window = unrolled(model.write_window)
-        self.patch = unrolled(model.patch)
+        self.read_window = step_linear(model.read_window)
+        self.inference = step_linear(model.inference)
+        self.posterior = step_linear(model.posterior)
+        self.generative = step_linear(model.generative)
+        self.write_window = step_linear(model.write_window)
+        self.patch = step_linear(model.patch)
 
 
 class DRAW(LikelihoodModel):
@@ -130,7 +129,6 @@ class DRAW(LikelihoodModel):
     """
 
     config: DRAWConfig
-    compiled = False
 
     def __init__(self, config: DRAWConfig) -> None:
         super().__init__()
@@ -162,7 +160,6 @@ class DRAW(LikelihoodModel):
 
     def compile_steps(self) -> None:
         """Compile the two steps with torch.compile; results change within rounding."""
-        self.compiled = True
         self.infer = torch.compile(self.infer)  # type: ignore[method-assign]
         self.generate = torch.compile(self.generate)  # type: ignore[method-assign]
 

@@ -20,7 +20,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cap2im.models.recurrence import Unrolled
 from cap2im.models.text import reverse_words
 
 END = 0  # the number of <eos>, the last word that decoders predict of each sentence
@@ -76,10 +75,9 @@ class GRU(nn.Module):
             inputs = inputs + self.context(sentence).unsqueeze(1)
         weight = self.recurrent.weight
         hidden = torch.zeros(len(words), weight.shape[1], dtype=weight.dtype, device=weight.device)
-        recurrent = Unrolled(self.recurrent)
         states = []
         for word, is_word in zip(inputs.to(weight.dtype).unbind(1), mask.unsqueeze(2).unbind(1), strict=True):
-            hidden = torch.where(is_word, gru_cell(word, recurrent(hidden), hidden), hidden)
+            hidden = torch.where(is_word, gru_cell(word, self.recurrent(hidden), hidden), hidden)
             states.append(hidden)
         return torch.stack(states, dim=1)
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from cap2im.models.filterbank import Variant
-from cap2im.models.recurrence import Unrolled
+from cap2im.models.precision import step_linear
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,12 @@ class DirectionalLSTM(nn.Module):
         if window:
             return self._windowed(inputs, start, window)
         hidden, cell = start, torch.zeros_like(start)
-        recurrent = Unrolled(self.recurrent)
         states = []
         for position, word in enumerate(inputs.unbind(1)):
             if forget is not None:
                 restart = forget[:, position, None]
                 hidden, cell = torch.where(restart, start, hidden), cell.masked_fill(restart, 0.0)
-            hidden, cell = lstm_cell(word + recurrent(hidden), cell)
+            hidden, cell = lstm_cell(word + self.recurrent(hidden), cell)
             states.append(hidden)
         return torch.stack(states, dim=1)
 
@@ -108,12 +107,11 @@ class DirectionalLSTM(nn.Module):
         batch, length, _ = inputs.shape
         hidden = start.unsqueeze(1).expand(-1, length, -1).flatten(0, 1)  # [B * L, D]
         cell = torch.zeros_like(hidden)
-        recurrent = Unrolled(self.recurrent)
         position = torch.arange(length, device=inputs.device)
         for before in range(min(window, length) - 1, -1, -1):
             exists = (position >= before).repeat(batch).unsqueeze(1)  # the first words have fewer before them
             word = inputs.roll(before, dims=1).flatten(0, 1)  # [B * L, 4D]
-            next_hidden, next_cell = lstm_cell(word + recurrent(hidden), cell)
+            next_hidden, next_cell = lstm_cell(word + self.recurrent(hidden), cell)
             hidden, cell = torch.where(exists, next_hidden, hidden), torch.where(exists, next_cell, cell)
         return hidden.unflatten(0, (batch, length))
 
@@ -200,11 +198,11 @@ class Alignment(nn.Module):
         self.state = nn.Linear(state_features, features, bias=False)  # W
         self.score = nn.Parameter(torch.zeros(features))  # v
 
-    def begin(self, text: EncodedText, unrolled: Callable[[nn.Linear], Callable[[Tensor], Tensor]] = Unrolled) -> AlignmentPass:
+    def begin(self, text: EncodedText) -> AlignmentPass:
         """Compute what all steps of one pass share."""
         context = text.words if text.context is None else text.context
         doubled_words = 2 * self.word(context).to(context.dtype)
-        return AlignmentPass(text, doubled_words, unrolled(self.state), 2 * self.score, self.noise if self.training else 0.0)
+        return AlignmentPass(text, doubled_words, step_linear(self.state), 2 * self.score, self.noise if self.training else 0.0)
 
 
 @dataclass(frozen=True)
