@@ -2,8 +2,8 @@
 
     python -m benchmarks.data COCO_FOLDER [--workers 2] [--repeat 8]
 
-Prepares a COCO folder, its images repeated, as a dataset of 32 x 32 images, then reads batches of 100 from it, beside a training step of the
-COCO configuration on the same machine.
+Prepares a COCO folder, its images repeated, as a dataset of 32 x 32 images, then reads batches of 100 from it, beside a training step of
+the COCO configuration on the same machine.
 """
 
 from __future__ import annotations
