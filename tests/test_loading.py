@@ -176,7 +176,7 @@ def test_hub_is_not_asked_for_what_a_config_names(tiny, tmp_path, monkeypatch, c
         Pipeline.load(str(folder))
     assert not asked
     (folder / "training.json").write_text("{}")
-    with pytest.raises(ValueError, match="owner/name: not on this machine, and the Hugging Face hub is not asked"):
+    with pytest.raises(ValueError, match="owner/name: not on this machine, and names in a config are not downloaded"):
         Pipeline.load(str(folder))
     assert [options["local_files_only"] for options in asked] == [True]
     assert "looking for" not in caplog.text

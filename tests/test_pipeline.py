@@ -45,6 +45,12 @@ def test_same_caption_and_seed_same_picture_alone_and_in_company(pipeline):
         np.testing.assert_allclose(alone.boxes, drawing.boxes, atol=1e-3)
 
 
+def test_drawings_record_a_random_seed(pipeline):
+    one, two = (pipeline.draw(CAPTIONS[0])[0] for _ in range(2))
+    assert one.seed != two.seed
+    assert np.array_equal(pipeline.draw(CAPTIONS[0], seed=one.seed)[0].canvases, one.canvases)
+
+
 def test_seeds_and_captions_matter(pipeline):
     images = pipeline.images(pipeline.prompts([CAPTIONS[0], CAPTIONS[0], CAPTIONS[1]]), [0, 1, 0])
     assert not torch.allclose(images[0], images[1], atol=1e-4)
@@ -184,7 +190,7 @@ def test_unreachable_hub(monkeypatch, tmp_path, caplog):
     caplog.set_level("INFO", "cap2im")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ValueError, match=r"no folder 'some/model' here, and it cannot be had from the Hugging Face hub") as error:
+    with pytest.raises(ValueError, match=r"no folder 'some/model' here, and it cannot be downloaded from the Hugging Face hub") as error:
         find_model("some/model")
     assert "Errno" not in str(error.value)
     assert "\n" not in str(error.value)

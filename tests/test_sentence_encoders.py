@@ -239,7 +239,7 @@ def test_the_hub_is_told_before_it_is_asked(monkeypatch, caplog):
         raise OSError("no network")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", nowhere)
-    with pytest.raises(ValueError, match="cannot be had from the Hugging Face hub: no network"):
+    with pytest.raises(ValueError, match="cannot be downloaded from the Hugging Face hub: no network"):
         load_sentence_encoder("owner/name")
     assert not [pattern for pattern in asked["allow_patterns"] if pattern.endswith((".py", ".bin", "*"))]
 

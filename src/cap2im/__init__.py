@@ -28,19 +28,19 @@ def load(model: str = DEFAULT_MODEL, *, device: str = "cpu", sharpen: str | None
     """Load a model that draws.
 
     Args:
-        model: a bundled model's name, a folder, the run of a training, or OWNER/NAME on the Hugging Face hub.
+        model: name of a bundled model, a model folder, a run, or OWNER/NAME on the Hugging Face hub.
         device: cpu, cuda, cuda:1, mps.
-        sharpen: a sharpener's folder, run or repository, which then finishes every picture.
+        sharpen: a sharpener that is applied to every finished picture: a folder, a run or OWNER/NAME.
 
     Raises:
-        ValueError: there is no such model or device, or its files are damaged.
+        ValueError: the model or the device does not exist, or files are damaged.
     """
     from cap2im.pipeline import Pipeline
 
     return Pipeline.load(model, device=device, sharpen=sharpen)
 
 
-def draw(captions: str | Sequence[str], *, model: str = DEFAULT_MODEL, samples: int = 1, seed: int = 0) -> Drawings:
+def draw(captions: str | Sequence[str], *, model: str = DEFAULT_MODEL, samples: int = 1, seed: int | None = None) -> Drawings:
     """Draw captions with a model: `load(model).draw(captions, samples=samples, seed=seed)`."""
     return load(model).draw(captions, samples=samples, seed=seed)
 
@@ -55,40 +55,42 @@ def train(
     device: Literal["auto", "cpu"] = "auto",
     **changes: Any,
 ) -> Path:
-    """Train a model by a recipe, as `cap2im train` does.
+    """Train the model of a recipe, as `cap2im train` does.
 
-        cap2im.train("aligndraw-small", data="data/photos", run="runs/photos", updates=2000, **{"model.glimpses": 16})
+    Example:
+        >>> cap2im.train("aligndraw-small", data="data/photos", updates=2000, **{"model.glimpses": 16})
 
     Args:
-        recipe: a recipe's name or a TOML file; with `resume`, a run's folder.
+        recipe: name of a recipe, or a TOML file; with `resume`, the folder of a run.
         data: a prepared dataset, or whatever the recipe trains on.
-        run: folder of checkpoints, log and result; "runs/RECIPE" if it is None.
-        resume: go on with the run from its last checkpoint.
-        name: of the model, for its card; the run folder's name if empty.
+        run: folder of checkpoints, log and result; None is "runs/RECIPE".
+        resume: resume the run from its last checkpoint.
+        name: name of the model for its card; empty is the name of the run's folder.
         device: "cpu", or "auto" for an accelerator if there is one.
-        changes: of the recipe: `KEY=VALUE` of its section "train", `**{"SECTION.KEY": VALUE}` of any.
+        changes: values of the recipe: `KEY=VALUE` in its section "train", `**{"SECTION.KEY": VALUE}` in any section.
 
     Returns:
         the folder of the finished model, for `load(str(folder))`.
 
     Raises:
-        ValueError: no such recipe, a change that does not fit, missing or damaged data, a loss that is not finite.
+        ValueError: the recipe does not exist, a change does not fit, data are missing or damaged, or a loss is not finite.
     """
     from cap2im.config import load_recipe
     from cap2im.training import dispatch as training
 
     settings = {key if "." in key else f"train.{key}": value for key, value in changes.items()}
-    given = {"name": name, "data": None if data is None else str(data), "device": device}
-    told = {key: training.shareable(value) if isinstance(value, str) else value for key, value in (given | changes).items() if value}
-    call = ", ".join([repr(training.shareable(str(recipe))), *(f"{key}={value!r}" for key, value in told.items())])
-    how: dict[str, Any] = {**given, "command": f"cap2im.train({call})"}
+    arguments = {"name": name, "data": None if data is None else str(data), "device": device}
+    shown = {key: training.shareable(value) if isinstance(value, str) else value for key, value in (arguments | changes).items() if value}
+    call = ", ".join([repr(training.shareable(str(recipe))), *(f"{key}={value!r}" for key, value in shown.items())])
+    options: dict[str, Any] = {**arguments, "command": f"cap2im.train({call})"}
     if resume and run is None:
-        return training.resume(Path(recipe), settings, **how)
-    label = Path(recipe).stem
-    folder = Path("runs") / label if run is None else Path(run)
-    resolved = training.named(load_recipe(str(recipe), settings), how.pop("name"))
-    return training.train(resolved, folder, **how | {"name": label}, resume=resume)
+        return training.resume(Path(recipe), settings, **options)
+    recipe_name = Path(recipe).stem
+    folder = Path("runs") / recipe_name if run is None else Path(run)
+    named_recipe = training.named(load_recipe(str(recipe), settings), name)
+    return training.train(named_recipe, folder, **options | {"name": recipe_name}, resume=resume)
 
 
 def __dir__() -> list[str]:
+    """Return the public names."""
     return sorted(__all__)

@@ -1,8 +1,7 @@
-"""The models, by the `kind` that recipes and model folders name: a line each.
+"""Registry of the models by `kind`, the key that recipes and model folders name.
 
-A part is written as "module:name" and imported on first use, so that this module imports nothing and a part's libraries are needed only
-where it is used. A new model is a network with its configuration, a trainer with its recipe, and a line in `MODELS`; see
-docs/adding-a-model.md.
+The parts of a model are written as "module:name" and imported on use. A new model is a network with its configuration, a trainer with its
+recipe, and an entry of `MODELS`; docs/adding-a-model.md walks through one.
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ class Spec:
     """The parts of a model as "module:name".
 
     Attributes:
-        network: an `nn.Module` that is built from one argument, the configuration; a `DrawingModel` if it draws.
-        config: its configuration, a pydantic model.
-        recipe: what `cap2im train` reads from TOML; its `kind` is the key of this entry, its `model` the configuration.
-        trainer: how a recipe is trained.
-        card: `(name, recipe, figures) -> text` of the model card that training writes.
+        network: an `nn.Module` whose only argument is the configuration, or configuration and `vocabulary_size`; a `DrawingModel` if it
+            draws.
+        config: the pydantic model of its configuration.
+        recipe: a `Recipe`, whose section `model` is the configuration.
+        trainer: a `Trainer` of the recipe.
+        card: a function of name, recipe and figures that returns the text of the model card.
     """
 
     network: str
@@ -32,27 +32,27 @@ class Spec:
 
     @property
     def network_class(self) -> Any:
-        """The network, a type."""
+        """The class of the network."""
         return resolve_name(self.network)
 
     @property
     def config_class(self) -> Any:
-        """The configuration, a type."""
+        """The class of the configuration."""
         return resolve_name(self.config)
 
     @property
     def recipe_class(self) -> Any:
-        """The recipe, a type."""
+        """The class of the recipe."""
         return resolve_name(self.recipe)
 
     @property
     def trainer_class(self) -> Any:
-        """The trainer."""
+        """The class of the trainer."""
         return resolve_name(self.trainer)
 
     @property
     def write_card(self) -> Any:
-        """The function that writes the model card."""
+        """The function that returns the text of a model card."""
         return resolve_name(self.card)
 
     @property

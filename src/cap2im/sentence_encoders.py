@@ -179,7 +179,7 @@ def find_encoder(name: str, *, ask_hub: bool = True) -> Path:
                 return folder
         return next(reversed(checkpoints(path)), path)
     if is_repository(name):
-        return download(name, ENCODER_FILES, ["onnx/*", "openvino/*"], ask=ask_hub)
+        return download(name, ENCODER_FILES, ["onnx/*", "openvino/*"], ask_hub=ask_hub)
     raise ValueError(f"unknown sentence encoder {name!r}; give a folder, or OWNER/NAME on the Hugging Face hub")
 
 

@@ -50,7 +50,7 @@ def test_missing_sizes_are_halves(sides, expected, colours):
 
 
 def test_halves_are_the_picture_itself():
-    ours = cap2im.load("aligndraw-mnist").draw("the digit one is at the top left of the image")[0]
+    ours = cap2im.load("aligndraw-mnist").draw("the digit one is at the top left of the image", seed=0)[0]
     small, medium, large = three_sizes(ours)
     assert [each.size for each in (small, medium, large)] == [(15, 15), (30, 30), (60, 60)]
     assert np.array_equal(np.asarray(large), ours.canvases[-1, :, :, 0])
@@ -71,7 +71,7 @@ def test_each_map_is_the_figure_of_one_stage():
 
 
 def test_maps_of_models_without_places():
-    ours = cap2im.load("aligndraw-mnist").draw("the digit one is at the top left of the image")[0]
+    ours = cap2im.load("aligndraw-mnist").draw("the digit one is at the top left of the image", seed=0)[0]
     over_time, none = two_maps(ours)
     assert over_time is not None
     assert over_time.width > 1000
