@@ -51,7 +51,7 @@ def test_a_split_has_its_images_and_their_captions(dataset):
 
 
 @pytest.mark.parametrize("equal_lengths", [False, True])
-def test_an_epoch_has_every_caption_at_most_once_with_its_own_image(dataset, equal_lengths):
+def test_an_epoch_has_each_caption_once_with_its_image(dataset, equal_lengths):
     made = batches(dataset, equal_lengths=equal_lengths)
     captions = []
     for step in range(made.steps_per_epoch):
@@ -94,7 +94,7 @@ def test_processes_share_a_batch(dataset):
         assert words_of(dataset, part) == words_of(dataset, whole)[i::2]
 
 
-def test_lengths_are_limited_and_too_few_captions_are_told(dataset):
+def test_lengths_are_limited_and_too_few_captions_are_reported(dataset):
     made = batches(dataset, lengths=(3, 5), batch_size=2)
     assert {len(words) for step in range(made.steps_per_epoch) for words in words_of(dataset, made.at(step))} == {4}
     with pytest.raises(
@@ -151,7 +151,7 @@ def change_manifest(folder: Path, **changes) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest | changes))
 
 
-def test_what_is_no_dataset_is_told(dataset, tmp_path):
+def test_what_is_no_dataset_is_reported(dataset, tmp_path):
     with pytest.raises(ValueError, match=r"no prepared dataset, for it has no manifest\.json; cap2im prepare"):
         PreparedDataset.open(tmp_path)
     folder = copied(dataset, tmp_path / "copy")
@@ -176,7 +176,7 @@ def test_what_is_no_dataset_is_told(dataset, tmp_path):
         ({"shards": [{"file": "train-0.parquet"}]}, "shards.0.rows: Field required"),
     ],
 )
-def test_damaged_manifests_are_told(dataset, tmp_path, changes, message):
+def test_damaged_manifests_are_reported(dataset, tmp_path, changes, message):
     folder = copied(dataset, tmp_path / "copy")
     change_manifest(folder, **changes)
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -209,7 +209,7 @@ def test_a_damaged_shard_without_a_checksum_is_one_line(dataset, tmp_path):
         CaptionedImages(PreparedDataset.open(folder), "train")
 
 
-def test_damaged_missing_and_exchanged_shards_are_told(dataset, tmp_path):
+def test_damaged_missing_and_exchanged_shards_are_refused(dataset, tmp_path):
     folder = copied(dataset, tmp_path / "copy")
     shards = json.loads((folder / "manifest.json").read_text())["shards"]
     train = folder / shards[0]["file"]

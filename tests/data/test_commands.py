@@ -98,7 +98,7 @@ def test_a_table_with_its_options(run, tmp_path):
     assert run("check", "list.tsv", *options)[0] == 0
 
 
-def test_a_missing_validation_split_is_told(run, tmp_path):
+def test_a_missing_validation_split_is_reported(run, tmp_path):
     sources.pairs(tmp_path / "photos", 20)
     hint = "no validation images, which train needs: prepare with --validation 0.1"
     assert hint in run("check", "photos", "--workers", "1")[1]

@@ -98,7 +98,7 @@ def test_karpathys_splits(tmp_path):
         ({"filename": "http://x/b.jpg", "split": "train", "sentences": [{"raw": "x"}]}, "picture outside the folder"),
     ],
 )
-def test_one_bad_image_of_karpathys_is_told(tmp_path, entry, kind):
+def test_one_bad_image_of_karpathys_is_reported(tmp_path, entry, kind):
     sources.save(tmp_path / "images" / "a.jpg", 1)
     good = {"filename": "a.jpg", "split": "train", "sentences": [{"raw": "a dog"}]}
     sources.write(tmp_path / "dataset_flickr8k.json", karpathy(good, entry))

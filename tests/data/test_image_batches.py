@@ -37,7 +37,7 @@ def captions_of(dataset, batch) -> list[str]:
     return [" ".join(dataset.vocabulary.words[n] for n, there in zip(*row, strict=True) if there) for row in rows]
 
 
-def test_an_epoch_has_every_image_once_with_one_of_its_own_captions(dataset):
+def test_an_epoch_has_each_image_once_with_its_caption(dataset):
     made = pairs(dataset)
     images = CaptionedImages(dataset, "train")
     own = {tuple(p.flatten().tolist()): images.captions[2 * i : 2 * i + 2] for i, p in enumerate(images.pixels(range(24), 3))}
@@ -56,7 +56,7 @@ def test_an_epoch_has_every_image_once_with_one_of_its_own_captions(dataset):
     assert all(8 <= count <= 32 for count in drawn.values()), "both captions of an image are drawn, about equally often"
 
 
-def test_batches_depend_on_seed_and_step_alone_and_processes_share_them(dataset):
+def test_batches_depend_on_seed_and_step_only(dataset):
     how = {"side": 6, "enlarge": 1.4, "flip": True, "words": 3}
     one, two, other = pairs(dataset, **how), pairs(dataset, **how), pairs(dataset, seed=1, **how)
     one.at(0)
@@ -72,7 +72,7 @@ def test_batches_depend_on_seed_and_step_alone_and_processes_share_them(dataset)
             assert torch.equal(getattr(part, name), getattr(whole, name)[i::2]), name
 
 
-def test_a_long_caption_keeps_random_words_in_their_order_and_a_short_one_all(dataset):
+def test_long_captions_keep_random_words_in_order(dataset):
     made = pairs(dataset, words=4)
     whole = {caption: dataset.vocabulary.split(caption) for caption in made.captions}
     kept = Counter()
@@ -115,7 +115,7 @@ def levels(image: torch.Tensor) -> tuple[int, ...]:
     return tuple(image.float().round().int().flatten().tolist())
 
 
-def test_images_that_are_wider_than_high_or_smaller_are_cut_and_enlarged(dataset, monkeypatch):
+def test_images_of_any_size_are_resized_and_cropped(dataset, monkeypatch):
     wide = torch.arange(10 * 20, dtype=torch.uint8).view(1, 10, 20).expand(3, -1, -1)
     monkeypatch.setattr(CaptionedImages, "pictures", lambda self, rows, colours, side: [wide for _ in rows])
     cut = (pairs(dataset, side=10).fixed(1).images[0] * 255).round().to(torch.uint8)
@@ -129,7 +129,7 @@ def test_images_that_are_wider_than_high_or_smaller_are_cut_and_enlarged(dataset
     assert all(min(np.abs(np.subtract(colour, each)).max() for each in COLOURS.values()) <= 3 for colour in colours)
 
 
-def test_fixed_pairs_are_spread_over_all_images_and_always_the_same(dataset):
+def test_fixed_pairs_are_evenly_spaced_and_constant(dataset):
     one, two = pairs(dataset, flip=True).fixed(5), pairs(dataset, flip=True, seed=3, batch_size=2).fixed(5)
     for name in ("images", "tokens", "mask", "noise", "classes"):
         assert torch.equal(getattr(one, name), getattr(two, name)), name
@@ -152,7 +152,7 @@ def test_images_of_one_class_match_and_without_classes_none_do(dataset):
     assert len(set(mixed.matches[::2].tolist()) - {2}) == 12
 
 
-def test_words_of_another_vocabulary_are_left_out_and_images_without_words_too(dataset):
+def test_images_without_known_words_are_left_out(dataset):
     images, few = CaptionedImages(dataset, "train"), Vocabulary(words=("<end>", "red", "square", "blue"), tokens="attngan")
     numbered = NumberedCaptions(images.captions, few)
     assert numbered.lengths.tolist() == [len(few.numbered(caption)) for caption in images.captions]
@@ -181,7 +181,7 @@ def test_a_pyramid_keeps_means_and_even_colours():
     assert pyramid(torch.full((1, 1, 30, 30), 0.25), (7,))[0] == pytest.approx(0.25)
 
 
-def test_canvases_that_show_the_same_match_whichever_way_their_captions_say_it():
+def test_equal_scenes_match_under_any_caption():
     """3 left of 1 and 1 right of 3 are one canvas; 1 left of 3 is another."""
     every = [(layout, *digits) for layout, kind in enumerate(LAYOUTS) for digits in np.ndindex(*(10,) * len(kind.places))]
     rows = torch.tensor([[*row, -1][:3] for row in every])

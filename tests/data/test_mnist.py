@@ -53,7 +53,7 @@ def test_reads_plain_and_compressed_files_and_splits(folder):
     ],
     ids=lambda value: value if isinstance(value, str) else "content",  # that of gzip is another one every second
 )
-def test_damaged_files_are_told_by_name(folder, name, content, message):
+def test_damaged_files_are_named(folder, name, content, message):
     (folder / name).unlink()
     if content is not None:
         (folder / name).write_bytes(content)

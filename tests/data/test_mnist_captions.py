@@ -65,7 +65,7 @@ def test_layouts_are_equally_likely(plain_digits):
     assert counts.max() < 1120
 
 
-def test_released_digits_may_overlap_and_a_place_may_hide_nothing(plain_digits):
+def test_released_variant_overlaps_and_may_hide_nothing(plain_digits):
     made = CanvasMaker(plain_digits, HeldOut.from_seed(0, "released"), "released").make(4000, generator("test"))
     beside = made.layouts <= 1
     ink = (made.images > 0).sum((1, 2, 3))

@@ -88,7 +88,7 @@ def test_coco_mini(tmp_path, caplog):
     assert "80 x image without annotation" in caplog.text
 
 
-def test_bad_images_are_skipped_and_told(tmp_path, caplog):
+def test_unreadable_images_are_skipped_and_reported(tmp_path, caplog):
     sources.pairs(tmp_path / "pairs", 5)
     whole = (tmp_path / "pairs" / "p0.jpg").read_bytes()
     (tmp_path / "pairs" / "p0.jpg").write_bytes(whole[: len(whole) // 2])
@@ -209,14 +209,14 @@ def test_resuming_with_another_vocabulary_keeps_the_shards(tmp_path):
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-def test_a_vocabulary_without_words_is_told_before_any_picture_is_read(tmp_path, monkeypatch):
+def test_an_empty_vocabulary_is_refused_before_decoding(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare_module, "write_shard", lambda *_: pytest.fail("a picture was read"))
     with pytest.raises(ValueError, match="no word is left"):
         prepared("pairs", sources.pairs(tmp_path / "pairs"), tmp_path / "out", PrepareOptions(minimum_count=99))
     assert not (tmp_path / "out").exists()
 
 
-def test_captions_in_tables_keep_their_shards_where_no_word_is_left(tmp_path):
+def test_an_empty_vocabulary_of_a_table_keeps_its_shards(tmp_path):
     import h5py
 
     with h5py.File(tmp_path / "mnist.h5", "w") as file:

@@ -153,7 +153,7 @@ def test_batches_depend_on_seed_and_step_alone(many):
     assert not torch.equal(a.mask.sum(2), one.at(5 + one.steps_per_epoch).mask.sum(2)), "the next epoch has another order"
 
 
-def test_an_epoch_shows_each_triple_at_most_once_in_batches_of_like_length(many):
+def test_an_epoch_has_each_triple_once_in_similar_lengths(many):
     batches = TripleBatches(many, 16, 0)
     order = batches._order(0)
     assert order.shape == (700 // 16, 16, 3)

@@ -55,7 +55,7 @@ def seen(made: ShardBatches, steps, rows=slice(None)) -> list[float]:
     return [round(image.sum().item(), 4) for step in steps for image in made.at(step, rows).images]
 
 
-def test_every_image_comes_once_an_epoch_with_a_caption_of_its_own(folder):
+def test_each_image_appears_once_an_epoch_with_its_caption(folder):
     made = batches(folder)
     assert made.steps_per_epoch == 6
     first, second = seen(made, range(6)), seen(made, range(6, 12))
@@ -112,7 +112,7 @@ def test_a_dataset_elsewhere_is_streamed_without_a_copy(folder):
         PreparedDataset.open("memory://nothing")
 
 
-def test_what_cannot_be_read_from_a_url_is_told():
+def test_what_cannot_be_read_from_a_url_is_reported():
     with pytest.raises(ValueError, match=r"nosuch://bucket/manifest\.json: cannot be read: Protocol not known"):
         PreparedDataset.open("nosuch://bucket")
 
@@ -275,7 +275,7 @@ def test_a_compressed_tar_is_read_up_to_a_limit(tmp_path, monkeypatch):
         read_shard(str(path))
 
 
-def test_damaged_shards_are_told(folder, tmp_path):
+def test_damaged_shards_are_refused(folder, tmp_path):
     (tmp_path / "bad.tar").write_bytes(b"nothing like a tar file")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 nothing")
     for name in ("bad.tar", "bad.parquet", "gone.parquet"):

@@ -33,7 +33,7 @@ def test_nothing_wrong_with_what_is_fine(tmp_path):
     assert report.vocabulary == len(["a", "picture", "of", "the", "number", "another", "one", ",", "."]) + 4
 
 
-def test_every_fault_is_told_with_its_file(tmp_path):
+def test_every_fault_is_reported(tmp_path):
     sources.pairs(tmp_path / "train", 6)
     sources.pairs(tmp_path / "val", 1)  # the picture of train/p0
     train = tmp_path / "train"
@@ -106,7 +106,7 @@ def test_a_prepared_dataset_is_whole(prepared):
 
 
 @pytest.mark.parametrize("harm", ["altered", "truncated", "missing", "vocabulary", "stray"])
-def test_a_damaged_dataset_is_told(prepared, harm):
+def test_a_damaged_dataset_is_reported(prepared, harm):
     shard = prepared / "data" / "train-00001-of-00003.parquet"
     if harm == "altered":
         data = bytearray(shard.read_bytes())
@@ -127,7 +127,7 @@ def test_a_damaged_dataset_is_told(prepared, harm):
     assert report.splits["train"].images == (7 if harm in ("vocabulary", "stray") else 4)
 
 
-def test_what_prepare_would_leave_out_is_told(tmp_path):
+def test_what_prepare_would_leave_out_is_reported(tmp_path):
     sources.birds(tmp_path / "birds")
     boxes = tmp_path / "birds" / "CUB_200_2011" / "bounding_boxes.txt"
     boxes.write_text(boxes.read_text().replace("1 60.0 27.0", "1 900.0 900.0"))
@@ -144,7 +144,7 @@ def test_captions_are_read_as_the_tokenizer_does(tmp_path):
     assert (report.splits["train"].captions, report.splits["train"].lengths) == (1, [2])
 
 
-def test_options_that_mean_nothing_are_refused(tmp_path, prepared):
+def test_options_that_do_not_apply_are_refused(tmp_path, prepared):
     with pytest.raises(ValueError, match="is a prepared dataset, and --tokens, --caption-column means nothing there"):
         checked(prepared, tokens="attngan", caption_column="text")
     with pytest.raises(ValueError, match="--tokens released: this source has its own vocabulary"):

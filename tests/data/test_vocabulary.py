@@ -114,7 +114,7 @@ def test_a_vocabulary_is_built_by_frequency_then_alphabet():
         Vocabulary.build(captions, minimum_count=9)
 
 
-def test_unknown_words_can_be_marked_where_there_is_a_word_for_them():
+def test_unknown_words_can_be_marked():
     vocabulary = Vocabulary.build(["a dog ."], minimum_count=1)
     assert vocabulary.encode(["a blue dog"], "mark")[0].words == ("a", "UNK", "dog", ".")
     assert vocabulary.encode(["zebra"], "mark")[0].numbers == (3, 0)
@@ -124,7 +124,7 @@ def test_unknown_words_can_be_marked_where_there_is_a_word_for_them():
         Vocabulary(words=("a",), unknown="UNK")
 
 
-def test_of_many_problems_the_first_are_told():
+def test_of_many_problems_the_first_are_reported():
     with pytest.raises(ValueError, match=r"^(a caption is empty; ){5}and 7 captions more$"):
         VOCABULARY.encode([""] * 12)
 
