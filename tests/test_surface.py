@@ -6,12 +6,14 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import grimp
 import pytest
 from importlinter.cli import lint_imports
 
+import cap2im
 from cap2im.loading import BUNDLED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,3 +71,13 @@ assert drawing.canvases.shape == (32, 60, 60, 1)
 def test_core_alone_draws():
     done = subprocess.run([sys.executable, "-c", CORE_ONLY], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_package_shows_what_it_exports():
+    assert dir(cap2im) == sorted(cap2im.__all__)
+    assert all(hasattr(cap2im, name) for name in cap2im.__all__)
+
+
+def test_the_train_extra_includes_the_digits():
+    extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert any(requirement.startswith("scikit-learn") for requirement in extras["train"])

@@ -1,0 +1,47 @@
+"""Commands that need no model: help, list, version."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import cap2im
+
+CAPTION = "the digit three is at the top of the digit one"
+
+WITHOUT_TORCH = """
+import sys
+from cap2im import cli
+try:
+    cli.main()
+finally:
+    assert "torch" not in sys.modules
+"""
+
+
+def test_list(run):
+    code, out, _ = run("list")
+    assert code == 0
+    for name in ("aligndraw-mnist-paper", "reader-mnist", "skipthoughts-small", "2,370,722"):
+        assert name in out
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["--help"], ["draw", "--help"], ["draw"], ["--version"]])
+def test_what_needs_no_model_imports_no_torch(arguments):
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *arguments], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert done.stdout or done.stderr
+
+
+def test_version(run):
+    assert run("--version")[1].strip() == cap2im.__version__
+
+
+@pytest.mark.parametrize("command", ["draw", "train", "evaluate", "convert", "list"])
+def test_help_has_examples(run, command):
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert "Example" in out
+    assert f"cap2im {command}" in " ".join(out.split())
