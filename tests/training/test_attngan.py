@@ -227,12 +227,12 @@ def test_the_generator_learns_to_draw_what_is_real(tmp_path):
         text = trainer.damsm.text(tokens, torch.ones_like(tokens, dtype=torch.bool))
     reals = real_images(torch.full((8, 1, 60, 60), 0.9), trainer.recipe.model)
     noise = torch.randn(8, *trainer.recipe.model.noise_shape, generator=random)
-    before = trainer.state.ema_model.picture(text, noise).mean()
+    before = trainer.state.ema_model.sample_images(text, noise).mean()
     for _ in range(60):
         trainer.update_networks(text, reals, noise, None)
     trainer.model.drawing.eval()
-    assert trainer.model.drawing.picture(text, noise).mean() > before + 0.2
-    assert trainer.state.ema_model.picture(text, noise).mean() > before + 0.2
+    assert trainer.model.drawing.sample_images(text, noise).mean() > before + 0.2
+    assert trainer.state.ema_model.sample_images(text, noise).mean() > before + 0.2
 
 
 def test_real_pictures_have_margins_and_every_size():
@@ -312,7 +312,7 @@ def test_captions_of_other_words_are_refused(tmp_path, vocabulary):
     dataset = prepared_dataset(tmp_path / "prepared")
     tiny_damsm(tmp_path / "damsm", vocabulary, side=32, colours=3)
     small = [f"train.damsm={tmp_path / 'damsm'}", *(change for change in CHANGES if not change.startswith("data."))]
-    with pytest.raises(ValueError, match=r"damsm: does not know 8[0-9]% of the words of the validation captions"):
+    with pytest.raises(ValueError, match=r"damsm: 8[0-9]% of the words of the validation captions are unknown to it"):
         train(load_recipe("attngan-cifar", small), tmp_path / "run", data=dataset, device="cpu", workers=0)
 
 

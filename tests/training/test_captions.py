@@ -76,7 +76,7 @@ def letters(monkeypatch, tmp_path):
     folder.mkdir()
     (folder / "letters").write_text("rgbu")
     monkeypatch.chdir(tmp_path)
-    for module in ("cap2im.training.data", "cap2im.pipeline"):
+    for module in ("cap2im.training.data", "cap2im.sentence_encoders"):
         monkeypatch.setattr(f"{module}.load_sentence_encoder", lambda name, **_: Letters(Path(name)))
     monkeypatch.setattr("cap2im.training.data.find_encoder", Path)
     monkeypatch.setattr("cap2im.training.trainer.copy_encoder", shutil.copytree)

@@ -21,12 +21,17 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from cap2im.checkpoint import checkpoints, read_config
+from cap2im.pipeline import Pipeline
 from cap2im.training.accelerator import make_accelerator
+from cap2im.training.dispatch import train
 from cap2im.training.log import RunLog, progress_bar
 from cap2im.training.prefetch import Prefetcher
 from cap2im.training.run import Run
 from cap2im.training.samples import SampleGrid
+from cap2im.training.variational import VariationalTrainer
 from tests.tiny import tiny_recipe, tiny_trainer
+from tests.training.stopping import stop_at
 
 FETCHED = """
 import resource, sys, torch
@@ -215,3 +220,62 @@ def test_more_updates_than_the_recipe_has_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"has made 30 updates of 10; --set train\.updates=60 extends the run"):
         run_in(tmp_path, step=30)
     assert not list(tmp_path.iterdir())
+
+
+def scored(patch: pytest.MonkeyPatch, *bounds: float) -> None:
+    """Let validations return these bounds, one after the other."""
+    left = iter(bounds)
+    patch.setattr(VariationalTrainer, "validate", lambda self: {"bound": next(left), "kl": 0.0})
+
+
+def test_the_best_model_is_kept_beside_the_last(tmp_path, monkeypatch, capsys):
+    wanted = tiny_recipe("train.validate_every=2", "train.ema_decay=0.5")
+    with monkeypatch.context() as patch:
+        scored(patch, -9.0, -3.0, -5.0, float("nan"))
+        stop_at(patch, VariationalTrainer, 6)
+        with pytest.raises(KeyboardInterrupt):
+            train(wanted, tmp_path / "run", device="cpu")
+        best = read_config(tmp_path / "run" / "best")["best"]
+        assert best == {"score": "validation/bound", "value": -3.0, "step": 4}
+    with monkeypatch.context() as patch:
+        scored(patch, -4.0, -7.0, -6.0)  # of steps 8 and 10, and of the finished model
+        train(wanted, tmp_path / "run", device="cpu", resume=True)
+    assert read_config(tmp_path / "run" / "best")["best"] == best, "the best of all parts of a run"
+    assert f"best validation/bound: -3 at step 4, in {tmp_path}/run/best" in capsys.readouterr().out
+    hashes = [read_config(tmp_path / "run" / name)["sha256"] for name in ("best", "model")]
+    assert hashes[0] != hashes[1]
+    assert Pipeline.load(str(tmp_path / "run" / "best")).draw("the digit 3 is at the top of the digit 1")
+
+
+def test_a_best_model_after_the_checkpoint_does_not_count(tmp_path, monkeypatch):
+    wanted = tiny_recipe("train.validate_every=2")
+    with monkeypatch.context() as patch:
+        scored(patch, -9.0, -3.0)
+        stop_at(patch, VariationalTrainer, 4, kill=True)
+        with pytest.raises(KeyboardInterrupt):
+            train(wanted, tmp_path, device="cpu")
+    assert (read_config(tmp_path / "best")["best"]["step"], checkpoints(tmp_path)[-1].name) == (4, "step-00000003")
+    with monkeypatch.context() as patch:
+        scored(patch, -8.0, -7.0, -7.5, -7.0, -7.0)
+        train(wanted, tmp_path, device="cpu", resume=True)
+    assert read_config(tmp_path / "best")["best"] == {"score": "validation/bound", "value": -7.0, "step": 6}
+
+
+def test_weights_and_biases_log_offline(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="an extra")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    train(tiny_recipe("train.epochs=1"), tmp_path, device="cpu", log="wandb")
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert next(folder.glob("*.wandb")).stat().st_size > 1000
+    assert not (tmp_path / "tensorboard").exists()
+    assert json.loads((tmp_path / "run.json").read_text())["wandb_id"] in folder.name
+
+
+def test_a_missing_tracker_names_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr("cap2im.training.log.find_spec", lambda name: None)
+    with pytest.raises(
+        ValueError, match=r"^--log wandb: the package wandb is missing; in the checkout: pip install -c constraints\.txt '\.\[wandb\]'$"
+    ):
+        train(tiny_recipe(), tmp_path / "run", device="cpu", log="wandb")
+    assert not (tmp_path / "run").exists()

@@ -27,6 +27,7 @@ class RMSprop(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update the parameters, and return the loss of `closure`."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

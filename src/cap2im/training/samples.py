@@ -14,8 +14,8 @@ from cap2im.models.interface import DrawingModel
 from cap2im.randomness import picture_noise
 from cap2im.rendering.panels import Panel, Row, panel_rows
 
-SAMPLES = 6  # drawings of a caption
-LEAST_TILE = 64  # pixels; smaller images are enlarged
+SAMPLES = 6  # drawings per caption
+MIN_SIDE = 64  # pixels of a shown image; smaller ones are enlarged
 
 
 @dataclass(frozen=True)
@@ -78,4 +78,4 @@ def grid(heading: str, captions: Sequence[str], rows: Tensor) -> NDArray[np.uint
     side = rows.shape[-1]
     pixels = rows.clamp(0, 1).mul(255).round().to(torch.uint8).movedim(2, -1).cpu().numpy()  # [N, K, A, A, C]
     panels = [Row([Panel(image) for image in images], caption) for caption, images in zip(captions, pixels, strict=True)]
-    return np.asarray(panel_rows(panels, heading=heading, side=side * -(-LEAST_TILE // side), scale=1))
+    return np.asarray(panel_rows(panels, heading=heading, side=side * -(-MIN_SIDE // side), scale=1))
