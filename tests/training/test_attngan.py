@@ -228,7 +228,8 @@ def test_the_generator_learns_to_draw_what_is_real(tmp_path):
     reals = real_images(torch.full((8, 1, 60, 60), 0.9), trainer.recipe.model)
     noise = torch.randn(8, *trainer.recipe.model.noise_shape, generator=random)
     before = trainer.state.ema_model.sample_images(text, noise).mean()
-    for _ in range(60):
+    for step in range(60):
+        trainer.state.step = step  # of which the discriminators' noise is a function
         trainer.update_networks(text, reals, noise, None)
     trainer.model.drawing.eval()
     assert trainer.model.drawing.sample_images(text, noise).mean() > before + 0.2
