@@ -16,11 +16,6 @@ def caption(id, text="a dog"):
     return {"id": 1, "image_id": id, "caption": text}
 
 
-def table(tmp_path, text="id,where,what\n1,p0.jpg,a dog\n2,p1.jpg,a cat\n"):
-    sources.pairs(tmp_path / "photos", 2)
-    return sources.write(tmp_path / "list.csv", text)
-
-
 BAD = [
     ("coco", {}, "no annotations/captions_train2017.json"),
     ("folder", {}, "no metadata.jsonl, metadata.csv or metadata.parquet"),
