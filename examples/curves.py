@@ -1,4 +1,4 @@
-"""Draws the curves of trainings side by side, from their `stats.jsonl`.
+"""Plot the curves of runs side by side, from their `stats.jsonl`.
 
 python examples/curves.py runs/one runs/two --out curves.png
 """
@@ -15,12 +15,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-SMOOTHED = 20  # logged steps
+SMOOTHED = 20  # logged updates of the moving mean
 
 
 def curve(run: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of what a run logged under a name."""
-    lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    """Return the steps and values that a run logged under a name."""
+    lines = [json.loads(line) for line in (run / "stats.jsonl").read_text("utf-8").splitlines()]
     steps, values = zip(*((line["step"], line[name]) for line in lines if name in line), strict=True)
     return np.array(steps), np.array(values)
 

@@ -1,4 +1,4 @@
-"""Training AttnGAN: who moves and who does not, exact resume after a kill, and what comes out of it."""
+"""Training AttnGAN: which weights move, exact resume, and the finished model."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def stats(run: Path, *names: str) -> list[dict]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("spectral_norm", "end"), [(False, signal.SIGKILL), (True, signal.SIGTERM)])
-def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, spectral_norm, end):
+def test_resume_after_a_signal_is_bit_exact(tmp_path, spectral_norm, end):
     more = changes(tmp_path, f"train.spectral_norm={'true' if spectral_norm else 'false'}", "train.image_noise=0.1")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(load_recipe("attngan-mnist", more), whole, device="cpu")
@@ -122,7 +122,7 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, spectral
         assert stats(whole, name) == stats(broken, name)
 
 
-def test_each_update_moves_one_network_alone_and_never_the_captions(tmp_path, monkeypatch):
+def test_each_step_moves_one_network_and_never_the_text_encoder(tmp_path, monkeypatch):
     moved, step = [], AttnGANTrainer._step
 
     def watched(trainer, *arguments):
@@ -141,7 +141,7 @@ def test_each_update_moves_one_network_alone_and_never_the_captions(tmp_path, mo
         assert torch.equal(kept[name].float(), value.half().float()), name
 
 
-def test_discriminators_see_images_under_noise_and_the_matching_model_does_not(tmp_path, monkeypatch):
+def test_only_discriminators_see_image_noise(tmp_path, monkeypatch):
     seen: dict[str, list[torch.Tensor]] = {"real": [], "drawn": [], "matched": []}
     judge, look = Discriminator.forward, SmallEncoder.forward
 
@@ -164,7 +164,7 @@ def test_discriminators_see_images_under_noise_and_the_matching_model_does_not(t
     assert max(images.abs().max() for images in seen["matched"]) <= 1
 
 
-def test_training_is_a_function_of_its_seed_and_not_of_torchs_own_generator(tmp_path, monkeypatch):
+def test_training_does_not_depend_on_torchs_global_generator(tmp_path, monkeypatch):
     wanted = recipe(tmp_path, "train.image_noise=0.5", "train.epochs=1")
     train(wanted, tmp_path / "one", device="cpu")
     monkeypatch.setattr(AttnGANTrainer, "check_finite", lambda *_: torch.rand(1))
@@ -175,7 +175,7 @@ def test_training_is_a_function_of_its_seed_and_not_of_torchs_own_generator(tmp_
     assert one == two != three
 
 
-def test_what_is_computed_again_on_the_way_back_changes_nothing(tmp_path, monkeypatch):
+def test_recompute_changes_nothing(tmp_path, monkeypatch):
     passed, stage = [], AttentionStage.forward
 
     def watched(self, *arguments):

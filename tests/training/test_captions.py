@@ -129,7 +129,7 @@ def test_training_measuring_and_drawing(name, dataset, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["aligndraw-cifar", "conv-vae-cifar"])
-def test_interrupted_and_resumed_with_workers_equals_uninterrupted(name, dataset, tmp_path, monkeypatch):
+def test_resume_with_workers_is_bit_exact(name, dataset, tmp_path, monkeypatch):
     whole = run(name, tmp_path / "whole", dataset)
     with monkeypatch.context() as patch:
         stop_at(patch, VariationalTrainer, 6)
@@ -142,7 +142,7 @@ def test_interrupted_and_resumed_with_workers_equals_uninterrupted(name, dataset
     assert losses[0] == losses[1]
 
 
-def test_data_that_do_not_fit_are_told(dataset, tmp_path):
+def test_data_that_do_not_fit_are_one_error(dataset, tmp_path):
     with pytest.raises(ValueError, match=r"trains on a prepared dataset: give its folder with --data"):
         run("aligndraw-cifar", tmp_path / "a", None)
     with pytest.raises(ValueError, match=r"its images are 8 pixels wide, the recipe's model.side is 32; prepare with --side 32"):
@@ -154,7 +154,7 @@ def test_data_that_do_not_fit_are_told(dataset, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-def test_a_run_goes_on_with_its_own_dataset_alone(dataset, tmp_path):
+def test_resume_refuses_another_dataset(dataset, tmp_path):
     run("aligndraw-cifar", tmp_path / "run", dataset, "train.epochs=1")
     other = prepared_dataset(tmp_path / "other")
     manifest = json.loads((other / "manifest.json").read_text())
@@ -163,7 +163,7 @@ def test_a_run_goes_on_with_its_own_dataset_alone(dataset, tmp_path):
         run("aligndraw-cifar", tmp_path / "run", other, "train.epochs=1", resume=True)
 
 
-def test_a_run_goes_on_with_its_own_sentence_encoder_alone(dataset, tmp_path, letters):
+def test_resume_refuses_another_sentence_encoder(dataset, tmp_path, letters):
     run("skipthoughtdraw-cifar", tmp_path / "run", dataset, "train.epochs=1")
     run("skipthoughtdraw-cifar", tmp_path / "run", dataset, "train.epochs=1", resume=True)
     (letters / "letters").write_text("xyzw")
@@ -181,7 +181,7 @@ def test_a_model_is_not_measured_on_images_of_another_size(dataset, tmp_path):
         evaluate(Pipeline.load(str(model)), settings)
 
 
-def test_a_vae_starts_from_a_vae_alone_and_has_no_steps_to_compile(dataset, tmp_path):
+def test_a_vae_starts_from_a_vae_and_cannot_be_compiled(dataset, tmp_path):
     first = run("fc-vae-cifar", tmp_path / "first", dataset, "train.epochs=1")
     still = ("train.epochs=1", "train.learning_rate=1e-30", "train.final_learning_rate=1e-30")
     second = run("fc-vae-cifar", tmp_path / "second", dataset, *still, start_from=first)
@@ -195,7 +195,7 @@ def test_a_vae_starts_from_a_vae_alone_and_has_no_steps_to_compile(dataset, tmp_
         run("fc-vae-cifar", tmp_path / "third", dataset, compile_model=True)
 
 
-def test_a_streamed_run_remembers_it_and_is_measured_from_its_shards(dataset, tmp_path, monkeypatch):
+def test_a_streamed_run_resumes_and_is_measured_from_shards(dataset, tmp_path, monkeypatch):
     model = run("aligndraw-cifar", tmp_path / "run", dataset, "train.epochs=1", stream=True)
     with pytest.raises(ValueError, match="started with another dataset"):
         run("aligndraw-cifar", tmp_path / "run", dataset, "train.epochs=1", resume=True)
@@ -209,7 +209,7 @@ def test_a_streamed_run_remembers_it_and_is_measured_from_its_shards(dataset, tm
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_is_wrong_with_an_image_is_one_line_from_any_process(dataset, tmp_path, monkeypatch, workers):
+def test_a_broken_image_is_one_line_from_any_process(dataset, tmp_path, monkeypatch, workers):
     def broken(*_, **__):
         raise OSError("broken")
 

@@ -1,4 +1,4 @@
-"""Model cards: what they say of the data, its licence and the command, and what they keep to themselves."""
+"""Model cards: data, licence and command, without local paths."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.prepared import prepared_dataset
         ("train.kl_weights=[[0, 0.1], [200, 1.0]]", "train.kl_weights=[[0, 0.1], [200, 1.0]]"),
     ],
 )
-def test_of_local_paths_a_card_shows_the_last_part(argument, shown):
+def test_cards_show_the_last_part_of_local_paths(argument, shown):
     assert shareable(argument) == shown
 
 
@@ -44,7 +44,7 @@ def test_of_local_paths_a_card_shows_the_last_part(argument, shown):
         ({"kind": "huggingface", "path": "/home/x.parquet"}, "x.parquet"),
     ],
 )
-def test_of_a_dataset_no_local_path_is_told(tmp_path, source, path):
+def test_cards_hide_local_paths_of_datasets(tmp_path, source, path):
     dataset = PreparedDataset.open(prepared_dataset(tmp_path / "data"))
     dataset = dataclasses.replace(dataset, manifest=dataset.manifest.model_copy(update={"source": source}))
     assert dataset.about() == {"sha256": dataset.sha256, "source": {"kind": source["kind"], "path": path}, "images": 24}
@@ -66,7 +66,7 @@ def test_the_licence_is_that_of_the_data(licence, line):
         assert ("not known" in licence_row(data)["licence of the data"]) == (licence is None)
 
 
-def test_captioned_digits_stay_what_they_were():
+def test_captioned_digits_have_the_mit_licence():
     for data in ({"source": "mnist"}, {"source": "digits"}, {}):
         assert licence_line(data) == "license: mit\n"
         assert licence_row(data) == {}

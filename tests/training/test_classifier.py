@@ -1,4 +1,4 @@
-"""Training a classifier: it learns classes, resumes bit for bit, and refuses images that have none."""
+"""Training the classifier: it learns, resumes exactly, and refuses images without classes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def tiny(*changes: str) -> ClassifierRecipe:
     return recipe
 
 
-def test_it_learns_and_says_how_well(data, tmp_path):
+def test_it_learns_and_reports_its_accuracy(data, tmp_path):
     train(tiny("train.epochs=8", "train.crop=2"), tmp_path, data=data, device="cpu")
     test = read_config(tmp_path / "model")["accuracy"]["test"]
     assert (test["rate"], test["n"]) == (1.0, 20)  # four colours: easy
@@ -48,7 +48,7 @@ def test_it_learns_and_says_how_well(data, tmp_path):
     assert read_config(tmp_path / "model")["kind"] == "classifier"
 
 
-def test_resumed_run_ends_in_the_same_weights(data, tmp_path, monkeypatch):
+def test_resume_is_bit_exact(data, tmp_path, monkeypatch):
     train(tiny(), tmp_path / "whole", data=data, device="cpu")
     stop_at(monkeypatch, ClassifierTrainer, 13)
     with pytest.raises(KeyboardInterrupt):

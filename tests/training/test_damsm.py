@@ -1,4 +1,4 @@
-"""Training a matching model: it learns which caption is whose, resumes bit for bit, moves what may move, and says what it is."""
+"""Training the matching model: it learns, resumes exactly, and keeps frozen weights."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def squares(tmp_path_factory):
     return prepared_dataset(tmp_path_factory.mktemp("data") / "squares", side=32, train=96, validation=24)
 
 
-def test_it_learns_which_colour_a_caption_means(squares, tmp_path):
+def test_it_learns_to_match_colours(squares, tmp_path):
     wanted = recipe(
         "damsm-cifar", "train.epochs=24", "train.batch_size=24", "train.learning_rate=0.01", "train.validate_every=24", "train.log_every=12"
     )
@@ -72,7 +72,7 @@ def test_it_learns_which_colour_a_caption_means(squares, tmp_path):
     assert "--set train.damsm=FOLDER" in card
 
 
-def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, monkeypatch):
+def test_resume_is_bit_exact(tmp_path, monkeypatch):
     wanted, whole, broken = recipe("damsm-mnist", *DIGITS), tmp_path / "whole", tmp_path / "broken"
     train(wanted, whole, device="cpu")
     with monkeypatch.context() as patch:
@@ -122,7 +122,7 @@ def write_matched(accelerator: Accelerator, mine: slice, path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_losses_and_gradients_of_two_processes_are_those_of_one(tmp_path):
+def test_two_processes_have_the_gradients_of_one(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -161,7 +161,7 @@ def test_losses_that_break_stop_before_the_update(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_inception_begins_as_published_and_only_two_layers_learn(tmp_path):
+def test_inception_is_frozen_but_for_two_layers(tmp_path):
     squares = prepared_dataset(tmp_path / "squares", side=32, train=4, validation=4, test=2)
     torch.manual_seed(5)
     torch.save(published := Inception().state_dict(), tmp_path / "inception.pth")

@@ -1,4 +1,4 @@
-"""What a recipe is given to train on: images with one caption each, in place of captions with their images; words learned elsewhere."""
+"""Training data: images with one caption each, and vocabularies learned elsewhere."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def recipe(**changes) -> VAERecipe:
     return made
 
 
-def test_any_model_trains_on_pictures_of_another_size_and_goes_on_with_them(dataset, tmp_path):
+def test_any_model_trains_on_pictures_of_another_size(dataset, tmp_path):
     data = load_training_data(recipe(), DataSource(dataset))
     assert isinstance(data.batches, ImageBatches)
     assert (len(data.vocabulary), data.recipe.model.vocabulary_size) == (19, 19)
@@ -94,7 +94,7 @@ class Sizes(BaseModel):
     side: int = 8
 
 
-def test_a_model_with_a_text_encoder_of_its_own_gets_the_vocabulary_s_size_there(dataset):
+def test_a_text_encoder_gets_the_size_of_the_vocabulary(dataset):
     there = PreparedDataset.open(dataset)
     made = fitted(recipe().model_copy(update={"model": Sizes()}), there, resizes=True)
     assert made.model == Sizes(text=Text(vocabulary_size=19))
@@ -102,7 +102,7 @@ def test_a_model_with_a_text_encoder_of_its_own_gets_the_vocabulary_s_size_there
         fitted(recipe().model_copy(update={"model": Sizes(text=Text(vocabulary_size=6))}), there, resizes=True)
 
 
-def test_bad_settings_are_told(dataset):
+def test_bad_settings_are_one_error(dataset):
     with pytest.raises(ValueError, match=r"cannot be streamed$"):
         load_training_data(recipe(), DataSource(dataset, stream=True))
     with pytest.raises(ValueError, match=r"conditioning sentence needs a prepared dataset \(data\.source captions\)$"):

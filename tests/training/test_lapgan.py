@@ -1,4 +1,4 @@
-"""Adversarial training: who moves and who does not, exact resume, schedules, and what comes out of it."""
+"""Training LAPGAN and sharpeners: which weights move, exact resume, schedules, and the finished model."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def stats(run, *names):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_each_update_moves_one_side_alone_and_both_levels_of_it(tmp_path, monkeypatch, optimizer):
+def test_each_step_moves_both_levels_of_one_side(tmp_path, monkeypatch, optimizer):
     updates, update = [], LAPGANTrainer._step
 
     def watched(trainer, networks, loss, name):
@@ -82,7 +82,7 @@ def test_each_update_moves_one_side_alone_and_both_levels_of_it(tmp_path, monkey
     assert updates[1::2] == [{"generators.model.coarse", "generators.model.fine"}] * 5
 
 
-def test_the_fine_level_moves_at_every_third_update_alone(tmp_path, monkeypatch):
+def test_fine_every_moves_the_fine_level_every_third_update(tmp_path, monkeypatch):
     moved, update = [], LAPGANTrainer._step
 
     def watched(trainer, networks, loss, name):
@@ -101,7 +101,7 @@ def test_the_fine_level_moves_at_every_third_update_alone(tmp_path, monkeypatch)
             recipe("sharpener", setting)
 
 
-def test_the_penalty_flattens_the_coarse_discriminator_alone(tmp_path):
+def test_the_penalty_flattens_only_the_coarse_discriminator(tmp_path):
     def steepness(penalty):
         run = tmp_path / str(penalty)
         train(recipe("lapgan", f"train.coarse_penalty={penalty}", "train.learning_rate=0.01", "train.epochs=8"), run, device="cpu")
@@ -119,7 +119,7 @@ def test_the_penalty_flattens_the_coarse_discriminator_alone(tmp_path):
     assert held["fine"] == free["fine"]
 
 
-def test_what_draws_is_an_average_of_weights_that_moved(tmp_path):
+def test_the_ema_averages_only_weights_that_moved(tmp_path):
     """Between two updates of the fine level the average would forget all but the last of its weights."""
     train(recipe("lapgan", "train.ema_decay=0.25", "train.fine_every=5", "train.checkpoint_every=5"), tmp_path, device="cpu")
     first, last = checkpoints(tmp_path)
@@ -165,7 +165,7 @@ def test_mismatched_captions_are_those_of_a_neighbour():
 
 
 @pytest.mark.parametrize("kind", ["lapgan", "sharpener"])
-def test_losses_are_the_golden_ones(tmp_path, kind):
+def test_losses_are_golden(tmp_path, kind):
     train(recipe(kind), tmp_path, device="cpu")
     assert logged_losses(kind, tmp_path) == golden_losses(kind)
 
@@ -186,7 +186,7 @@ def test_schedules():
 
 
 @pytest.mark.parametrize(("kind", "optimizer", "average"), [("lapgan", "adam", 0.5), ("lapgan", "sgd", 0.0), ("sharpener", "adam", 0.0)])
-def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, monkeypatch, kind, optimizer, average):
+def test_resume_is_bit_exact(tmp_path, monkeypatch, kind, optimizer, average):
     asked = optimizer == "sgd"
 
     wanted = recipe(kind, f"train.optimizer={optimizer}", f"train.ema_decay={average}", "train.momentum_rise=0.01")
@@ -234,7 +234,7 @@ def test_two_processes_have_the_losses_of_one(tmp_path):
             assert b[name] == pytest.approx(a[name], rel=2e-4, abs=1e-5)
 
 
-def test_stopped_before_the_fine_level_moved_and_resumed_draws_with_the_same_weights(tmp_path, monkeypatch):
+def test_resume_before_the_first_fine_update_is_bit_exact(tmp_path, monkeypatch):
     """The average begins with the first weights that moved, not with those that nothing had learned."""
 
     wanted = recipe("lapgan", "train.ema_decay=0.5", "train.fine_every=5")
@@ -277,7 +277,7 @@ def test_from_the_command_line_to_sharpened_drawings(run, tmp_path):
         assert (code, err) == (2, f"cap2im: lapgan-mnist: a recipe of kind 'lapgan' has no {told}\n")
 
 
-def test_both_learn_from_a_prepared_dataset_with_sentence_vectors(tmp_path):
+def test_both_train_on_sentence_vectors(tmp_path):
     dataset, encoder = prepared_dataset(tmp_path / "prepared"), tiny_encoder(tmp_path / "encoder", 6)
     small = ("model.side=8", "model.features=3", "train.discriminator_features=3", "train.batch_size=8", "train.epochs=1")
     small += ("data.shortest=1", "model.sentence_features=6", f"data.sentence_encoder={encoder}")

@@ -1,4 +1,4 @@
-"""Going on with a run by its folder alone: its recipe, its data, more updates, and what an interruption says."""
+"""Resuming a run from its folder: recipe, data, more updates, and messages of an interruption."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def steps(folder):
     return [load_checkpoint(each).step for each in checkpoints(folder)]
 
 
-def test_a_run_goes_on_by_its_folder_alone_and_is_extended(run, photos, tmp_path):
+def test_a_run_resumes_from_its_folder_and_can_be_extended(run, photos, tmp_path):
     begin(updates=4, checkpoint_every=4)
     (tmp_path / "elsewhere").mkdir()
     code, out, err = run("train", "--resume", "runs/mine", "--device", "cpu", "--set", "train.updates=7", "--workers", "0")
@@ -91,7 +91,7 @@ def test_an_interruption_names_the_step_and_the_command(run, photos, monkeypatch
     assert (code, err.splitlines()[-1]) == (130, "cap2im: interrupted before the first checkpoint of other")
 
 
-def test_data_that_moved_is_told(run, photos, tmp_path):
+def test_moved_data_is_one_error(run, photos, tmp_path):
     begin(updates=1)
     shutil.move("photos", "moved")
     code, _, err = run("train", "--resume", "runs/mine", "--device", "cpu")
@@ -105,7 +105,7 @@ def test_data_that_moved_is_told(run, photos, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file systems elsewhere have names in UTF-8 alone")
-def test_a_run_on_data_whose_path_is_not_utf8_goes_on(run, photos, tmp_path):
+def test_a_run_resumes_on_a_path_that_is_not_utf8(run, photos, tmp_path):
     data = os.fsdecode(b"\xff")
     shutil.move("photos", data)
     cap2im.train("aligndraw-small", data=data, run="runs/mine", device="cpu", updates=1, **TINY)
@@ -114,7 +114,7 @@ def test_a_run_on_data_whose_path_is_not_utf8_goes_on(run, photos, tmp_path):
     assert run("train", "--resume", "runs/mine", "--data", data, "--device", "cpu", "--set", "train.updates=2")[0] == 0
 
 
-def test_cards_and_configs_tell_the_data_and_no_paths(photos, tmp_path):
+def test_cards_and_configs_name_the_data_without_paths(photos, tmp_path):
     folder = begin(updates=1, name="My | squares")
     card, config = (folder / "README.md").read_text(), (folder / "config.json").read_text()
     assert "# My / squares\n\na small alignDRAW, trained on Squares / mine (24 images).\n" in card
@@ -128,7 +128,7 @@ def test_cards_and_configs_tell_the_data_and_no_paths(photos, tmp_path):
         assert "mit\n" not in text
 
 
-def test_words_are_mapped_when_a_run_starts_from_another_vocabulary(photos, tmp_path, capsys):
+def test_start_from_maps_words_of_another_vocabulary(photos, tmp_path, capsys):
     first = begin(updates=2)
     vocabulary = json.loads((photos / "vocabulary.json").read_text())
     old = list(vocabulary["words"])
@@ -155,7 +155,7 @@ def test_words_are_mapped_when_a_run_starts_from_another_vocabulary(photos, tmp_
         )
 
 
-def test_a_dry_run_with_data_tells_updates_time_and_words(run, photos, tmp_path):
+def test_a_dry_run_with_data_prints_updates_time_and_words(run, photos, tmp_path):
     sets = [f"--set={key if '.' in key else 'train.' + key}={value}" for key, value in TINY.items()]
     code, out, err = run("train", "aligndraw-small", "--data", "photos", "--device", "cpu", "--dry-run", *sets)
     assert code == 0, err
@@ -182,7 +182,7 @@ def test_a_dry_run_with_data_tells_updates_time_and_words(run, photos, tmp_path)
         (["--data", "photos"], "24 captions"),
     ],
 )
-def test_what_is_refused_says_what_to_type(run, photos, arguments, message):
+def test_errors_say_what_to_type(run, photos, arguments, message):
     prepared_dataset(photos.parent / "few", train=12)
     shutil.rmtree(photos)
     shutil.move("few", "photos")
@@ -191,14 +191,14 @@ def test_what_is_refused_says_what_to_type(run, photos, arguments, message):
     assert message in err
 
 
-def test_a_run_that_is_not_there_is_told(run, photos):
+def test_a_missing_run_is_one_error(run, photos):
     code, _, err = run("train", "--resume", "runs/nothing")
     assert (code, err.splitlines()[-1]) == (2, "cap2im: --resume runs/nothing: neither the folder of a run nor a recipe (see cap2im list)")
     code, _, err = run("train", "--resume")
     assert (code, err.splitlines()[-1]) == (2, "cap2im: give a recipe (see cap2im list), or --resume and the folder of a run")
 
 
-def test_a_missing_sentence_encoder_says_how_to_train_one(run, photos):
+def test_a_missing_sentence_encoder_names_its_recipe(run, photos):
     code, _, err = run("train", "skipthoughtdraw-cifar", "--data", "photos", "--set", "model.side=8", "--device", "cpu")
     assert code == 2
     assert "cap2im train skipthoughts-small --data DATA trains one, --set data.sentence_encoder=FOLDER names it" in err

@@ -1,4 +1,4 @@
-"""What training loops share."""
+"""The run: signals, log, time left, best model and trackers."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def assert_same_run(one: Path, two: Path) -> None:
         assert stats(one, name) == stats(two, name)
 
 
-def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, data, monkeypatch):
+def test_resume_is_bit_exact(tmp_path, data, monkeypatch):
     train(tiny_recipe(), tmp_path / "whole", data=data, device="cpu")
 
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""The moving average that draws, and going on from a checkpoint that is old or damaged."""
+"""The EMA, and checkpoints that are old or damaged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PICTURES = {"source": "pictures"}
 
 
 @pytest.mark.parametrize("name", [TRAINING_STATE, TRAINING_TENSORS])
-def test_a_damaged_checkpoint_names_an_older_whole_one(tmp_path, name):
+def test_a_damaged_checkpoint_names_an_older_undamaged_one(tmp_path, name):
     recipe = tiny_recipe()
     for step in (1, 2):
         save_checkpoint(tmp_path, Checkpoint(step, recipe.model_dump(), {}, {}), {"w": torch.ones(1)}, {"kind": "draw"})
@@ -99,7 +99,7 @@ def test_the_average_is_warmed_up():
 
 
 @pytest.mark.parametrize(("variant", "second"), [("paper", 9 / 11), ("released", 0.001)])
-def test_only_the_released_attngan_keeps_its_decay_constant(variant, second):
+def test_only_the_released_attngan_has_a_constant_decay(variant, second):
     sizes = {"width": 2, "condition": 2, "noise": 2, "branches": 1, "first_side": 16, "residuals": 0}
     recipe = parse_recipe(
         {"kind": "attngan", "description": "", "model": {"variant": variant, "text": {"features": 4}, **sizes}, "data": PICTURES}, "here"
@@ -115,7 +115,7 @@ def test_only_the_released_attngan_keeps_its_decay_constant(variant, second):
     torch.testing.assert_close(average, before + second)
 
 
-def test_an_old_checkpoint_counts_its_updates_as_those_of_the_average(tmp_path):
+def test_an_old_checkpoint_counts_its_updates_as_ema_updates(tmp_path):
     old = tiny_trainer(tiny_recipe("train.ema_decay=0.999"))
     old.state.step, old.state.origin = 40, {"command": ""}
     old.state.save(tmp_path, old.recipe, old.config(), old.accelerator)

@@ -41,7 +41,7 @@ def command(run: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("optimizer", "end"), [("adam", signal.SIGKILL), ("rmsprop", signal.SIGTERM)])
-def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, optimizer, end):
+def test_resume_after_a_signal_is_bit_exact(tmp_path, optimizer, end):
     changes = [f"train.optimizer={optimizer}", "model.language_dropout=0.2"]  # dropout draws from the global generator
     if asked := end == signal.SIGTERM:
         changes.append("train.checkpoint_every=1000")  # there is one where it was stopped, all the same
@@ -89,13 +89,13 @@ def test_two_processes_have_the_losses_of_one(tmp_path):
     assert sorted(ranks) == ["random.0.cpu", "random.1.cpu"]
 
 
-def test_losses_are_the_golden_ones(tmp_path):
+def test_losses_are_golden(tmp_path):
     train(tiny_recipe(), tmp_path, device="cpu")
     assert logged_losses("aligndraw", tmp_path) == golden_losses("aligndraw")
 
 
 @pytest.mark.parametrize("kind", ["conv-vae", "fc-vae"])
-def test_losses_of_vaes_are_the_golden_ones(tmp_path, kind):
+def test_losses_of_vaes_are_golden(tmp_path, kind):
     data = [change for change in CHANGES if not change.startswith("model.")]
     train(load_recipe(f"{kind}-mnist", [*data, "data.source=digits", *VAES[kind]]), tmp_path, device="cpu")
     assert logged_losses(kind, tmp_path) == golden_losses(kind)
@@ -124,7 +124,7 @@ def test_broken_loss_stops_before_the_update(tmp_path):
 
 
 @pytest.mark.usefixtures("without_bf16")
-def test_a_machine_without_bf16_trains_in_fp32_and_says_so(tmp_path, capsys):
+def test_without_bf16_training_is_in_fp32_with_a_message(tmp_path, capsys):
     for precision in ("fp32", "bf16"):
         train(tiny_recipe(f"train.precision={precision}"), tmp_path / precision, device="cpu")
         told = "this machine has no native bf16 arithmetic: using fp32" in " ".join(capsys.readouterr().out.split())
@@ -142,7 +142,7 @@ def test_bf16_follows_fp32(tmp_path):
         assert b["train/loss"] == pytest.approx(a["train/loss"], rel=0.02)
 
 
-def test_resume_refuses_what_does_not_fit(tmp_path):
+def test_resume_refuses_other_recipes(tmp_path):
     with pytest.raises(ValueError, match="no checkpoint to resume from"):
         train(tiny_recipe(), tmp_path, device="cpu", resume=True)
     train(tiny_recipe("train.epochs=1"), tmp_path, device="cpu")
@@ -178,7 +178,7 @@ def test_schedules():
     assert [kl_weight(knots, s) for s in (0, 50, 100, 150, 250, 300, 999)] == pytest.approx([0.2, 0.6, 1.0, 1.0, 2.5, 4.0, 4.0])
 
 
-def test_a_run_can_start_from_another_models_weights_and_says_so(tmp_path):
+def test_start_from_loads_weights_and_is_recorded(tmp_path):
     first = train(tiny_recipe("train.epochs=1"), tmp_path / "first", device="cpu")
     recipe = tiny_recipe("train.epochs=1", "train.learning_rate=1e-30", "train.final_learning_rate=1e-30", "train.seed=9")
     second = train(recipe, tmp_path / "second", device="cpu", start_from=first, command="cap2im train it")
@@ -201,7 +201,7 @@ def test_released_captions_cannot_be_shared_among_processes(tmp_path, monkeypatc
         train(tiny_recipe("model.variant=released"), tmp_path, device="cpu")
 
 
-def test_a_folder_that_another_training_writes_into_is_refused(tmp_path):
+def test_a_locked_run_is_refused(tmp_path):
     with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="another training writes into this folder"):
         train(tiny_recipe(), tmp_path, device="cpu")
     assert not (tmp_path / "stats.jsonl").exists()
