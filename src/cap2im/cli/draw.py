@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import track
 
 import cap2im
 from cap2im.cli.captions import read_captions
 from cap2im.cli.options import PATH, DeviceOption, ModelOption, PrecisionOption, SharpenOption, examples
 from cap2im.files import check_writable_folder
+from cap2im.progress import track
 from cap2im.rendering.parts import PARTS
 
 commands = typer.Typer()
@@ -96,7 +95,7 @@ def draw(
     pictures = pipeline.iterate([prompts[caption] for caption in distinct for _ in range(samples)], seeds)
     written: dict[str, dict[str, Any]] = {}
     few = len(distinct) * samples < 8  # a second or two
-    for caption in track(distinct, "drawing", console=Console(stderr=True), disable=few):
+    for caption in track(distinct, "drawing", show=not few):
         drawings = list(itertools.islice(pictures, samples))
         folder = drawing_folder(caption, pipeline.label, out)
         replaced = drawing_model(folder) is not None

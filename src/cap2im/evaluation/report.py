@@ -27,7 +27,7 @@ PIPE_WIDTH = 140  # characters of a line that no terminal limits
 
 @contextmanager
 def progress_bars(enabled: bool) -> Iterator[StartProgress]:
-    """Show progress bars with the remaining time.
+    """Show progress bars with the remaining time on a terminal.
 
     Args:
         enabled: whether this process shows them.
@@ -36,7 +36,8 @@ def progress_bars(enabled: bool) -> Iterator[StartProgress]:
         the function that starts a bar.
     """
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn()
-    with Progress(*columns, disable=not enabled) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not (enabled and console.is_terminal)) as progress:
 
         def start(description: str, total: int) -> Callable[[int], None]:
             task = progress.add_task(description, total=total)
