@@ -1,15 +1,14 @@
-"""How fast AttnGAN draws and trains at COCO's width, as a share of what the machine can multiply, and what memory training takes.
+"""Measure AttnGAN's sampling and training step at COCO's width, beside a plain version and the machine's matrix product.
 
     python -m benchmarks.attngan [--device cuda] [--threads 1] [--runs 5] [--batch 2] [--what sampling training]
 
-Networks of attngan-coco with random weights: three sizes up to 256 x 256. Sampling draws 4 captions of 12 words that are encoded already. A
-training step is everything but the matching model's image encoder: generator, three discriminators, losses, Adam, running average.
+Networks of attngan-coco with random weights: three sizes up to 256 x 256. Sampling generates 4 images of encoded captions of 12 words. A
+training step covers everything but DAMSM's image encoder: generator, three discriminators, losses, Adam, moving average.
 
-"plainly" is the same network and the same update, written as one first would, in the same run: every upsampling enlarges before it
-convolves, channels come first, all pictures are drawn at once and normalised after every convolution, gradients are kept until they are
-replaced, the generator's update also computes those of the discriminators, Adam goes tensor by tensor, and memory that is freed goes back
-to the system. Each row is measured in a process of its own. With one thread, seconds are those that the processor spent on it, so that a
-busy machine falsifies less.
+The plain version is the same network and update without what the package does for speed: every upsampling enlarges before it convolves,
+channels come first, all images are generated at once and normalised after every convolution, the generator's update also computes gradients
+of the discriminators, Adam goes tensor by tensor, and freed memory goes back to the system. Each row is measured in its own process. With
+one thread, seconds are processor time.
 """
 
 from __future__ import annotations
@@ -31,38 +30,35 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from cap2im.config import AttnGANRecipe, load_recipe
-from cap2im.data.vocabulary import Vocabulary
 from cap2im.models import attngan
 from cap2im.models.attngan import AttnGAN, conditioning_kl
 from cap2im.models.damsm import EncodedImage, Gammas, damsm_losses
-from cap2im.models.discriminators import discriminator_loss, generator_loss
+from cap2im.models.discriminators import Discriminator, discriminator_loss, generator_loss
 from cap2im.models.text import EncodedText
 from cap2im.randomness import generator
-from cap2im.training.accelerator import make_accelerator
-from cap2im.training.attngan import AttnGANData, AttnGANTrainer, real_images, total
+from cap2im.training.accelerator import keep_freed_memory
 
-WORDS, VOCABULARY = 12, 27_297  # of a caption; of COCO, about
-PICTURES = 4
+WORDS, VOCABULARY = 12, 27_297  # words of a caption, and of COCO's vocabulary
+IMAGES = 4  # of a batch to sample
 REGIONS = 17
 
 
-def coco() -> AttnGANRecipe:
-    """attngan-coco, with the text encoder of its matching model."""
+def coco_recipe() -> AttnGANRecipe:
+    """Return the recipe attngan-coco with the text encoder of its DAMSM."""
     recipe = load_recipe("attngan-coco", [f"model.text.vocabulary_size={VOCABULARY}"])
     assert isinstance(recipe, AttnGANRecipe)
     return recipe
 
 
-def some_text(count: int, features: int, device: torch.device) -> EncodedText:
+def random_text(count: int, features: int, device: torch.device) -> EncodedText:
+    """Return random encoded captions without padding."""
     random = generator("benchmark")
-    words = torch.randn(count, WORDS, features, generator=random).to(device)
-    return EncodedText(
-        words, torch.randn(count, features, generator=random).to(device), torch.ones(count, WORDS, dtype=torch.bool, device=device)
-    )
+    words, sentence = (torch.randn(*shape, generator=random).to(device) for shape in ((count, WORDS, features), (count, features)))
+    return EncodedText(words, sentence, torch.ones(count, WORDS, dtype=torch.bool, device=device))
 
 
-def written_plainly() -> None:
-    """From here on, what is ours in the networks is undone."""
+def use_plain_layers() -> None:
+    """Replace the generator's layers by plain ones in this process."""
 
     def up(block: attngan.UpBlock, maps: Tensor) -> Tensor:
         return F.glu(block.norm(block.convolution(F.interpolate(maps, scale_factor=2.0, mode="nearest"))), dim=1)
@@ -83,102 +79,105 @@ def written_plainly() -> None:
 
 
 def sampling(device: torch.device, precision: str) -> tuple[Callable[[], object], float]:
-    """Draws, and the work of it in GFLOP."""
-    model = AttnGAN(coco().model).to(device).eval().requires_grad_(False)
-    text = some_text(PICTURES, model.config.text.features, device)
-    noise = torch.randn(PICTURES, *model.noise_shape, generator=generator("noise")).to(device)
+    """Return a function that samples, and its work in GFLOP."""
+    model = AttnGAN(coco_recipe().model).to(device).eval().requires_grad_(False)
+    text = random_text(IMAGES, model.config.text.features, device)
+    noise = torch.randn(IMAGES, *model.noise_shape, generator=generator("noise")).to(device)
 
-    def draw() -> object:
+    def sample() -> object:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             return model.sample(text, noise)
 
     with FlopCounterMode(display=False) as counter:
         model.sample(text, noise)
-    return draw, counter.get_total_flops() / 1e9
+    return sample, counter.get_total_flops() / 1e9
 
 
-class StandIn(nn.Module):
-    """A matching model whose image encoder, which is not measured, only projects as many regions."""
+class PooledRegions(nn.Module):
+    """A stand-in for DAMSM's image encoder with as many regions."""
 
-    def __init__(self, text: nn.Module, features: int) -> None:
+    def __init__(self, features: int) -> None:
         super().__init__()
-        self.text, self.regions, self.code = text, nn.Conv2d(3, features, 1), nn.Linear(3, features)
+        self.regions, self.code = nn.Conv2d(3, features, 1), nn.Linear(3, features)
 
-    def image(self, images: Tensor) -> EncodedImage:
+    def forward(self, images: Tensor) -> EncodedImage:
+        """Encode images [B, 3, A, A]."""
         return EncodedImage(self.regions(F.adaptive_avg_pool2d(images, REGIONS)), self.code(images.mean(dim=(2, 3))))
 
 
-def training(device: torch.device, precision: str, batch: int, plainly: bool, recompute: bool) -> Callable[[], object]:
-    """A whole update of all networks."""
-    recipe = coco()
-    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision, "recompute": recompute})})
+def training(device: torch.device, precision: str, batch: int, *, plain: bool, recompute: bool) -> Callable[[], object]:
+    """Return a function that updates all networks, as cap2im.training.attngan does."""
+    recipe = coco_recipe()
     c, settings = recipe.model, recipe.train
-    attngan_training = sys.modules[AttnGANTrainer.__module__]
-    attngan_training.initialize_weights = lambda network: None  # type: ignore[attr-defined]  # orthogonal weights take minutes
-    if plainly:
-        attngan_training.keep_freed_memory = lambda: None  # type: ignore[attr-defined]
-    damsm: Any = StandIn(AttnGAN(c).text, c.text.features).requires_grad_(False)
-    data = AttnGANData(recipe, None, None, {}, Vocabulary(words=("a",)), damsm=damsm)  # type: ignore[arg-type]
-    trainer = AttnGANTrainer(recipe, data, make_accelerator("cpu" if device.type == "cpu" else "auto", batch))
-    generator_network, discriminators = trainer.generator, trainer.discriminators
-    text = some_text(batch, c.text.features, device)
+    network = attngan.Generator(c).to(device)
+    network.recompute = recompute
+    discriminators = nn.ModuleList(
+        Discriminator(side, settings.discriminator_width, c.text.features, c.colours) for side in c.stage_sides
+    ).to(device)
+    image_encoder = PooledRegions(c.text.features).to(device).requires_grad_(False)
+    parameters = [*network.parameters(), *discriminators.parameters()]
+    optimizer = torch.optim.Adam(parameters, 2e-4, (0.5, 0.999), foreach=False, fused=not plain)
+    average = [p.detach().clone() for p in network.parameters()]
     random = generator("benchmark", 1)
-    reals = real_images(torch.rand(batch, 3, c.side, c.side, generator=random).to(device), c)
-    noise = torch.randn(batch, *c.noise_shape, generator=random).to(device)
-    if not plainly:
-        return lambda: trainer.update_networks(text, reals, noise, None)
-
-    optimizers = [
-        torch.optim.Adam(network.parameters(), 2e-4, (0.5, 0.999), foreach=False) for network in (*discriminators, generator_network)
-    ]
-    average = [p.detach().clone() for p in generator_network.parameters()]
+    reals = [2 * torch.rand(batch, 3, side, side, generator=random).to(device) - 1 for side in c.stage_sides]
+    text, noise = random_text(batch, c.text.features, device), torch.randn(batch, *c.noise_shape, generator=random).to(device)
+    if not plain:
+        keep_freed_memory()
 
     def step() -> None:
-        made = generator_network(text, noise)
-        for network, optimizer, real, drawn in zip(discriminators, optimizers, reals, made.images, strict=False):
-            optimizer.zero_grad(set_to_none=False)
-            discriminator_loss(network(real, drawn.detach(), text.sentence)).backward()
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            output = network(text, noise)
+        for discriminator, real, fake in zip(discriminators, reals, output.images, strict=True):
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                judged = discriminator(real, fake.detach(), text.sentence)
+            discriminator_loss(judged).backward()
             optimizer.step()
-        optimizers[-1].zero_grad(set_to_none=False)
-        verdicts = [network.logits(drawn, text.sentence) for network, drawn in zip(discriminators, made.images, strict=True)]
-        loss = torch.stack([generator_loss(verdict) for verdict in verdicts]).sum()
-        loss = loss + settings.matching_weight * total(damsm_losses(damsm.image(made.images[-1]), text, None, Gammas()))
-        (loss + conditioning_kl(made.mean, made.log_variance)).backward()
-        optimizers[-1].step()
-        for mean, parameter in zip(average, generator_network.parameters(), strict=True):
-            mean.mul_(0.999).add_(parameter.data, alpha=0.001)
+            optimizer.zero_grad()
+        discriminators.requires_grad_(plain)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits = [d.logits(fake, text.sentence) for d, fake in zip(discriminators, output.images, strict=True)]
+            image = image_encoder(output.images[-1])
+        matching = torch.stack(list(damsm_losses(image, text, None, Gammas()).values())).sum()
+        loss = torch.stack([generator_loss(each) for each in logits]).sum() + settings.matching_weight * matching
+        (loss + conditioning_kl(output.mean.float(), output.log_variance.float())).backward()
+        if plain:
+            discriminators.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
+        discriminators.requires_grad_(True)
+        torch._foreach_lerp_(average, [p.detach() for p in network.parameters()], 0.001)
 
     return step
 
 
-def peak(device: torch.device) -> float:
-    """GiB that this process has held at most."""
+def peak_memory(device: torch.device) -> float:
+    """Return the GiB that this process held at most."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def clock_of(arguments: argparse.Namespace) -> Clock:
-    """Of the processor's seconds for one thread, of everyone's for others."""
-    alone = arguments.device == "cpu" and arguments.threads == 1
-    return Clock(torch.device(arguments.device), arguments.runs, time.process_time if alone else time.perf_counter)
+    """Return a clock of processor time for one thread, else of wall time."""
+    single = arguments.device == "cpu" and arguments.threads == 1
+    return Clock(torch.device(arguments.device), arguments.runs, time.process_time if single else time.perf_counter)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """One row, in this process."""
+    """Measure one row in this process."""
     device = torch.device(arguments.device)
     clock = clock_of(arguments)
-    if arguments.plainly:
-        written_plainly()
-    if arguments.one == "sampling":
+    if arguments.plain:
+        use_plain_layers()
+    if arguments.row == "sampling":
         function, work = sampling(device, arguments.precision)
     else:
-        function = training(device, arguments.precision, arguments.batch, arguments.plainly, arguments.recompute)
+        function = training(device, arguments.precision, arguments.batch, plain=arguments.plain, recompute=arguments.recompute)
         with FlopCounterMode(display=False) as counter:
             function()
         work = counter.get_total_flops() / 1e9
     seconds = clock.seconds(function)
-    return {"seconds": seconds, "work": work, "peak": peak(device), "rate": multiply_rate(clock)}
+    return {"seconds": seconds, "work": work, "peak": peak_memory(device), "rate": multiply_rate(clock)}
 
 
 def main() -> None:
@@ -186,16 +185,16 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=2, help="of a training step")
+    parser.add_argument("--batch", type=int, default=2, help="batch size of a training step")
     parser.add_argument("--what", nargs="+", default=["sampling", "training"], choices=["sampling", "training"])
-    parser.add_argument("--one", choices=["sampling", "training"], help=argparse.SUPPRESS)  # one row, as JSON
+    parser.add_argument("--row", choices=["sampling", "training"], help=argparse.SUPPRESS)  # measure one row, print it as JSON
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help=argparse.SUPPRESS)
-    parser.add_argument("--plainly", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--recompute", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)
-    if arguments.one:
+    if arguments.row:
         print(json.dumps(measure(arguments)))
         return
     device, clock = torch.device(arguments.device), clock_of(arguments)
@@ -203,18 +202,18 @@ def main() -> None:
     print(f"{name}; torch {torch.__version__}; median of {arguments.runs} runs\n")
     precisions = precisions_of(device)
     print(f"Matrix multiply: {multiply_rates(clock)}\n")
-    print("| what | precision | seconds | GFLOP | GFLOP/s | of the fp32 multiply rate after it | time, of the plain one | peak GiB |")
+    print("| what | precision | seconds | GFLOP | GFLOP/s | share of the fp32 multiply rate | time / plain time | peak GiB |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    labels = {"sampling": f"sampling {PICTURES} pictures", "training": f"training step, batch {arguments.batch}"}
+    labels = {"sampling": f"sampling {IMAGES} images", "training": f"training step, batch {arguments.batch}"}
     for what in arguments.what:
-        plain = 0.0
-        rows = [(", plainly", "fp32", ["--plainly"]), *(("", precision, []) for precision in precisions)]
+        plain_seconds = 0.0
+        rows = [(", plain", "fp32", ["--plain"]), *(("", precision, []) for precision in precisions)]
         rows += [(", train.recompute", precision, ["--recompute"]) for precision in precisions] if what == "training" else []
-        for label, precision, more in rows:
-            command = [sys.executable, "-m", "benchmarks.attngan", "--one", what, "--precision", precision, "--device", arguments.device]
+        for label, precision, options in rows:
+            command = [sys.executable, "-m", "benchmarks.attngan", "--row", what, "--precision", precision, "--device", arguments.device]
             command += ["--threads", str(arguments.threads), "--runs", str(arguments.runs), "--batch", str(arguments.batch)]
-            row = json.loads(subprocess.run([*command, *more], check=True, stdout=subprocess.PIPE).stdout)
-            plain = plain or row["seconds"]
+            row = json.loads(subprocess.run([*command, *options], check=True, stdout=subprocess.PIPE).stdout)
+            plain_seconds = plain_seconds or row["seconds"]
             rate = row["work"] / row["seconds"]
             cells = [
                 labels[what] + label,
@@ -223,8 +222,9 @@ def main() -> None:
                 f"{row['work']:.0f}",
                 f"{rate:.0f}",
                 f"{rate / row['rate']:.0%}",
+                f"{row['seconds'] / plain_seconds:.0%}",
+                f"{row['peak']:.1f}",
             ]
-            cells += [f"{row['seconds'] / plain:.0%}", f"{row['peak']:.1f}"]
             print(f"| {' | '.join(cells)} |", flush=True)
 
 
