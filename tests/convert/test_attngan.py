@@ -103,7 +103,7 @@ def test_a_release_becomes_a_model_that_draws_the_golden_pictures(tmp_path, run)
     assert all(Path(file).is_file() for file in files)
     for caption, unknown, problem in (
         ("a green bird", "error", "unknown word 'green'"),
-        ("green plane", "skip", "caption 'green plane' has no word that the model knows"),
+        ("green plane", "skip", "caption 'green plane' has no known word"),
     ):
         status, _, err = run("draw", caption, "--model", str(tmp_path / "model"), "--unknown", unknown)
         assert status == 2

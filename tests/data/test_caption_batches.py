@@ -152,7 +152,7 @@ def change_manifest(folder: Path, **changes) -> None:
 
 
 def test_what_is_no_dataset_is_reported(dataset, tmp_path):
-    with pytest.raises(ValueError, match=r"no prepared dataset, for it has no manifest\.json; cap2im prepare"):
+    with pytest.raises(ValueError, match=r"not a prepared dataset, it has no manifest\.json; cap2im prepare"):
         PreparedDataset.open(tmp_path)
     folder = copied(dataset, tmp_path / "copy")
     (folder / "vocabulary.json").unlink()

@@ -150,7 +150,7 @@ PATHS = {
     "dictionary",
     "text_encoder",
 }
-PATHS |= {"api_key_file", "start_from", "recipe", "shortlist", "inception", "damsm", "images"}
+PATHS |= {"api_key_file", "start_from", "recipe", "shortlist_model", "inception", "damsm", "images"}
 NO_PATHS = {("draw", "captions"), ("prepare", "captions"), ("evaluate", "images"), ("compare", "images")}
 
 

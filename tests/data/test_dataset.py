@@ -19,12 +19,12 @@ from tests.prepared import prepared_dataset
     [
         ("nowhere", "nowhere: no such folder; a prepared dataset is needed"),
         ("file", "file: is a file, and the folder of a prepared dataset is needed"),
-        ("empty", "empty: no prepared dataset, for it has no manifest.json"),
+        ("empty", "empty: not a prepared dataset, it has no manifest.json"),
         ("interrupted", "interrupted: its preparation was interrupted; the same cap2im prepare command with --resume finishes it"),
         ("strange", "manifest.json: is a folder, and a file is needed"),
         ("foo://bucket/x", "foo://bucket/x/manifest.json: cannot be read: Protocol not known: foo"),
         ("http://127.0.0.1:9/x", "http://127.0.0.1:9/x/manifest.json: cannot be read: "),
-        ("memory://nothing", "memory://nothing: no prepared dataset, for it has no manifest.json"),
+        ("memory://nothing", "memory://nothing: not a prepared dataset, it has no manifest.json"),
     ],
 )
 def test_what_is_no_prepared_dataset_is_one_line(tmp_path, monkeypatch, name, problem):

@@ -122,7 +122,7 @@ def test_refused_files(tmp_path, content, message):
 
 
 def test_a_folder_that_was_not_prepared(tmp_path):
-    with pytest.raises(ValueError, match=r"no prepared dataset, for it has no manifest.json"):
+    with pytest.raises(ValueError, match=r"not a prepared dataset, it has no manifest.json"):
         SentenceSource.open(tmp_path, 0.1)
 
 

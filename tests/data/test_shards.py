@@ -1,4 +1,4 @@
-"""Training straight from shards: Parquet and tar, shared among processes, resumed by the step alone, from anywhere that fsspec knows."""
+"""Training straight from shards: Parquet and tar, shared among processes, resumed by the step alone, from anywhere that fsspec supports."""
 
 from __future__ import annotations
 
@@ -106,9 +106,9 @@ def test_a_dataset_elsewhere_is_streamed_without_a_copy(folder):
         memory.pipe(f"/bucket/{path.relative_to(folder)}", path.read_bytes())
     here, there = batches(folder), batches("memory://bucket")
     assert torch.equal(here.at(7).images, there.at(7).images)
-    with pytest.raises(ValueError, match="shards that are tar files or lie elsewhere want --stream"):
+    with pytest.raises(ValueError, match="tar shards and remote shards need --stream"):
         CaptionedImages(PreparedDataset.open("memory://bucket"), "train")
-    with pytest.raises(ValueError, match=r"memory://nothing: no prepared dataset, for it has no manifest\.json"):
+    with pytest.raises(ValueError, match=r"memory://nothing: not a prepared dataset, it has no manifest\.json"):
         PreparedDataset.open("memory://nothing")
 
 

@@ -145,7 +145,7 @@ def test_captions_are_read_as_the_tokenizer_does(tmp_path):
 
 
 def test_options_that_do_not_apply_are_refused(tmp_path, prepared):
-    with pytest.raises(ValueError, match="is a prepared dataset, and --tokens, --caption-column means nothing there"):
+    with pytest.raises(ValueError, match="is a prepared dataset, and --tokens, --caption-column does not apply"):
         checked(prepared, tokens="attngan", caption_column="text")
     with pytest.raises(ValueError, match="--tokens released: this source has its own vocabulary"):
         checked(sources.attngan(tmp_path / "a"), tokens="released")

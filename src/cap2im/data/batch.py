@@ -74,5 +74,5 @@ def step_noise(seed: int, step: int, count: int, shape: tuple[int, int]) -> Tens
 
 
 def fixed_noise(count: int, shape: tuple[int, int]) -> Tensor:
-    """Return the noise [B, T, Z] for validation: the same at every call, for any seed."""
+    """Return the noise [B, T, Z] for validation: the same at every call and for any seed."""
     return torch.randn(count, *shape, generator=generator("fixed noise"))

@@ -72,7 +72,7 @@ class CanvasBatches:
         return _batch(epoch.canvases[batch], epoch.tokens[batch], epoch.mask[batch], noise)[rows]
 
     def fixed(self, count: int) -> Batch:
-        """Return a batch for validation: the same canvases and noise at every call, for any seed."""
+        """Return a batch for validation: the same canvases and noise at every call and for any seed."""
         canvases = self.maker.make(count, generator("fixed canvases"))
         return _batch(canvases, *caption_tokens(canvases, self.vocabulary), fixed_noise(count, self.noise_shape))
 

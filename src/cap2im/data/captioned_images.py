@@ -119,7 +119,7 @@ def pixels_of(stored: bytes, name: str, colours: int, side: int | None = None, f
 
     Args:
         stored: encoded bytes.
-        name: of the image, for messages.
+        name: of the image, named in messages.
         colours: 1 or 3.
         side: in pixels; None keeps the size.
         fit: how the image is resize_image to the side.

@@ -24,7 +24,7 @@ class PreparedDataset:
     """A dataset written by `cap2im prepare`.
 
     Attributes:
-        folder: a folder, or any URL that fsspec knows.
+        folder: a folder, or any URL that fsspec supports.
         manifest: its source and its shards.
         vocabulary: words of the training captions.
         sha256: of the manifest, which holds the checksums of all images and captions.
@@ -53,7 +53,7 @@ class PreparedDataset:
         try:
             data = read_document(join_url(where, MANIFEST))
         except FileNotFoundError:
-            raise ValueError(f"{folder}: no prepared dataset, for it has no {MANIFEST}; {HOW_TO_PREPARE}") from None
+            raise ValueError(f"{folder}: not a prepared dataset, it has no {MANIFEST}; {HOW_TO_PREPARE}") from None
         manifest = parse_manifest(data, where)
         words = join_url(where, VOCABULARY)
         try:
@@ -107,7 +107,7 @@ class PreparedDataset:
             if file.suffix == ".parquet" and not is_url(self.folder) and not file.is_file():
                 raise ValueError(f"{file}: missing; cap2im prepare with --resume makes it again")
             if file.suffix != ".parquet" or not file.is_file():
-                raise ValueError(f"{file}: is no Parquet file of this machine; shards that are tar files or lie elsewhere want --stream")
+                raise ValueError(f"{file}: is not a Parquet file on this machine; tar shards and remote shards need --stream")
         large = sum(file.stat().st_size for file in files) >= LARGE
         for file, shard in track(list(zip(files, shards, strict=True)), f"checking {split} shards", show=large):
             if shard.sha256 is not None:
@@ -119,7 +119,7 @@ class PreparedDataset:
 
         Args:
             side: needed size, in pixels.
-            purpose: what needs it, for the message.
+            purpose: what needs it, named in the message.
             setting: option, without its value, that would change the needed size; the message offers it.
 
         Raises:

@@ -55,7 +55,7 @@ def read_document(where: str) -> bytes:
     try:
         with open_file(where) as file:
             data = file.read(LARGEST_DOCUMENT + 1)
-    except Exception as error:  # each remote file system has exceptions of its own: of httpx, botocore, aiohttp
+    except Exception as error:  # remote file systems raise the exceptions of httpx, botocore, aiohttp and others
         missing = isinstance(error, FileNotFoundError) and error.__cause__ is None
         if missing or (isinstance(error, ValueError) and not is_url(where)):
             raise

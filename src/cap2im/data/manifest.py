@@ -68,7 +68,7 @@ class Shard(BaseModel):
 
     @property
     def known_problems(self) -> list[Problem]:
-        """The problems of kinds that this version knows."""
+        """The problems of kinds that this version has."""
         return [Problem(*problem) for problem in self.problems or () if problem[0] in PROBLEMS]
 
 
@@ -102,8 +102,8 @@ class Manifest(BaseModel):
         side: of the images, in pixels.
         fit: how images were fitted to the side; see `pictures.fitted`.
         source: kind and path of the source.
-        title: name of the data, for model cards.
-        licence: of the data, for model cards.
+        title: name of the data in model cards.
+        licence: of the data in model cards.
         vocabulary: words of the training captions.
         shards: of all splits.
     """

@@ -67,7 +67,7 @@ def parse_idx(data: bytes, name: str, dimensions: int) -> np.ndarray:
 
     Args:
         data: content of the file.
-        name: of the file, for messages.
+        name: of the file, named in messages.
         dimensions: number of axes.
 
     Raises:
@@ -204,9 +204,7 @@ def load_mnist(split: Split, path: str | Path | None = None) -> Digits:
     if split == "test":
         return digits
     if len(digits) <= VALIDATION_SIZE:
-        raise ValueError(
-            f"{folder}: {len(digits)} training digits; more than {VALIDATION_SIZE} are needed, for the last {VALIDATION_SIZE} validate"
-        )
+        raise ValueError(f"{folder}: {len(digits)} training digits; more than {VALIDATION_SIZE} are needed")
     return digits[:-VALIDATION_SIZE] if split == "train" else digits[-VALIDATION_SIZE:]
 
 

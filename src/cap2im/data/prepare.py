@@ -59,8 +59,8 @@ class PrepareOptions:
         tokens: how captions are split into words; None uses the source's vocabulary, else "released".
         minimum_count: rarer words are left out of the vocabulary.
         words: most words in the vocabulary; None keeps all.
-        title: name of the data, for the cards of models trained on it.
-        licence: of the data, an SPDX identifier or a name, for those cards.
+        title: name of the data in the cards of models trained on it.
+        licence: of the data in those cards: an SPDX identifier or a name.
     """
 
     side: int = 32
@@ -105,8 +105,8 @@ def prepare_dataset(
     Args:
         source: see `sources.read_source`.
         out: a folder that is absent or empty.
-        kind: of the source, for the manifest.
-        path: of the source, for the manifest.
+        kind: of the source, stored in the manifest.
+        path: of the source, stored in the manifest.
         options: of preparing.
         workers: number of processes; None uses one per available processor.
         resume: continue an interrupted run, or repair a finished one. Source and options must be the same.
@@ -152,7 +152,7 @@ def _check_vocabulary(source: Source, options: PrepareOptions, tokens: Tokenizer
     records = source.splits["train"]
     if source.vocabulary is not None:
         if options.minimum_count != 1 or options.words is not None:
-            raise ValueError("--minimum-count and --words: this source has its own vocabulary, which is kept whole")
+            raise ValueError("--minimum-count and --words: this source has its own vocabulary, which cannot be changed")
     elif not isinstance(records, LazyRecords) and (captions := training_captions(records, options.captions, tokens)):
         _build_vocabulary(captions, options, tokens)
 
@@ -210,7 +210,7 @@ def _finished_shards(out: Path, resume: bool, fingerprint: str) -> list[Shard]:
     if not resume or state is None:
         if not has_no_files(out, PROGRESS, ("data",)):
             interrupted = state is not None and state.name == PROGRESS
-            hint = "--resume goes on with the run that was interrupted there" if interrupted else "choose another"
+            hint = "--resume continues the interrupted run" if interrupted else "choose another"
             raise ValueError(f"{out}: this folder is not empty; {hint}")
         return []
     try:

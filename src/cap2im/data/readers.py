@@ -85,7 +85,7 @@ class SourceReader(ABC):
         reads_files: the path may be one file; otherwise only a folder.
         has_columns: `ReadOptions.columns` applies.
         has_images_folder: `ReadOptions.images` applies.
-        name_hint: form of the names that `reads_name` accepts, for messages.
+        name_hint: form of the names that `reads_name` accepts, shown in messages.
     """
 
     folder_patterns: ClassVar[tuple[str, ...]] = ()

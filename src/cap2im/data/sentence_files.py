@@ -24,7 +24,7 @@ LONGEST_LINE = 16 * 2**20  # bytes
 SHARE = 0.2  # of the lines; from this share of lines of another format on, a file is not plain text
 START = 1_000  # characters of a line that are searched for signs of another format
 
-IMAGE_NAMES = (*IMAGE_COLUMNS, "image_id")  # columns that tell images apart
+IMAGE_NAMES = (*IMAGE_COLUMNS, "image_id")  # columns that identify images
 
 _PICTURE = re.compile(r"[\"']?[^\s\"',;|]+\.(?:jpe?g|png|gif|webp|bmp|tiff?)\b", re.IGNORECASE)
 _ID_FIRST = re.compile(r"[\"']?[\w./:\\-]*\d[\w./:\\-]*[\"']?\s*[,;](?=\D|\d*[,;])")

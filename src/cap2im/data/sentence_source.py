@@ -1,4 +1,4 @@
-"""Read sentences in groups of neighbours, for skip-thoughts: paragraphs of a text, or the captions of an image.
+"""Read groups of neighbouring sentences for skip-thoughts: paragraphs of a text, or the captions of an image.
 
 Source: Kiros et al., Skip-Thought Vectors (arXiv:1506.06726), section 2.1. Training on captions, whose neighbours are other captions of
 their image, is this project's own.

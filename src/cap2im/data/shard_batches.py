@@ -1,4 +1,4 @@
-"""Training batches straight from the shards of a prepared dataset, for data that exceed a disk.
+"""Training batches straight from the shards of a prepared dataset, which may exceed the disk.
 
 Each process reads its own shards, one at a time, whole and in a random order, and visits the images of a shard in a random order. The seed,
 the step and the number of processes determine every batch, so a resumed run opens the right shard at once. A sample that cannot be decoded

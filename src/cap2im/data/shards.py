@@ -28,7 +28,7 @@ def read_shard(url: str, problems: list[Problem] | None = None) -> list[Captione
     """Return all usable images of a shard.
 
     Args:
-        url: a path, or any URL that fsspec knows.
+        url: a path, or any URL that fsspec supports.
         problems: extended by the samples that cannot be used.
 
     Raises:
@@ -38,7 +38,7 @@ def read_shard(url: str, problems: list[Problem] | None = None) -> list[Captione
     try:
         with open_file(url) as file:
             data = file.read()
-    except Exception as error:  # each remote file system has exceptions of its own
+    except Exception as error:  # remote file systems raise exceptions of many libraries
         raise ValueError(f"{url}: missing or damaged shard: {shortened(explain(error).removeprefix(f'{url}: '), 200)}") from None
     try:
         images = _parquet_images(url, data, skipped) if url.endswith(".parquet") else _tar_images(url, data, skipped)

@@ -95,7 +95,7 @@ def _check_options(kind: str, options: ReadOptions) -> None:
 
 def _hold_out(source: Source, path: str, split: Split, share: float, start: float) -> None:
     if share and source.splits.get(split):
-        raise ValueError(f"--{split} {share}: {path} has {split} images of its own")
+        raise ValueError(f"--{split} {share}: {path} already has {split} images")
     if share:
         source.hold_out(split, share, start)
 

@@ -81,7 +81,7 @@ def choose_columns(names: Sequence[str], given: ColumnNames, rows: Sequence[Mapp
         names: of all columns.
         given: the user's choice.
         rows: the first rows.
-        where: name of the table, for messages.
+        where: name of the table in messages.
 
     Raises:
         ValueError: a column does not exist or cannot be guessed; the message lists all columns and their content.
@@ -179,7 +179,7 @@ def row_captions(row: Mapping[str, Any], columns: Sequence[str], where: str, pro
     Args:
         row: cells by column.
         columns: of captions. Of several, empty ones are skipped: they are no empty captions.
-        where: location of the row, for the problems.
+        where: location of the row in problems.
         problems: extended by columns that hold something else.
     """
     cells = {column: as_captions(row.get(column)) for column in columns}

@@ -121,8 +121,8 @@ class TableEntries:
             record = CaptionedImage(name, ImageFile(self._index.files[name]), tuple(entry.captions), entry.class_id)
             splits[entry.split or split_of(PurePosixPath(name))].append(record)
         listed = {self._index.files[name] for name in self._entries}
-        strays = [Problem("image without captions", str(file), unlisted) for file in self.listing.pictures() if file not in listed]
-        return Source(splits, [*self.problems, *strays, *self.listing.unread_formats()])
+        uncaptioned = [Problem("image without captions", str(file), unlisted) for file in self.listing.pictures() if file not in listed]
+        return Source(splits, [*self.problems, *uncaptioned, *self.listing.unread_formats()])
 
 
 def _holds_splits(rows: list[Row], column: str) -> bool:

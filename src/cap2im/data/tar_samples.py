@@ -52,7 +52,7 @@ class TarSamples:
 
     Attributes:
         archive: opened.
-        name: of the tar file, for messages.
+        name: of the tar file, named in messages.
         samples: that can be used.
         problems: one for each sample that cannot be used.
         unused: pictures and captions beside those that are read.

@@ -95,7 +95,7 @@ def check_path(
         given = {"--tokens": tokens, "--image-column": columns.image, "--caption-column": columns.captions or None}
         given |= {"--split-column": columns.split, "--images": options.images}
         if unused := [option for option, value in given.items() if value is not None]:
-            raise ValueError(f"{path}: is a prepared dataset, and {', '.join(unused)} means nothing there")
+            raise ValueError(f"{path}: is a prepared dataset, and {', '.join(unused)} does not apply")
         return check_prepared(path, workers=workers)
     kind = guess_kind(path, options.columns) if kind is None else kind
     source = read_source(kind, path, options)
@@ -109,7 +109,7 @@ def check_source(source: Source, kind: str, *, tokens: Tokenizer | None = None, 
 
     Args:
         source: see `sources.read_source`.
-        kind: of the source, for the report.
+        kind: of the source, stored in the report.
         tokens: how captions are split into words; see `Source.tokenizer`.
         workers: number of processes; None uses one per available processor.
 

@@ -205,7 +205,7 @@ class Vocabulary(BaseModel):
                 more = [f"and {len(unlisted) - len(described)} unknown words more"] if len(unlisted) > len(described) else []
                 problems.append(f"caption {shown!r}: {'; '.join([*(self._describe_unknown(w) for w in described), *more])}")
             elif not any(re.match(r"\w", w) for w in known):
-                problems.append(f"caption {shown!r} has no word that the model knows")
+                problems.append(f"caption {shown!r} has no known word")
             else:
                 result.append(Tokens(known, tuple(numbers[w] for w in known)))
         if problems:
@@ -216,7 +216,7 @@ class Vocabulary(BaseModel):
     def _describe_unknown(self, word: str) -> str:
         near = self.nearest(word)
         some = [known for known in self.words if re.match(r"\w", known)][:5]
-        hint = f"nearest known: {', '.join(near)}" if near else f"the model knows {len(self.words)} words, e.g. {', '.join(some)}"
+        hint = f"nearest known: {', '.join(near)}" if near else f"{len(self.words)} words are known, e.g. {', '.join(some)}"
         shown = word if len(word) <= 60 else f"{word[:59]}…"
         return f"unknown word {shown!r} ({hint})"
 
@@ -237,7 +237,7 @@ def words_in_order(numbers: Mapping[Any, Any], where: Path) -> tuple[str, ...]:
 
     Args:
         numbers: word -> number.
-        where: file of the dictionary, for messages.
+        where: file of the dictionary, named in messages.
 
     Raises:
         ValueError: not words and numbers, or two words share a number.

@@ -35,7 +35,7 @@ class WorkerPool:
         Args:
             function: importable by workers.
             items: each is read once.
-            arguments: of the function, for an item.
+            arguments: returns the function's arguments for an item.
 
         Raises:
             ValueError: a worker was killed.
@@ -53,7 +53,7 @@ class WorkerPool:
                     done, future = pending.popleft()
                     yield from zip(done, future.result(), strict=True)
         except BrokenProcessPool:
-            raise ValueError("a worker process was killed, perhaps for want of memory; --resume and fewer --workers go on") from None
+            raise ValueError("a worker process was killed, perhaps out of memory; continue with --resume and fewer --workers") from None
 
 
 def _call_each(function: Callable[..., Result], calls: list[tuple[Any, ...]]) -> list[Result]:
