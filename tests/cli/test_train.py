@@ -35,12 +35,11 @@ def test_train_resume_draw_evaluate(run, tmp_path):
     assert run("draw", CAPTION, "--model", "mine", "-n", "1")[0] == 0
     code, out, err = run("evaluate", "mine", "--samples", "1", "--bound-samples", "2", "--images", "12")
     assert code == 0, err
-    result = json.loads((tmp_path / "evaluation-mine.json").read_text())
-    assert result["caption_accuracy"]["drawings"]["all"]["n"] == 440
-    assert result["likelihood"]["protocol"]["split"] == "test"
-    assert result["likelihood"]["samples"] == 2
-    assert "joint" in out
-    assert "nats an image" in out
+    evaluation = Evaluation.from_dict(json.loads((tmp_path / "evaluation-mine.json").read_text()))
+    assert evaluation.find("joint", "all").n == 440
+    assert evaluation.find("bound", "test").protocol["samples"] == 2
+    assert "joint, %" in out
+    assert "bound, nats" in out
 
 
 @pytest.mark.parametrize("recipe", ["fc-vae-mnist", "conv-vae-mnist"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cap2im.evaluation.other_dataset import source_name
+from cap2im.evaluation.protocol import source_name
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from cap2im.data.dataset import PreparedDataset
+from cap2im.evaluation.protocol import source_name
 from cap2im.pipeline import Pipeline
 
 
@@ -70,20 +71,6 @@ def other_dataset(pipeline: Pipeline, dataset: PreparedDataset, captions: Sequen
     else:
         trained_on = None
     return OtherDataset(pipeline.name, trained_on, f"{PurePath(dataset.folder).name}, made of {source_name(dataset.about())}", unknown)
-
-
-def source_name(about: Mapping[str, Any]) -> str:
-    """Return the display name of a prepared dataset: its title, or the last part of its source's path with the kind.
-
-    Args:
-        about: of `PreparedDataset.about`.
-    """
-    if isinstance(title := about.get("title"), str) and title:
-        return title
-    source = about.get("source", {})
-    kind, path = source.get("kind", "unknown"), str(source.get("path", ""))
-    name = path if kind == "huggingface" and "/" in path else PurePath(path).name
-    return f"{name} ({kind})" if name else f"a source of kind {kind}"
 
 
 def note_on(model: str, protocol: Mapping[str, Any]) -> str | None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import Any
-
-from cap2im.evaluation.other_dataset import source_name
 
 
 def in_words(protocol: Mapping[str, Any]) -> str:
@@ -86,3 +85,17 @@ def _plain(value: Any) -> str:
     """Return a protocol's value in print; SHA-256 digests are cut to 12 digits."""
     text = json.dumps(value) if isinstance(value, (list, dict)) else str(value)
     return text[:12] if len(text) == 64 and all(c in "0123456789abcdef" for c in text) else text
+
+
+def source_name(about: Mapping[str, Any]) -> str:
+    """Return the display name of a prepared dataset: its title, or the last part of its source's path with the kind.
+
+    Args:
+        about: of `PreparedDataset.about`.
+    """
+    if isinstance(title := about.get("title"), str) and title:
+        return title
+    source = about.get("source", {})
+    kind, path = source.get("kind", "unknown"), str(source.get("path", ""))
+    name = path if kind == "huggingface" and "/" in path else PurePath(path).name
+    return f"{name} ({kind})" if name else f"a source of kind {kind}"

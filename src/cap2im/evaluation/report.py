@@ -27,7 +27,7 @@ PIPE_WIDTH = 140  # characters of a line that no terminal limits
 
 @contextmanager
 def progress_bars(enabled: bool) -> Iterator[StartProgress]:
-    """Show progress bars with the remaining time on a terminal.
+    """Show progress bars with the remaining time on standard error, if that is a terminal.
 
     Args:
         enabled: whether this process shows them.
