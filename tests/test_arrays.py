@@ -1,4 +1,4 @@
-"""Files of arrays: what is in the file itself is read, whatever leads elsewhere or says that it is huge is refused in one line."""
+"""Files of arrays: only arrays inside the file are read; references and oversized declarations are refused in one line."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def huge_chunk(file, _: Path) -> None:
 
 
 HOSTILE = {
-    "external storage": (in_another_file, "a is no array of numbers but refers to other files"),
-    "virtual dataset": (virtual, "a is no array of numbers but refers to other files"),
-    "external link": (lambda f, _: f.__setitem__("a", h5py.ExternalLink("other.h5", "a")), "a is no array of numbers but a link"),
-    "soft link": (lambda f, _: f.__setitem__("a", h5py.SoftLink("/a")), "a is no array of numbers but a link"),
-    "group in itself": (group_in_itself, "a is no array of numbers but a group"),
-    "never written": (lambda f, _: f.create_dataset("a", (2**20, 2**10), "f"), "4,294,967,296 bytes, and 0 of them were written"),
-    "never written, in chunks": (lambda f, _: f.create_dataset("a", (2**40,), "f", chunks=(2**20,)), "and 0 of them were written"),
+    "external storage": (in_another_file, "a refers to other files"),
+    "virtual dataset": (virtual, "a refers to other files"),
+    "external link": (lambda f, _: f.__setitem__("a", h5py.ExternalLink("other.h5", "a")), "a is a link"),
+    "soft link": (lambda f, _: f.__setitem__("a", h5py.SoftLink("/a")), "a is a link"),
+    "group in itself": (group_in_itself, "a is a group"),
+    "never written": (lambda f, _: f.create_dataset("a", (2**20, 2**10), "f"), "4,294,967,296 bytes, of which 0 are written"),
+    "never written, in chunks": (lambda f, _: f.create_dataset("a", (2**40,), "f", chunks=(2**20,)), "of which 0 are written"),
     "zeros": (lambda f, _: f.create_dataset("a", data=np.zeros((3000, 3000), "f"), compression="gzip"), "36,000,000 bytes of arrays"),
     "huge chunk": (huge_chunk, "1,073,741,824 bytes of arrays; at most"),
-    "text": (lambda f, _: f.create_dataset("a", data="text"), "a is no array of numbers"),
-    "records": (lambda f, _: f.create_dataset("a", (9,), "i4,f8"), "a is no array of numbers"),
-    "nothing": (lambda f, _: f.create_dataset("a", data=h5py.Empty("f")), "a is no array of numbers"),
-    "long name": (lambda f, _: f.create_dataset("x" * 60_000, data="text"), "xxx… is no array of numbers"),
+    "text": (lambda f, _: f.create_dataset("a", data="text"), "a is not an array of numbers"),
+    "records": (lambda f, _: f.create_dataset("a", (9,), "i4,f8"), "a is not an array of numbers"),
+    "nothing": (lambda f, _: f.create_dataset("a", data=h5py.Empty("f")), "a is not an array of numbers"),
+    "long name": (lambda f, _: f.create_dataset("x" * 60_000, data="text"), "xxx… is not an array of numbers"),
 }
 
 
@@ -119,7 +119,7 @@ def test_npz_bombs_are_refused(tmp_path):
     assert read_npz(tmp_path / "zeros.npz", ["b"]) == {}
     with zipfile.ZipFile(tmp_path / "lying.npz", "w") as archive:
         archive.writestr("a.npy", header((2**30, 4)))
-    with pytest.raises(ValueError, match=r"a says that it has shape \(1073741824, 4\)"):
+    with pytest.raises(ValueError, match=r"a declares shape \(1073741824, 4\)"):
         read_npz(tmp_path / "lying.npz", ["a"])
 
 

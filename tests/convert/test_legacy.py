@@ -293,7 +293,7 @@ def test_hdf5_files_that_lead_elsewhere(tmp_path, arrays):
     write_hdf5(tmp_path / "weights.h5", changed(arrays, b_c=None, b_mu=None))
     with h5py.File(tmp_path / "weights.h5", "a") as file:
         file["b_c"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "b_c")
-    with pytest.raises(ValueError, match="b_c is no array of numbers"):
+    with pytest.raises(ValueError, match="b_c is not an array of numbers"):
         convert(tmp_path / "weights.h5", tmp_path / "model")
     with h5py.File(tmp_path / "large.h5", "w") as file:
         file.create_dataset("b_c", (2**40,), dtype="f", chunks=(2**20,))
@@ -476,7 +476,7 @@ def test_files_of_no_known_kind(tmp_path, arrays):
     refused(tmp_path / "other.h5", "unknown weights with the parameters conv1; known are alignDRAW of the authors' program; ")
     whole = write_hdf5(tmp_path / "whole.h5", arrays).read_bytes()
     (tmp_path / "half.h5").write_bytes(whole[: len(whole) // 2])
-    refused(tmp_path / "half.h5", "damaged, or not the arrays that were expected: .*truncated file")
+    refused(tmp_path / "half.h5", "damaged, or unexpected arrays: .*truncated file")
     torch.save(port_weights(PORT, "two windows"), tmp_path / "whole.pt")
     whole = (tmp_path / "whole.pt").read_bytes()
     (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])
