@@ -5,35 +5,35 @@ No code of a model folder is executed: code is refused, and weights are read onl
 
 from __future__ import annotations
 
-import math
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, RootModel
 from torch import Tensor
 
-from cap2im.blueprint import bounded_parameters, weights_header
-from cap2im.checkpoint import CONFIG, SENTENCE_ENCODER, TRAINING_STATE, WEIGHTS, checkpoints
+from cap2im.checkpoint import SENTENCE_ENCODER, TRAINING_STATE
 from cap2im.data.sentence_vectors import SentenceEncoder
 from cap2im.data.tokenizer import normalise
 from cap2im.data.vocabulary import pad
+from cap2im.encoder_files import (
+    KNOWN_MODULES,
+    MODULES,
+    bounded_network,
+    encoder_config,
+    find_encoder,
+    read_modules,
+    refuse_functions,
+    refuse_pickles,
+    weights_sha256,
+)
 from cap2im.extras import require
-from cap2im.files import JSONObject, brief, check_regular_file, existing_folder, file_sha256, read_json, sha256, shortened
-from cap2im.hub import ENCODER_FILES, download, is_repository
+from cap2im.files import brief, shortened
 from cap2im.loading import LoadedModel, load_model
 from cap2im.models.skipthoughts import SkipThoughts
 
 BATCH_SIZE = 64
-MODULES = "modules.json"  # lists the modules of a model of sentence-transformers
-CARD = "README.md"
-KNOWN_MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
-ACTIVATIONS = ("torch.nn.modules.activation.", "torch.nn.modules.linear.Identity")  # allowed in a Dense module
 CLIP_TYPES = ("clip", "clip_text_model")
 
 
@@ -91,14 +91,14 @@ class SentenceTransformersEncoder(SentenceEncoder):
         require(f"{folder}: a model of sentence-transformers", "sentences", "sentence_transformers")
         from sentence_transformers import SentenceTransformer
 
-        for module in _modules(folder):
+        for module in read_modules(folder):
             package, _, class_name = module.type.rpartition(".")
             if not f"{package}.".startswith("sentence_transformers.") or class_name not in KNOWN_MODULES:
                 raise ValueError(f"{folder / MODULES}: module {shortened(repr(module.type))}: allowed are {', '.join(KNOWN_MODULES)}")
-            _refuse_pickles(folder / module.path)
-            _refuse_functions(folder / module.path)
+            refuse_pickles(folder / module.path)
+            refuse_functions(folder / module.path)
         try:
-            with _Quiet(), _bounded_network(folder):
+            with _Quiet(), bounded_network(folder):
                 self._model = SentenceTransformer(
                     str(folder), device="cpu", local_files_only=True, trust_remote_code=False, model_kwargs={"use_safetensors": True}
                 ).float()
@@ -111,7 +111,7 @@ class SentenceTransformersEncoder(SentenceEncoder):
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the weights, wherever the folder is."""
-        return _weights_sha256(self._folder)
+        return weights_sha256(self._folder)
 
     @torch.inference_mode()
     def encode(self, captions: Sequence[str]) -> Tensor:
@@ -140,9 +140,9 @@ class CLIPEncoder(SentenceEncoder):
         require(f"{folder}: a CLIP text model", "sentences", "transformers")
         from transformers import AutoTokenizer, CLIPTextModelWithProjection
 
-        _refuse_pickles(folder)
+        refuse_pickles(folder)
         try:
-            with _Quiet(), _bounded_network(folder):
+            with _Quiet(), bounded_network(folder):
                 self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
                 model = CLIPTextModelWithProjection.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
         except Exception as error:  # the library names no base class
@@ -153,7 +153,7 @@ class CLIPEncoder(SentenceEncoder):
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the weights, wherever the folder is."""
-        return _weights_sha256(self._folder)
+        return weights_sha256(self._folder)
 
     @torch.inference_mode()
     def encode(self, captions: Sequence[str]) -> Tensor:
@@ -168,19 +168,6 @@ class CLIPEncoder(SentenceEncoder):
             )
             vectors[rows] = self._model(input_ids=words["input_ids"], attention_mask=words["attention_mask"]).text_embeds
         return vectors.clone()
-
-
-def find_encoder(name: str, *, ask_hub: bool = True) -> Path:
-    """Return the folder of a sentence encoder; names and errors are those of `load_sentence_encoder`."""
-    path = existing_folder(Path(name))
-    if path.is_dir():
-        for folder in (path, existing_folder(path / "model")):
-            if (folder / CONFIG).is_file() or (folder / MODULES).is_file():
-                return folder
-        return next(reversed(checkpoints(path)), path)
-    if is_repository(name):
-        return download(name, ENCODER_FILES, ["onnx/*", "openvino/*"], ask_hub=ask_hub)
-    raise ValueError(f"unknown sentence encoder {name!r}; give a folder, or OWNER/NAME on the Hugging Face hub")
 
 
 def load_sentence_encoder(name: str, *, ask_hub: bool = True) -> SentenceEncoder:
@@ -198,12 +185,12 @@ def load_sentence_encoder(name: str, *, ask_hub: bool = True) -> SentenceEncoder
     display_name = Path(name).resolve().name if Path(name).is_dir() else name
     if (folder / MODULES).is_file():
         return SentenceTransformersEncoder(display_name, folder)
-    config = _config(folder)
+    config = encoder_config(folder)
     if config.get("model_type") in CLIP_TYPES:
         return CLIPEncoder(display_name, folder)
     if "kind" in config:
         return SkipThoughtsEncoder(display_name, folder)
-    allowed = f"skip-thoughts of cap2im, a model of sentence-transformers ({MODULES}), or a CLIP ({CONFIG} with model_type clip)"
+    allowed = f"skip-thoughts of cap2im, a model of sentence-transformers ({MODULES}), or a CLIP (config.json with model_type clip)"
     raise ValueError(f"{folder}: no sentence encoder in this folder; allowed: {allowed}")
 
 
@@ -237,23 +224,6 @@ def load_own_encoder(model: LoadedModel[Any], features: int) -> SentenceEncoder:
     return encoder
 
 
-def copy_encoder(source: Path, target: Path) -> None:
-    """Copy the files that `load_sentence_encoder` reads, and the model card; neither code nor training state.
-
-    Args:
-        source: folder of an encoder, as `find_encoder` returns it.
-        target: a new folder; its files are hard links if the disk supports them.
-    """
-    target.mkdir()
-    for file in _files(source):
-        copy, original = target / file.relative_to(source), file.resolve()  # in the hub's cache files are symbolic links
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(original, copy)
-        except OSError:  # another disk, or one without links
-            shutil.copyfile(original, copy)
-
-
 class _Quiet:
     """Silence the reports of transformers on unused weights, such as the image tower of a CLIP."""
 
@@ -270,91 +240,6 @@ class _Quiet:
         logging.set_verbosity(self._verbosity)
         if self._bars:
             logging.enable_progress_bar()
-
-
-@contextmanager
-def _bounded_network(folder: Path) -> Iterator[None]:
-    """Raise ValueError in the block as soon as a library builds a network that is far larger than the encoder's weights.
-
-    The files that the libraries will read are checked first: FIFOs and JSON documents that take too much memory are refused.
-    """
-    shapes = []
-    for file in _files(folder):
-        check_regular_file(file)
-        if file.suffix == ".json":
-            read_json(file, _AnyJSON)
-        if file.suffix == ".safetensors":
-            shapes += [shape for _, shape in weights_header(file).values()]
-    with bounded_parameters(len(shapes), sum(map(math.prod, shapes))):
-        yield
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    return read_json(folder / CONFIG, JSONObject).root if (folder / CONFIG).exists() else {}
-
-
-def _files(folder: Path) -> list[Path]:
-    """Return the files of an encoder and its card."""
-    folders, patterns = [folder], [*ENCODER_FILES, CARD]
-    if (folder / MODULES).is_file():
-        folders += [folder / module.path for module in _modules(folder)]
-    elif "kind" in _config(folder):
-        patterns = [CONFIG, WEIGHTS, CARD]
-    return [file for each in dict.fromkeys(folders) for pattern in patterns for file in sorted(each.glob(pattern))]
-
-
-def _weights_sha256(folder: Path) -> str:
-    return sha256("".join(file_sha256(file) for file in _files(folder) if file.suffix == ".safetensors").encode())
-
-
-class _AnyJSON(RootModel[Any]):
-    """Any JSON document."""
-
-
-class _Module(BaseModel):
-    """A module of a model of sentence-transformers.
-
-    Attributes:
-        path: its folder, relative to the model's.
-        type: name of a Python class.
-    """
-
-    path: str
-    type: str
-
-
-class _Modules(RootModel[list[_Module]]):
-    """The content of `modules.json`."""
-
-
-def _modules(folder: Path) -> list[_Module]:
-    """Return the modules of a model of sentence-transformers.
-
-    Raises:
-        ValueError: `modules.json` is damaged or empty, or a module is outside of the folder.
-    """
-    path = folder / MODULES
-    modules = read_json(path, _Modules).root
-    if not modules:
-        raise ValueError(f"{path}: lists no modules")
-    for module in modules:
-        if "\0" in module.path or not (folder / module.path).resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"{path}: module {shortened(repr(module.path))} is outside of the folder")
-    return modules
-
-
-def _refuse_pickles(folder: Path) -> None:
-    """Raise ValueError if the weights exist only as pickles, which can execute code on loading."""
-    pickles = [path.name for path in folder.glob("*.bin")]
-    if pickles and not list(folder.glob("*.safetensors")):
-        raise ValueError(f"{folder}: weights are in {pickles[0]}, which is a pickle; only safetensors files are read")
-
-
-def _refuse_functions(folder: Path) -> None:
-    """Raise ValueError if a module names a function that is no activation; sentence-transformers would call any function of torch."""
-    name = _config(folder).get("activation_function", ACTIVATIONS[1])
-    if not isinstance(name, str) or not name.startswith(ACTIVATIONS):
-        raise ValueError(f"{folder / CONFIG}: activation_function {shortened(repr(name))}: allowed are {' and '.join(ACTIVATIONS)}")
 
 
 def _refuse_empty(captions: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from cap2im import checkpoint
 from cap2im.checkpoint import CONFIG, TRAINING_STATE, Checkpoint, load_checkpoint, read_config, save_checkpoint
 from cap2im.config import load_recipe, parse_recipe, to_toml
 from cap2im.data.mnist import LARGEST_IDX, parse_idx, read_idx
+from cap2im.encoder_files import read_modules
 from cap2im.evaluation.comparison import compare
 from cap2im.evaluation.evaluation import Evaluation
 from cap2im.evaluation.image_statistics import read_statistics
@@ -25,7 +26,6 @@ from cap2im.evaluation.store import kept_evaluations
 from cap2im.files import dump_json
 from cap2im.generated_pairs import MANIFEST, PAIRS, read_pairs
 from cap2im.generation import _start
-from cap2im.sentence_encoders import _modules
 from cap2im.training.log import _remove_later_steps
 from cap2im.training.state import resume_checkpoint
 from tests.fuzz.floats import FLOATS, SHARES
@@ -263,6 +263,6 @@ def test_restructured_modules_stay_in_their_folder(tmp_path, document):
     (tmp_path / "modules.json").write_text(dump_json(document.get("modules")), encoding="utf-8")
 
     def read() -> None:
-        assert all((tmp_path / module.path).resolve().is_relative_to(tmp_path) for module in _modules(tmp_path))
+        assert all((tmp_path / module.path).resolve().is_relative_to(tmp_path) for module in read_modules(tmp_path))
 
     ends_in_one_line(read)

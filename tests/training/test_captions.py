@@ -12,10 +12,10 @@ import torch
 
 from cap2im.checkpoint import read_config, read_weights
 from cap2im.config import load_recipe
+from cap2im.data.sentence_vectors import SentenceEncoder
 from cap2im.evaluation.evaluate import evaluate
 from cap2im.evaluation.settings import Settings
 from cap2im.pipeline import Pipeline
-from cap2im.sentence_encoders import SentenceEncoder
 from cap2im.training.dispatch import train
 from cap2im.training.variational import VariationalTrainer
 from tests.prepared import prepared_dataset

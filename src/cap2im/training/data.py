@@ -24,8 +24,9 @@ from cap2im.data.sentence_vectors import SentenceEncoder, load_sentence_vectors
 from cap2im.data.shard_batches import ShardBatches
 from cap2im.data.splits import Split
 from cap2im.data.vocabulary import LONGEST_CAPTION, Vocabulary, pad
+from cap2im.encoder_files import find_encoder
 from cap2im.files import describe
-from cap2im.sentence_encoders import find_encoder, load_sentence_encoder
+from cap2im.sentence_encoders import load_sentence_encoder
 from cap2im.training.prefetch import Batches
 from cap2im.training.samples import ShownCaptions
 

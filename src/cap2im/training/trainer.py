@@ -36,8 +36,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from cap2im.checkpoint import SENTENCE_ENCODER, write_model
+from cap2im.encoder_files import copy_encoder
 from cap2im.files import atomic_folder
-from cap2im.sentence_encoders import copy_encoder
 from cap2im.training.accelerator import check_finite
 from cap2im.training.card import description
 from cap2im.training.data import DataSource, TrainingData, load_training_data
