@@ -312,7 +312,8 @@ for folder in sys.argv[1:]:
 def test_huge_configs_are_refused(tmp_path, kind):
     folders = []
     for field, value in HUGE_CONFIGS[kind]:
-        folder = MAKERS[kind][0](tmp_path / field)
+        (tmp_path / field).mkdir()
+        folder = MAKERS[kind][0](tmp_path / field / "mine")
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {field: value}))
         folders.append(str(folder))
