@@ -74,6 +74,7 @@ def bounded_network(folder: Path) -> Iterator[None]:
 
 
 def encoder_config(folder: Path) -> dict[str, Any]:
+    """Return the `config.json` of an encoder, empty if there is none."""
     return read_json(folder / CONFIG, JSONObject).root if (folder / CONFIG).exists() else {}
 
 
@@ -88,6 +89,7 @@ def encoder_files(folder: Path) -> list[Path]:
 
 
 def weights_sha256(folder: Path) -> str:
+    """Return the SHA-256 hex digest of the digests of all weights of an encoder."""
     return sha256("".join(file_sha256(file) for file in encoder_files(folder) if file.suffix == ".safetensors").encode())
 
 

@@ -233,6 +233,12 @@ class ConvertedModel:
     vocabulary: Vocabulary | None = None
 
     def write(self, folder: Path, name: str) -> None:
+        """Write the model folder.
+
+        Args:
+            folder: of the model.
+            name: of the model, for its card.
+        """
         config: dict[str, Any] = {
             "kind": self.kind,
             "description": f"{self.description}, converted",

@@ -77,8 +77,8 @@ def fetch(url: str, target: Path, sha256: str, option: str = "its path") -> None
                     if file.tell() > LARGEST_DOWNLOAD:
                         raise ValueError(f"{url}: more than {LARGEST_DOWNLOAD:,} bytes; {part} is what was downloaded of it")
     except (OSError, http.client.HTTPException) as error:
-        if getattr(error, "filename", None) == str(part):  # a disk error, not a network error
-            raise
+        if isinstance(error, OSError) and error.filename == str(part):
+            raise OSError(error.errno, error.strerror, error.filename) from None  # of the disk, not of the network
         raise ValueError(f"cannot download {url}: {explain(error)}; give {option}, or put the file into {target.parent}") from None
     if (problem := _wrong(part, sha256)) is not None:
         part.unlink()

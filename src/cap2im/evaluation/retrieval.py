@@ -138,11 +138,10 @@ def read_shortlists(path: Path, captions: Tensor, image_of: Tensor, images: int,
             image.
     """
     table = read_pickle(path)
+    rows = table if isinstance(table, (list, tuple, np.ndarray)) else []
     try:
-        if not isinstance(table, (list, tuple, np.ndarray)):
-            raise TypeError
-        lists = np.stack([np.asarray(row) for row in table])
-    except (TypeError, ValueError):
+        lists = np.stack([np.asarray(row) for row in rows])
+    except (TypeError, ValueError):  # also if there are no rows
         raise ValueError(f"{path}: not a list of lists of image numbers, all of one length") from None
     if lists.ndim != 2 or lists.dtype.kind not in "iu" or lists.shape[1] < 2:
         raise ValueError(f"{path}: {lists.dtype} of shape {list(lists.shape)}; expected whole numbers [lists, 2 or more]")
