@@ -80,14 +80,18 @@ def train(
 
     settings = {key if "." in key else f"train.{key}": value for key, value in changes.items()}
     arguments = {"name": name, "data": None if data is None else str(data), "device": device}
-    shown = {key: training.shareable(value) if isinstance(value, str) else value for key, value in (arguments | changes).items() if value}
-    call = ", ".join([repr(training.shareable(str(recipe))), *(f"{key}={value!r}" for key, value in shown.items())])
+    shown = {
+        key: training.without_local_path(value) if isinstance(value, str) else value
+        for key, value in (arguments | changes).items()
+        if value
+    }
+    call = ", ".join([repr(training.without_local_path(str(recipe))), *(f"{key}={value!r}" for key, value in shown.items())])
     options: dict[str, Any] = {**arguments, "command": f"cap2im.train({call})"}
     if resume and run is None:
         return training.resume(Path(recipe), settings, **options)
     recipe_name = Path(recipe).stem
     folder = Path("runs") / recipe_name if run is None else Path(run)
-    named_recipe = training.named(load_recipe(str(recipe), settings), name)
+    named_recipe = training.with_name(load_recipe(str(recipe), settings), name)
     return training.train(named_recipe, folder, **options | {"name": recipe_name}, resume=resume)
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from cap2im.config import DRAWRecipe, load_recipe, setting_keys, settings, to_toml
 from cap2im.files import read_json
-from cap2im.training.dispatch import shareable
+from cap2im.training.dispatch import without_local_path
 from cap2im.training.run import RunFile
 
 WORDS = st.text(max_size=12)
@@ -48,8 +48,8 @@ def test_any_changes_make_a_recipe_or_one_sentence(changes):
 
 @given(st.text())
 def test_any_argument_can_be_shown(argument):
-    shown = shareable(argument)
-    assert shareable(shown) == shown
+    shown = without_local_path(argument)
+    assert without_local_path(shown) == shown
     assert len(shown) <= len(argument)
 
 
@@ -70,4 +70,4 @@ def test_any_run_json_is_read_or_refused_in_one_sentence(tmp_path_factory, data)
 
 @pytest.mark.parametrize("argument", ["/", "~", "file:", "../", "C:\\"])
 def test_roots_have_no_last_part(argument):
-    assert len(shareable(argument)) <= len(argument)
+    assert len(without_local_path(argument)) <= len(argument)

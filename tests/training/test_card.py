@@ -9,7 +9,7 @@ from PIL import Image
 
 from cap2im.data.dataset import PreparedDataset
 from cap2im.training.card import description, licence_line, licence_row
-from cap2im.training.dispatch import shareable
+from cap2im.training.dispatch import without_local_path
 from tests.prepared import prepared_dataset
 
 
@@ -31,7 +31,7 @@ from tests.prepared import prepared_dataset
     ],
 )
 def test_cards_show_the_last_part_of_local_paths(argument, shown):
-    assert shareable(argument) == shown
+    assert without_local_path(argument) == shown
 
 
 @pytest.mark.parametrize(

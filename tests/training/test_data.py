@@ -11,7 +11,7 @@ from cap2im.data.dataset import PreparedDataset
 from cap2im.data.image_batches import ImageBatches
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.pipeline import Pipeline
-from cap2im.training.data import DataSource, fitted, load_training_data
+from cap2im.training.data import DataSource, fit_to_dataset, load_training_data
 from cap2im.training.dispatch import train
 from cap2im.training.variational import VariationalTrainer
 from tests.prepared import prepared_dataset
@@ -96,10 +96,10 @@ class Sizes(BaseModel):
 
 def test_a_text_encoder_gets_the_size_of_the_vocabulary(dataset):
     there = PreparedDataset.open(dataset)
-    made = fitted(recipe().model_copy(update={"model": Sizes()}), there, resizes=True)
+    made = fit_to_dataset(recipe().model_copy(update={"model": Sizes()}), there, resizes=True)
     assert made.model == Sizes(text=Text(vocabulary_size=19))
     with pytest.raises(ValueError, match=r"has 19 words, the recipe's model\.text\.vocabulary_size is 6$"):
-        fitted(recipe().model_copy(update={"model": Sizes(text=Text(vocabulary_size=6))}), there, resizes=True)
+        fit_to_dataset(recipe().model_copy(update={"model": Sizes(text=Text(vocabulary_size=6))}), there, resizes=True)
 
 
 def test_bad_settings_are_one_error(dataset):

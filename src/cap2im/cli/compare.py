@@ -226,7 +226,7 @@ def _check_comparison(
     from cap2im.data.dataset import PreparedDataset
     from cap2im.data.mnist import load_digits
     from cap2im.evaluation.subject import Subject
-    from cap2im.training.data import fitted, sentence_encoder
+    from cap2im.training.data import fit_to_dataset, sentence_encoder
 
     recipes = {name: recipe for name in missing if isinstance(recipe := load_recipe(name, []), DrawingRecipe)}
     if recipes:
@@ -245,7 +245,7 @@ def _check_comparison(
             raise ValueError(f"the sharpener does not fit {subject.name}: it sharpens {sharpener.side} x {sharpener.side} pixels")
     for recipe in recipes.values():
         if not isinstance(recipe.data, DigitsData):
-            fitted(recipe, PreparedDataset.open(str(data)), resizes=isinstance(recipe.data, PicturesData))
+            fit_to_dataset(recipe, PreparedDataset.open(str(data)), resizes=isinstance(recipe.data, PicturesData))
             sentence_encoder(recipe)
 
 

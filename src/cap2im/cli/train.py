@@ -87,7 +87,7 @@ def train(
         print(f"# {updates:,} updates of {seconds:.3g} s: {duration} without validation\n{to_toml(planned)}", end="")
         return
     options |= {
-        "command": shlex.join(["cap2im", *map(training.shareable, sys.argv[1:])]),
+        "command": shlex.join(["cap2im", *map(training.without_local_path, sys.argv[1:])]),
         "compile_model": compile_model,
         "workers": workers,
         "log": log,
@@ -99,7 +99,7 @@ def train(
         label = Path(str(recipe)).stem
         folder = Path("runs") / label if run is None else run
         initial = None if start_from is None else find_model(start_from)
-        resolved = training.named(resolved, name)
+        resolved = training.with_name(resolved, name)
         start = functools.partial(training.train, resolved, folder, name=label, data=data, resume=resume, start_from=initial, **options)
     try:
         model = start()

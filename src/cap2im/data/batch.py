@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -52,20 +51,6 @@ class Batch:
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
         return Batch(**{name: change(tensor) for name, tensor in tensors.items() if tensor is not None})
-
-
-class Batches(Protocol):
-    """Training batches by step, so that the position in the data is one number.
-
-    Attributes:
-        steps_per_epoch: batches in an epoch.
-    """
-
-    steps_per_epoch: int
-
-    def at(self, step: int, rows: slice = ALL) -> Batch:
-        """Return the batch for update `step` + 1, or some rows of it."""
-        ...
 
 
 def step_noise(seed: int, step: int, count: int, shape: tuple[int, int]) -> Tensor:

@@ -126,7 +126,7 @@ def _interval(measured: Mapping[str, Any]) -> str:
     return f"{measured['rate']:.2%} (95 % interval {measured['low']:.2%} to {measured['high']:.2%}) of {measured['n']:,}"
 
 
-def bound_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
+def variational_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
     """Return the card of a model with a variational bound."""
     bound = f"{figures['validation/bound']:.2f} nats an image (KL {figures['validation/kl']:.2f})"
     return model_card(
@@ -140,7 +140,7 @@ def bound_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
     )
 
 
-def gan_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
+def lapgan_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
     """Return the card of a LAPGAN or sharpener."""
     draws = recipe.kind == "lapgan"
     taken = ", ".join(
@@ -162,7 +162,7 @@ def gan_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
     )
 
 
-def matching_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
+def damsm_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
     """Return the card of a matching model."""
     measured = figures["r_precision"]
     precisions = {
@@ -203,7 +203,7 @@ def attngan_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
     )
 
 
-def sentences_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
+def skipthoughts_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
     """Return the card of skip-thoughts."""
     perplexities = {key.rpartition("_")[2]: value for key, value in figures.items() if key.startswith("validation/perplexity_")}
     return model_card(
@@ -234,7 +234,7 @@ def classifier_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
     )
 
 
-def reader_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
+def digit_reader_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
     """Return the card of a digit reader."""
     return model_card(
         name,

@@ -111,7 +111,7 @@ def load_training_data(recipe: DrawingRecipe, source: DataSource, processes: int
     dataset = PreparedDataset.open(source.path)
     if vocabulary is not None:
         dataset = dataclasses.replace(dataset, vocabulary=vocabulary)
-    settings, recipe = recipe.data, fitted(recipe, dataset, resizes=source.stream or isinstance(recipe.data, PicturesData))
+    settings, recipe = recipe.data, fit_to_dataset(recipe, dataset, resizes=source.stream or isinstance(recipe.data, PicturesData))
     if isinstance(settings, PicturesData):
         if source.stream:
             raise ValueError("--stream: data.source pictures reads images in random order and cannot be streamed")
@@ -304,7 +304,7 @@ def spread(captions: Sequence[str], count: int) -> list[str]:
     return [different[i] for i in torch.linspace(0, len(different) - 1, min(count, len(different))).long().tolist()]
 
 
-def fitted(recipe: DrawingRecipe, dataset: PreparedDataset, *, resizes: bool) -> DrawingRecipe:
+def fit_to_dataset(recipe: DrawingRecipe, dataset: PreparedDataset, *, resizes: bool) -> DrawingRecipe:
     """Return the recipe with the dataset's vocabulary size and, unless the recipe says another, its side.
 
     Args:

@@ -124,7 +124,7 @@ def resume(run: Path, changes: Sequence[str] | Mapping[str, Any] = (), *, name: 
     Raises:
         ValueError: see `run_recipe` and `train`.
     """
-    recipe = named(run_recipe(run, changes), name)
+    recipe = with_name(run_recipe(run, changes), name)
     return train(recipe, run, name=str(run), resume=True, stream=stream or RunFile.read(run).stream, **options)
 
 
@@ -153,12 +153,12 @@ def resumed_data(run: Path, data: str | Path | None) -> str | Path | None:
     return before
 
 
-def named(recipe: Recipe, name: str) -> Recipe:
+def with_name(recipe: Recipe, name: str) -> Recipe:
     """Return a recipe whose model has a name, unless it is empty."""
     return recipe.model_copy(update={"name": name}) if name else recipe
 
 
-def shareable(argument: str) -> str:
+def without_local_path(argument: str) -> str:
     """Return an argument of a command for a model card: of an absolute path, or one through `~` or `..`, only the last part."""
     key, equals, value = argument.rpartition("=")
     path = value.strip("'\"").replace("\\", "/")
