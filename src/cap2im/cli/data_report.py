@@ -1,4 +1,4 @@
-"""What `cap2im check` prints."""
+"""Print the report of `cap2im check`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 
 def print_check(path: str, report: DatasetReport, most: int | None) -> None:
-    """What `cap2im check` found, on standard output: at most so many problems of a kind."""
+    """Print the problems of captioned images and a table of the splits on standard output.
+
+    Args:
+        path: of the images, for the title.
+        report: to print.
+        most: number of problems to list of each kind; None lists all.
+    """
     from cap2im.data.problems import PROBLEMS
     from cap2im.data.validate import missing_validation
 
@@ -25,13 +31,12 @@ def print_check(path: str, report: DatasetReport, most: int | None) -> None:
     for problem in report.problems:
         by_kind.setdefault(problem.kind, []).append(problem)
     for kind, loses in PROBLEMS.items():
-        found = by_kind.get(kind, [])
-        if found:
-            stdout.print(f"{kind}: {len(found):,} ({'data is lost' if loses else 'a warning'})", style="bold", soft_wrap=True)
-            for problem in found[:most]:
+        if listed := by_kind.get(kind):
+            stdout.print(f"{kind}: {len(listed):,} ({'data is lost' if loses else 'a warning'})", style="bold", soft_wrap=True)
+            for problem in listed[:most]:
                 stdout.print(escape(f"  {problem.file}" + (f": {problem.detail}" if problem.detail else "")), soft_wrap=True)
-            if most is not None and len(found) > most:
-                stdout.print(f"  and {len(found) - most:,} more; --all lists them", soft_wrap=True)
+            if most is not None and len(listed) > most:
+                stdout.print(f"  and {len(listed) - most:,} more; --all lists them", soft_wrap=True)
     table = Table(
         title=f"{escape(path)}: {report.kind}", caption="pixels (of the shorter side) and words (of a caption): smallest / median / largest"
     )
