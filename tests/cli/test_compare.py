@@ -58,7 +58,7 @@ def test_compare_refuses_before_it_measures_trains_or_writes(run, tmp_path, monk
         raise AssertionError("measured or trained first")
 
     monkeypatch.setattr("cap2im.evaluation.comparison.evaluate", too_late)
-    monkeypatch.setattr("cap2im.cli.compare.train", too_late)
+    monkeypatch.setattr("cap2im.cli.comparison.train", too_late)
     for arguments, problem in (
         (("one", "reader-mnist", "--train"), "reader-mnist: is a model of kind 'reader'; expected draw, vae, lapgan, attngan"),
         (("one", "noaligndraw-mnist", "--train", "--sharpen", "one"), "is a model of kind 'draw'; expected sharpener"),
@@ -105,7 +105,7 @@ def test_compare_checks_recipes_before_it_trains(run, tmp_path, monkeypatch, arg
         raise AssertionError("measured or trained first")
 
     monkeypatch.setattr("cap2im.evaluation.comparison.evaluate", too_late)
-    monkeypatch.setattr("cap2im.cli.compare.train", too_late)
+    monkeypatch.setattr("cap2im.cli.comparison.train", too_late)
     code, _, err = run("compare", *arguments)
     assert (code, problem in err.splitlines()[-1]) == (2, True), err
     assert not (tmp_path / "comparison").exists()
@@ -152,7 +152,7 @@ def test_compare_trains_the_matching_model_before_its_attngan(run, tmp_path, mon
         if name == "attngan-mnist":
             raise ValueError("far enough")
 
-    monkeypatch.setattr("cap2im.cli.compare.train", fake)
+    monkeypatch.setattr("cap2im.cli.comparison.train", fake)
     monkeypatch.setattr("cap2im.data.mnist.load_digits", lambda *_: None)  # MNIST may not be at hand
     assert "far enough" in run("compare", "attngan-mnist", "--train", "--runs", "there")[2]
     there = tmp_path / "there"

@@ -1,4 +1,4 @@
-"""`cap2im evaluate`."""
+"""`cap2im evaluate`: measure a model."""
 
 from __future__ import annotations
 
