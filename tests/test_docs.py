@@ -21,7 +21,11 @@ from tests.real_data import data_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "docs"
-PAGES = [page for page in sorted(SITE.rglob("*.md")) if "_build" not in page.parts and page.parent.name != "recipes"]
+PAGES = [
+    page
+    for page in sorted(SITE.rglob("*.md"))
+    if "_build" not in page.parts and page.parent.name != "recipes" and page.name != "command-line.md"
+]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *PAGES, ROOT / "benchmarks" / "README.md"]
 CARDS = sorted((ROOT / "src" / "cap2im" / "pretrained").glob("*/README.md"))
 COMMAND = typer.main.get_group(app)
