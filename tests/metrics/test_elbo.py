@@ -70,7 +70,7 @@ def log_likelihood(model: DRAW, images, tokens, mask) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_bound_is_below_the_exact_likelihood_and_near_it_after_fitting_the_posterior(model):
+def test_a_fitted_posterior_brings_the_bound_near_the_likelihood(model):
     images, tokens, mask = data(3)
     exact = log_likelihood(model, images, tokens, mask).mean().item()
     before = lower_bound(model, images, tokens, mask, samples=400, seed=0)
@@ -148,7 +148,7 @@ def test_importance_weights_are_exact_with_the_exact_posterior():
 
 
 @torch.no_grad()
-def test_importance_weights_rise_towards_the_truth_with_more_samples():
+def test_importance_weights_rise_with_more_samples():
     images, tokens, mask = gaussian_images(400)
     loose = LinearGaussian(spread=1.5)
     truth = loose.log_likelihood(images).mean().item()
@@ -158,7 +158,7 @@ def test_importance_weights_rise_towards_the_truth_with_more_samples():
 
 
 @torch.no_grad()
-def test_importance_weights_change_nothing_where_the_decoder_ignores_the_latents(model):
+def test_importance_weights_do_not_count_without_latents(model):
     images, tokens, mask = data(4)
     for parameter in model.posterior.parameters():
         parameter.zero_()  # N(0, I), as the prior of the first glimpse
