@@ -1,13 +1,12 @@
-"""How many pictures a second `cap2im serve` answers, as a share of what the same model draws when it is called in Python.
+"""Pictures per second of `cap2im serve`, as a share of the same model called in Python.
 
     pip install -c constraints.txt ".[serve]"    # and wrk, as Debian and Homebrew have it
     python -m benchmarks.serve [--clients 32] [--requests 10000] [--rounds 5] [--seconds 10] [--threads 1] [OPTION OF cap2im serve]...
 
-A real server process on loopback is driven by wrk, whose clients cost next to nothing of the processors that they share with the server.
-They each ask for one picture, of a random caption and seed, and for the next one as soon as they have it. The direct figure is of batches
-of as many random captions and seeds in this process, with the same encoding: base64 of PNG. Rounds of the two alternate, so that what else
-the machine does falls on both, and the seconds that the processor spent on each process stand beside: a busy machine falsifies them less.
-Then the clients go on until the server has answered `--requests`, and its memory is compared.
+wrk drives a server process on loopback. Each client draws one picture of a random caption and seed after the other. The direct call draws
+batches of as many random captions and seeds in this process, with the same encoding: base64 of PNG. Rounds of both alternate, so that other
+work on the machine affects both; processor seconds per picture are less affected. Then the clients go on until the server has drawn
+`--requests` pictures, and its memory is compared.
 """
 
 from __future__ import annotations
@@ -44,15 +43,15 @@ MEBIBYTE = 2**20
 
 @dataclass(frozen=True)
 class Rate:
-    """Of one round.
+    """The result of one round.
 
     Attributes:
-        pictures: drawn.
+        pictures: number of drawn pictures.
         a_second: pictures a second.
-        processor: seconds of the processor for each picture.
-        tool: the same, that the load tool spent.
-        p50: milliseconds within which half of the requests were answered.
-        p99: the same of all but a hundredth.
+        processor: processor seconds per picture.
+        tool: processor seconds of the load tool per picture.
+        p50: median latency in milliseconds.
+        p99: 99th percentile of the latency in milliseconds.
     """
 
     pictures: int
@@ -65,46 +64,46 @@ class Rate:
 
 @contextmanager
 def serving(model: str, options: list[str], environment: dict[str, str]) -> Iterator[tuple[psutil.Process, str]]:
-    """A server that is ready: its process and its address."""
+    """Yield the process and the URL of a server that is ready."""
     command = [sys.executable, "-m", "cap2im", "serve", "--model", model, "--port", "0", *options]
     with (
-        tempfile.TemporaryFile("w+", encoding="utf-8") as said,
-        subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment) as process,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as output,
+        subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment) as process,
     ):
         try:
             end = time.monotonic() + STARTS_WITHIN
-            while not (found := re.search(r"http://127\.0\.0\.1:\d+", (said.seek(0), said.read())[1])):
+            while not (match := re.search(r"http://127\.0\.0\.1:\d+", (output.seek(0), output.read())[1])):
                 if process.poll() is not None or time.monotonic() > end:
-                    raise RuntimeError(f"the server did not start: {(said.seek(0), said.read())[1]}")
+                    raise RuntimeError(f"the server did not start: {(output.seek(0), output.read())[1]}")
                 time.sleep(0.1)
-            yield psutil.Process(process.pid), found[0]
+            yield psutil.Process(process.pid), match[0]
         finally:
             process.terminate()
 
 
 def whole(process: psutil.Process) -> list[psutil.Process]:
-    """A process and all that it started."""
+    """Return a process and its children."""
     return [process, *process.children(recursive=True)]
 
 
 def spent(process: psutil.Process) -> float:
-    """Seconds of the processor, so far."""
+    """Return the processor seconds of a process and its children."""
     return sum(sum(each.cpu_times()[:2]) for each in whole(process))
 
 
 def memory(process: psutil.Process) -> float:
-    """MiB that are in memory."""
+    """Return the resident memory of a process and its children in MiB."""
     return sum(each.memory_info().rss for each in whole(process)) / MEBIBYTE
 
 
 def children_spent() -> float:
-    """Seconds of the processor of processes that have ended."""
+    """Return the processor seconds of ended child processes."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def direct(pipeline: Pipeline, captions: list[str], batch: int, seconds: float) -> Rate:
-    """Draws batches for so long."""
+    """Draw batches for `seconds`."""
     random = generator("direct")
     done, start, before = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - start < seconds:
@@ -117,20 +116,20 @@ def direct(pipeline: Pipeline, captions: list[str], batch: int, seconds: float) 
 
 
 def served(server: psutil.Process, url: str, clients: int, seconds: float, captions: Path) -> Rate:
-    """Lets clients ask for so long.
+    """Run clients for `seconds`.
 
     Raises:
-        RuntimeError: a request failed, or none was answered.
+        RuntimeError: a request failed, or none succeeded.
     """
     before, tool = spent(server), children_spent()
     asking = ["wrk", "-t1", f"-c{clients}", f"-d{seconds:.0f}s", "--timeout", "60s", "-s", str(CLIENTS), url, "--", str(captions)]
     done = subprocess.run(asking, capture_output=True, text=True, check=False)
     after = spent(server)
-    told = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"failed": 1}
-    if told["failed"] or not told["pictures"]:
+    result = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"failed": 1}
+    if result["failed"] or not result["pictures"]:
         raise RuntimeError(f"wrk: {done.stdout[-1000:]} {done.stderr[-1000:]}")
-    count = told["pictures"]
-    return Rate(count, count / told["seconds"], (after - before) / count, (children_spent() - tool) / count, told["p50"], told["p99"])
+    count = result["pictures"]
+    return Rate(count, count / result["seconds"], (after - before) / count, (children_spent() - tool) / count, result["p50"], result["p99"])
 
 
 def main() -> None:
@@ -165,21 +164,23 @@ def main() -> None:
                 total += served(*ask).pictures
                 held[total] = memory(server)
             urllib.request.urlopen(f"{url}/healthz").close()
-    ours, theirs = [pair[1] for pair in rounds], [pair[0] for pair in rounds]
+    served_rates, direct_rates = [pair[1] for pair in rounds], [pair[0] for pair in rounds]
     shares = [a.a_second / b.a_second for b, a in rounds]
-    processor = [statistics.median(each.processor for each in rates) for rates in (theirs, ours)]
+    processor = [statistics.median(each.processor for each in rates) for rates in (direct_rates, served_rates)]
     print(f"{arguments.threads} thread(s) for torch, {platform.machine()}, torch {torch.__version__}; median of {len(rounds)} rounds\n")
     print("| what | pictures a second | ms of the processor a picture | p50, ms | p99, ms |")
     print("| --- | --- | --- | --- | --- |")
-    rate = statistics.median(each.a_second for each in theirs)
+    rate = statistics.median(each.a_second for each in direct_rates)
     print(f"| called in Python, batches of {arguments.clients} | {rate:.0f} | {1000 * processor[0]:.2f} | | |")
-    rate = statistics.median(each.a_second for each in ours)
-    late = " | ".join(f"{statistics.median(times):.0f}" for times in ([each.p50 for each in ours], [each.p99 for each in ours]))
+    rate = statistics.median(each.a_second for each in served_rates)
+    late = " | ".join(
+        f"{statistics.median(times):.0f}" for times in ([each.p50 for each in served_rates], [each.p99 for each in served_rates])
+    )
     print(f"| served to {arguments.clients} clients | {rate:.0f} | {1000 * processor[1]:.2f} | {late} |")
-    print(f"| the load tool | | {1000 * statistics.median(each.tool for each in ours):.2f} | | |\n")
+    print(f"| the load tool | | {1000 * statistics.median(each.tool for each in served_rates):.2f} | | |\n")
     print(f"Served, of called in Python: {statistics.median(shares):.0%} ({', '.join(f'{share:.0%}' for share in shares)}).")
-    told = (f"{size:.0f} ({count:,})" for count, size in held.items())
-    print(f"MiB in the server's memory (after so many requests): {', '.join(told)}.")
+    sizes = (f"{size:.0f} ({count:,})" for count, size in held.items())
+    print(f"MiB in the server's memory (after so many requests): {', '.join(sizes)}.")
 
 
 if __name__ == "__main__":

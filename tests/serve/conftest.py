@@ -1,4 +1,4 @@
-"""A server on loopback, in this process or in its own, and a client that speaks plain HTTP."""
+"""Servers on loopback, in this process or their own, and an HTTP client."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Answer:
 
 @dataclass
 class Client:
-    """Asks a server."""
+    """An HTTP client of a server."""
 
     port: int
     headers: dict[str, str] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Client:
         return self.ask("POST", path, {"captions": list(captions), **wanted})
 
     def begin(self, path: str, body: Any) -> socket.socket:
-        """A connection on which a request was sent, and nothing is read yet."""
+        """Send a request and return its connection without reading."""
         content = json.dumps(body).encode()
         common = "Host: localhost\r\nConnection: close\r\nContent-Type: application/json"
         head = f"POST {path} HTTP/1.1\r\n{common}\r\nContent-Length: {len(content)}\r\n\r\n"
@@ -78,7 +78,7 @@ class Client:
         return connection
 
     def events(self, captions: Sequence[str] = (CAPTION,), **wanted: Any) -> Iterator[tuple[str, Any]]:
-        """The events of a stream as they come."""
+        """Yield the events of a stream."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         content = json.dumps({"captions": list(captions), **wanted})
         connection.request("POST", "/v1/draw/stream", content, {"Content-Type": "application/json", **self.headers})
@@ -94,13 +94,13 @@ class Client:
         connection.close()
 
     def count(self, name: str) -> float:
-        """What /metrics says, summed over labels."""
+        """Return a metric, summed over labels."""
         lines = [line for line in self.get("/metrics").body.decode().splitlines() if line.startswith((name + " ", name + "{"))]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
 
 class Gate:
-    """Stands before every batch: notes it, and holds it while closed."""
+    """Records every batch, and holds it while closed."""
 
     def __init__(self) -> None:
         self.batches: list[list[tuple[str, int]]] = []
@@ -121,7 +121,7 @@ class Gate:
 
 @pytest.fixture
 def gate(monkeypatch) -> Iterator[Gate]:
-    """Every batch of every pipeline passes it."""
+    """A gate for the batches of every pipeline."""
     gate, real = Gate(), Pipeline.drawings
 
     def drawings(self, prompts, seeds, *, watch=None):
@@ -166,21 +166,21 @@ def served(settings: ServeSettings) -> Iterator[Client]:
 
 @pytest.fixture
 def serve(tiny) -> Iterator[Callable[..., Client]]:
-    """Starts a server of the tiny model with these settings."""
+    """Start a server of the tiny model with these settings."""
     with ExitStack() as stack:
         yield lambda **settings: stack.enter_context(served(ServeSettings.of({"models": (str(tiny),), "shutdown_s": 5, **settings})))
 
 
 @pytest.fixture(scope="module")
 def bundled() -> Iterator[TestClient]:
-    """Asks an application of the bundled model, without a network."""
+    """A client of an application with the bundled model, without a network."""
     with TestClient(create_app(ServeSettings()), "http://localhost") as client:
         yield client
 
 
 @contextmanager
 def process(*arguments: str, workers: int = 1, before: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[str], Client]]:
-    """`cap2im serve` in a process of its own, ready to draw; `before` is a command that starts it."""
+    """Run `cap2im serve` in its own process until it is ready; `before` is a command that starts it."""
     command = [*before, sys.executable, "-m", "cap2im", "serve", "--port", "0", "--workers", str(workers), *arguments]
     started = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
@@ -195,15 +195,15 @@ def process(*arguments: str, workers: int = 1, before: Sequence[str] = ()) -> It
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 20) -> None:
-    """Waits for something to become true."""
+    """Wait until a condition is true."""
     end = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < end, "it did not become true in time"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.01)
 
 
 def together(*asks: Callable[[], Any]) -> list[Any]:
-    """Answers of clients that ask at the same time."""
+    """Run functions at the same time and return their results."""
     answers: list[Any] = [None] * len(asks)
 
     def ask(number: int) -> None:

@@ -1,4 +1,4 @@
-"""What the routes answer: pictures, words, models, and one sentence to a wrong request."""
+"""Responses of the routes: pictures, words, models, and one sentence for an invalid request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def picture(file) -> np.ndarray:
 
 
 def same(one: np.ndarray, other: np.ndarray) -> bool:
-    """Up to rounding: see tests/test_pipeline.py."""
+    """Compare up to rounding; see tests/test_pipeline.py."""
     return one.shape == other.shape and np.abs(one.astype(int) - other.astype(int)).max() <= 1
 
 

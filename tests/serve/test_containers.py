@@ -1,4 +1,4 @@
-"""The container files say what is so: paths exist, the command is one that cap2im knows, ports and users agree. Nothing is built."""
+"""The container files are consistent: paths exist, the command parses, ports and users agree. Nothing is built."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ PROMETHEUS = yaml.safe_load((DEPLOY / "prometheus.yml").read_text("utf-8"))
 
 
 def instructions(name: str) -> list[tuple[str, str]]:
-    """Each instruction of a Dockerfile with its arguments, comments left out and continued lines joined."""
+    """Return the instructions of a Dockerfile with their arguments, without comments and with continued lines joined."""
     lines = [line for line in (DEPLOY / name).read_text("utf-8").splitlines() if not line.startswith("#")]
     whole = "\n".join(lines).replace("\\\n", " ")
     return [(found[1], " ".join(found[2].split())) for found in re.finditer(r"^([A-Z]+) (.*)$", whole, re.MULTILINE)]
 
 
 def arguments(name: str, instruction: str) -> list[str]:
-    """Of every instruction of that kind."""
+    """Return the arguments of all instructions of a kind."""
     return [rest for kind, rest in instructions(name) if kind == instruction]
 
 
 def served(words: list[str]) -> typer.Context:
-    """Parses a command line `cap2im serve ...` as the program does, without running it."""
+    """Parse a command line `cap2im serve ...` without running it."""
     assert words[:2] == ["cap2im", "serve"]
     serve = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
     return serve.make_context("serve", words[2:])
 
 
 def command(name: str) -> list[str]:
-    """What a container runs when nothing is appended."""
+    """Return the command of a container without arguments."""
     (entry,) = arguments(name, "ENTRYPOINT")
     return json.loads(entry) + [word for each in arguments(name, "CMD") for word in json.loads(each)]
 
@@ -61,7 +61,7 @@ def test_copied_paths_exist_and_are_sent_to_the_builder(name):
 
 @pytest.mark.parametrize("name", DOCKERFILES)
 def test_what_the_package_names_as_its_files_is_copied(name):
-    """pip reads readme and licence of pyproject.toml while it builds."""
+    """pip reads the readme and licence of pyproject.toml during the build."""
     sources = {path.rstrip("/") for each in arguments(name, "COPY") for path in each.split()}
     text = (ROOT / "pyproject.toml").read_text("utf-8")
     for pattern in (r'^readme = "(.+)"', r'^license-files = \["(.+)"\]', r'^packages = \["(.+)/'):

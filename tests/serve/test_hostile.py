@@ -1,4 +1,4 @@
-"""Requests that no honest client sends: nothing holds memory or a connection, and every answer is one sentence."""
+"""Hostile requests: they hold no memory or connection, and get one sentence."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def keyed(tiny) -> Iterator[Client]:
 
 
 def connected(port: int, receive_buffer: int | None = None) -> socket.socket:
-    """A connection; with so small a buffer its peer can send little that is not read."""
+    """Connect, with a small receive buffer if given, so that the server can send little that is not read."""
     connection = socket.socket()
     if receive_buffer is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -49,7 +49,7 @@ def connected(port: int, receive_buffer: int | None = None) -> socket.socket:
 
 
 def raw(client: Client, data: bytes) -> bytes:
-    """The first line of what is answered to these bytes; empty where the connection is reset."""
+    """Send bytes and return the first line of the response; empty if the connection is reset."""
     with connected(client.port) as connection:
         try:
             connection.sendall(data)
@@ -80,7 +80,7 @@ def test_what_never_ends_is_cut_off(server, start, piece):
             while sent < 53 * MEBIBYTE:
                 connection.sendall(block)
                 sent += len(block)
-    assert sent < 32 * MEBIBYTE, "the system's buffers may hold some, the server does not"
+    assert sent < 32 * MEBIBYTE, "the system's buffers may hold some, the server must not"
     assert psutil.Process().memory_info().rss - before < 20 * MEBIBYTE
     assert server.get("/healthz").status == 200
 
@@ -129,7 +129,7 @@ def test_pipelined_requests_are_answered_one_by_one(server):
 
 @pytest.fixture
 def large_answers(monkeypatch) -> None:
-    """Every drawing is answered with 8 MB, every stream with 20 MB: more than the system's buffers take."""
+    """Make responses of 8 MB and streams of 20 MB, more than the system's buffers hold."""
 
     async def flood(*_):
         for _ in range(200):
@@ -140,7 +140,7 @@ def large_answers(monkeypatch) -> None:
 
 
 def unread(port: int, request_bytes: bytes) -> socket.socket:
-    """A connection on which requests were sent whose answers nobody reads."""
+    """Send requests and return the connection without reading the responses."""
     connection = connected(port, 4096)
     connection.sendall(request_bytes)
     assert connection.recv(15, socket.MSG_PEEK) == b"HTTP/1.1 200 OK"
@@ -148,7 +148,7 @@ def unread(port: int, request_bytes: bytes) -> socket.socket:
 
 
 def open_connections(port: int) -> int:
-    """Connections of this process at a port of its own."""
+    """Count this process's connections at its port."""
     return sum(each.laddr.port == port and each.status != psutil.CONN_LISTEN for each in psutil.Process().net_connections("tcp"))
 
 

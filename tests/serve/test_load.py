@@ -1,4 +1,4 @@
-"""Under load and under faults: real server processes on loopback, with bounded numbers of clients."""
+"""Load and faults, with server processes on loopback."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CAPTIONS = [f"the digit {a} is at the top of the digit {b}" for a in DIGITS for 
 
 
 def test_ten_times_more_clients_than_places_get_their_own_picture_or_a_503_and_nobody_is_lost():
-    """Every client draws a caption and seed of its own, so that a picture that went to another client would show."""
+    """Each client draws its own caption and seed, so a picture of another client would be noticed."""
     places, clients = 8, 80
     pipeline = cap2im.load("aligndraw-mnist")
     alone = pipeline.drawings(pipeline.prompts(CAPTIONS[:clients]), list(range(clients)))
@@ -34,7 +34,7 @@ def test_ten_times_more_clients_than_places_get_their_own_picture_or_a_503_and_n
         statuses = Counter(answer.status for answer in answers)
         assert set(statuses) == {200, 503}
         assert statuses[200] >= places
-        assert statuses[503] >= clients / 2, "the queue took more than it has places for"
+        assert statuses[503] >= clients / 2, "the queue took more than its slots"
         for n, answer in enumerate(answers):
             if answer.status == 503:
                 assert 1 <= int(answer.headers["retry-after"]) <= 60
@@ -46,10 +46,10 @@ def test_ten_times_more_clients_than_places_get_their_own_picture_or_a_503_and_n
             pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn["image"]["base64"]))))
             gap = np.abs(pixels.astype(int) - alone[n].canvases[-1, :, :, 0])
             assert gap.max() <= 1, f"client {n} got another picture"
-        assert client.count("cap2im_pictures_total") == statuses[200], "whoever was refused was not drawn for"
+        assert client.count("cap2im_pictures_total") == statuses[200], "refused requests are not drawn"
         assert client.count("cap2im_refused_total") == statuses[503]
         assert client.count("cap2im_queued") == 0
-        assert client.draw(CAPTIONS[:places]).status == 200, "all places are free again"
+        assert client.draw(CAPTIONS[:places]).status == 200, "all slots are free again"
 
 
 @pytest.mark.slow
@@ -70,16 +70,16 @@ def test_a_worker_that_is_killed_takes_its_own_requests_with_it_and_comes_back()
             with pytest.raises(OSError, match=r"(?i)reset|closed|remote"):
                 long.result(timeout=20)
         answers = together(*(partial(client.draw, [caption]) for caption in CAPTIONS[:8]))
-        assert [answer.status for answer in answers] == [200] * 8, "the other worker serves on"
-        assert "ready on" in server.stdout.readline(), "a new one takes the place"
+        assert [answer.status for answer in answers] == [200] * 8, "the other worker continues"
+        assert "ready on" in server.stdout.readline(), "a new worker replaces it"
         assert victim.pid not in {each.pid for each in main.children()}
         assert {each.pid for each in main.children()} - first
         assert client.draw(CAPTIONS[:16], samples=8).status == 200
-        assert client.count("cap2im_queued") == 0, "what the killed worker held is not counted for ever"
+        assert client.count("cap2im_queued") == 0, "slots of the killed worker are not counted"
 
 
 def test_signals_to_the_whole_group_let_it_finish_what_it_accepted():
-    """As a service manager sends them, and a terminal at Ctrl-C."""
+    """As service managers and terminals send them."""
     with process("--batch", "16", before=["setsid"]) as (server, client), ThreadPoolExecutor(1) as pool:
         long = pool.submit(client.draw, CAPTIONS[:8], samples=8)
         wait_until(lambda: client.count("cap2im_queued") > 0)
@@ -99,7 +99,7 @@ def test_a_full_disk_ends_the_requests_that_need_it_and_not_the_server(tmp_path)
         assert (answers[0].status, answers[-1].status) == (200, 507)
         assert answers[-1].detail == "the picture was drawn, but its store is full"
         kept = client.get(answers[0].json["results"][0]["drawings"][0]["image"]["url"])
-        assert kept.body.startswith(b"\x89PNG"), "what was kept is still there"
+        assert kept.body.startswith(b"\x89PNG"), "stored files stay"
         assert client.draw(CAPTIONS[:1], samples=16, steps=True).status == 507
         assert client.get("/readyz").status == 200
         assert client.count("cap2im_queued") == 0

@@ -1,4 +1,4 @@
-"""The served page in a real browser, with real servers on loopback and the bundled model."""
+"""The page in a browser, with servers on loopback and the bundled model."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def address_of(client: Client) -> str:
 
 @pytest.fixture
 def held(gate: Gate) -> Iterator[Callable[[int], Callable[[], None]]]:
-    """Lets so many glimpses be drawn and the others when they are let go, so that the page can be met while it is drawn."""
+    """Draw that many glimpses, and the others when released, to inspect the page during a drawing."""
     gone = threading.Event()
 
     def after(glimpses: int) -> Callable[[], None]:
@@ -63,7 +63,7 @@ def held(gate: Gate) -> Iterator[Callable[[int], Callable[[], None]]]:
 
 @pytest.fixture
 def open_page(browser: Any, server: Client) -> Iterator[Callable[..., Any]]:
-    """Opens the page; motion is reduced unless `moving`, so that what has arrived is shown at once.
+    """Open the page; motion is reduced unless `moving`, so that pictures are shown at once.
 
     In the end nothing may have been requested from elsewhere, and nothing complained about but the answers that a test `expects`.
     """
@@ -122,7 +122,7 @@ def drawn(tab: Any) -> None:
 
 
 def pixels(tab: Any, viewer: str = "#first") -> list[int]:
-    """Red of every pixel of a canvas, row by row."""
+    """Return the red channel of a canvas, row by row."""
     return tab.evaluate(
         f"() => {{ const c = document.querySelector('{viewer} .canvas');"
         " const copy = new OffscreenCanvas(c.width, c.height).getContext('2d', {willReadFrequently: true});"
@@ -132,7 +132,7 @@ def pixels(tab: Any, viewer: str = "#first") -> list[int]:
 
 
 def is_canvas(tab: Any, drawing: Drawing, t: int, viewer: str = "#first") -> bool:
-    """Whether this is on the screen; alone and in company drawings may differ in the last bit."""
+    """Whether a drawing's glimpse is on the screen, up to rounding."""
     shown = pixels(tab, viewer)
     wanted = drawing.canvases[t].ravel().tolist()
     return len(shown) == len(wanted) and max(abs(a - b) for a, b in zip(shown, wanted, strict=True)) <= 1
@@ -143,7 +143,7 @@ def glimpse(tab: Any, viewer: str = "#first") -> int:
 
 
 def inside(tab: Any, name: str) -> bool:
-    """Whether all of it is on the screen."""
+    """Whether an element is completely in view."""
     area = tab.locator(name).bounding_box()
     return area is not None and area["y"] >= 0 and area["y"] + area["height"] <= tab.viewport_size["height"]
 
@@ -256,17 +256,17 @@ def test_a_word_in_the_middle_is_completed_in_its_place(open_page: Any) -> None:
 def test_unknown_words_are_marked_and_mended_with_one_click(open_page: Any) -> None:
     tab = open_page()
     tab.keyboard.type("the digt 3 is at the purple lft of the digt")
-    wait_until(tab, lambda: tab.locator(".mirror .stranger").all_text_contents() == ["digt", "purple", "lft", "digt"])
+    wait_until(tab, lambda: tab.locator(".mirror .unknown").all_text_contents() == ["digt", "purple", "lft", "digt"])
     assert tab.get_attribute("#caption", "aria-invalid") == "true"
-    assert [line.split(".")[0] for line in tab.locator(".strangers p").all_text_contents()] == [
+    assert [line.split(".")[0] for line in tab.locator(".unknown-words p").all_text_contents()] == [
         f"{word} is not a word that the model knows" for word in ("digt", "purple", "lft")
     ]
-    tab.click(".strangers button:text-is('digit')")
-    wait_until(tab, lambda: tab.locator(".mirror .stranger").all_text_contents() == ["purple", "lft"])
+    tab.click(".unknown-words button:text-is('digit')")
+    wait_until(tab, lambda: tab.locator(".mirror .unknown").all_text_contents() == ["purple", "lft"])
     assert tab.input_value("#caption") == "the digit 3 is at the purple lft of the digit"
-    tab.click(".strangers p:has-text('purple') button:text-is('Leave it out')")
-    tab.click(".strangers button:text-is('left')")
-    wait_until(tab, lambda: tab.locator(".stranger, .strangers p").count() == 0)
+    tab.click(".unknown-words p:has-text('purple') button:text-is('Leave it out')")
+    tab.click(".unknown-words button:text-is('left')")
+    wait_until(tab, lambda: tab.locator(".unknown, .unknown-words p").count() == 0)
     assert tab.input_value("#caption") == "the digit 3 is at the left of the digit"
     assert tab.get_attribute("#caption", "aria-invalid") == "false"
 
@@ -274,11 +274,11 @@ def test_unknown_words_are_marked_and_mended_with_one_click(open_page: Any) -> N
 def test_unknown_words_are_marked_as_they_were_typed(open_page: Any) -> None:
     tab = open_page()
     tab.fill("#caption", "the cafe\u0301 of ca\u200bf\u00e9 \u2018dig\u00adt\u2019 at 赤")
-    wait_until(tab, lambda: tab.locator(".strangers p").count() == 3)
-    assert tab.locator(".mirror .stranger").all_text_contents() == ["cafe\u0301", "ca\u200bf\u00e9", "dig\u00adt", "赤"]
-    tab.click(".strangers button:text-is('digit')")
-    tab.click(".strangers p:has-text('café') button:text-is('Leave it out')")
-    wait_until(tab, lambda: tab.locator(".strangers p").count() == 1)
+    wait_until(tab, lambda: tab.locator(".unknown-words p").count() == 3)
+    assert tab.locator(".mirror .unknown").all_text_contents() == ["cafe\u0301", "ca\u200bf\u00e9", "dig\u00adt", "赤"]
+    tab.click(".unknown-words button:text-is('digit')")
+    tab.click(".unknown-words p:has-text('café') button:text-is('Leave it out')")
+    wait_until(tab, lambda: tab.locator(".unknown-words p").count() == 1)
     assert tab.input_value("#caption") == "the of \u2018digit\u2019 at 赤"
 
 
@@ -287,9 +287,9 @@ def test_a_word_that_is_being_typed_is_not_yet_unknown(open_page: Any) -> None:
     with tab.expect_response("**/v1/read"):
         tab.keyboard.type("the dig")
     tab.wait_for_timeout(100)
-    assert tab.locator(".stranger").count() == 0
+    assert tab.locator(".unknown").count() == 0
     tab.keyboard.type(" ")
-    wait_until(tab, lambda: tab.locator(".mirror .stranger").all_text_contents() == ["dig"])
+    wait_until(tab, lambda: tab.locator(".mirror .unknown").all_text_contents() == ["dig"])
 
 
 @pytest.mark.parametrize("width", [390, 1400])
@@ -298,11 +298,11 @@ def test_suggestions_do_not_cover_what_is_told_of_unknown_words(open_page: Any, 
     tab.keyboard.type("the digit thre is at the to")  # told while the list is open, and again when it opens later
     for more in ("", "p of th"):
         tab.keyboard.type(more)
-        wait_until(tab, lambda: tab.locator(".strangers p").count() == 1 and options(tab) != [])
-        told, suggested = (tab.locator(name).bounding_box() for name in ("#caption-strangers", "#caption-list"))
+        wait_until(tab, lambda: tab.locator(".unknown-words p").count() == 1 and options(tab) != [])
+        told, suggested = (tab.locator(name).bounding_box() for name in ("#caption-unknown-words", "#caption-list"))
         assert told["y"] + told["height"] <= suggested["y"] < told["y"] + told["height"] + 20
-    tab.click(".strangers button:text-is('Leave it out')")
-    wait_until(tab, lambda: tab.locator(".strangers p").count() == 0)
+    tab.click(".unknown-words button:text-is('Leave it out')")
+    wait_until(tab, lambda: tab.locator(".unknown-words p").count() == 0)
     assert tab.input_value("#caption") == "the digit is at the top of th"
 
 
@@ -634,7 +634,7 @@ def test_hostile_addresses_stay_text(open_page: Any, hostile: str) -> None:
     tab.on("dialog", lambda dialog: pytest.fail(dialog.message))
     wait_until(tab, lambda: tab.is_visible("#told"))
     assert tab.input_value("#caption") == hostile
-    wait_until(tab, lambda: tab.locator(".strangers p").count() > 0)
+    wait_until(tab, lambda: tab.locator(".unknown-words p").count() > 0)
     assert tab.locator("img, .box b b, .mirror b, .mirror script").count() == 0
 
 
@@ -720,7 +720,7 @@ def test_server_that_dies_in_the_middle(open_page: Any) -> None:
         assert re.fullmatch(r"The connection was lost after glimpse \d+ of 32\.", tab.text_content("#told"))
         assert tab.is_visible("#first .canvas")  # what there was stays
         tab.click("#again")
-        wait_until(tab, lambda: tab.text_content("#told").startswith("The server does not answer."))
+        wait_until(tab, lambda: tab.text_content("#told").startswith("The server does not respond."))
         assert tab.is_enabled("#again")
     finally:
         process.kill()
@@ -760,7 +760,7 @@ def test_phone_needs_no_sideways_scrolling(open_page: Any, scheme: str) -> None:
     width = "document.documentElement.scrollWidth"
     assert tab.evaluate(width) <= 390
     tab.fill("#caption", "the extraordinarily" + "long" * 20 + " word and the digit")
-    wait_until(tab, lambda: tab.locator(".strangers p").count() > 0)
+    wait_until(tab, lambda: tab.locator(".unknown-words p").count() > 0)
     assert tab.evaluate(width) <= 390
     tab.fill("#caption", TOP)
     tab.tap("#draw")

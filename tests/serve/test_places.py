@@ -1,4 +1,4 @@
-"""Many clients at once: common batches, bounded places, clients that leave or dawdle."""
+"""Concurrent clients: batches, queue slots, disconnects and slow clients."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_request_that_does_not_fit_is_refused_whole(serve, gate):
         assert 1 <= int(each.headers["retry-after"]) <= 60
     assert gate.drawn == [(CAPTION, 0), (CAPTION, 1)]
     assert client.count("cap2im_refused_total") == 2
-    assert client.draw(CAPTIONS[:4]).status == 200, "and fits when the queue is empty"
+    assert client.draw(CAPTIONS[:4]).status == 200, "it fits an empty queue"
 
 
 def test_clients_that_leave_free_their_places_and_are_not_drawn(serve, gate):
@@ -207,7 +207,7 @@ def test_what_a_slow_client_leaves_unread_holds_up_streams_alone(tiny):
                 pass
             with engine.slots(asked):
                 assert len(await engine.draw(asked)) == 2
-            assert len([told async for told in stream if isinstance(told, DrawnEvent)]) == 2, "and it gets the rest when it reads on"
+            assert len([told async for told in stream if isinstance(told, DrawnEvent)]) == 2, "it gets the rest when it reads on"
             await stream.aclose()
         slots.mark_drawn(2)  # by a batch that began before the client disconnected
 
@@ -216,12 +216,12 @@ def test_what_a_slow_client_leaves_unread_holds_up_streams_alone(tiny):
 
 
 async def draw_at_once(pictures: list[Picture]) -> list[int]:
-    """The seeds, in place of drawings."""
+    """Return the seeds instead of drawings."""
     return [picture.seed for picture in pictures]
 
 
 def batches_of(*crowds: int, size: int, wait_ms: float, seconds: float) -> list[list[int]]:
-    """The seeds of each batch when crowds of clients come, each when the one before was answered, and a batch takes so long."""
+    """Return the seeds of each batch for crowds of clients, each sent after the responses of the one before."""
     batches = []
 
     async def draw(pictures: list[Picture]) -> list[int]:
@@ -244,7 +244,7 @@ def batches_of(*crowds: int, size: int, wait_ms: float, seconds: float) -> list[
 
 
 def test_a_full_batch_waits_for_nobody():
-    """A queue that waited would wait for ten minutes."""
+    """Waiting would take ten minutes."""
 
     async def draw() -> list[int]:
         return await BatchQueue(draw_at_once, size=2, wait_ms=600_000).draw([Picture(CAPTION, seed) for seed in range(4)])
@@ -253,14 +253,14 @@ def test_a_full_batch_waits_for_nobody():
 
 
 def test_clients_that_were_answered_together_are_drawn_together():
-    """They come back one after the other: later than `wait_ms` after the first of them."""
+    """They return one after the other, some later than `wait_ms` after the first."""
     first, *others = batches_of(4, 4, size=16, wait_ms=100, seconds=0.4)
     assert first == [0, 1, 2, 3]
     assert others == [[0, 1, 2, 3]]
 
 
 def test_clients_that_came_back_are_drawn_at_once():
-    """Nobody else is waited for: a queue that waited would wait for ten minutes."""
+    """Waiting for others would take ten minutes."""
     queue_waits = batches_of(2, 2, 2, size=2, wait_ms=600_000, seconds=0.01)
     assert queue_waits == [[0, 1]] * 3
 

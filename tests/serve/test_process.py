@@ -1,4 +1,4 @@
-"""`cap2im serve` as a process: how it starts, serves with several workers, and stops."""
+"""`cap2im serve` as a process: start, workers, stop."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_told_to_stop_it_finishes_what_it_accepted(tiny):
 
 
 def refuses(port: int) -> bool:
-    """Whether nobody listens on a port."""
+    """Whether a port refuses connections."""
     with socket.socket() as caller:
         return caller.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
 
@@ -47,7 +47,7 @@ def test_two_workers_serve_and_their_counts_add_up(tiny):
         answers = together(*(partial(client.draw, seed=n) for n in range(24)))
         assert {answer.status for answer in answers} == {200}
         assert client.count("cap2im_pictures_total") == 24
-        assert {client.count("cap2im_pictures_total") for _ in range(8)} == {24}, "whichever worker is asked"
+        assert {client.count("cap2im_pictures_total") for _ in range(8)} == {24}, "from any worker"
         os.kill(workers[0], signal.SIGKILL)
         wait_until(lambda: client.draw().status == 200)
         with socket.create_connection(("127.0.0.1", client.port), timeout=20) as slow:
@@ -56,9 +56,9 @@ def test_two_workers_serve_and_their_counts_add_up(tiny):
             slow.sendall(head.encode() + body[:-1])
             wait_until(lambda: client.get("/healthz").status == 200)
             server.send_signal(signal.SIGTERM)
-            wait_until(lambda: refuses(client.port), 8)  # no new client is kept waiting for nobody
+            wait_until(lambda: refuses(client.port), 8)  # new clients do not wait for stopping workers
             slow.sendall(body[-1:])
-            assert slow.recv(12) == b"HTTP/1.1 200", "and what was begun is finished"
+            assert slow.recv(12) == b"HTTP/1.1 200", "accepted requests are finished"
         assert server.wait(20) == 0
 
 
@@ -70,7 +70,7 @@ def test_interrupted_again_it_gives_up_without_a_traceback(tiny, workers):
             wait_until(lambda: client.get("/healthz").status == 200)
             os.killpg(server.pid, signal.SIGINT)
             wait_until(lambda: refuses(client.port), 8)
-            assert server.poll() is None, "it waits for what it accepted"
+            assert server.poll() is None, "it finishes accepted requests"
             os.killpg(server.pid, signal.SIGINT)
             assert server.wait(20) == (130 if workers == 1 else 0)
         assert server.stderr.read() == ("cap2im: interrupted\n" if workers == 1 else "")

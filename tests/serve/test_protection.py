@@ -1,4 +1,4 @@
-"""Who may draw, what a browser is told, and that nothing which a client sends names a file."""
+"""API key, security headers, Host check, and no access to files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_key_is_told_to_nobody(serve):
 
 @pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
 def test_other_sites_cannot_have_a_browser_draw(serve, gate, kind):
-    """A page may have its visitors' browsers send these to any server, without asking that server first."""
+    """Browsers send these content types to any server without a preflight request."""
     answer = serve().ask("POST", "/v1/draw", {"captions": [CAPTION]}, Content_Type=kind)
     assert (answer.status, answer.detail) == (422, "expected a JSON object, with the header Content-Type: application/json")
     assert not gate.batches
@@ -54,7 +54,7 @@ LOCAL = ("localhost", "LOCALHOST:8000", "localhost.", "localhost:", "127.0.0.1:1
 
 
 def test_only_local_names_lead_to_a_local_server(serve):
-    """A web site can let its own name resolve to 127.0.0.1, and its page could then read what the server answers."""
+    """A web site can resolve its own name to 127.0.0.1 and read the responses in a visitor's browser (DNS rebinding)."""
     client = serve()
     for hosts, status in ((ELSEWHERE, 421), (MALFORMED, 400), (LOCAL, 200)):
         for host in hosts:
@@ -98,7 +98,7 @@ def test_the_documentation_needs_no_other_server(serve):
 
 
 def test_no_request_opens_a_file(serve, monkeypatch):
-    """Whatever a client writes into path, Host, headers and captions: the server opens nothing but its own page of documentation."""
+    """No input in path, Host, headers or captions makes the server open other files than its own."""
     client = serve(captions=16, characters=1000)
     client.draw()  # what is imported late is imported
     opened: list[str] = []

@@ -1,9 +1,11 @@
-"""deploy/nginx.conf in front of a real server: requests pass, streams are not held back, slow and endless heads are cut off."""
+"""deploy/nginx.conf in front of a server: requests and streams pass, slow, endless and ambiguous ones are ended."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import select
 import shutil
 import socket
 import subprocess
@@ -22,7 +24,7 @@ PREFIX = GUIDE.split("```nginx\n")[1].split("```")[0]
 
 @pytest.fixture(scope="module")
 def proxy(tiny, tmp_path_factory) -> Iterator[Client]:
-    """A client of nginx with the deployed configuration; its paths, ports and waiting times alone are others, and a prefix is added."""
+    """A client of nginx with deploy/nginx.conf, but for its paths, ports and time limits, and with a path prefix."""
     program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         pytest.skip("nginx is not installed")
@@ -33,7 +35,9 @@ def proxy(tiny, tmp_path_factory) -> Iterator[Client]:
     with served(ServeSettings.of({"models": (str(tiny),), "shutdown_s": 5, "root_path": "/draw", "timeout_s": 5})) as client:
         text = CONFIG.replace("/tmp/", f"{folder}/").replace("cap2im:8000", f"127.0.0.1:{client.port}")
         text = text.replace("listen 8080;", f"listen 127.0.0.1:{port};\n{PREFIX}")
-        text = text.replace("client_header_timeout 10s", "client_header_timeout 1s")
+        for name, seconds in (("client_header_timeout", 10), ("client_body_timeout", 10), ("send_timeout", 30)):
+            assert f"\n    {name} {seconds}s" in text
+            text = text.replace(f"\n    {name} {seconds}s", f"\n    {name} 1s")
         (folder / "nginx.conf").write_text(text)
         start = [program, "-e", "stderr", "-p", str(folder), "-c", "nginx.conf"]
         checked = subprocess.run([*start, "-t"], capture_output=True, text=True, check=False)
@@ -84,6 +88,27 @@ def test_slow_and_endless_heads_are_cut_off(proxy):
     with socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as endless:
         endless.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 40_000)
         assert endless.recv(1000).startswith(b"HTTP/1.1 400")
+
+
+def test_slow_bodies_are_cut_off(proxy):
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as slow:
+        slow.sendall(b"POST /v1/draw HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+        with pytest.raises(ConnectionResetError):
+            slow.recv(1000)
+
+
+def test_clients_that_stop_reading_are_cut_off(proxy, monkeypatch):
+    monkeypatch.setattr("cap2im.serve.api.render_response", lambda *_: b" " * 8_000_000)
+    body = json.dumps({"captions": [CAPTION]})
+    head = f"POST /v1/draw HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.socket() as unread:
+        unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        unread.connect(("127.0.0.1", proxy.port))
+        unread.sendall((head + body).encode())
+        poll = select.poll()
+        poll.register(unread, 0)  # reports nothing but a closed connection
+        assert poll.poll(20_000)
+    assert len(proxy.draw().body) == 8_000_000, "a client that reads gets all"
 
 
 def test_large_and_ambiguous_requests_are_refused(proxy):

@@ -1,4 +1,4 @@
-"""The routes of AttnGAN's released API: three sizes and two maps of any model's drawing."""
+"""The routes of AttnGAN's released API: three sizes and two attention maps for any model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORDS = ("this", "bird", "is", "red")
 
 
 def drawing(sides: tuple[int, ...], maps: int, *, colours: int = 3, final: int | None = None) -> Drawing:
-    """As of a model that draws in these sizes, each in a grey of its own, the finished picture perhaps sharpened."""
+    """A drawing of a model with these stages, each of one grey level, and perhaps a sharpened picture."""
     side = sides[-1]
     stages = tuple(np.full((s, s, colours), 10 * s % 256, np.uint8) for s in sides)
     canvases = np.zeros((len(sides), side, side, colours), np.uint8)

@@ -1,4 +1,4 @@
-"""The API against its own OpenAPI schema: schemathesis asks whatever the schema allows and forbids."""
+"""The API against its OpenAPI schema, with allowed and forbidden requests from schemathesis."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_every_request_has_an_example_that_is_answered(api):
 
 
 def test_the_documentation_asks_for_the_key_where_it_is_needed(api):
-    """For which Swagger's page has its Authorize button."""
+    """Swagger shows its Authorize button for them."""
     assert api.raw_schema["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
     keyed = {path for path, methods in api.raw_schema["paths"].items() if any(each.get("security") for each in methods.values())}
     assert keyed == {"/v1/draw", "/v1/draw/stream", "/api/v1.0/bird", "/api/v1.0/birds"}

@@ -1,4 +1,4 @@
-"""docs/serving.md says what is so: its limits are those of the settings, its commands parse, its requests are answered."""
+"""docs/guides/serving.md is correct: limits equal the settings, commands parse, requests succeed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CURLS = [command for line in COMMANDS for command in line.split(" | ") if comman
 
 
 def rows(name: str) -> list[list[str]]:
-    """The cells of a marked table, without its head."""
+    """Return the cells of a marked table, without its head."""
     (table,) = re.findall(rf"<!-- {name} -->\n(.*?)<!-- end of {name} -->", TEXT, re.DOTALL)
     return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
 
@@ -63,7 +63,7 @@ def test_requests_are_answered(bundled, line):
 
 
 def test_the_answer_shown_is_the_answer(bundled):
-    """But for the picture itself, which the document cuts short."""
+    """Except the picture, which the document shortens."""
     (shown,) = re.findall(r"```json\n(.*?)\n```", TEXT, re.DOTALL)
     words = shlex.split(CURLS[0])
     answer = bundled.post("/v1/draw", json=json.loads(words[words.index("-d") + 1])).text

@@ -1,4 +1,4 @@
-"""Stores: what is kept is found again under its link, nothing else is reached, and a store that fails ends one request alone."""
+"""Stores: links work, nothing else is reachable, and a failing store ends single requests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(function, *arguments):
 
 
 def keep(store: Store, content: bytes = PICTURE, kind: str = "png") -> str:
-    """The link of a file that is kept."""
+    """Store a file and return its link."""
     files = Files(store)
     link = files.add(content, kind)["url"]
     anyio.run(files.keep)
@@ -43,7 +43,7 @@ def named(folder: Path) -> set[str]:
 
 
 def failing(monkeypatch, store: Store, error: BaseException | None = None, seconds: float = 0) -> None:
-    """From now on the store's file system writes a part of each file, and then fails or sleeps."""
+    """Make the store's file system write a part of each file and then fail or sleep."""
 
     def pipe_file(path, content, **_):
         if error is not None:
@@ -197,7 +197,7 @@ def test_a_store_that_cannot_be_used_is_told_in_one_line(tmp_path):
 
 @pytest.fixture
 def bucket(monkeypatch):
-    """An S3 server on loopback with a bucket, as the environment names it."""
+    """An S3 server on loopback with a bucket, set in the environment."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     S3FileSystem.clear_instance_cache()  # one of another test would go to its server
@@ -241,7 +241,7 @@ CAPTION = "the digit one is at the top left of the image"
 
 @pytest.fixture
 def asked(tmp_path):
-    """A client of a server whose store is a folder, the settings to be changed."""
+    """A function that starts a server with a folder as store."""
     clients = []
 
     def start(**settings) -> TestClient:

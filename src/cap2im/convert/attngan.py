@@ -233,12 +233,7 @@ class ConvertedModel:
     vocabulary: Vocabulary | None = None
 
     def write(self, folder: Path, name: str) -> None:
-        """Write the model folder.
-
-        Args:
-            folder: of the model.
-            name: of the model, for its card.
-        """
+        """Write a model folder, whose card has the given name."""
         config: dict[str, Any] = {
             "kind": self.kind,
             "description": f"{self.description}, converted",

@@ -64,6 +64,7 @@ def fetch(url: str, target: Path, sha256: str, option: str = "its path") -> None
         return
     logger.info("downloading %s to %s", url, target.parent)
     request = urllib.request.Request(url, headers={"Range": f"bytes={here}-"} if here else {})
+    advice = f"give {option}, or put the file into {target.parent}"
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     try:
         with urllib.request.urlopen(request, timeout=60) as response, Progress(*columns, console=Console(stderr=True)) as bar:
@@ -75,11 +76,13 @@ def fetch(url: str, target: Path, sha256: str, option: str = "its path") -> None
                     file.write(block)
                     bar.advance(task, len(block))
                     if file.tell() > LARGEST_DOWNLOAD:
-                        raise ValueError(f"{url}: more than {LARGEST_DOWNLOAD:,} bytes; {part} is what was downloaded of it")
-    except (OSError, http.client.HTTPException) as error:
-        if isinstance(error, OSError) and error.filename == str(part):
-            raise OSError(error.errno, error.strerror, error.filename) from None  # of the disk, not of the network
-        raise ValueError(f"cannot download {url}: {explain(error)}; give {option}, or put the file into {target.parent}") from None
+                        raise ValueError(f"{url}: more than {LARGEST_DOWNLOAD:,} bytes; {part} has what was downloaded")
+    except OSError as error:
+        if error.filename == str(part):  # a disk error, not a network error
+            raise
+        raise ValueError(f"cannot download {url}: {explain(error)}; {advice}") from None
+    except http.client.HTTPException as error:
+        raise ValueError(f"cannot download {url}: {explain(error)}; {advice}") from None
     if (problem := _wrong(part, sha256)) is not None:
         part.unlink()
         raise ValueError(f"{url}: {problem}")

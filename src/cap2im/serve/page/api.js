@@ -1,11 +1,11 @@
-/* What the page asks the server, in words that can be shown when it refuses. */
+/* Requests to the server, with errors whose messages can be shown. */
 
-const keyName = "cap2im-key"; // in this tab alone, until it is closed
+const keyName = "cap2im-key"; // in this tab only, until it is closed
 
 export const keepKey = (key) => sessionStorage.setItem(keyName, key);
 export const hasKey = () => sessionStorage.getItem(keyName) !== null;
 
-/* The server said no, or nothing: status 0. after: seconds until it is worth asking again, or null. */
+/* An error response, or none (status 0). after: seconds to wait before a retry, or null. */
 export class Refusal extends Error {
   constructor(status, detail, after = null) {
     super(detail);
@@ -13,7 +13,7 @@ export class Refusal extends Error {
   }
 }
 
-/* The server's answer to a GET, or to a POST of `body`; throws Refusal, and what `signal` was aborted with. */
+/* Returns the response to a GET, or to a POST of `body`. Throws Refusal, and the reason of an aborted `signal`. */
 export async function ask(path, { body, signal } = {}) {
   const headers = {};
   if (body !== undefined) headers["Content-Type"] = "application/json";
@@ -24,16 +24,16 @@ export async function ask(path, { body, signal } = {}) {
     response = await fetch(path, { method: body === undefined ? "GET" : "POST", headers, body: JSON.stringify(body), signal });
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new Refusal(0, "The server does not answer. It may have been stopped, or the network is down.");
+    throw new Refusal(0, "The server does not respond. It may have been stopped, or the network is down.");
   }
   if (response.ok) return response;
   const { detail } = await response.json().catch(() => ({}));
   const after = Number.parseInt(response.headers.get("Retry-After"), 10);
-  throw new Refusal(response.status, typeof detail === "string" ? detail : `The server answered ${response.status}.`, Number.isNaN(after) ? null : after);
+  throw new Refusal(response.status, typeof detail === "string" ? detail : `The server returned status ${response.status}.`, Number.isNaN(after) ? null : after);
 }
 
-/* The server-sent events of an answer, each {event, data} with data read as JSON (https://html.spec.whatwg.org/#event-stream-interpretation);
-   they end where the connection does. */
+/* Yields the server-sent events of a response as {event, data}, with data parsed as JSON, until the connection ends
+   (https://html.spec.whatwg.org/#event-stream-interpretation). */
 export async function* events(response, signal) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "", event = "", data = [];
@@ -42,7 +42,7 @@ export async function* events(response, signal) {
       if (signal.aborted) throw error;
       return { done: true };
     });
-    if (done) return; // what no empty line ended is no event
+    if (done) return; // an event without its empty line is incomplete
     const lines = (rest + value).split(/\r\n|\n|\r(?!$)/); // a \r at the end may be half of an \r\n
     rest = lines.pop();
     for (const line of lines) {

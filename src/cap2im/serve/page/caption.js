@@ -31,7 +31,7 @@ function occurrences(text, word) {
    examples(): captions, offered while the box is empty. */
 export class CaptionBox {
   #read; #vocabulary; #examples;
-  #strangers = []; // [{word, nearest}] of what was read last
+  #unknownWords = []; // [{word, nearest}] of what was read last
   #items = []; #whole = false; #active = -1; // suggestions, whether they are whole captions, which one is marked
   #timer = null; #reading = null;
 
@@ -43,15 +43,15 @@ export class CaptionBox {
       <div class="field">
         <div class="mirror" aria-hidden="true"></div>
         <textarea id="${id}" rows="1" spellcheck="false" autocomplete="off" autocapitalize="off" enterkeyhint="go" aria-autocomplete="list"
-          aria-controls="${id}-list" aria-describedby="${id}-strangers"></textarea>
+          aria-controls="${id}-list" aria-describedby="${id}-unknown-words"></textarea>
         <ul id="${id}-list" class="list" role="listbox" aria-label="Suggestions" hidden></ul>
       </div>
-      <div id="${id}-strangers" class="strangers"></div>
+      <div id="${id}-unknown-words" class="unknown-words"></div>
       <p class="unseen" role="status"></p>`;
     root.querySelector("label").textContent = label;
     root.querySelector("textarea").placeholder = "Caption";
     [this.input, this.mirror, this.list, this.told, this.spoken] =
-      ["textarea", ".mirror", ".list", ".strangers", ".unseen"].map((name) => root.querySelector(name));
+      ["textarea", ".mirror", ".list", ".unknown-words", ".unseen"].map((name) => root.querySelector(name));
     this.input.addEventListener("input", () => this.#typed());
     this.input.addEventListener("keydown", (event) => this.#key(event));
     this.input.addEventListener("click", () => this.#suggest());
@@ -99,7 +99,7 @@ export class CaptionBox {
       }
     }
     if (reading.signal.aborted) return false;
-    this.#strangers = unknown;
+    this.#unknownWords = unknown;
     this.#mark();
     return unknown.length > 0;
   }
@@ -125,10 +125,10 @@ export class CaptionBox {
     const { value, selectionStart } = this.input;
     const begun = this.#begun(), start = selectionStart - begun.length;
     const unfinished = begun !== "" && this.#vocabulary().some((word) => word.toLowerCase().startsWith(normalised(begun)));
-    const spans = this.#strangers.flatMap(({ word }) => occurrences(value, word).map((found) => ({ ...found, word })))
-      .map((found) => ({ ...found, name: found.from === start ? "stranger begun" : "stranger" }))
+    const spans = this.#unknownWords.flatMap(({ word }) => occurrences(value, word).map((found) => ({ ...found, word })))
+      .map((found) => ({ ...found, name: found.from === start ? "unknown begun" : "unknown" }))
       .filter(({ from }) => !(unfinished && from === start));
-    const strange = new Set(spans.map(({ word }) => word));
+    const marked = new Set(spans.map(({ word }) => word));
     if (begun !== "" && !spans.some(({ from }) => from === start)) spans.push({ from: start, to: selectionStart, name: "begun" });
     spans.sort((a, b) => a.from - b.from);
     const pieces = [];
@@ -138,15 +138,15 @@ export class CaptionBox {
       from = span.to;
     }
     this.mirror.replaceChildren(...pieces, `${value.slice(from)}\u200b`);
-    const told = this.#strangers.filter(({ word }) => strange.has(word));
+    const told = this.#unknownWords.filter(({ word }) => marked.has(word));
     if (this.told.dataset.words === JSON.stringify(told)) return; // so that nobody's click meets another button
     this.told.dataset.words = JSON.stringify(told);
-    this.told.replaceChildren(...told.map((stranger) => this.#stranger(stranger)));
+    this.told.replaceChildren(...told.map((each) => this.#unknownWord(each)));
     this.input.setAttribute("aria-invalid", told.length > 0);
     if (!this.list.hidden) this.#place();
   }
 
-  #stranger({ word, nearest }) {
+  #unknownWord({ word, nearest }) {
     const line = make("p");
     const offer = (text, replacement) => {
       const button = Object.assign(make("button", text), { type: "button" });

@@ -1,15 +1,15 @@
-/* The page: what is asked for, and what is shown of it while it is drawn. The viewer itself is viewer.js. */
+/* The page: its form, the drawing in progress and its files. viewer.js shows drawings. */
 import { ask, events, hasKey, keepKey, Refusal } from "./api.js";
 import { CaptionBox } from "./caption.js";
 
 const at = (id) => document.getElementById(id);
 const make = (tag, text = "", className = "") => Object.assign(document.createElement(tag), { textContent: text, className });
-const patience = 300; // milliseconds until a drawing takes long enough to be stopped
+const patience = 300; // milliseconds until the Stop button appears
 const quantity = (count, thing) => `${count} ${thing}${count === 1 ? "" : "s"}`;
 
-let models = [], words = []; // of the server, of the chosen model
-let running = null; // the drawing that is being watched: its AbortController
-let drawn = null; // what was asked for of that which is on the screen
+let models = [], words = []; // of the server; of the selected model
+let running = null; // AbortController of the drawing in progress
+let drawn = null; // the request of the drawing on the screen
 const viewers = [cap2im.viewer(at("first"), { level: 2 })];
 viewers.push(cap2im.viewer(at("second"), { level: 2, leader: viewers[0] }));
 
@@ -24,13 +24,13 @@ const boxes = [
   box(at("second-box"), "second-caption", "Second caption", () => flips(boxes[0].value)),
 ];
 
-/* Examples that say something else than a caption in as few words as possible, the closest first. */
+/* Examples that differ from a caption, those with the fewest changed words first. */
 function flips(caption) {
   const other = (example) => differing(caption.toLowerCase().split(/\s+/), example.toLowerCase().split(/\s+/)).flat().length;
   return (model()?.examples ?? []).filter((example) => other(example) > 0).sort((a, b) => other(a) - other(b));
 }
 
-/* The words, by number, of two captions that the other does not have at their place: those outside of the longest common subsequence. */
+/* Returns the indices of the words of two captions outside of their longest common subsequence. */
 function differing(ours, theirs) {
   const common = Array.from({ length: ours.length + 1 }, () => new Array(theirs.length + 1).fill(0));
   for (let i = ours.length - 1; i >= 0; i--) {
@@ -48,7 +48,7 @@ function differing(ours, theirs) {
   return alone;
 }
 
-// What is asked for, and its address
+// The request, and its address
 
 function wanted() {
   const captions = (at("pair-choice").checked ? boxes : boxes.slice(0, 1)).map((each) => each.value);
@@ -61,7 +61,7 @@ function address({ captions, seed, samples, model }) {
   return `#${state}`;
 }
 
-/* What an address asks for; null where it is the plain page. */
+/* Returns the request in the address; null for the plain page. */
 function addressed() {
   const state = new URLSearchParams(location.hash.slice(1));
   if (!state.has("caption")) return null;
@@ -97,7 +97,7 @@ async function draw(request) {
   at("status").textContent = "Waiting for the model";
   const began = performance.now();
   let glimpses = 0, first = true, ended = false;
-  const halt = () => { // answers how many glimpses of this drawing there are to see
+  const halt = () => { // returns the number of glimpses drawn so far
     viewers.forEach((viewer) => viewer.stop());
     return glimpses ? viewers[0].seen() : 0;
   };
@@ -112,7 +112,7 @@ async function draw(request) {
       } else if (event === "glimpse") {
         if (first) at("status").textContent = `Drawing, ${quantity(glimpses, "glimpse")}`;
         await viewers[data.result].glimpse(data.glimpse, data.samples);
-        if (first) at("stage").querySelector(".mat").scrollIntoView({ block: "nearest" }); // moves nothing where it is in view
+        if (first) at("stage").querySelector(".mat").scrollIntoView({ block: "nearest" }); // does nothing if it is in view
         first = false;
       } else if (event === "drawn") {
         await viewers[data.result].render(data.data);
@@ -137,7 +137,7 @@ async function draw(request) {
     }
   }
   clearTimeout(offer);
-  if (running !== mine) return; // another drawing has taken its place
+  if (running !== mine) return; // another drawing has started
   const seen = halt();
   invite(at("first").hidden);
   if (signal.aborted) at("status").textContent = seen ? `Stopped after glimpse ${seen} of ${glimpses}` : "Stopped";
@@ -146,17 +146,17 @@ async function draw(request) {
   at("stop").hidden = true;
 }
 
-/* Offers the start page, with its examples, while nothing is drawn. */
+/* Shows the start page with its examples while nothing is drawn. */
 function invite(empty) {
   document.body.classList.toggle("empty", empty);
   at("ideas").hidden = !empty || !model()?.examples.length;
 }
 
-/* The boxes tell of each word that the model does not know and what is nearest to it, which a refusal need not say again. */
+/* Returns a short message if the boxes already mark the unknown words. */
 async function plainly(error, { captions }) {
   if (error.status !== 422) return error;
-  const strange = await Promise.all(captions.map((caption, index) => boxes[index].value === caption && boxes[index].check()));
-  return strange.some(Boolean) ? new Refusal(422, "Nothing was drawn. Change the underlined words, or leave them out.") : error;
+  const unknown = await Promise.all(captions.map((caption, index) => boxes[index].value === caption && boxes[index].check()));
+  return unknown.some(Boolean) ? new Refusal(422, "Nothing was drawn. Change the underlined words, or leave them out.") : error;
 }
 
 function begin({ model, results }) {
@@ -170,7 +170,7 @@ function begin({ model, results }) {
   });
 }
 
-// What went wrong, in words
+// Errors
 
 let countdown = null;
 function forget() {
@@ -179,7 +179,7 @@ function forget() {
   at("told").textContent = "";
 }
 
-/* Says what went wrong, and offers to do it again where that can help. */
+/* Shows an error, with a button to try again if that can help. */
 function tell(error, again) {
   clearInterval(countdown);
   if (!(error instanceof Refusal)) console.error(error);
@@ -205,14 +205,14 @@ function tell(error, again) {
   count();
   if (left >= 0) countdown = setInterval(count, 1000);
   if (status === 401) at("key").focus();
-  requestAnimationFrame(() => at("trouble").scrollIntoView({ block: "nearest" })); // when the page around it is as it will be
+  requestAnimationFrame(() => at("trouble").scrollIntoView({ block: "nearest" })); // after layout
 }
 
-// Files of what is on the screen
+// Files of the drawing on the screen
 
 async function save(index, format, button) {
   const { captions, samples, seed, model } = drawn;
-  const whole = format === "html"; // a page has all samples, pictures are of the one that is looked at
+  const whole = format === "html"; // a page has all samples, a picture the one in view
   const body = { captions: [captions[index]], model, format, seed: whole ? seed : viewers[index].seed(), samples: whole ? samples : 1, enlarge: !whole };
   button.disabled = true;
   try {
@@ -225,7 +225,7 @@ async function save(index, format, button) {
       link.href = URL.createObjectURL(new Blob([bytes], { type: file.media_type }));
     } else {
       link.href = file.url;
-      if (link.origin !== location.origin) [link.target, link.rel] = ["_blank", "noopener"]; // browsers show what they may not save
+      if (link.origin !== location.origin) [link.target, link.rel] = ["_blank", "noopener"]; // browsers open files of other origins instead of saving them
     }
     link.click();
     if (file.url === undefined) setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
@@ -243,7 +243,7 @@ viewers.forEach((viewer, index) => {
     button.addEventListener("click", () => save(index, format, button));
     saving.append(button);
   }
-  if (index === 0 && navigator.clipboard !== undefined) { // which browsers have at safe addresses alone
+  if (index === 0 && navigator.clipboard !== undefined) { // only in secure contexts
     const link = Object.assign(make("button", "Copy link"), { type: "button" });
     link.addEventListener("click", async () => {
       await navigator.clipboard.writeText(new URL(address(drawn), location));
@@ -276,13 +276,13 @@ at("pair-choice").addEventListener("change", () => {
   const pair = at("pair-choice").checked;
   at("second-box").hidden = !pair;
   if (!pair) return;
-  if (boxes[1].value === "") boxes[1].value = boxes[0].value; // most of it will stay
+  if (boxes[1].value === "") boxes[1].value = boxes[0].value; // most of it is kept
   boxes[1].input.focus();
 });
 at("model-choice").addEventListener("change", chooseModel);
 addEventListener("popstate", show);
 
-/* What the address asks for; nothing on the plain page. */
+/* Draws the request in the address; does nothing on the plain page. */
 async function show() {
   const request = addressed();
   if (request === null) {
@@ -299,11 +299,11 @@ async function show() {
     tell(new Refusal(404, `The link is to a drawing by ${request.model}, which is not among the models here.`));
     return;
   }
-  history.replaceState(null, "", address(wanted())); // the link in full, within the limits; a second entry would hold whoever goes back
+  history.replaceState(null, "", address(wanted())); // the full link; a second history entry would break the back button
   draw(wanted());
 }
 
-// What the server has
+// Models of the server
 
 async function learnModels() {
   try {
@@ -318,7 +318,7 @@ async function learnModels() {
     await show();
   } catch (error) {
     tell(error, learnModels);
-    if (error.status === 503) setTimeout(() => at("again").click(), 1000 * (error.after ?? 1) + 100); // it has just been started
+    if (error.status === 503) setTimeout(() => at("again").click(), 1000 * (error.after ?? 1) + 100); // it is still starting
   }
 }
 
@@ -347,6 +347,6 @@ async function learnWords() {
   boxes.forEach((each) => each.renew());
 }
 
-document.body.classList.toggle("empty", addressed() === null); // before the models are known
+document.body.classList.toggle("empty", addressed() === null); // before the models are loaded
 if (addressed() === null) boxes[0].input.focus();
 learnModels();
