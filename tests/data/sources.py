@@ -1,4 +1,4 @@
-"""Tiny sources of captioned images in the layouts that people and authors use."""
+"""Write tiny sources of captioned images in the layouts of users and authors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_options(
     images: str | None = None,
     side: int = 32,
 ) -> ReadOptions:
-    """Options of reading a source, with the reader of pickles."""
+    """Return options of reading a source, with the reader of pickles."""
     captions = (caption_column,) if isinstance(caption_column, str) else caption_column
     return ReadOptions(ColumnNames(image_column, captions, split_column), images, side, read_pickle)
 
@@ -34,7 +34,7 @@ def read(kind: str, path: Path | str, validation: float = 0.0, test: float = 0.0
 
 
 def picture(number: int, width: int = 48, height: int = 40) -> Image.Image:
-    """A smooth picture that no other number has: a gradient and a coloured block."""
+    """Return a smooth picture that is unique to the number: a gradient and a coloured block."""
     y, x = np.mgrid[:height, :width]
     pixels = np.stack([x * 255 // width, y * 255 // height, np.full_like(x, number * 37 % 256)], -1).astype(np.uint8)
     pixels[: height // 2, : width // 3] = [(number * 83) % 256, (number * 131) % 256, (number * 29) % 256]
@@ -81,7 +81,7 @@ def folder(root: Path, entries: Sequence[Mapping[str, object]], name: str = "met
 
 
 def python_2(value: object) -> bytes:
-    """A value as Python 2 pickled it, in protocol 2 with `str` for text: pickle writes bytes so, once told that they are text."""
+    """Return a value as Python 2 pickled it: protocol 2, with `str` for text."""
     return b"\x80\x02" + _python_2(value) + b"."
 
 

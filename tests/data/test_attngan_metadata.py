@@ -1,4 +1,4 @@
-"""AttnGAN's metadata."""
+"""Test AttnGAN's metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CUB-200-2011 birds."""
+"""Test CUB-200-2011 birds."""
 
 from __future__ import annotations
 

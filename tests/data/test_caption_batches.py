@@ -1,4 +1,4 @@
-"""The prepared dataset and its batches: lazily read, of nearly one length, by step number."""
+"""Test prepared splits, sentence vectors and batches of captions of nearly one length."""
 
 from __future__ import annotations
 
@@ -194,8 +194,8 @@ def full(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(("load", "number"), [(quota, errno.EFBIG), (full, errno.ENOSPC)])
 def test_a_cache_that_cannot_be_written_is_one_line(dataset, monkeypatch, load, number):
     monkeypatch.setattr("datasets.load_dataset", load)
-    told = f"the cache of `datasets` cannot be written ({os.strerror(number).lower()}); HF_DATASETS_CACHE names another folder"
-    with pytest.raises(OSError, match=re.escape(told)) as raised:
+    message = f"the cache of `datasets` cannot be written ({os.strerror(number).lower()}); HF_DATASETS_CACHE names another folder"
+    with pytest.raises(OSError, match=re.escape(message)) as raised:
         CaptionedImages(dataset, "train")
     assert (raised.value.errno, raised.value.filename) == (number, str(datasets.config.HF_DATASETS_CACHE))
 

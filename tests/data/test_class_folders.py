@@ -1,4 +1,4 @@
-"""Pictures sorted into folders by class."""
+"""Test pictures sorted into folders by class."""
 
 from __future__ import annotations
 

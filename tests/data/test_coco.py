@@ -1,4 +1,4 @@
-"""COCO's annotations: records, ids and problems."""
+"""Test COCO's annotations: records, ids and problems."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def read(kind, path, **options):
     return sources.read(kind, path, **options)
 
 
-def found(source):
+def problem_files(source):
     return {(problem.kind, problem.file.split("/")[-1]) for problem in source.problems}
 
 
@@ -42,7 +42,7 @@ def test_annotations_define_the_records(tmp_path, year):
     assert record.id.endswith("000000000002")
     assert len(record.captions) == 6
     assert usable_captions(record, 5)[0] == [f"Caption {k} of a picture, number 2." for k in range(5)]
-    assert found(source) == {("image without annotation", "000000000009.jpg")}
+    assert problem_files(source) == {("image without annotation", "000000000009.jpg")}
     assert guess_kind(str(tmp_path)) == "coco"
 
 
@@ -54,8 +54,8 @@ def test_missing_images_and_unlisted_captions_are_problems(tmp_path):
     document["annotations"].append({"id": 1, "image_id": 77, "caption": "of nothing"})
     file.write_text(json.dumps(document))
     source = read("coco", tmp_path)
-    assert ("caption without image", "000000000002.jpg") in found(source)
-    assert ("caption without image", "captions_val2017.json") in found(source)
+    assert ("caption without image", "000000000002.jpg") in problem_files(source)
+    assert ("caption without image", "captions_val2017.json") in problem_files(source)
     assert len(source.splits["train"]) == 2
 
 
@@ -84,7 +84,7 @@ def test_captions_that_are_no_text_are_problems(tmp_path, caption):
     document["annotations"][0]["caption"] = caption
     file.write_text(json.dumps(document))
     source = read("coco", tmp_path)
-    assert ("unusable entry", "captions_train2017.json") in found(source)
+    assert ("unusable entry", "captions_train2017.json") in problem_files(source)
     assert [len(record.captions) for record in source.splits["train"]] == [5, 6, 6]
 
 
@@ -94,7 +94,7 @@ def test_one_invalid_image_is_skipped(tmp_path, entry):
     (tmp_path / "train2017" / "b.png").unlink(missing_ok=True)
     source = read("coco", tmp_path)
     assert [record.captions for record in source.splits["train"]] == [("a dog",)]
-    assert found(source) == {("unusable entry", "captions_train2017.json")}
+    assert problem_files(source) == {("unusable entry", "captions_train2017.json")}
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd.png", "../../x.png", "http://example.org/a.png"])

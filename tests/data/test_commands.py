@@ -1,4 +1,4 @@
-"""`cap2im prepare` and `cap2im check` from the command line: what they print, and their exit status."""
+"""Test the output and the exit status of `cap2im prepare` and `cap2im check`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opening a prepared dataset, wherever it lies: one line for whatever is wrong."""
+"""Test opening a prepared dataset from a folder or URL; every error is one line."""
 
 from __future__ import annotations
 

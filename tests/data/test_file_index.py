@@ -1,4 +1,4 @@
-"""Finding pictures by the names that people write."""
+"""Test finding pictures by the names that people write."""
 
 from __future__ import annotations
 

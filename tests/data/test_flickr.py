@@ -1,4 +1,4 @@
-"""Flickr8k, Flickr30k and Karpathy's JSON in the layouts in which they are distributed."""
+"""Test Flickr8k, Flickr30k and Karpathy's JSON in the layouts in which they are distributed."""
 
 from __future__ import annotations
 

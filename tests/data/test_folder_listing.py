@@ -1,4 +1,4 @@
-"""Listing files through links and with odd names."""
+"""Test listing files through links and with odd names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def names(listing):
     return [file.relative_to(listing.root).as_posix() for file in listing.files]
 
 
-def told(listing):
+def reported(listing):
     return {(problem.kind, os.path.basename(problem.file)) for problem in listing.problems}
 
 
@@ -33,7 +33,7 @@ def test_circular_links_end_and_are_problems(tmp_path):
         (tmp_path / link).symlink_to(target)
     listing = list_files(tmp_path)
     assert names(listing) == ["train/a.jpg"]
-    assert told(listing) == {
+    assert reported(listing) == {
         ("linked folder", "loop"),
         ("linked folder", "val"),
         ("unreadable file", "self"),
@@ -44,7 +44,7 @@ def test_circular_links_end_and_are_problems(tmp_path):
 def test_irregular_files_are_problems(tmp_path):
     os.mkfifo(tmp_path / "a.jpg")
     listing = list_files(tmp_path)
-    assert (names(listing), told(listing)) == ([], {("unreadable file", "a.jpg")})
+    assert (names(listing), reported(listing)) == ([], {("unreadable file", "a.jpg")})
 
 
 def test_hidden_files_are_left_out(tmp_path):

@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face hub, and Parquet files."""
+"""Test datasets of the Hugging Face hub, and Parquet files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images with one caption each: order, captions, words, places and turns of an epoch, by step number; sizes; which pairs match."""
+"""Test batches of images with one caption: order, captions, words, crops and flips by step; pyramids; matching pairs."""
 
 from __future__ import annotations
 

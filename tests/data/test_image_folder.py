@@ -1,4 +1,4 @@
-"""Image folders with metadata in every format."""
+"""Test image folders with metadata in every format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def read(kind, path, **options):
     return sources.read(kind, path, **options)
 
 
-def found(source):
+def problem_files(source):
     return {(problem.kind, problem.file.split("/")[-1]) for problem in source.problems}
 
 
@@ -74,7 +74,7 @@ def test_folder_reports_problems(tmp_path):
     sources.save(tmp_path / "stray.jpg", 9)
     source = read("folder", tmp_path)
     assert len(source.splits["train"]) == 1
-    assert found(source) == {
+    assert problem_files(source) == {
         ("caption without image", "metadata.jsonl, line 2"),
         ("unusable entry", "metadata.jsonl, line 3"),
         ("misplaced metadata file", "metadata.jsonl"),
@@ -118,7 +118,7 @@ def test_commas_without_quotes_in_csv_are_problems(tmp_path):
     (tmp_path / "metadata.csv").write_text("file_name,text\na0.png,a cat, on grass\na1.png,a dog\n")
     source = read("folder", tmp_path)
     assert [record.captions for record in source.splits["train"]] == [("a dog",)]
-    assert ("unusable entry", "metadata.csv, line 2") in found(source)
+    assert ("unusable entry", "metadata.csv, line 2") in problem_files(source)
 
 
 @pytest.mark.parametrize("line", ["[" * 200_000, '{"file_name": "a.jpg", "text": ' + "9" * 5000 + "}"])
@@ -126,9 +126,9 @@ def test_json_that_cannot_be_parsed_is_a_problem(tmp_path, line):
     sources.folder(tmp_path, [{"file_name": "a.jpg", "text": "fine"}])
     with open(tmp_path / "metadata.jsonl", "a", encoding="utf-8") as file:
         file.write(line)
-    assert found(read("folder", tmp_path)) == {("unusable entry", "metadata.jsonl, line 2")}
+    assert problem_files(read("folder", tmp_path)) == {("unusable entry", "metadata.jsonl, line 2")}
 
 
 def test_unused_caption_columns_are_reported(tmp_path):
     sources.folder(tmp_path, [{"file_name": "a.jpg", "text": "a dog", "caption_1": "a cat"}])
-    assert found(read("folder", tmp_path)) == {("column not used", "metadata.jsonl")}
+    assert problem_files(read("folder", tmp_path)) == {("column not used", "metadata.jsonl")}

@@ -1,4 +1,4 @@
-"""Pictures with text files beside them."""
+"""Test pictures with text files beside them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def read(kind, path, **options):
     return sources.read(kind, path, **options)
 
 
-def found(source):
+def problem_files(source):
     return {(problem.kind, problem.file.split("/")[-1]) for problem in source.problems}
 
 
@@ -33,7 +33,7 @@ def test_pairs(tmp_path):
         "train/p1": ("with a mark",),
     }
     assert len(source.splits["test"]) == 1
-    assert found(source) == {
+    assert problem_files(source) == {
         ("wrong encoding", "p1.txt, line 2"),
         ("image without captions", "p2.jpg"),
         ("caption without image", "lonely.txt"),
@@ -48,7 +48,7 @@ def test_file_names_that_are_not_utf8_are_problems(tmp_path):
     sources.pairs(tmp_path, 1)
     source = read("pairs", tmp_path, validation=0.5)
     assert [record.id for records in source.splits.values() for record in records] == ["p0"]
-    assert found(source) == {("wrong encoding", "caf\\udce9.jpg")}
+    assert problem_files(source) == {("wrong encoding", "caf\\udce9.jpg")}
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
@@ -65,7 +65,7 @@ def test_utf16_without_a_mark_is_refused_by_name(tmp_path):
     sources.write(tmp_path / "p1.txt", "a dog runs".encode("utf-16-le"))
     source = read("pairs", tmp_path)
     assert [record.captions for record in source.splits["train"]][1:] == [()]
-    assert found(source) == {("wrong encoding", "p1.txt")}
+    assert problem_files(source) == {("wrong encoding", "p1.txt")}
 
 
 @pytest.mark.parametrize(
@@ -96,14 +96,14 @@ def test_data_beside_a_picture_is_no_caption(tmp_path, line):
     sources.write(tmp_path / "a.txt", f"a dog\n{line}\n3 dogs, 2 cats\n(a cat)\n")
     source = read("pairs", tmp_path)
     assert source.splits["train"][0].captions == ("a dog", "3 dogs, 2 cats", "(a cat)")
-    assert found(source) == {("not a caption", "a.txt, line 2")}
+    assert problem_files(source) == {("not a caption", "a.txt, line 2")}
 
 
 def test_pictures_of_other_formats_are_counted(tmp_path):
     sources.pairs(tmp_path, 1)
     for name in ("b.heic", "c.SVG", "c.txt", "d.mp3"):
         sources.write(tmp_path / name, "x")
-    assert found(read("pairs", tmp_path)) == {("picture format not read", "b.heic"), ("picture format not read", "c.SVG")}
+    assert problem_files(read("pairs", tmp_path)) == {("picture format not read", "b.heic"), ("picture format not read", "c.SVG")}
 
 
 def test_split_folders_one_folder_deeper_are_problems(tmp_path):

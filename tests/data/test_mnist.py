@@ -1,4 +1,4 @@
-"""MNIST's files: real ones, damaged ones, missing ones, downloads."""
+"""Test reading, verifying and downloading MNIST's files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captioned canvases: what the caption says is what the canvas shows, and what is hidden is never shown."""
+"""Test that canvases show what their captions say, and never a hidden configuration."""
 
 from __future__ import annotations
 

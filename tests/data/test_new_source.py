@@ -1,4 +1,4 @@
-"""A new kind of captioned images is one module and one line of the registry."""
+"""Test that a new kind of captioned images is one module and one line of the registry."""
 
 from __future__ import annotations
 

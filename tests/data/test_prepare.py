@@ -1,4 +1,4 @@
-"""Preparing: what is written, what is skipped, and that interrupting it changes nothing."""
+"""Test what preparing writes and skips, and that an interruption changes nothing."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ def test_twice_and_in_parallel_gives_the_same_bytes(tmp_path):
 def test_coco_mini(tmp_path, caplog):
     manifest = prepared("coco", data_folder() / "coco-mini", tmp_path / "out", PrepareOptions(captions=5))
     assert manifest["splits"] == {"train": {"images": 80, "captions": 400}, "validation": {"images": 79, "captions": 395}}
-    told = (tmp_path / "out" / "problems.txt").read_text().splitlines()
-    assert len(told) == 80
-    assert all(line.startswith("image without annotation: ") and line.endswith("not in captions_val2017.json") for line in told)
+    reported = (tmp_path / "out" / "problems.txt").read_text().splitlines()
+    assert len(reported) == 80
+    assert all(line.startswith("image without annotation: ") and line.endswith("not in captions_val2017.json") for line in reported)
     assert "80 x image without annotation" in caplog.text
 
 
@@ -97,10 +97,10 @@ def test_unreadable_images_are_skipped_and_reported(tmp_path, caplog):
     (tmp_path / "pairs" / "p3.txt").write_text(" \n")
     manifest = prepared("pairs", tmp_path / "pairs", tmp_path / "out")
     assert manifest["splits"] == {"train": {"images": 1, "captions": 2}}
-    told = (tmp_path / "out" / "problems.txt").read_text().splitlines()
-    assert [line.split(": ")[0] for line in told] == ["unreadable image"] * 3 + ["image without captions"]
-    assert [f"p{n}.jpg" in line for n, line in enumerate(told)] == [True] * 4
-    assert "truncated" in told[0].lower()
+    reported = (tmp_path / "out" / "problems.txt").read_text().splitlines()
+    assert [line.split(": ")[0] for line in reported] == ["unreadable image"] * 3 + ["image without captions"]
+    assert [f"p{n}.jpg" in line for n, line in enumerate(reported)] == [True] * 4
+    assert "truncated" in reported[0].lower()
     assert caplog.text.count("problems, listed in") == 1
 
 
@@ -195,7 +195,7 @@ def test_resuming_mends_a_finished_dataset(tmp_path, monkeypatch, harm):
     else:
         (tmp_path / "out" / "vocabulary.json" if harm == "vocabulary" else shard).write_bytes(b"damaged")
     prepared("pairs", tmp_path / "pairs", tmp_path / "out", resume=True)
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")  # also what is told of pictures in whole shards
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")  # also the problems of whole shards
 
 
 def test_resuming_with_another_vocabulary_keeps_the_shards(tmp_path):

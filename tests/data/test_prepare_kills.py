@@ -1,4 +1,4 @@
-"""A preparation that is killed at any operation on files is resumed to equal bytes."""
+"""Test that a preparation killed at any file operation is resumed to equal bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Held-out shares and usable captions."""
+"""Test held-out shares and usable captions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""alignDRAW's released arrays and MNIST in HDF5."""
+"""Test alignDRAW's released arrays and MNIST in HDF5."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sentences and their neighbours: what is read, which triples there are, and batches by step."""
+"""Test sentence sources, triples of neighbours and their batches by step."""
 
 from __future__ import annotations
 
@@ -49,8 +49,12 @@ def test_a_text_is_parted_by_lines_without_words(tmp_path):
 
 def test_no_triple_crosses_a_paragraph(tmp_path):
     sentences, flat = groups(source(tmp_path / "text", TEXT))
-    told = [[flat[i] for i in triple] for triple in sentences.triples().tolist()]
-    assert told == [["A one .", "A two .", "A three ."], ["A two .", "A three .", "A four ."], ["C one .", "C two .", "C three ."]]
+    sentence_triples = [[flat[i] for i in triple] for triple in sentences.triples().tolist()]
+    assert sentence_triples == [
+        ["A one .", "A two .", "A three ."],
+        ["A two .", "A three .", "A four ."],
+        ["C one .", "C two .", "C three ."],
+    ]
 
 
 def test_neighbours_of_a_caption_are_others_of_its_image(tmp_path):

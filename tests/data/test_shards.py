@@ -1,4 +1,4 @@
-"""Training straight from shards: Parquet and tar, shared among processes, resumed by the step alone, from anywhere that fsspec supports."""
+"""Test training from shards: Parquet and tar, local and remote, several processes, resumed by step."""
 
 from __future__ import annotations
 
@@ -193,8 +193,8 @@ def tar(path: Path, members: dict[str, bytes]) -> str:
 
 def test_tar_shards_hold_images_beside_their_captions(folder, tmp_path):
     image = read_shard(str(folder / "data" / "train-00000-of-00004.parquet"))[0].image
-    told = json.dumps({"captions": ["a red square .", "red ."]}).encode()
-    members = {"a/1.png": image, "a/1.json": told, "a/2.png": image, "a/2.txt": b"a blue square .\n\nblue .\n", "a/2.cls": b"3"}
+    captions = json.dumps({"captions": ["a red square .", "red ."]}).encode()
+    members = {"a/1.png": image, "a/1.json": captions, "a/2.png": image, "a/2.txt": b"a blue square .\n\nblue .\n", "a/2.cls": b"3"}
     one, two = read_shard(tar(tmp_path / "shard.tar", members))
     assert one.captions == ("a red square .", "red .")
     assert two.captions == ("a blue square .", "blue .")

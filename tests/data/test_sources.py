@@ -1,4 +1,4 @@
-"""The registry of sources: guessing kinds, options and missing paths."""
+"""Test the registry of sources: guessing kinds, options and missing paths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables that name pictures."""
+"""Test tables that name pictures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def read(kind, path, **options):
     return sources.read(kind, path, **options)
 
 
-def found(source):
+def problem_files(source):
     return {(problem.kind, problem.file.split("/")[-1]) for problem in source.problems}
 
 
@@ -38,7 +38,7 @@ def test_splits_from_a_column(tmp_path):
         "train": [("a dog",)],
         "validation": [("a cat",)],
     }
-    assert found(source) == {("unusable entry", "list.csv, line 4"), ("split not used", "list.csv, line 5")}
+    assert problem_files(source) == {("unusable entry", "list.csv, line 4"), ("split not used", "list.csv, line 5")}
 
 
 def test_a_split_column_of_something_else_is_no_split(tmp_path):

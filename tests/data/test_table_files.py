@@ -1,4 +1,4 @@
-"""Tables of pictures and captions: the format is found in the content, and columns by name or by what they hold."""
+"""Test tables of any format: separators, JSON, columns and cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checking: every fault is told with its file, what loses data is told apart, and a prepared dataset is compared with its manifest."""
+"""Test that checks report each problem and compare a prepared dataset with its manifest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def checked(path, kind=None, tokens=None, **options):
     return check_path(str(path), sources.read_options(**options), kind=kind, tokens=tokens, workers=1)
 
 
-def found(report):
+def problem_files(report):
     return {(problem.kind, problem.file.split("/")[-1]) for problem in report.problems}
 
 
@@ -44,7 +44,7 @@ def test_every_fault_is_reported(tmp_path):
     (train / "p4.txt").unlink()
     (train / "p5.jpg").unlink()
     report = checked(tmp_path)
-    assert found(report) == {
+    assert problem_files(report) == {
         ("unreadable image", "p1.jpg"),
         ("wrong encoding", "p2.txt, line 1"),
         ("image without captions", "p2.jpg"),
@@ -66,7 +66,7 @@ def test_duplicates_are_pictures_not_files(tmp_path):
         sources.save(tmp_path / split / name, 1)
         (tmp_path / split / name).with_suffix(".txt").write_text("a caption")
     report = checked(tmp_path)
-    assert found(report) == {("duplicate across splits", "c.bmp")}
+    assert problem_files(report) == {("duplicate across splits", "c.bmp")}
     assert not report.loses_data
 
 
@@ -122,7 +122,7 @@ def test_a_damaged_dataset_is_reported(prepared, harm):
         shutil.copy(shard, prepared / "data" / "test-00000-of-00001.parquet")
     report = checked(prepared)
     expected = {"vocabulary": "vocabulary.json", "stray": "test-00000-of-00001.parquet"}.get(harm, shard.name)
-    assert found(report) == {("damaged file", expected)}
+    assert problem_files(report) == {("damaged file", expected)}
     assert report.loses_data
     assert report.splits["train"].images == (7 if harm in ("vocabulary", "stray") else 4)
 
@@ -132,7 +132,7 @@ def test_what_prepare_would_leave_out_is_reported(tmp_path):
     boxes = tmp_path / "birds" / "CUB_200_2011" / "bounding_boxes.txt"
     boxes.write_text(boxes.read_text().replace("1 60.0 27.0", "1 900.0 900.0"))
     report = checked(tmp_path / "birds")
-    assert ("unreadable image", "Albatross_0001.jpg") in found(report)
+    assert ("unreadable image", "Albatross_0001.jpg") in problem_files(report)
     assert report.splits["train"].images == 1
 
 
@@ -140,7 +140,7 @@ def test_captions_are_read_as_the_tokenizer_does(tmp_path):
     sources.folder(tmp_path, [{"file_name": "a.jpg", "text": ["猫 犬", "a cat."]}])
     assert checked(tmp_path).splits["train"].captions == 2
     report = checked(tmp_path, tokens="attngan")
-    assert found(report) == {("caption without words", "a.jpg")}
+    assert problem_files(report) == {("caption without words", "a.jpg")}
     assert (report.splits["train"].captions, report.splits["train"].lengths) == (1, [2])
 
 

@@ -1,4 +1,4 @@
-"""Tokenising, unknown words, padding."""
+"""Test tokenising, unknown words and padding."""
 
 from __future__ import annotations
 

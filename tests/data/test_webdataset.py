@@ -1,4 +1,4 @@
-"""Tar files in WebDataset's layout as a source, and prepared datasets in folders of any name."""
+"""Test tar files in WebDataset's layout, and prepared datasets in folders of any name."""
 
 from __future__ import annotations
 

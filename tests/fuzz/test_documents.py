@@ -1,4 +1,4 @@
-"""Documents that are damaged or hostile end in one line: those of checkpoints, pictures, logs and evaluations, recipes, and IDX files."""
+"""Damaged and hostile documents give a one-line error: checkpoints, pictures, logs, evaluations, recipes, IDX files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of results that were edited, damaged or written by others: never a traceback, never a file outside of the folder."""
+"""Edited, damaged and foreign result files give a one-line error and never write outside of the folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damaged and hostile tar files, Parquet files and manifests: samples and problems, or one line."""
+"""Damaged and hostile tar files, Parquet files and manifests give samples and problems, or a one-line error."""
 
 from __future__ import annotations
 

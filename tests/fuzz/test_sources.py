@@ -1,4 +1,4 @@
-"""Metadata, annotations and caption files of any content end in records and problems, or in one line."""
+"""Metadata, annotations and caption files of any content give records and problems, or a one-line error."""
 
 from __future__ import annotations
 

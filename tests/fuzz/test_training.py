@@ -1,4 +1,4 @@
-"""What people type to train ends in a recipe or in one sentence, whatever it is."""
+"""Any input to `train` gives a recipe or a one-line error."""
 
 from __future__ import annotations
 

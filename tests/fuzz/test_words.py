@@ -1,4 +1,4 @@
-"""Words and sentence files under random text."""
+"""Tokenizers, vocabularies and sentence files accept random text."""
 
 from __future__ import annotations
 
