@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cap2im.checkpoint import read_config
 from cap2im.config import load_recipe
 from cap2im.pipeline import Pipeline
+from cap2im.sentence_encoders import load_sentence_encoder
 
 FOLDERS = Path(__file__).parent / "version_0_1.zip"
 # run -> data option, number of the checkpoint's updates
@@ -81,6 +83,15 @@ def test_an_old_model_draws_the_same(old, kind):
     assert len(canvases) == len(expected)
     for one, two in zip(canvases, expected, strict=True):
         assert np.abs(one.astype(int) - two).max() <= 1  # grey levels: another processor rounds otherwise
+
+
+def test_old_skipthoughts_encode(old):
+    """Version 0.1 wrote another name of their kind."""
+    assert read_config(old / "skipthoughts" / "model")["kind"] == "sentence-encoder"
+    encoder = load_sentence_encoder(str(old / "skipthoughts"))
+    vectors = encoder.encode(["a red square"])
+    assert vectors.shape == (1, encoder.features)
+    assert vectors.isfinite().all()
 
 
 def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -246,6 +246,14 @@ def test_a_list_of_drawings_shows_its_pictures(pipeline):
     assert "and 42 more drawings" in Drawings(list(drawings) * 5)._repr_html_()
 
 
+def test_a_caption_is_tokenised_once(pipeline, monkeypatch):
+    tokenised: list[str] = []
+    split = Vocabulary.split
+    monkeypatch.setattr(Vocabulary, "split", lambda self, caption: tokenised.append(caption) or split(self, caption))
+    pipeline.draw([*CAPTIONS, CAPTIONS[0]], samples=3, seed=0)
+    assert sorted(tokenised) == sorted(CAPTIONS)
+
+
 def test_pictures_are_drawn_a_batch_at_a_time(pipeline, monkeypatch):
     monkeypatch.setattr("cap2im.models.interface.PICTURES_AT_ONCE", 2)
     encoded: list[int] = []
