@@ -1,16 +1,16 @@
-"""Training canvases of the digit reader: real digits and things that are none, on 60 x 60 canvases.
+"""Training canvases of the digit reader: real digits and other objects on 60 x 60 canvases.
 
-What the reader is shown, and why:
+The canvases hold:
 
-- canvases of all layouts, and of one to three digits at any of the places or anywhere at all: a window shows a digit when the corner of
-  the digit's square is within `NEAR` pixels of the place's own range, and nothing when every digit is at least `FAR` pixels away from it.
-  What is between has no label, and neither have digits that run into each other.
-- digits rotated, scaled, bent, blurred, unevenly dark, faded to a third of their contrast, in haze and noise: drawings are softer than
-  handwriting.
-- things that are no digits, in the places of digits: ghosts (at most a fifth of full contrast), blends of two digits or more, digits of
-  which more than half is erased, scribbles, and plain grey.
+- one to three digits at places of a layout, at any places, or anywhere. A window is labelled with a digit if the corner of the digit's
+  square is within `NEAR` pixels of the range of the place, and with no digit if all digits are at least `FAR` pixels away from it.
+  Windows in between have no label, and neither have digits with common strokes.
+- digits that are rotated, scaled, bent, blurred, unevenly dark, faded to a third of their contrast, in haze and noise, because drawings
+  are softer than handwriting.
+- objects that are no digits, at the places of digits: ghosts (at most a fifth of the full contrast), blends of digits, digits of which
+  more than half is erased, scribbles, and plain grey.
 
-Shapes: N canvases, S = 3 slots of a canvas for things to put on it, G = 28 side of a thing, P = 8 places, A canvas side, W window side.
+Shapes: N canvases, S = 3 slots of a canvas for objects, n objects, G = 28 side of an object, P = 8 places, A canvas side, W window side.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from cap2im.data.mnist_captions import CANVAS_SIDE, LAYOUTS, PLACES
 from cap2im.models.digit_reader import NO_DIGIT
 
 NEAR, FAR = 2, 6  # pixels from the range of a place, in the larger of the two directions
-CROWDED = 14  # digits whose corners are closer than this in both directions have strokes in common
+CROWDED = 14  # pixels; digits whose corners are closer in both directions have common strokes
 SLOTS = 3
-UNLABELLED = -100  # what the loss skips
+UNLABELLED = -100  # label that the loss ignores
 KINDS = ("digit", "ghost", "blend", "erased", "scribble")
 KIND_SHARES = (0.74, 0.04, 0.12, 0.05, 0.05)
 
 
 class CanvasMix:
-    """Makes the training canvases out of digits."""
+    """Renders training canvases of digits."""
 
     def __init__(self, digits: Digits) -> None:
         self.images = digits.images.float() / 255
@@ -45,43 +45,43 @@ class CanvasMix:
         self.layouts = torch.tensor([[*(names.index(p) for p in layout.places), -1, -1][:SLOTS] for layout in LAYOUTS])
 
     def make(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Canvases [N, 1, A, A] in 0..1; for each place [N, P] its label (a digit, NO_DIGIT or UNLABELLED) and whether a thing is there."""
-        things, labels, contrast = self.things(count * SLOTS, generator)
+        """Return canvases [N, 1, A, A] in 0..1, labels of places [N, P] (a digit, NO_DIGIT or UNLABELLED) and whether they are occupied."""
+        objects, labels, contrast = self.objects(count * SLOTS, generator)
         offsets, present = self.offsets(count, generator)
-        things = (things * contrast[:, None, None]).view(count, SLOTS, DIGIT_SIDE, DIGIT_SIDE) * present[..., None, None]
+        objects = (objects * contrast[:, None, None]).view(count, SLOTS, DIGIT_SIDE, DIGIT_SIDE) * present[..., None, None]
         canvas = torch.zeros(count, CANVAS_SIDE, CANVAS_SIDE)
         rows, steps = torch.arange(count)[:, None, None], torch.arange(DIGIT_SIDE)
         for slot in range(SLOTS):
             y = offsets[:, slot, 0, None, None] + steps[:, None]  # [N, G, 1]
             x = offsets[:, slot, 1, None, None] + steps  # [N, 1, G]
-            canvas[rows, y, x] = torch.maximum(canvas[rows, y, x], things[:, slot])
-        canvas = spoil(canvas.unsqueeze(1), ~present.any(dim=1), generator)
+            canvas[rows, y, x] = torch.maximum(canvas[rows, y, x], objects[:, slot])
+        canvas = degrade(canvas.unsqueeze(1), ~present.any(dim=1), generator)
         return canvas, *self.place_labels(labels.view(count, SLOTS), offsets, present)
 
-    def things(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Things to put on a canvas [n, G, G], their labels [n], and the contrasts [n] to show them at."""
+    def objects(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Return objects [n, G, G], their labels [n] and their contrasts [n]."""
         kinds = torch.multinomial(torch.tensor(KIND_SHARES), count, replacement=True, generator=generator)
         pick = torch.randint(len(self.labels), (count,), generator=generator)
         other = torch.randint(len(self.labels), (count,), generator=generator)
         labels = self.labels[pick].clone()
-        images = bend(self.images[pick], generator)
+        images = distort(self.images[pick], generator)
         contrast = 1 - 0.65 * _uniform((count,), generator).square()
 
         ghost = kinds == KINDS.index("ghost")
         contrast[ghost] = 0.2 * _uniform((int(ghost.sum()),), generator)
         labels[ghost] = NO_DIGIT
 
-        # Two digits that nearly cover each other still look like one of them: those have no label.
+        # two digits that nearly cover each other still look like one of them, and get no label
         blend = kinds == KINDS.index("blend")
-        first, second = images[blend], bend(self.images[other[blend]], generator)
-        third = second.lerp(first.flip(0), 0.5 * (_uniform((len(first), 1, 1), generator) < 0.4))  # sometimes three or four
+        first, second = images[blend], distort(self.images[other[blend]], generator)
+        third = second.lerp(first.flip(0), 0.5 * (_uniform((len(first), 1, 1), generator) < 0.4))  # sometimes three or four digits
         share = 0.35 + 0.3 * _uniform((len(first), 1, 1), generator)
         overlaid = _uniform((len(first), 1, 1), generator) < 0.5
         images[blend] = torch.where(overlaid, torch.maximum(first, third), share * first + (1 - share) * third)
         apart = torch.minimum(_uncovered(first, second), _uncovered(second, first)) > 0.35
         labels[blend] = torch.where(apart & (self.labels[other[blend]] != labels[blend]), NO_DIGIT, UNLABELLED)
 
-        # What is left may be a stick, which is a short one: sticks have no label.
+        # the rest of a digit may be a stick, which looks like a short 1: sticks get no label
         erased = kinds == KINDS.index("erased")
         images[erased] = erase(images[erased], generator)
         labels[erased] = torch.where(_breadth(images[erased]) > 1.7, NO_DIGIT, UNLABELLED)
@@ -89,10 +89,10 @@ class CanvasMix:
         scribble = kinds == KINDS.index("scribble")
         images[scribble] = scribbles(int(scribble.sum()), generator)
         labels[scribble] = NO_DIGIT
-        return images * uneven(count, generator), labels, contrast
+        return images * fade(count, generator), labels, contrast
 
     def offsets(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Corners of the slots [N, S, 2] as row and column, and which slots hold a thing [N, S]."""
+        """Return the corners [N, S, 2] of the slots as row and column, and whether a slot holds an object [N, S]."""
         anywhere = torch.randint(CANVAS_SIDE - DIGIT_SIDE + 1, (count, SLOTS, 2), generator=generator)
         layout = self.layouts[torch.randint(len(self.layouts), (count,), generator=generator)]  # [N, S]
         places = torch.rand(count, len(PLACES), generator=generator).argsort(dim=1)[:, :SLOTS]
@@ -105,12 +105,12 @@ class CanvasMix:
         return torch.where(by_place[..., None], inside, anywhere), torch.where(by_layout, layout >= 0, some) & ~blank
 
     def place_labels(self, labels: Tensor, offsets: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """Labels of the places [N, P] and whether a thing is there [N, P].
+        """Return the labels of places [N, P] and whether they are occupied [N, P].
 
         Args:
-            labels: [N, S] of the slots.
+            labels: [N, S] of the objects.
             offsets: [N, S, 2] row and column of their corners.
-            present: [N, S] whether they hold anything.
+            present: [N, S] whether a slot holds an object.
         """
         corner = offsets[:, :, None]  # [N, S, 1, 2]
         distance = torch.maximum(self.low - corner, corner - self.high).clamp(min=0).amax(dim=-1)  # [N, S, P]
@@ -131,20 +131,20 @@ def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def _smooth(count: int, planes: int, knots: int, side: int, generator: torch.Generator) -> Tensor:
-    """Random smooth fields [n, planes, side, side] through standard normal values at a grid of knots."""
+    """Return random smooth fields [n, planes, side, side] through standard normal values at a grid of knots."""
     return F.interpolate(
         torch.randn(count, planes, knots, knots, generator=generator), size=(side, side), mode="bicubic", align_corners=True
     )
 
 
 def _uncovered(of: Tensor, by: Tensor) -> Tensor:
-    """[n] the share of the ink of pictures [n, G, G] that does not lie within one pixel of the ink of others."""
+    """Return the share [n] of the ink of pictures [n, G, G] that is not within one pixel of the ink of others."""
     near = F.max_pool2d(by.unsqueeze(1), 3, stride=1, padding=1).squeeze(1)
     return (of - near).clamp(min=0).sum(dim=(1, 2)) / of.sum(dim=(1, 2)).clamp(min=1)
 
 
 def _breadth(images: Tensor) -> Tensor:
-    """[n] standard deviation of the ink of pictures [n, G, G] across its longer axis, in pixels."""
+    """Return the standard deviation [n] of the ink of pictures [n, G, G] across its longer axis, in pixels."""
     share = images / images.sum(dim=(1, 2), keepdim=True).clamp(min=1e-6)
     axis = torch.arange(float(DIGIT_SIDE))
     y, x = axis[:, None] - (share.sum(dim=2) @ axis)[:, None, None], axis - (share.sum(dim=1) @ axis)[:, None, None]
@@ -152,10 +152,10 @@ def _breadth(images: Tensor) -> Tensor:
     return ((tall + wide) / 2 - (((tall - wide) / 2).square() + both.square()).sqrt()).clamp(min=0).sqrt()
 
 
-def bend(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Turns (up to 15 degrees), scales (up to a quarter), slants and bends pictures [n, G, G], each by its own strength."""
+def distort(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Rotate (up to 15 degrees), scale (up to a quarter), slant and bend pictures [n, G, G], each by its own strength."""
     n = len(images)
-    if not n:  # affine_grid refuses to make no grids
+    if not n:  # affine_grid raises an error for no pictures
         return images
     strength = _uniform((n, 1), generator)
     turn, tall, wide, slant = (strength * (2 * _uniform((n, 4), generator) - 1)).unbind(1)
@@ -175,7 +175,7 @@ def bend(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def erase(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Keeps 25 to 45 % of the ink of pictures [n, G, G], on one side of a straight line."""
+    """Keep 25 to 45 % of the ink of pictures [n, G, G], on one side of a straight line."""
     n = len(images)
     angle = 2 * math.pi * _uniform((n, 1, 1), generator)
     axis = torch.linspace(-1, 1, DIGIT_SIDE)
@@ -187,22 +187,22 @@ def erase(images: Tensor, generator: torch.Generator) -> Tensor:
     return images * kept.view_as(images)
 
 
-def uneven(count: int, generator: torch.Generator) -> Tensor:
-    """Factors [n, G, G] that fade parts of a thing, by up to seven tenths."""
+def fade(count: int, generator: torch.Generator) -> Tensor:
+    """Return factors [n, G, G] that fade parts of an object, by up to seven tenths."""
     depth = 0.7 * _uniform((count, 1, 1), generator).square()
     return 1 - depth * (2 * _smooth(count, 1, 3, DIGIT_SIDE, generator).squeeze(1)).sigmoid()
 
 
 def scribbles(count: int, generator: torch.Generator) -> Tensor:
-    """Random curves [n, G, G]: where a smooth field crosses zero."""
+    """Return random curves [n, G, G]: the zero crossings of a smooth field."""
     field = _smooth(count, 1, 5, DIGIT_SIDE, generator).squeeze(1)
     axis = torch.linspace(-1, 1, DIGIT_SIDE)
     disk = ((0.8 - (axis[:, None].square() + axis.square()).sqrt()) * 10).sigmoid()
     return (-(field / 0.2).square()).exp() * disk
 
 
-def spoil(canvas: Tensor, blank: Tensor, generator: torch.Generator) -> Tensor:
-    """Blurs, brightens, hazes and sprinkles two of three canvases [N, 1, A, A]; blank ones [N] are filled with any grey."""
+def degrade(canvas: Tensor, blank: Tensor, generator: torch.Generator) -> Tensor:
+    """Blur, brighten and add haze and noise to two of three canvases [N, 1, A, A]; fill blank ones [N] with any grey."""
     n = len(canvas)
 
     def amount() -> Tensor:
@@ -212,9 +212,9 @@ def spoil(canvas: Tensor, blank: Tensor, generator: torch.Generator) -> Tensor:
     blur = (line[:, None] * line)[None, None]
     soft = F.conv2d(canvas, blur, padding=2)
     softer = F.conv2d(soft, blur, padding=2)
-    spoilt = canvas.lerp(soft.lerp(softer, amount().square()), amount()) * (0.9 + 0.6 * amount())
+    degraded = canvas.lerp(soft.lerp(softer, amount().square()), amount()) * (0.9 + 0.6 * amount())
     haze = 0.3 * amount().square() * (0.5 + 0.5 * _smooth(n, 1, 4, CANVAS_SIDE, generator)).clamp(0, 1)
     haze = torch.where(blank[:, None, None, None], amount(), haze)
-    spoilt = 1 - (1 - spoilt.clamp(0, 1)) * (1 - haze)
-    spoilt = spoilt + 0.1 * amount().square() * torch.randn(canvas.shape, generator=generator)
-    return torch.where((amount() < 0.67) | blank[:, None, None, None], spoilt.clamp(0, 1), canvas)
+    degraded = 1 - (1 - degraded.clamp(0, 1)) * (1 - haze)
+    degraded = degraded + 0.1 * amount().square() * torch.randn(canvas.shape, generator=generator)
+    return torch.where((amount() < 0.67) | blank[:, None, None, None], degraded.clamp(0, 1), canvas)

@@ -132,7 +132,7 @@ class DigitReaderTrainer(Trainer):
     def validate(self) -> dict[str, float]:
         """Return the share of real canvases read exactly, and that of their digits; the same in every process."""
         validation: ValidationCanvases = self.data.validation
-        readings = read_canvases(self.model.eval(), validation.images)
+        readings = read_canvases(self.model.eval(), validation.images.to(self.accelerator.device)).cpu()
         self.model.train()
         rates = caption_accuracy(score(readings, validation.images, validation.configurations), validation.configurations)
         by_name = {each.name: each for each in rates if each.group == "all"}

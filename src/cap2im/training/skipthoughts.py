@@ -87,7 +87,7 @@ class SkipThoughtsTrainer(Trainer):
             self.clip_gradient(parameters, train.clip_norm)
         set_learning_rate(state.optimizer, rate)
         state.optimizer.step()
-        return {"loss": loss, **self._perplexities(nats.detach().sum(dim=0).double(), decoded_words(batch)), "learning_rate": rate}
+        return {"loss": loss, **self._perplexities(nats.detach().sum(dim=0), decoded_words(batch)), "learning_rate": rate}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
