@@ -381,7 +381,7 @@ def test_host_names(header, name):
 
 def test_a_public_server_without_a_key_warns(run, monkeypatch, tiny):
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
-    warning = "cap2im: warning: listening on 0.0.0.0 without an API key: everyone who can reach this machine can draw; see --api-key-file\n"
+    warning = "warning: listening on 0.0.0.0 without an API key: everyone who can reach this machine can draw; see --api-key-file\n"
     assert run("serve", "--model", str(tiny), "--host", "0.0.0.0", "--port", "0")[2] == warning
     assert run("serve", "--model", str(tiny), "--host", "127.0.0.2", "--port", "0")[2] == ""
     monkeypatch.setenv("CAP2IM_API_KEY", "open-sesame")

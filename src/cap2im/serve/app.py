@@ -35,6 +35,8 @@ from cap2im.serve.middleware import DOCS, SECURITY_HEADERS, RequestMiddleware
 from cap2im.serve.page import page_router
 from cap2im.serve.settings import ServeSettings
 
+logger = logging.getLogger(__name__)
+
 HEAD_BYTES = 64 * 1024  # limit of a request line with headers, of a chunk header, and of trailers
 PARSING_FAILED = "There was an error parsing the body"  # FastAPI's detail for everything that json raises besides JSONDecodeError
 NOT_READABLE = "the body is not JSON in UTF-8, or has numbers that are too long or brackets that are nested too deeply"
@@ -181,8 +183,9 @@ def serve(settings: ServeSettings) -> None:
     listening = listen(settings)
     settings = settings.model_copy(update={"port": listening.getsockname()[1]})
     if not settings.is_loopback and settings.api_key is None:
-        warning = f"listening on {settings.host} without an API key: everyone who can reach this machine can draw; see --api-key-file"
-        print(f"cap2im: warning: {warning}", file=sys.stderr, flush=True)
+        logger.warning(
+            "warning: listening on %s without an API key: everyone who can reach this machine can draw; see --api-key-file", settings.host
+        )
     if settings.workers > 1:
         _serve_with_workers(settings, listening)
         return

@@ -31,7 +31,7 @@ LONGEST_RETRY = 60  # seconds, of Retry-After
 STREAM_RETRY = 10  # seconds, of Retry-After when slow stream clients hold all slots
 MOST_CORRECTED = 8  # unknown words of a caption that get suggestions; each takes a few milliseconds
 MOST_EXAMPLES = 8  # example captions of a model on the page
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -110,7 +110,7 @@ class Drawer:
         try:
             drawings = await asyncio.get_running_loop().run_in_executor(self._thread, self._draw, pictures)
         except Exception:
-            _log.exception("%s failed to draw %d pictures", name, len(pictures))
+            logger.exception("%s failed to draw %d pictures", name, len(pictures))
             raise DrawingError(f"{name} failed to draw") from None
         seconds = time.perf_counter() - start
         speed = len(pictures) / seconds

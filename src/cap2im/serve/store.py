@@ -46,7 +46,7 @@ _TYPE_OPTIONS: dict[str, Callable[[str], dict[str, Any]]] = {
     "abfs": lambda media_type: {"content_settings": {"content_type": media_type}},
 }
 _NAME = re.compile(rf"[0-9a-f]{{64}}\.({'|'.join(MEDIA_TYPES)})")
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -158,7 +158,7 @@ class Store:
             with fail_after(self.timeout_s):
                 return await to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limit)
         except TimeoutError:
-            _log.error("the store did not answer within %g s", self.timeout_s)
+            logger.error("the store did not answer within %g s", self.timeout_s)
             raise StoreError(503, f"{subject} does not answer; try again later") from None
         except Exception as error:  # each bucket's library has its own errors
             _fail(error, subject)
@@ -251,7 +251,7 @@ def _media_type(name: str) -> str:
 
 
 def _fail(error: Exception, subject: str) -> NoReturn:
-    _log.error("store: %s", _one_line(error))
+    logger.error("store: %s", _one_line(error))
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         raise StoreError(507, f"{subject} is full") from None
     raise StoreError(503, f"{subject} cannot be reached; try again later") from None
