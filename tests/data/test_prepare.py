@@ -160,7 +160,7 @@ def test_killed_and_resumed_gives_the_same_bytes(tmp_path, monkeypatch):
     assert sorted(left) == ["train-00000-of-00005.parquet", "train-00001-of-00005.parquet"]
     assert any(path.name.endswith(".draft") for path in (out / "data").iterdir())
     assert not (out / "manifest.json").exists()
-    with pytest.raises(ValueError, match="not empty; --resume goes on"):
+    with pytest.raises(ValueError, match="not empty; --resume continues"):
         prepared("pairs", tmp_path / "pairs", out)
     prepared("pairs", tmp_path / "pairs", out, resume=True)
     assert contents(out) == contents(tmp_path / "whole")
