@@ -55,7 +55,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_every_caption_of_a_split_has_its_pictures_with_seeds_of_their_own(pipeline, dataset, tmp_path):
+def test_every_caption_has_pictures_with_their_own_seeds(pipeline, dataset, tmp_path):
     pairs = generate(pipeline, dataset, tmp_path / "out", per_caption=2, seed=5)
     images = CaptionedImages(dataset, "validation")
     assert len(pairs) == 2 * len(images.captions) == 24
@@ -94,7 +94,7 @@ def test_one_colour_and_real_images_at_the_model_s_side(pipeline, dataset, tmp_p
             np.testing.assert_array_equal(pixels(out / "real" / f"validation-{row}.png").reshape(real.shape), real)
 
 
-def test_an_interrupted_run_draws_what_is_missing_and_no_more(pipeline, dataset, tmp_path, monkeypatch):
+def test_resume_draws_only_missing_pictures(pipeline, dataset, tmp_path, monkeypatch):
     out, whole = tmp_path / "out", tmp_path / "whole"
     generate(pipeline, dataset, whole, real=True)
     written = []
@@ -122,7 +122,7 @@ def test_an_interrupted_run_draws_what_is_missing_and_no_more(pipeline, dataset,
     assert again == []
 
 
-def test_another_run_is_not_gone_on_with(pipeline, dataset, tmp_path):
+def test_other_settings_are_not_resumed(pipeline, dataset, tmp_path):
     generate(pipeline, dataset, tmp_path / "out")
     with pytest.raises(ValueError, match=r"was started with other settings: seed: 0 -> 1; draw into another folder$"):
         generate(pipeline, dataset, tmp_path / "out", seed=1, resume=True)
@@ -137,7 +137,7 @@ def test_another_run_is_not_gone_on_with(pipeline, dataset, tmp_path):
         generate(pipeline, dataset, tmp_path / "out", resume=True)
 
 
-def test_several_processes_draw_what_one_does(pipeline, dataset, tmp_path, monkeypatch):
+def test_several_processes_draw_the_same_pictures(pipeline, dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(ProcessGroup, "all_gather", lambda self, part: part)  # one after another here, so that none waits
     generate(pipeline, dataset, tmp_path / "one", real=True)
     drawn = []
@@ -162,7 +162,7 @@ def test_captions_that_the_model_cannot_read_are_left_out(dataset, tmp_path):
     assert not (tmp_path / "blind").exists()
 
 
-def test_images_of_one_file_name_are_told(pipeline, dataset, monkeypatch):
+def test_equal_file_names_are_refused(pipeline, dataset, monkeypatch):
     images = CaptionedImages(dataset, "validation")
     images.ids = ["a/b", "a-b", "c", "d", "e", "f"]
     with pytest.raises(ValueError, match=r"prepared, validation: 2 images would be called a-b$"):
@@ -173,7 +173,7 @@ def made_up(images: int, per_image: int) -> list[Pair]:
     return [Pair(f"{i}-{n}.png", f"{i:03d}", n, 1, 7 * i + n, "a caption") for i in range(images) for n in range(1, per_image + 1)]
 
 
-def test_a_sample_is_without_replacement_and_every_image_and_picture_has_its_turn():
+def test_a_sample_is_without_replacement_and_uniform():
     pairs = made_up(40, 5)
     one = choose(pairs, 10, 0)
     assert len({p.image for p in one}) == 10
@@ -189,7 +189,7 @@ def test_a_sample_is_without_replacement_and_every_image_and_picture_has_its_tur
         choose(pairs, 41, 0)
 
 
-def test_a_sample_of_what_was_drawn_is_what_a_sample_draws(pipeline, dataset, tmp_path):
+def test_sampled_pairs_equal_generated_samples(pipeline, dataset, tmp_path):
     generate(pipeline, dataset, tmp_path / "whole", real=True)
     chosen = sample_pairs(tmp_path / "whole", 4, tmp_path / "taken", seed=0)
     drawn = generate(pipeline, dataset, tmp_path / "drawn", real=True, sample=4)
@@ -202,7 +202,7 @@ def test_a_sample_of_what_was_drawn_is_what_a_sample_draws(pipeline, dataset, tm
         assert (taken / "real" / pair.file).read_bytes() == (tmp_path / "whole" / "real" / f"{pair.image}.png").read_bytes()
 
 
-def test_pairs_that_were_cut_off_are_refused(pipeline, dataset, tmp_path):
+def test_truncated_pairs_are_refused(pipeline, dataset, tmp_path):
     generate(pipeline, dataset, tmp_path / "whole", real=True)
     pairs = tmp_path / "whole" / "pairs.jsonl"
     pairs.write_text("".join(pairs.read_text().splitlines(keepends=True)[:4]))
@@ -214,7 +214,7 @@ def line_of(**changes: object) -> str:
     return json.dumps({"file": "a-c1-s1.png", "image": "a", "number": 1, "sample": 1, "seed": 0, "caption": "red \u2028 bus"} | changes)
 
 
-def test_a_line_separator_in_a_caption_ends_no_pair(tmp_path):
+def test_a_line_separator_in_a_caption_is_kept(tmp_path):
     (tmp_path / "pairs.jsonl").write_text(f"{line_of()}\n".replace("\\u2028", "\u2028"), encoding="utf-8")
     assert [pair.caption for pair in read_pairs(tmp_path)] == ["red \u2028 bus"]
 
@@ -232,7 +232,7 @@ def test_a_kill_at_any_operation_is_resumed_to_equal_bytes(pipeline, dataset, tm
         shutil.rmtree(killed)
 
 
-def test_a_kill_at_any_operation_leaves_no_half_sample(pipeline, dataset, tmp_path):
+def test_a_kill_at_any_operation_leaves_no_partial_sample(pipeline, dataset, tmp_path):
     generate(pipeline, dataset, tmp_path / "pictures", real=True)
     whole, taken = tmp_path / "whole", tmp_path / "taken"
     for kill_at in kills(run_child(lambda: sample_pairs(tmp_path / "pictures", 2, whole))):
@@ -254,11 +254,11 @@ def test_a_kill_at_any_operation_leaves_no_half_sample(pipeline, dataset, tmp_pa
     ],
     ids=["separators", "reserved", "NUL and surrogate", "longest", "too long"],
 )
-def test_images_have_names_that_every_system_allows(id, name):
+def test_file_names_are_portable(id, name):
     assert safe_file_name(id) == name
 
 
-def test_what_a_sample_lacks_is_told(pipeline, dataset, tmp_path):
+def test_missing_files_of_a_sample_are_named(pipeline, dataset, tmp_path):
     pairs = generate(pipeline, dataset, tmp_path / "out")
     with pytest.raises(ValueError, match=r"real: 6 of 6 files of the sample are missing, e\.g\. validation-0\.png; .* with --real"):
         sample_pairs(tmp_path / "out", 6, tmp_path / "taken")

@@ -55,7 +55,7 @@ def test_huge_sizes_take_no_memory(tiny, tmp_path, name):
     assert "\n" not in str(error.value)
 
 
-def test_many_blocks_are_not_made(tiny, tmp_path):
+def test_many_blocks_are_not_built(tiny, tmp_path):
     """A billion residual blocks would take memory even as empty modules."""
     folder = changed(tiny, tmp_path / "m", kind="attngan", model={"text": {"vocabulary_size": 22}, "residuals": 10**9})
     with pytest.raises(ValueError, match="the config asks for a network of more parameters than the weights hold"):
@@ -118,7 +118,7 @@ def test_half_precision_weights_are_loaded(tiny, tmp_path):
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 @pytest.mark.parametrize("what", ["fifo", "folder", "device"])
-def test_what_is_no_file_is_refused(tiny, tmp_path, name, what):
+def test_special_files_are_refused(tiny, tmp_path, name, what):
     path = changed(tiny, tmp_path / "m") / name
     path.unlink()
     {"fifo": os.mkfifo, "folder": Path.mkdir, "device": lambda path: path.symlink_to("/dev/zero")}[what](path)
@@ -128,7 +128,7 @@ def test_what_is_no_file_is_refused(tiny, tmp_path, name, what):
 
 
 @pytest.mark.parametrize("kind", [kind for kind, spec in MODELS.items() if spec.draws])
-def test_every_kind_is_made_on_the_meta_device(kind):
+def test_every_kind_is_built_on_the_meta_device(kind):
     config = MODELS[kind].config_class()
     with torch.device("meta"):
         network = MODELS[kind].network_class(config)
@@ -147,7 +147,7 @@ def test_canvases_are_bounded():
         require_canvases(Path("m"), 1024, 1024, 1)
 
 
-def test_many_canvases_are_drawn_few_at_once(tiny, monkeypatch):
+def test_many_canvases_have_smaller_batches(tiny, monkeypatch):
     pipeline = Pipeline.load(str(tiny))
     assert pipeline.batch_size == 100
     monkeypatch.setattr("cap2im.pipeline.MOST_CANVAS_VALUES", 3 * 60 * 60 * 7)
@@ -162,7 +162,7 @@ def sentence_model(tiny: Path, folder: Path, encoder: str) -> Path:
     return changed(tiny, folder, network.state_dict(), model=config, data={"sentence_encoder": encoder})
 
 
-def test_hub_is_not_asked_for_what_a_config_names(tiny, tmp_path, monkeypatch, caplog):
+def test_names_in_a_config_are_not_downloaded(tiny, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO", "cap2im")
     asked: list[dict[str, Any]] = []
 
@@ -182,7 +182,7 @@ def test_hub_is_not_asked_for_what_a_config_names(tiny, tmp_path, monkeypatch, c
     assert "looking for" not in caplog.text
 
 
-def test_encoder_outside_belongs_to_checkpoints_only(tiny, tmp_path):
+def test_only_checkpoints_use_an_encoder_elsewhere(tiny, tmp_path):
     encoder = tiny_encoder(tmp_path / "encoder", 6)
     folder = sentence_model(tiny, tmp_path / "m", str(encoder))
     with pytest.raises(ValueError, match="has no encoder of them"):

@@ -34,7 +34,7 @@ def pipeline(tmp_path_factory) -> Pipeline:
     return Pipeline.load(str(tiny_model(tmp_path_factory.mktemp("model"))))
 
 
-def test_same_caption_and_seed_same_picture_alone_and_in_company(pipeline):
+def test_a_picture_does_not_depend_on_its_batch(pipeline):
     together = pipeline.draw(CAPTIONS, samples=3, seed=5)
     assert [(d.caption, d.seed) for d in together] == [(c, s) for c in CAPTIONS for s in (5, 6, 7)]
     for drawing in together:
@@ -57,7 +57,7 @@ def test_seeds_and_captions_matter(pipeline):
     assert not torch.allclose(images[0], images[2], atol=1e-4)
 
 
-def test_shorter_caption_in_a_batch_is_not_disturbed_by_padding(pipeline):
+def test_padding_does_not_change_a_picture(pipeline):
     short, long = "the digit 3", CAPTIONS[0]
     together, alone = pipeline.images(pipeline.prompts([short, long]), [0, 0]), pipeline.images(pipeline.prompts([short]), [0])
     torch.testing.assert_close(together[:1], alone, atol=1e-5, rtol=0)
@@ -71,7 +71,7 @@ def test_images_are_the_last_canvases(pipeline):
 
 
 @pytest.mark.parametrize("model", ["tiny", "stages"])
-def test_who_watches_sees_what_the_drawings_hold(pipeline, model):
+def test_watched_glimpses_equal_the_drawings(pipeline, model):
     drawer = pipeline if model == "tiny" else staged_pipeline(side=8)
     captions = CAPTIONS if model == "tiny" else ["a red bird", "wings", "blue bird with red wings"]
     seen = []
@@ -90,7 +90,7 @@ def test_who_watches_sees_what_the_drawings_hold(pipeline, model):
     assert np.array_equal(drawings[1].canvases, unwatched[1].canvases)
 
 
-def test_glimpses_are_seen_before_the_drawing_is_finished(pipeline, monkeypatch):
+def test_glimpses_are_watched_while_drawing(pipeline, monkeypatch):
     monkeypatch.setattr("cap2im.models.interface.PICTURES_AT_ONCE", 2)
     told = []
     sample_steps = pipeline.model.sample_steps
@@ -107,7 +107,7 @@ def test_glimpses_are_seen_before_the_drawing_is_finished(pipeline, monkeypatch)
 
 @pytest.mark.parametrize("recipe", ["aligndraw-digits", "fc-vae-mnist", "conv-vae-mnist", "lapgan-mnist", "attngan-mnist"])
 @pytest.mark.usefixtures("bf16")
-def test_a_model_of_every_kind_draws_in_half_precision_nearly_the_same(recipe):
+def test_bf16_draws_nearly_the_same(recipe):
     wanted = load_recipe(recipe)
     torch.manual_seed(0)
     model = MODELS[wanted.kind].network_class(wanted.model).eval().requires_grad_(False)
@@ -129,7 +129,7 @@ def test_a_model_of_every_kind_draws_in_half_precision_nearly_the_same(recipe):
 
 
 @pytest.mark.usefixtures("without_bf16")
-def test_a_machine_without_half_precision_draws_in_single_and_says_so(tmp_path, caplog):
+def test_fp32_replaces_unsupported_bf16_with_a_warning(tmp_path, caplog):
     folder = str(tiny_model(tmp_path / "m"))
     asked, whole = Pipeline.load(folder, precision="bf16"), Pipeline.load(folder)
     assert asked.precision == "fp32"
@@ -152,7 +152,7 @@ def test_released_variant_draws_captions_independently(tmp_path):
         ({"captions": CAPTIONS[0], "seed": -1}, "seed is -1"),
     ],
 )
-def test_refused_requests(pipeline, arguments, message):
+def test_invalid_arguments_are_refused(pipeline, arguments, message):
     with pytest.raises(ValueError, match=message):
         pipeline.draw(**arguments)
 
@@ -197,7 +197,7 @@ def test_unreachable_hub(monkeypatch, tmp_path, caplog):
     assert "looking for some/model" in caplog.text
 
 
-def test_of_the_hub_a_model_comes_with_its_sentence_encoder_and_nothing_that_could_be_executed(monkeypatch, tmp_path):
+def test_only_data_files_are_downloaded_from_the_hub(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     wanted = ["config.json", "model.safetensors", "README.md"]
     wanted += [f"sentence-encoder/{name}" for name in ("config.json", "model.safetensors", "vocab.txt", "1_Pooling/config.json")]
@@ -234,7 +234,7 @@ def test_examples_are_captions_of_the_models_own_data(pipeline):
     assert not any(pipeline.unknown_words(caption) for caption in pipeline.examples)
 
 
-def test_a_list_of_drawings_shows_its_pictures(pipeline):
+def test_drawings_show_their_pictures_in_a_notebook(pipeline):
     drawings = pipeline.draw(CAPTIONS, samples=6)
     assert isinstance(drawings, list)
     html = drawings._repr_html_()
@@ -310,12 +310,12 @@ def test_altered_config(tmp_path, change, message):
         Pipeline.load(str(folder))
 
 
-def test_a_drawing_tells_what_it_is_in_a_line(pipeline):
+def test_a_drawing_has_a_short_repr(pipeline):
     told = repr(pipeline.draw(CAPTIONS[0], seed=4)[0])
     assert told == f"Drawing({CAPTIONS[0]!r}, seed=4, model={pipeline.name!r}, 3 glimpses of 60 x 60)"
 
 
-def test_a_drawing_in_rising_sizes_has_each_of_them_and_where_its_own_words_were_read():
+def test_a_drawing_keeps_stages_and_attention_maps():
     short, long = staged_pipeline().draw(["a bird", "a red bird with blue wings"], seed=3)
     assert [stage.shape for stage in short.stages] == [(4, 4, 3), (8, 8, 3)]
     assert (short.stages[1] == short.canvases[-1]).all()
@@ -327,11 +327,11 @@ def test_a_drawing_in_rising_sizes_has_each_of_them_and_where_its_own_words_were
     assert (alone.maps[0] == short.maps[0]).all()
 
 
-def test_fewer_large_pictures_are_drawn_at_once():
+def test_large_pictures_have_smaller_batches():
     assert [staged_pipeline(side=side).batch_size for side in (8, 64, 128, 256, 1024)] == [100, 100, 32, 8, 1]
 
 
-def test_the_model_folder_of_a_run_is_named_after_it(tmp_path):
+def test_the_model_of_a_run_has_the_name_of_the_run(tmp_path):
     for folder in ("photos/checkpoints/step-00000001", "photos/model", "alone/model"):
         (tmp_path / folder).mkdir(parents=True)
     assert [display_name(str(tmp_path / name), tmp_path / name) for name in ("photos", "photos/model", "alone/model")] == [

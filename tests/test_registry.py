@@ -16,12 +16,12 @@ SIZES = {
 }
 
 
-def test_every_kind_is_here():
+def test_every_drawing_kind_has_sizes():
     assert SIZES.keys() == {kind for kind, spec in MODELS.items() if spec.draws}
 
 
 @pytest.mark.parametrize(("name", "sizes"), [(name, sizes) for name, each in SIZES.items() for sizes in each])
-def test_a_drawing_has_as_many_canvases_as_the_model_says(name, sizes):
+def test_a_drawing_has_the_declared_number_of_canvases(name, sizes):
     spec = MODELS[name]
     model = spec.network_class(spec.config_class.model_validate(sizes)).eval().requires_grad_(False)
     tokens = torch.ones(1, 3, dtype=torch.long)

@@ -102,7 +102,7 @@ def test_interface(encoder):
     assert encoder.encode([]).shape == (0, features)
 
 
-def test_company_changes_nothing(encoder):
+def test_a_vector_does_not_depend_on_its_batch(encoder):
     encoder, _ = encoder
     captions = [*CAPTIONS, *[f"{'the red ' * (n % 9)}dog ." for n in range(100)]]  # more than one batch
     together = encoder.encode(captions)
@@ -118,12 +118,12 @@ def test_empty_captions_are_refused(encoder):
         encoder[0].encode(["a dog .", " "])
 
 
-def test_clip_cuts_what_is_too_long(tmp_path):
+def test_clip_truncates_long_captions(tmp_path):
     encoder = load_sentence_encoder(str(clip(tmp_path / "clip")))
     assert torch.isfinite(encoder.encode(["dog " * 100])).all()
 
 
-def test_unknown_words_count_as_unk(tmp_path):
+def test_unknown_words_are_encoded_as_unk(tmp_path):
     encoder = load_sentence_encoder(str(skipthoughts(tmp_path / "mine")))
     one, two = encoder.encode(["a zebra .", "a yak ."])
     torch.testing.assert_close(one, two)
@@ -151,7 +151,7 @@ def test_unknown_words_count_as_unk(tmp_path):
         ({"config.json": {"model_type": "clip"}}, r"cannot be read: "),
     ],
 )
-def test_refused_folders(tmp_path, files, message):
+def test_damaged_folders_are_refused(tmp_path, files, message):
     if any("modules" in name for name in files):
         pytest.importorskip("sentence_transformers", reason="the extra sentences is not installed")
     if files.get("config.json", {}).get("model_type") == "clip":
@@ -181,7 +181,7 @@ def files(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("links", [True, False])
-def test_a_copy_is_the_same_encoder_without_its_training(tmp_path, monkeypatch, kind, links):
+def test_a_copy_leaves_out_the_training_state(tmp_path, monkeypatch, kind, links):
     source = MAKERS[kind][0](tmp_path / "mine")
     (source / "README.md").write_text("a card")
     whole = files(source)
@@ -231,7 +231,7 @@ def test_unknown_name():
         load_sentence_encoder("nothing")
 
 
-def test_the_hub_is_told_before_it_is_asked(monkeypatch, caplog):
+def test_a_download_is_announced(monkeypatch, caplog):
     caplog.set_level("INFO", "cap2im")
     asked = {}
 
@@ -259,7 +259,7 @@ for folder in sys.argv[2:]:
 """
 
 
-def test_skipthoughts_need_no_extra_and_the_others_say_what_they_need(tmp_path):
+def test_missing_packages_are_named(tmp_path):
     mine, modules, tower = skipthoughts(tmp_path / "mine"), tmp_path / "modules", tmp_path / "tower"
     for folder, name, content in ((modules, "modules.json", "[]"), (tower, "config.json", '{"model_type": "clip"}')):
         folder.mkdir()

@@ -63,7 +63,7 @@ def test_a_sharpened_drawing_has_one_more_canvas(folders):
     assert np.abs(after[0].canvases[-1, :, :, 0] - 255 * images[0, 0].numpy()).max() <= 0.51
 
 
-def test_sharpening_is_deterministic_and_independent_of_the_company(folders):
+def test_sharpening_is_deterministic_in_any_batch(folders):
     sharpening = Sharpening.load(folders[1])
     images = torch.rand(3, 1, 60, 60, generator=torch.Generator().manual_seed(0))
     captions = [*CAPTIONS, "a red bus"]  # of three lengths
@@ -112,7 +112,7 @@ def test_the_authors_sharpening_network_sharpens_drawings(run, tmp_path):
     assert distance(sharpening.model.double().sharpen(blurry, file["in/skipthought"]), sharp) < 1e-6, "the weights are the authors'"
 
 
-def test_what_does_not_fit_is_told_in_one_line(run, tmp_path, folders):
+def test_sharpeners_that_do_not_fit_are_one_line_errors(run, tmp_path, folders):
     def refused(*changes):
         code, out, err = run("draw", "a red bus", "--model", folders[0], "--sharpen", *changes)
         assert (code, out) == (2, "")
