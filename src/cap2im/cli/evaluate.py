@@ -66,7 +66,7 @@ def evaluate(
     precision: PrecisionOption = "fp32",
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="JSON file; keeps results of other settings. [default: evaluation-MODEL.json]", **PATH),
+        typer.Option("--out", "-o", help="JSON file; keeps results of other settings. Default: evaluation-MODEL.json.", **PATH),
     ] = None,
 ) -> None:
     """Measure a model: bound, caption accuracy, retrieval, SSIM, FID, Inception Score, R-precision, neural distance."""

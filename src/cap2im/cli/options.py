@@ -110,20 +110,20 @@ SplitOption = Annotated[
     Literal["train", "validation", "test", "all"] | None,
     typer.Option(
         help="Images, or digits, to measure on; all estimates the bound on each split of the dataset, and the rest on the last one. "
-        "[default: test, or validation where there is no test]"
+        "Default: test, or validation where there is no test."
     ),
 ]
 ImagesOption = Annotated[int, typer.Option(min=2, max=1_000_000, help="Captions with their images, or canvases of digits.")]
 BoundSamplesOption = Annotated[int, typer.Option(min=1, max=10_000, help="For bound: L, posterior samples an image.")]
 SamplesOption = Annotated[
-    int | None, typer.Option(min=1, max=10_000, help="Drawings of a caption. [default: 10 of captioned digits, 50 for ssim]")
+    int | None, typer.Option(min=1, max=10_000, help="Drawings of a caption. Default: 10 of captioned digits, 50 for ssim.")
 ]
 MetricOption = Annotated[
     list[str] | None,
     typer.Option(
         "--metric",
         help=f"Metric to measure; may be repeated: {', '.join(METRICS)}. "
-        f"[default: {' and '.join(name for name, metric in METRICS.items() if metric.default)}, where the model allows them]",
+        f"Default: {' and '.join(name for name, metric in METRICS.items() if metric.default)}, where the model allows them.",
         metavar="NAME",
     ),
 ]
@@ -131,18 +131,18 @@ ShortlistModelOption = Annotated[
     str | None, typer.Option(help="For retrieval: a VGG-like network (run or folder), or a pickle of shortlists.", **PLACE)
 ]
 CandidatesOption = Annotated[
-    int | None, typer.Option(min=2, max=100_000, help="For retrieval: images of a shortlist that the network makes. [default: 100]")
+    int | None, typer.Option(min=2, max=100_000, help="For retrieval: images of a shortlist that the network makes. Default: 100.")
 ]
 RetrievalSamplesOption = Annotated[int, typer.Option(min=1, max=10_000, help="For retrieval: L of the bounds that it compares.")]
 InceptionOption = Annotated[
     str | None,
     typer.Option(
-        help="For fid, inception-score and neural-distance: file of pytorch-fid's weights. [default: the cache, or downloaded]", **PLACE
+        help="For fid, inception-score and neural-distance: file of pytorch-fid's weights. Default: the cache, or downloaded.", **PLACE
     ),
 ]
 DAMSMOption = Annotated[str | None, typer.Option("--damsm", help="For r-precision and neural-distance: a DAMSM, a run or folder.", **PLACE)]
 ReaderOption = Annotated[
-    str | None, typer.Option(help="For caption-accuracy: a digit reader, a run or folder. [default: the bundled one]", **PLACE)
+    str | None, typer.Option(help="For caption-accuracy: a digit reader, a run or folder. Default: the bundled one.", **PLACE)
 ]
 
 

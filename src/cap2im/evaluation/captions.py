@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 from cap2im.data.batch import Batch
 from cap2im.data.dataset import PreparedDataset
 from cap2im.data.splits import SPLITS, Split
-from cap2im.evaluation.inputs import Inputs, StartProgress, sharpened, with_protocol
+from cap2im.evaluation.inputs import Inputs, StartProgress, sharpened, versions, with_protocol
 from cap2im.evaluation.other_dataset import other_dataset
 from cap2im.evaluation.registry import Metric
 from cap2im.evaluation.scorers import DAMSMScorer, InceptionExtractor, Scorers
@@ -87,24 +86,21 @@ class CaptionInputs(Inputs):
             main = SplitSample.read(pipeline, dataset, split, settings.images, processes)
             if "bound" in metrics:
                 others = [SplitSample.read(pipeline, dataset, each, settings.images, processes) for each in other_splits]
-        used = main or selection
-        assert used is not None
-        texts = main.captions if main is not None else selection.texts if selection is not None else []
-        foreign = other_dataset(pipeline, dataset, texts)
+        samples = [*(sample.captions for sample in (main, *others) if sample is not None), *([selection.texts] if selection else [])]
+        left_out = [each.left_out for each in (main, selection) if each is not None]
+        foreign = other_dataset(pipeline, dataset, samples[0])
         if processes.is_main_process:
             if foreign is not None:
                 logger.warning(foreign.warning)
-            _log_splits(settings, dataset, split, used.left_out)
+            _log_splits(settings, dataset, split, left_out[0])
         if pipeline.sharpening is not None:
-            samples = [*(sample.captions for sample in (main, *others) if sample is not None), *([selection.texts] if selection else [])]
             for captions in samples:
                 pipeline.sharpening.tokens(captions, pipeline.sharpening.training_unknown)
         c = pipeline.model.config
         about = {"data": dataset.about(), "side": c.side, "colours": c.colours, "resize": dataset.manifest.fit, "seed": settings.seed}
         about |= {} if foreign is None else foreign.protocol
         common = pipeline, settings, metrics, processes, start_progress
-        inputs = cls(*common, dataset, main, tuple(others), selection, scorers, about)
-        return dataclasses.replace(inputs, about=about | inputs.versions)
+        return cls(*common, dataset, main, tuple(others), selection, scorers, about | versions(pipeline))
 
 
 def load_scorers(pipeline: Pipeline, settings: Settings, metrics: Mapping[str, Metric]) -> Scorers:

@@ -18,13 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cap2im._version import __version__
 from cap2im.config import DigitsData
 from cap2im.data.batch import Batch
 from cap2im.data.canvas_batches import caption_tokens
 from cap2im.data.mnist import Digits, load_digits
 from cap2im.data.mnist_captions import CanvasMaker, Configuration, HeldOut
 from cap2im.evaluation.captions import bound_of
-from cap2im.evaluation.inputs import Inputs, StartProgress, sharpened, with_protocol
+from cap2im.evaluation.inputs import Inputs, StartProgress, sharpened, versions, with_protocol
 from cap2im.evaluation.registry import Metric
 from cap2im.evaluation.scorers import DAMSMScorer, to_uint8
 from cap2im.evaluation.settings import Settings
@@ -206,7 +207,7 @@ def caption_accuracy(inputs: DigitInputs) -> list[Measurement]:
         "reader": reader.digest(),
         "split": inputs.settings.digits_split,
         "digits": hashlib.sha256(digits.images.numpy().tobytes() + digits.labels.numpy().tobytes()).hexdigest(),
-        "cap2im": inputs.versions["cap2im"],
+        "cap2im": __version__,
     }
 
     def measure(scores: Scores | None) -> list[Measurement]:
@@ -232,7 +233,7 @@ def bound(inputs: DigitInputs) -> list[Measurement]:
         "held_out": [list(hidden) for hidden in inputs.held_out.digits],
         "images": settings.images,
         "seed": settings.seed,
-        **inputs.versions,
+        **versions(inputs.pipeline),
     }
     return bound_of(inputs, batch, canvases.captions(), split, protocol)
 
@@ -249,7 +250,7 @@ def r_precision(inputs: DigitInputs) -> list[Measurement]:
     captions = [c.caption for c in inputs.held_out.configurations()]
     sentences = damsm.sentences(captions).repeat_interleave(inputs.samples, dim=0)
     seen = torch.tensor([c.seen for c in inputs.configurations])
-    protocol = inputs.protocol | {"damsm": damsm.sha256} | inputs.versions
+    protocol = inputs.protocol | {"damsm": damsm.sha256} | versions(inputs.pipeline)
 
     def measure(codes: Tensor | None) -> list[Measurement]:
         assert codes is not None

@@ -48,14 +48,14 @@ class Inputs:
         return self.start_progress(description, -(-total // self.processes.world_size))
 
     @property
-    def versions(self) -> dict[str, str]:
-        """Entries of every protocol: device and versions."""
-        return {"device": self.pipeline.device.type, "torch": torch.__version__, "cap2im": __version__}
-
-    @property
     def precision(self) -> dict[str, str]:
         """Entry of the protocols of drawings; bounds are always estimated in fp32."""
         return {} if self.pipeline.precision == "fp32" else {"precision": self.pipeline.precision}
+
+
+def versions(pipeline: Pipeline) -> dict[str, str]:
+    """Return the entries of every protocol: device and versions."""
+    return {"device": pipeline.device.type, "torch": torch.__version__, "cap2im": __version__}
 
 
 def sharpened(measurements: Iterable[Measurement], sharpening: Sharpening) -> list[Measurement]:

@@ -35,9 +35,9 @@ def upgrade(document: Mapping[str, Any]) -> dict[str, Any]:
     """
     try:
         results = [{"protocol": protocol, "measurements": [each]} for protocol, each in _measurements(document)]
-        asked = {key: value for key, value in document.get("asked", {}).items() if value != "None"}
-        settings = {key: value for key, value in asked.items() if key not in ("similarity", "fid", "neural_distance", "shortlist")}
-        settings |= {"shortlist_model": asked["shortlist"]} if "shortlist" in asked else {}
+        words = {key: value for key, value in document.get("asked", {}).items() if value != "None"}
+        settings = {key: value for key, value in words.items() if key not in ("similarity", "fid", "neural_distance", "shortlist")}
+        settings |= {"shortlist_model": words["shortlist"]} if "shortlist" in words else {}
         settings["metrics"] = " ".join(name for key, name in METRICS.items() if key in document)
         return {"model": document["model"], "weights_sha256": document.get("weights_sha256", ""), "settings": settings, "results": results}
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:

@@ -4,7 +4,7 @@ For each caption, `SAMPLES` pictures are drawn from the prior and compared with 
 torchmetrics, of pixels in 0..1, with a Gaussian window of 11 x 11 pixels with a standard deviation of 1.5, K1 = 0.01, K2 = 0.03, on windows
 inside the image, averaged over colours; and PSNR in decibels. The paper describes neither its window nor its handling of colour.
 
-torchmetrics' PSNR is not used: it is infinite where a drawing equals its image, so means would be infinite; ours stops at `HIGHEST_PSNR`.
+torchmetrics' PSNR is not used: it is infinite where a drawing equals its image, and so would be means; here it stops at `HIGHEST_PSNR`.
 
 Shapes: N captions, S samples, C colours, A side.
 """
