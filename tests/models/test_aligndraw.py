@@ -58,7 +58,7 @@ def test_batch_neither_changes_bound_nor_drawing(conditioning, colours, patch):
 
 
 @pytest.mark.parametrize("conditioning", ["mean", "sentence"])
-def test_without_attention_every_glimpse_hears_the_whole_sentence(conditioning):
+def test_without_attention_glimpses_share_one_sentence(conditioning):
     """The same network as alignDRAW's whose attention is spread evenly, or rests on a single vector, with equal weights."""
     model, aligned = make(conditioning=conditioning), make(language_units=5)
     images, tokens, mask, noise = inputs(model)
@@ -91,7 +91,7 @@ def test_kl_is_that_of_torch():
     torch.testing.assert_close(p.kl(q), torch.distributions.kl_divergence(*theirs).sum(-1))
 
 
-def test_bound_is_below_the_likelihood_and_tight_for_a_blind_model():
+def test_bound_is_tight_for_a_model_without_latents():
     """Where z moves nothing, P(x|y) is the Bernoulli likelihood of the start canvas, and a posterior equal to the prior attains it."""
     model = make()
     images, tokens, mask, noise = inputs(model)
@@ -107,7 +107,7 @@ def test_bound_is_below_the_likelihood_and_tight_for_a_blind_model():
     assert (model(images, tokens, mask, noise).value < exact).all()
 
 
-def test_filters_of_a_neutral_window_are_symmetric_about_the_middle():
+def test_filters_of_a_neutral_window_are_symmetric():
     bank = filter_bank(torch.zeros(1, 5).double(), 4, 9)
     torch.testing.assert_close(bank.rows, bank.rows.flip(1, 2))
     torch.testing.assert_close(bank.rows.sum(2), torch.ones(1, 4).double(), atol=1e-3, rtol=0)

@@ -64,7 +64,7 @@ def test_pictures_do_not_depend_on_the_batch(architecture, branches):
     torch.testing.assert_close(model.sample_images(model.encode(longer[1], longer[0]), noise), drawn, rtol=0, atol=1e-12)
 
 
-def test_the_released_ones_depend_on_the_batch_unless_captions_are_equally_long():
+def test_released_masks_mix_captions_of_different_length():
     model = make(variant="released")
     tokens, mask = captions()
     noise = noise_of(model)
@@ -164,7 +164,7 @@ def test_residual_blocks_are_what_their_docstring_says(training):
     torch.testing.assert_close(block(maps), maps + block.second_norm(block.second(inside)), rtol=0, atol=1e-12)
 
 
-def test_pictures_are_refined_a_few_at_a_time_unless_they_depend_on_each_other(monkeypatch):
+def test_independent_images_are_refined_a_few_at_a_time(monkeypatch):
     refined = []
     refine = Generator._refined
 

@@ -93,7 +93,7 @@ def test_sentence_scores_are_cosines():
     assert sentence_scores(torch.zeros(1, 6), torch.zeros(1, 6), Gammas()).item() == 0
 
 
-def test_losses_pull_pairs_together_and_leave_alone_what_is_alike():
+def test_losses_pull_pairs_together_and_skip_their_class():
     scores = torch.tensor([[2.0, 1.0, 0.0], [0.5, 3.0, -1.0], [0.0, 0.0, 1.0]], requires_grad=True)
     images, captions = matching_losses(scores, None)
     assert images.item() == pytest.approx(-scores.log_softmax(1).diagonal().mean().item())
@@ -128,7 +128,7 @@ def test_small_encoder_sees_where():
 
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
-def test_training_leaves_the_frozen_network_alone_but_for_the_released_statistics(variant):
+def test_training_moves_frozen_statistics_only_as_released(variant):
     torch.manual_seed(0)
     encoder = DAMSM(DAMSMConfig(text=TINY, variant=variant)).train().image
     assert encoder.training

@@ -153,7 +153,7 @@ def test_losses_in_closed_form():
     assert float(fooled.grad.sum()) == pytest.approx(-1), "the gradient does not vanish where the discriminator is sure"
 
 
-def test_the_gradient_penalty_of_a_linear_discriminator_is_the_square_of_its_weights():
+def test_gradient_penalty_of_a_linear_discriminator():
     weights = torch.tensor([1.0, -2.0, 3.0, 0.5], requires_grad=True)
     images = torch.rand(5, 1, 2, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
     penalty = gradient_penalty(images.flatten(1) @ weights, images)

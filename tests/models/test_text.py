@@ -106,7 +106,7 @@ def test_a_window_as_long_as_the_caption_is_the_whole_caption(language):
 
 
 @pytest.mark.parametrize(("window", "known"), [(1, [3]), (2, [2, 3, 4])])
-def test_in_a_window_a_word_knows_its_neighbours_alone_and_its_context_everything(language, window, known):
+def test_windowed_words_have_context_of_the_whole_caption(language, window, known):
     whole = language(*batch(CAPTIONS, 9, filler=8))
     language.window = window
     tokens, mask = batch(CAPTIONS, 9, filler=8)

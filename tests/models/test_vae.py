@@ -51,7 +51,7 @@ def test_bound_is_that_of_the_distributions(architecture, deviation):
     assert model.observation == f"gaussian, deviation {deviation:g}"
 
 
-def test_a_picture_that_is_right_and_latents_that_say_nothing_have_the_bound_of_the_constant_alone():
+def test_bound_of_a_perfect_picture_is_the_constant():
     model = make(deviation=0.25)
     with torch.no_grad():
         for parameter in (*model.posterior.parameters(), *model.canvas[-1].parameters(), model.start_canvas):

@@ -17,7 +17,7 @@ def test_published_network():
     assert [tuple(layer.weight.shape) for layer in model.modules() if isinstance(layer, nn.Linear)] == [(512, 512), (10, 512)]
 
 
-def test_features_are_what_the_classifier_sees_and_know_no_neighbours():
+def test_features_do_not_depend_on_the_batch():
     torch.manual_seed(0)
     model = VGG(VGGConfig(width=4)).eval()
     images = torch.rand(5, 3, 32, 32)

@@ -53,7 +53,7 @@ def test_tokens_of_one_line():
 
 
 @pytest.mark.parametrize("order", ["wordtoix_first_seen_order", "wordtoix_python27_hash_order"])
-def test_a_released_dictionary_numbers_captions_as_the_release_did(text, order):
+def test_released_dictionaries_number_captions_as_released(text, order):
     numbers = text[order]
     assert len(numbers) == text["n_words"]
     vocabulary = Vocabulary(words=tuple(sorted(numbers, key=numbers.__getitem__)), tokens="attngan")
