@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+import torch
 from accelerate import Accelerator
 
 from cap2im.checkpoint import checkpoints
@@ -184,8 +185,9 @@ def rehearse(
     batches, seconds = trainer.data.batches, []
     for step in range(REHEARSED):
         start = time.perf_counter()
-        losses = trainer.update(batches.at(step, slice(None)).to(accelerator.device))
-        float(next(iter(losses.values())))  # waits for the device
+        trainer.update(batches.at(step, slice(None)).to(accelerator.device))
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
         seconds.append(time.perf_counter() - start)
         trainer.state.step += 1
     return trainer.recipe, trainer.recipe.train.total(batches.steps_per_epoch), min(seconds)
