@@ -220,29 +220,6 @@ async def draw_at_once(pictures: list[Picture]) -> list[int]:
     return [picture.seed for picture in pictures]
 
 
-def batches_of(*crowds: int, size: int, wait_ms: float, seconds: float) -> list[list[int]]:
-    """Return the seeds of each batch for crowds of clients, each sent after the responses of the one before."""
-    batches = []
-
-    async def draw(pictures: list[Picture]) -> list[int]:
-        batches.append([picture.seed for picture in pictures])
-        await asyncio.sleep(seconds)
-        return batches[-1]
-
-    async def come() -> None:
-        queue = BatchQueue(draw, size=size, wait_ms=wait_ms)
-        for crowd in crowds:
-            late = [asyncio.create_task(after(queue, seed)) for seed in range(crowd)]
-            await asyncio.gather(*late)
-
-    async def after(queue: BatchQueue, seed: int) -> None:
-        await asyncio.sleep(0.01 * seed)
-        assert await queue.draw([Picture(CAPTION, seed)]) == [seed]
-
-    asyncio.run(asyncio.wait_for(come(), 30))
-    return batches
-
-
 def test_a_full_batch_waits_for_nobody():
     """Waiting would take ten minutes."""
 
@@ -252,17 +229,38 @@ def test_a_full_batch_waits_for_nobody():
     assert asyncio.run(asyncio.wait_for(draw(), 30)) == [0, 1, 2, 3]
 
 
-def test_clients_that_were_answered_together_are_drawn_together():
-    """They return one after the other, some later than `wait_ms` after the first."""
-    first, *others = batches_of(4, 4, size=16, wait_ms=100, seconds=0.4)
-    assert first == [0, 1, 2, 3]
-    assert others == [[0, 1, 2, 3]]
+def batches_of_returning_clients(*, size: int, wait_ms: float) -> list[list[int]]:
+    """Return the seeds of each batch for clients that are answered together and return one after the other."""
+    batches = []
+
+    async def draw(pictures: list[Picture]) -> list[int]:
+        batches.append([picture.seed for picture in pictures])
+        await asyncio.sleep(0.01)
+        return batches[-1]
+
+    async def client(queue: BatchQueue, seed: int) -> None:
+        await asyncio.sleep(0.01 * seed)
+        assert await queue.draw([Picture(CAPTION, seed)]) == [seed]
+
+    async def crowds() -> None:
+        queue = BatchQueue(draw, size=size, wait_ms=wait_ms)
+        await queue.draw([Picture(CAPTION, seed) for seed in range(4)])
+        await asyncio.gather(*(client(queue, seed) for seed in range(4)))
+
+    asyncio.run(asyncio.wait_for(crowds(), 30))
+    return batches
+
+
+def test_clients_that_were_answered_together_are_drawn_together(monkeypatch):
+    monkeypatch.setattr("cap2im.serve.batching.RETURN_WAIT", 1000)  # ten seconds, of a batch of 10 ms
+    assert batches_of_returning_clients(size=16, wait_ms=0) == [[0, 1, 2, 3]] * 2
+    monkeypatch.setattr("cap2im.serve.batching.RETURN_WAIT", 0)
+    assert len(batches_of_returning_clients(size=16, wait_ms=0)) > 2, "the wait makes the difference"
 
 
 def test_clients_that_came_back_are_drawn_at_once():
     """Waiting for others would take ten minutes."""
-    queue_waits = batches_of(2, 2, 2, size=2, wait_ms=600_000, seconds=0.01)
-    assert queue_waits == [[0, 1]] * 3
+    assert batches_of_returning_clients(size=4, wait_ms=600_000) == [[0, 1, 2, 3]] * 2
 
 
 def test_pictures_that_were_given_up_are_not_drawn():
