@@ -130,7 +130,7 @@ class DigitReaderTrainer(Trainer):
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Return the share of real canvases read exactly, and that of their digits; the same in every process."""
+        """Return the share of real canvases read exactly, and that of their digits; every process computes both."""
         validation: ValidationCanvases = self.data.validation
         readings = read_canvases(self.model.eval(), validation.images.to(self.accelerator.device)).cpu()
         self.model.train()
