@@ -72,10 +72,10 @@ def test_hdf5_arrays_stay_on_disk_until_read(tmp_path):
         file.create_dataset("b", data=values, compression="gzip", chunks=(1, 3))
         file.create_dataset("empty", (0, 3), "f")
         file["link"] = h5py.SoftLink("/a")
-    found = open_hdf5(tmp_path / "a.h5", ["a", "b", "empty", "lacking"])
-    assert list(found) == ["a", "b", "empty"]
-    assert (found["a"][1] == values[1]).all()
-    assert (found["b"][...] == values).all()
+    datasets = open_hdf5(tmp_path / "a.h5", ["a", "b", "empty", "lacking"])
+    assert list(datasets) == ["a", "b", "empty"]
+    assert (datasets["a"][1] == values[1]).all()
+    assert (datasets["b"][...] == values).all()
 
 
 def header(shape: tuple[int, ...], descr: object = "<f4") -> bytes:

@@ -1,4 +1,4 @@
-"""Reading what people bring and writing what is whole or absent."""
+"""Files: encodings, hostile JSON, atomic writes, and errors as sentences."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_lines_end_at_line_feeds_only():
     assert files.split_lines("a") == ["a"]
 
 
-def test_what_is_no_regular_file_is_refused(tmp_path):
+def test_irregular_files_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for name, reason in [
@@ -125,7 +125,7 @@ def test_a_written_file_has_the_mode_of_any_new_file(tmp_path):
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
 
 
-def test_what_a_killed_process_left_is_overwritten(tmp_path):
+def test_the_draft_of_a_killed_process_is_overwritten(tmp_path):
     run_child(lambda: files.write_atomically(tmp_path / "a", b"a much longer content"), kill_at=4)
     left = [path for path in tmp_path.iterdir() if path.name.endswith(".draft")]
     assert len(left) == 1
@@ -172,7 +172,7 @@ def test_names_of_every_length_and_kind_are_written(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_a_name_that_is_too_long_is_told_by_its_own(tmp_path):
+def test_the_error_of_a_long_name_has_the_name(tmp_path):
     with pytest.raises(OSError, match="File name too long") as error:
         files.write_atomically(tmp_path / ("a" * 256), b"1")
     assert error.value.filename == str(tmp_path / ("a" * 256))
@@ -216,7 +216,7 @@ def test_the_package_has_types():
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (FileExistsError(17, "File exists", "out"), "out: a file or folder of this name is in the way"),
         (NotADirectoryError(20, "Not a directory", "a.txt/b"), "a.txt/b: a part of this path is a file, not a folder"),
@@ -228,11 +228,11 @@ def test_the_package_has_types():
         (RuntimeError(), "RuntimeError"),
     ],
 )
-def test_errors_are_sentences(error, told):
-    assert files.explain(error) == told
+def test_errors_are_sentences(error, message):
+    assert files.explain(error) == message
 
 
-def test_outputs_are_checked_without_being_made(tmp_path):
+def test_checks_of_outputs_create_nothing(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "a" / "b", tmp_path):
         files.check_writable_folder(path)

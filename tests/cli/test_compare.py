@@ -38,7 +38,7 @@ def test_compare_writes_one_table_and_measures_nothing_twice(run, tmp_path):
     assert kept.stat().st_mtime_ns != written
 
 
-def test_compare_tells_all_that_is_missing(run, tmp_path):
+def test_compare_names_everything_that_is_missing(run, tmp_path):
     tiny_model(tmp_path / "one")
     code, _, err = run("compare", "one", "nothing", "aligndraw-digits", "noaligndraw-mnist")
     assert code == 2
@@ -133,7 +133,7 @@ def test_compare_keeps_another_comparison(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_compare_trains_what_is_missing_if_asked_to(run, tmp_path, monkeypatch):
+def test_compare_trains_missing_models_on_request(run, tmp_path, monkeypatch):
     """The recipe itself takes long; a tiny one takes its place, which goes on from what a killed run left."""
     tiny_model(tmp_path / "one")
     monkeypatch.setattr("cap2im.config.load_recipe", lambda name, changes: tiny_recipe("train.epochs=1"))

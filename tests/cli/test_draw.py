@@ -170,7 +170,7 @@ def test_a_new_drawing_replaces_all_files_of_the_old(run, tmp_path, model):
     assert upper["words"] == lower["words"]
 
 
-def test_words_that_are_left_out_are_told(run, model):
+def test_unknown_words_that_are_left_out_are_named(run, model):
     code, out, err = run("draw", CAPTION + " thre", "--model", model, "-n", "1", "--json", "--unknown", "skip")
     assert (code, err) == (0, f"left out of '{CAPTION} thre': thre\n")
     assert json.loads(out)[0]["words"][:3] == ["the", "digit", "three"]
