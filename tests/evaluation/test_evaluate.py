@@ -1,4 +1,4 @@
-"""What is measured of models, on the command line, too, and of models without a likelihood."""
+"""Evaluations of models with and without a likelihood, also on the command line."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_gan_has_no_default_metric_on_captioned_images(pipeline, tmp_path):
         Subject.of(elsewhere).metrics(Settings(metrics=("bound",)))
 
 
-def test_pictures_that_need_no_sigmoid_stay_as_they_are(pipeline):
+def test_pictures_without_logits_are_drawn_unchanged(pipeline):
     drawing = pipeline.draw("the digit three is at the top of the digit one")[0]
     assert drawing.canvases.shape == (1, 60, 60, 1)
     assert not drawing.canvases.any()
@@ -165,7 +165,7 @@ def test_the_bound_of_every_split_and_sharpened(tmp_path):
 
 
 def sharpener(folder: Path, words: Vocabulary) -> Path:
-    """Writes an untrained sharpener of 12 x 12 pixels in colour, which knows these words."""
+    """Write an untrained sharpener of 12 x 12 pixels in colour with a vocabulary."""
     sizes = SharpenerConfig(side=12, conditioning="mean", vocabulary_size=len(words), language_units=3, features=(2, 2))
     folder.mkdir()
     config = {"kind": "sharpener", "model": sizes.model_dump(), "vocabulary": words.model_dump()}

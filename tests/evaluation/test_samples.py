@@ -192,7 +192,7 @@ def test_photographs_are_cropped_to_the_drawings_side(tmp_path, batches, monkeyp
 
 
 def gan(folder: Path, words: Vocabulary, side: int = 16, colours: int = 3) -> Path:
-    """Writes an untrained AttnGAN of one size, which knows these words."""
+    """Write an untrained AttnGAN of one size with a vocabulary."""
     text = TextEncoderConfig(vocabulary_size=len(words), word_features=4, features=6)
     sizes = AttnGANConfig(text=text, condition=3, noise=4, width=2, residuals=1, branches=1, first_side=side, colours=colours)
     folder.mkdir(parents=True)
@@ -202,7 +202,7 @@ def gan(folder: Path, words: Vocabulary, side: int = 16, colours: int = 3) -> Pa
 
 
 def matching_model(folder: Path, words: Vocabulary, side: int = 16, colours: int = 3) -> Path:
-    """Writes an untrained matching model with the small image encoder, which knows these words."""
+    """Write an untrained DAMSM with the small image encoder and a vocabulary."""
     text = TextEncoderConfig(vocabulary_size=len(words), word_features=4, features=6)
     sizes = DAMSMConfig(text=text, image_encoder="small", side=side, colours=colours, width=2)
     folder.mkdir(parents=True)
@@ -318,7 +318,7 @@ def test_half_precision_is_recorded_for_drawings_not_bounds(tmp_path):
 
 
 def test_captions_of_one_scene_are_no_wrong_match(tmp_path, monkeypatch):
-    """Canvases named from either side look alike: who knows the scenes alone is right of all captions."""
+    """Two captions can describe one canvas: a scorer of scenes is right for all captions."""
     digits = Pipeline.load(str(tiny_model(tmp_path / "digits")))
     held_out = HeldOut(tuple(tuple(hidden) for hidden in digits.config.data["held_out"]))
     pictures = {c.caption: frozenset(zip(c.places, c.digits, strict=True)) for c in held_out.configurations()}

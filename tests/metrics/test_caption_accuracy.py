@@ -1,4 +1,4 @@
-"""Caption accuracy: each score moves with what it means, on canvases whose truth is known."""
+"""Caption accuracy: each score reacts to its own kind of error, on canvases of known content."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def rates(reader: DigitReader, images: Tensor, configurations: list[Configuratio
     return {name: getattr(scores, name).float().mean().item() for name in FIELDS}
 
 
-def answered(configuration: Configuration, **instead: int) -> Tensor:
-    """[1, 8, 11] the probabilities of a reader that sees what the configuration asks for, but for the places named."""
-    wanted = dict(zip(configuration.places, configuration.digits, strict=True)) | {k.replace("_", " "): v for k, v in instead.items()}
-    classes = torch.tensor([wanted.get(place, NO_DIGIT) for place in PLACES])
+def readings_of(configuration: Configuration, **changes: int) -> Tensor:
+    """Return the probabilities [1, 8, 11] of a reader that reads the configuration, except for the named places."""
+    digits_at = dict(zip(configuration.places, configuration.digits, strict=True)) | {k.replace("_", " "): v for k, v in changes.items()}
+    classes = torch.tensor([digits_at.get(place, NO_DIGIT) for place in PLACES])
     return torch.nn.functional.one_hot(classes, 11).float()[None] * 0.9 + 0.01
 
 
@@ -79,11 +79,11 @@ BLANK = torch.zeros(1, 1, 60, 60)
 
 @pytest.mark.parametrize("configuration", EIGHT.values(), ids=lambda c: c.caption)
 def test_all_right(configuration):
-    assert all(getattr(score(answered(configuration), BLANK, [configuration]), name).item() for name in FIELDS)
+    assert all(getattr(score(readings_of(configuration), BLANK, [configuration]), name).item() for name in FIELDS)
 
 
 @pytest.mark.parametrize(
-    ("instead", "digits", "places", "clean"),
+    ("changes", "digits", "places", "clean"),
     [
         ({"left": 4}, False, True, True),  # wrong digit
         ({"left": 7, "right": 3}, False, True, True),  # the two are swapped
@@ -92,21 +92,21 @@ def test_all_right(configuration):
         ({"left": NO_DIGIT, "top": 3}, False, False, False),  # moved
     ],
 )
-def test_what_goes_wrong(instead, digits, places, clean):
-    result = score(answered(EIGHT[0], **instead), BLANK, [EIGHT[0]])
+def test_what_goes_wrong(changes, digits, places, clean):
+    result = score(readings_of(EIGHT[0], **changes), BLANK, [EIGHT[0]])
     assert [getattr(result, name).item() for name in FIELDS] == [digits, places, clean, False]
 
 
 def test_digits_are_a_forced_choice():
     """A digit that is less probable than nothing counts for `digits`, not for `places`."""
-    readings = answered(EIGHT[4])
+    readings = readings_of(EIGHT[4])
     readings[0, list(PLACES).index("top left")] = torch.tensor([0.0] * 9 + [0.4, 0.6])
     result = score(readings, BLANK, [EIGHT[4]])
     assert [getattr(result, name).item() for name in FIELDS] == [True, False, True, False]
 
 
 def test_stray_ink():
-    """Ink outside of the windows that were asked for is counted, ink inside is not, haze is none."""
+    """Bright pixels outside of the captioned windows count; those inside and haze do not."""
     left_right, top_left = EIGHT[0], EIGHT[4]
     images = torch.zeros(1, 1, 60, 60)
     images[..., 16:44, 0:28] = 1
@@ -114,9 +114,9 @@ def test_stray_ink():
     assert stray_pixels(images, [top_left]).item() == 28 * 28 - 15 * 28  # its window ends at row 30
     images = torch.zeros(1, 1, 60, 60)
     images.view(-1)[: STRAY_PIXELS - 1] = 1
-    assert score(answered(left_right), images, [left_right]).clean.item()
+    assert score(readings_of(left_right), images, [left_right]).clean.item()
     images.view(-1)[:STRAY_PIXELS] = 1
-    assert not score(answered(left_right), images, [left_right]).joint.item()
+    assert not score(readings_of(left_right), images, [left_right]).joint.item()
     assert stray_pixels(torch.full((1, 1, 60, 60), 0.3), [left_right]).item() == 0
 
 
@@ -150,18 +150,18 @@ def test_a_held_out_picture_is_seen_in_no_words():
 
 def test_real_canvases_of_test_digits(reader):
     configurations = [c for c in HELD_OUT.configurations() for _ in range(5)]
-    found = rates(reader, real_canvases(load_mnist("test", data_folder() / "mnist"), configurations, seed=1), configurations)
-    assert found["joint"] >= 0.98, found
-    assert min(found.values()) == found["joint"]
-    assert found["clean"] >= 0.995
+    measured = rates(reader, real_canvases(load_mnist("test", data_folder() / "mnist"), configurations, seed=1), configurations)
+    assert measured["joint"] >= 0.98, measured
+    assert min(measured.values()) == measured["joint"]
+    assert measured["clean"] >= 0.995
 
 
 def test_real_canvases_of_other_digits(reader):
-    """Those of scikit-learn are 8 x 8 pixels, enlarged: what the reader never saw, and blurred."""
+    """Those of scikit-learn are 8 x 8 pixels, enlarged and blurred, unlike the reader's training data."""
     pytest.importorskip("sklearn", reason="scikit-learn carries the digits of this test")
     configurations = list(HELD_OUT.configurations())
-    found = rates(reader, real_canvases(scikit_learn_digits("test"), configurations, seed=1), configurations)
-    assert found["joint"] >= 0.6, found
+    measured = rates(reader, real_canvases(scikit_learn_digits("test"), configurations, seed=1), configurations)
+    assert measured["joint"] >= 0.6, measured
 
 
 def test_probabilities(reader, digits):
@@ -176,35 +176,35 @@ def test_probabilities(reader, digits):
 
 
 def test_a_wrong_digit(reader, digits, is_mnist):
-    asked = [c for c in HELD_OUT.configurations() for _ in range(2)]
-    drawn = [Configuration(c.layout, ((c.digits[0] + 1 + i % 9) % 10, *c.digits[1:]), c.seen) for i, c in enumerate(asked)]
-    found = rates(reader, real_canvases(digits, drawn, seed=2), asked)
-    assert found["digits"] < 0.03
-    assert found["joint"] < 0.02
-    assert found["places"] > (0.95 if is_mnist else 0.8)
-    assert found["clean"] > 0.95
+    captioned = [c for c in HELD_OUT.configurations() for _ in range(2)]
+    drawn = [Configuration(c.layout, ((c.digits[0] + 1 + i % 9) % 10, *c.digits[1:]), c.seen) for i, c in enumerate(captioned)]
+    measured = rates(reader, real_canvases(digits, drawn, seed=2), captioned)
+    assert measured["digits"] < 0.03
+    assert measured["joint"] < 0.02
+    assert measured["places"] > (0.95 if is_mnist else 0.8)
+    assert measured["clean"] > 0.95
 
 
-@pytest.mark.parametrize(("asked", "drawn"), [(a, d) for a in range(4, 8) for d in range(4, 8) if a != d])
-def test_a_moved_digit(reader, digits, asked, drawn):
-    configurations = [Configuration(asked, (digit,), True) for digit in range(10) for _ in range(5)]
+@pytest.mark.parametrize(("captioned", "drawn"), [(a, d) for a in range(4, 8) for d in range(4, 8) if a != d])
+def test_a_moved_digit(reader, digits, captioned, drawn):
+    configurations = [Configuration(captioned, (digit,), True) for digit in range(10) for _ in range(5)]
     moved = [Configuration(drawn, c.digits, True) for c in configurations]
-    found = rates(reader, real_canvases(digits, moved, seed=3), configurations)
-    assert found["places"] < 0.05
-    assert found["clean"] == 0
-    assert found["joint"] == 0
+    measured = rates(reader, real_canvases(digits, moved, seed=3), configurations)
+    assert measured["places"] < 0.05
+    assert measured["clean"] == 0
+    assert measured["joint"] == 0
 
 
 def test_a_digit_between_the_places(reader, digits):
-    """In the middle of the canvas, 14 pixels from every place: the reader sees nothing anywhere, and the ink tells."""
+    """In the middle of the canvas, 14 pixels from every place: no window has a digit, but stray pixels do."""
     configurations = [c for c in HELD_OUT.configurations() if len(c.places) == 1 for _ in range(5)]
     images = torch.zeros(len(configurations), 1, 60, 60)
     chosen = torch.randint(len(digits), (len(images),), generator=torch.Generator().manual_seed(0))
     images[..., 16:44, 16:44] = digits.images[chosen, None].float() / 255
     readings = read_canvases(reader, images)
     assert (readings.argmax(2) == NO_DIGIT).float().mean() > 0.97
-    found = score(readings, images, configurations)
-    assert found.clean.float().mean() < 0.2
+    measured = score(readings, images, configurations)
+    assert measured.clean.float().mean() < 0.2
     added = torch.maximum(images, real_canvases(digits, configurations, seed=4))
     assert scored(reader, added, configurations).joint.float().mean() < 0.1
 
@@ -214,22 +214,22 @@ def test_one_digit_more(reader, digits):
     configurations = [c for c in HELD_OUT.configurations() if len(c.places) == 1 for _ in range(5)]
     other = [Configuration(4 + (c.layout - 4 + 1 + i % 3) % 4, c.digits, True) for i, c in enumerate(configurations)]
     images = torch.maximum(real_canvases(digits, configurations, seed=5), real_canvases(digits, other, seed=6))
-    found = rates(reader, images, configurations)
-    assert found["clean"] < 0.02
-    assert found["joint"] < 0.02
-    assert found["places"] > 0.9
+    measured = rates(reader, images, configurations)
+    assert measured["clean"] < 0.02
+    assert measured["joint"] < 0.02
+    assert measured["places"] > 0.9
 
 
 def test_one_digit_less(reader, digits):
-    asked = [c for c in HELD_OUT.configurations() if len(c.places) == 2]
-    images = real_canvases(digits, asked, seed=7)
-    for image, configuration in zip(images, asked, strict=True):
+    captioned = [c for c in HELD_OUT.configurations() if len(c.places) == 2]
+    images = real_canvases(digits, captioned, seed=7)
+    for image, configuration in zip(images, captioned, strict=True):
         rows, columns = PLACES[configuration.places[1]].rows, PLACES[configuration.places[1]].columns
         image[0, rows[0] : rows[1] + 28, columns[0] : columns[1] + 28] = 0
-    found = rates(reader, images, asked)
-    assert found["places"] < 0.02
-    assert found["clean"] > 0.95
-    assert found["joint"] < 0.02
+    measured = rates(reader, images, captioned)
+    assert measured["places"] < 0.02
+    assert measured["clean"] > 0.95
+    assert measured["joint"] < 0.02
 
 
 @pytest.mark.parametrize("level", [0.0, 0.1, 0.3, 0.5, 0.8, 1.0])
@@ -237,11 +237,11 @@ def test_plain_grey_is_nothing(reader, level):
     configurations = list(EIGHT.values())
     images = torch.full((8, 1, 60, 60), level)
     assert (read_canvases(reader, images).argmax(2) == NO_DIGIT).all()
-    found = rates(reader, images, configurations)
-    assert found["places"] == found["joint"] == 0
+    measured = rates(reader, images, configurations)
+    assert measured["places"] == measured["joint"] == 0
 
 
-def test_haze_does_not_hide_digits_and_ghosts_are_none(reader, digits, is_mnist):
+def test_haze_hides_no_digits_and_ghosts_are_no_digits(reader, digits, is_mnist):
     configurations = [c for c in HELD_OUT.configurations() for _ in range(2)]
     images = real_canvases(digits, configurations, seed=8)
     assert rates(reader, 0.15 + 0.85 * images, configurations)["joint"] > (0.95 if is_mnist else 0.6)
@@ -272,7 +272,7 @@ def test_shuffled_captions_are_right_by_chance(reader, digits):
     assert rates(reader, images[order], configurations)["joint"] < 0.02
 
 
-def test_bad_input_is_told(reader, digits):
+def test_invalid_images_are_errors(reader, digits):
     with pytest.raises(ValueError, match=r"from 0\.0 to 255\.0"):
         read_canvases(reader, torch.tensor([0.0, 255.0]).repeat(1800).view(1, 1, 60, 60))
     with pytest.raises(ValueError, match=r"0\.\.1"):

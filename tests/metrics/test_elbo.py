@@ -1,4 +1,4 @@
-"""The bound as a metric: exact where it can be known, below the truth elsewhere, and tighter on average with a better posterior."""
+"""The bound as a metric: exact in closed forms, below the log likelihood elsewhere, and tighter with a better posterior."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_terms_add_up_and_errors_shrink(model):
 
 
 class LinearGaussian(LikelihoodModel):
-    """x = W z + noise with z ~ N(0, I): log p(x) is known, and so is the posterior, whose deviation `spread` multiplies."""
+    """x = W z + noise with z ~ N(0, I): log p(x) and the posterior have closed forms; `spread` multiplies the posterior's deviation."""
 
     noise_shape = (1, 2)
     observation = "gaussian"
@@ -116,7 +116,7 @@ class LinearGaussian(LikelihoodModel):
         return None
 
     def sample(self, text, noise):
-        raise AssertionError("only its bound is asked for")
+        raise AssertionError("only its bound is sharpened_rows for")
 
     def bound(self, images, text, noise):
         x = images.flatten(1)
@@ -163,10 +163,10 @@ def test_importance_weights_do_not_count_without_latents(model):
     for parameter in model.posterior.parameters():
         parameter.zero_()  # N(0, I), as the prior of the first glimpse
     model.generative.weight[:, : model.config.latent] = 0
-    found = lower_bound(model, images, tokens, mask, samples=5, seed=0)
-    assert found.kl == 0
-    assert found.importance_weighted == pytest.approx(found.bound, abs=1e-10)
-    assert found.importance_weighted_error == pytest.approx(found.standard_error)
+    measured = lower_bound(model, images, tokens, mask, samples=5, seed=0)
+    assert measured.kl == 0
+    assert measured.importance_weighted == pytest.approx(measured.bound, abs=1e-10)
+    assert measured.importance_weighted_error == pytest.approx(measured.standard_error)
 
 
 @torch.no_grad()
@@ -181,21 +181,21 @@ def test_the_sampled_ratio_has_the_kl_as_its_mean(model):
 @torch.no_grad()
 def test_sharpened_bound_is_that_of_the_sharpened_picture(model):
     images, tokens, mask = data(3)
-    asked: list[int] = []
+    sharpened_rows: list[int] = []
 
     def sharpen(pictures, rows):
-        asked.extend(rows.tolist())
+        sharpened_rows.extend(rows.tolist())
         return (2 * pictures - 0.5).clamp(0, 1) * (rows != 1).view(-1, 1, 1, 1)  # black for the second caption
 
-    found = lower_bound(model, images, tokens, mask, samples=1, seed=0, sharpen=sharpen)
+    measured = lower_bound(model, images, tokens, mask, samples=1, seed=0, sharpen=sharpen)
     plain = lower_bound(model, images, tokens, mask, samples=1, seed=0)
-    assert asked == [0, 1, 2]
-    assert found.kl == plain.kl
+    assert sharpened_rows == [0, 1, 2]
+    assert measured.kl == plain.kl
     bound = model.bound(images, model.encode(tokens, mask), item_noise("bound", 0, range(3), 0, (1, 1)))
     means = (2 * bound.pictures - 0.5).clamp(EPSILON, 1 - EPSILON)
     means[1] = EPSILON
     by_hand = (images * means.log() + (1 - images) * (1 - means).log()).sum((1, 2, 3)) - bound.kl.sum(1)
-    assert found.bound == pytest.approx(by_hand.mean().item())
+    assert measured.bound == pytest.approx(by_hand.mean().item())
     assert sharpen_nothing(model, images, tokens, mask) == pytest.approx(plain.bound)
 
 

@@ -31,13 +31,13 @@ def test_frechet_distance_of_known_gaussians():
 @pytest.mark.parametrize("count", [3, 200])  # of covariances without full rank, too
 def test_frechet_distance_is_zero_of_itself_symmetric_and_grows(count):
     features = random_features(count, width=40)
-    mine = Statistics.of(features)
-    assert frechet_distance(mine, mine) == pytest.approx(0, abs=1e-12 * mine.covariance.trace().item() * 40)
-    steps = [frechet_distance(mine, Statistics.of(features + shift)) for shift in (0.1, 0.2, 0.4)]
+    statistics = Statistics.of(features)
+    assert frechet_distance(statistics, statistics) == pytest.approx(0, abs=1e-12 * statistics.covariance.trace().item() * 40)
+    steps = [frechet_distance(statistics, Statistics.of(features + shift)) for shift in (0.1, 0.2, 0.4)]
     assert steps == pytest.approx([40 * shift**2 for shift in (0.1, 0.2, 0.4)], rel=1e-9)
     other = Statistics.of(2 * random_features(count + 1, 1, 40))
-    assert frechet_distance(mine, other) == pytest.approx(frechet_distance(other, mine), rel=1e-9)
-    assert frechet_distance(mine, other) > 0
+    assert frechet_distance(statistics, other) == pytest.approx(frechet_distance(other, statistics), rel=1e-9)
+    assert frechet_distance(statistics, other) > 0
 
 
 def test_statistics_add_up_whatever_the_batches():
@@ -55,7 +55,7 @@ def test_statistics_add_up_whatever_the_batches():
 
 
 class OfTwo(ProcessGroup):
-    """The second of two processes, whose other process has given statistics."""
+    """The second of two processes; the first one has given statistics."""
 
     def __init__(self, other: Statistics) -> None:
         super().__init__(1, 2)
@@ -80,7 +80,7 @@ def test_statistics_of_processes_are_gathered():
         (torch.full((9, 5), torch.nan), "FID of features that are not finite"),
     ],
 )
-def test_frechet_distance_refuses(second, message):
+def test_invalid_statistics_are_errors(second, message):
     with pytest.raises(ValueError, match=message):
         frechet_distance(Statistics.of(random_features(9)), Statistics.of(second))
 

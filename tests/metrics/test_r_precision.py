@@ -1,4 +1,4 @@
-"""R-precision: the conventions that make it a number, and matching models that are none."""
+"""R-precision: its conventions, and folders that hold no DAMSM."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def vectors(count: int, features: int = 16, name: str = "codes") -> torch.Tensor
 def test_a_perfect_encoder_gets_100_percent():
     sentences = vectors(150)
     assert own_caption_first(sentences, sentences).eq(1).all()
-    found = r_precision(3 * sentences, 0.1 * sentences)  # a cosine sees no lengths
-    assert (found.value, found.n, found.chance, found.unit) == (1.0, 150, 0.01, "proportion")
-    assert 0.97 < found.interval[0] < found.interval[1] == 1.0
+    measured = r_precision(3 * sentences, 0.1 * sentences)  # a cosine sees no lengths
+    assert (measured.value, measured.n, measured.chance, measured.unit) == (1.0, 150, 0.01, "proportion")
+    assert 0.97 < measured.interval[0] < measured.interval[1] == 1.0
 
 
 def test_shuffled_pairs_get_one_percent():
     codes = vectors(2000)
-    found = r_precision(codes, codes.roll(1, 0))
-    assert found.interval[0] < 0.01 < found.interval[1]
-    assert found.value < 0.02
+    measured = r_precision(codes, codes.roll(1, 0))
+    assert measured.interval[0] < 0.01 < measured.interval[1]
+    assert measured.value < 0.02
 
 
 def test_captions_that_tie_share_the_first_place():
@@ -59,7 +59,7 @@ def test_fewer_others_are_easier_and_the_seed_chooses_them():
     assert torch.equal(own_caption_first(codes, sentences, seed=1), own_caption_first(codes, sentences, seed=1))
 
 
-def test_pictures_are_judged_alike_however_the_work_is_shared():
+def test_processes_do_not_change_the_result():
     codes, sentences = vectors(160), vectors(160, name="sentences")
     sentences += codes
     whole = own_caption_first(codes, sentences)
@@ -89,7 +89,7 @@ def stored(folder, **changes):
     return model
 
 
-def test_a_matching_model_is_loaded_as_it_was_stored(tmp_path):
+def test_a_damsm_is_loaded_as_it_was_stored(tmp_path):
     model = stored(tmp_path / "model")
     loaded = load_model(tmp_path / "model", DAMSM)
     assert loaded.vocabulary.words == ("a", "b", "c", "d")
@@ -101,7 +101,7 @@ def test_a_matching_model_is_loaded_as_it_was_stored(tmp_path):
     assert torch.equal(ours[0], model.image(2 * images - 1).code)  # pictures are given in 0..1, and seen in -1..1
 
 
-def test_what_is_no_matching_model(tmp_path):
+def test_other_models_are_no_damsm(tmp_path):
     stored(tmp_path / "other", kind="draw")
     with pytest.raises(ValueError, match="is a model of kind 'draw'; expected damsm"):
         load_model(tmp_path / "other", DAMSM)

@@ -1,4 +1,4 @@
-"""Retrieval: a model that knows every image finds it, one that knows nothing has chance, and ties win nothing."""
+"""Retrieval: a model that remembers every image ranks it first, constant scores have chance, and ties gain nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGES, SIZE = 60, 20
 
 
 class Scores(LikelihoodModel):
-    """A model whose captions are numbers of images, and whose bound is what a function says of images, numbers and noise."""
+    """A model whose captions are numbers of images, and whose bound is a function of images, numbers and noise."""
 
     noise_shape = (1, 3)
     observation = "bernoulli"
@@ -33,7 +33,7 @@ class Scores(LikelihoodModel):
         return sentences_as_text(tokens[:, :1].float())
 
     def sample(self, text, noise):
-        raise AssertionError("only its bound is asked for")
+        raise AssertionError("only the bound is used")
 
     def bound(self, images, text, noise):
         value = self.value(images, text.sentence[:, 0], noise)
@@ -76,37 +76,37 @@ def memory(images):
 
 
 def test_a_model_that_remembers_its_images_finds_them(images):
-    found = measure(ratios(memory(images), images), OWN)
-    assert found["R@1"].value == 1.0
-    rank = found["median rank"]
+    measured = measure(ratios(memory(images), images), OWN)
+    assert measured["R@1"].value == 1.0
+    rank = measured["median rank"]
     assert (rank.value, rank.interval, rank.chance, rank.higher_is_better) == (1.0, (1.0, 1.0), (SIZE + 1) / 2, False)
     assert (rank.n, rank.protocol["candidates"]) == (IMAGES, SIZE)
-    assert "R@50" not in found, "a shortlist of 20 has no first 50"
+    assert "R@50" not in measured, "a shortlist of 20 has no first 50"
 
 
 def test_a_constant_has_exactly_chance(images):
-    found = measure(ratios(Scores(lambda shown, *_: torch.ones(len(shown))), images), OWN)
+    measured = measure(ratios(Scores(lambda shown, *_: torch.ones(len(shown))), images), OWN)
     for k in (1, 5, 10):
-        assert found[f"R@{k}"].value == pytest.approx(k / SIZE) == found[f"R@{k}"].chance
-    assert found["median rank"].value == (SIZE + 1) / 2
+        assert measured[f"R@{k}"].value == pytest.approx(k / SIZE) == measured[f"R@{k}"].chance
+    assert measured["median rank"].value == (SIZE + 1) / 2
 
 
 def test_images_likely_under_any_caption_win_nothing(images):
-    """The ratio takes out what the mean caption gives, and the noise of both is the same."""
+    """The ratio removes the likelihood under the mean caption; the noise of both is the same."""
     bright = Scores(lambda shown, _, noise: 1000 * shown.mean((1, 2, 3)) + 50 * noise.sum((1, 2)))
     assert (ratios(bright, images) == 0).all()
-    found = measure(ratios(bright, images), OWN)
-    assert found["R@1"].value == pytest.approx(1 / SIZE)
+    measured = measure(ratios(bright, images), OWN)
+    assert measured["R@1"].value == pytest.approx(1 / SIZE)
 
 
 def test_random_scores_have_chance_within_the_interval(images):
     random = torch.Generator().manual_seed(0)
     scores = torch.rand(4000, SIZE, generator=random)
-    found = measure(scores, torch.zeros(4000, dtype=torch.long))
+    measured = measure(scores, torch.zeros(4000, dtype=torch.long))
     for k in (1, 5, 10):
-        low, high = found[f"R@{k}"].interval
+        low, high = measured[f"R@{k}"].interval
         assert low < k / SIZE < high
-    low, high = found["median rank"].interval
+    low, high = measured["median rank"].interval
     assert low <= (SIZE + 1) / 2 <= high
 
 
@@ -116,7 +116,7 @@ def test_wrong_captions_find_no_more_than_chance(images):
     assert measure(ratios(model, images), OWN)["R@1"].value < 0.15
 
 
-def test_batches_do_not_count(images, monkeypatch):
+def test_batches_do_not_change_the_ratios(images, monkeypatch):
     noisy = Scores(lambda shown, numbers, noise: numbers * shown[:, 0, 0, 0] + (noise[:, 0, 0] * numbers).sin())
     whole = ratios(noisy, images, samples=2)
     monkeypatch.setattr("cap2im.metrics.retrieval.PAIRS_AT_ONCE", 45)
@@ -124,7 +124,7 @@ def test_batches_do_not_count(images, monkeypatch):
     assert not torch.equal(ratios(noisy, images, samples=2, seed=1), whole)
 
 
-def test_what_is_not_finite_is_refused(images):
+def test_a_bound_that_is_not_finite_is_an_error(images):
     with pytest.raises(ValueError, match="its bound is not finite"):
         ratios(Scores(lambda shown, numbers, _: torch.where(numbers == 7, torch.nan, 0.0)), images)
 
@@ -132,9 +132,9 @@ def test_what_is_not_finite_is_refused(images):
 def test_places_with_ties():
     scores = torch.tensor([[3.0, 5.0, 3.0, 1.0, 3.0]])
     assert [int(part) for part in places(scores, torch.tensor([0]))] == [1, 2]
-    found = measure(scores.expand(9, -1), torch.zeros(9, dtype=torch.long))
-    assert found["R@1"].value == 0.0, "one is better"
-    assert found["median rank"].value == 3.0  # among places 2, 3, 4
+    measured = measure(scores.expand(9, -1), torch.zeros(9, dtype=torch.long))
+    assert measured["R@1"].value == 0.0, "one is better"
+    assert measured["median rank"].value == 3.0  # among places 2, 3, 4
 
 
 def test_shortlists_are_the_nearest_of_all():
@@ -142,12 +142,12 @@ def test_shortlists_are_the_nearest_of_all():
     features = torch.randn(50, 6)
     features[7] = features[3]  # a copy
     rows = torch.tensor([3, 7, 20, 3])
-    found = nearest_shortlists(features, rows, 10)
+    measured = nearest_shortlists(features, rows, 10)
     distances = torch.cdist(features[rows].double(), features.double())
     distances[torch.arange(4), rows] = -1
-    assert torch.equal(found, distances.argsort(dim=1, stable=True)[:, :10])
-    assert found[0, :2].tolist() == [3, 7]
-    assert found[1, :2].tolist() == [7, 3]
+    assert torch.equal(measured, distances.argsort(dim=1, stable=True)[:, :10])
+    assert measured[0, :2].tolist() == [3, 7]
+    assert measured[1, :2].tolist() == [7, 3]
     with pytest.raises(ValueError, match="shortlists of 51 images out of 50"):
         nearest_shortlists(features, rows, 51)
 
@@ -172,9 +172,9 @@ def test_released_shortlists(tmp_path):
         ([[0.5, 2.0]] * 4, "expected whole numbers"),
         ({"a": 1}, "not a list of lists"),
     ):
-        with pytest.raises(ValueError, match=problem) as told:
+        with pytest.raises(ValueError, match=problem) as error:
             read(table)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(error.value)
 
 
 def test_mean_sentence_is_that_of_all_captions():
@@ -182,6 +182,6 @@ def test_mean_sentence_is_that_of_all_captions():
     sizes = {"side": 8, "glimpses": 1, "inference_units": 4, "generative_units": 4, "latent": 2, "language_units": 3, "align_features": 4}
     model = DRAW(DRAWConfig(**sizes, read_patch=2, write_patch=2, initialisation="scaled")).eval()
     one, two = torch.tensor([[1, 2], [3, 4]]), torch.tensor([[5, 6, 7]])
-    found = mean_sentence(model, [(one, one > 0), (two, two > 0)])
+    measured = mean_sentence(model, [(one, one > 0), (two, two > 0)])
     each = [model.encode(t[None], t[None] > 0).sentence[0] for t in (*one, *two)]
-    torch.testing.assert_close(found, torch.stack(each).double().mean(dim=0))
+    torch.testing.assert_close(measured, torch.stack(each).double().mean(dim=0))

@@ -19,7 +19,7 @@ def pictures():
     return torch.rand(6, 3, 16, 16)
 
 
-def test_a_picture_is_wholly_similar_to_itself_alone(pictures):
+def test_only_equal_pictures_have_a_similarity_of_one(pictures):
     torch.testing.assert_close(structural_similarity(pictures, pictures), torch.ones(6))
     assert structural_similarity(pictures, pictures.flip(0)).abs().max() < 0.2
     assert signal_to_noise(pictures, pictures).allclose(torch.tensor(float(HIGHEST_PSNR)))
@@ -32,14 +32,14 @@ def test_flat_pictures_have_closed_forms():
     assert signal_to_noise(a, b).item() == pytest.approx(20 * math.log10(2), rel=1e-5)
 
 
-def test_a_picture_has_its_own_similarity_in_any_batch(pictures):
+def test_similarity_does_not_depend_on_the_batch(pictures):
     others = pictures.roll(1, 0).lerp(pictures, 0.5)
     one_by_one = torch.cat([structural_similarity(pictures[i : i + 1], others[i : i + 1]) for i in range(6)])
     torch.testing.assert_close(structural_similarity(pictures, others), one_by_one)
     assert one_by_one.std() > 1e-3
 
 
-def test_smaller_than_the_window():
+def test_pictures_below_the_window_are_an_error():
     small = torch.rand(1, 1, 8, 8)
     with pytest.raises(ValueError, match=r"at least 11 pixels \(its window\), got 8"):
         structural_similarity(small, small)
