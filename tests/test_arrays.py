@@ -124,7 +124,7 @@ def test_npz_bombs_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("read", [open_hdf5, open_npy, lambda path: read_npz(path, [])])
-def test_what_is_no_file_is_refused(tmp_path, read):
+def test_special_files_are_refused(tmp_path, read):
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(ValueError, match="fifo: is a FIFO, and a file is needed"):
         read(tmp_path / "fifo")

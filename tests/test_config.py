@@ -198,7 +198,7 @@ def test_a_recipe_without_a_kind():
         parse_recipe({"description": ""}, "mine")
 
 
-def test_unknown_recipe_lists_those_that_exist():
+def test_unknown_recipe_error_lists_recipes():
     with pytest.raises(ValueError, match=r"did you mean aligndraw-mnist.*recipes: .*aligndraw-digits, "):
         load_recipe("aligndraw-mnits")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def test_core_alone_draws():
     assert done.returncode == 0, done.stderr
 
 
-def test_the_package_shows_what_it_exports():
+def test_package_lists_its_exports():
     assert dir(cap2im) == sorted(cap2im.__all__)
     assert all(hasattr(cap2im, name) for name in cap2im.__all__)
 
@@ -64,3 +65,14 @@ def test_the_package_shows_what_it_exports():
 def test_the_train_extra_includes_the_digits():
     extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert any(requirement.startswith("scikit-learn") for requirement in extras["train"])
+
+
+def test_test_names_are_short():
+    names = [
+        node.name
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test_")
+    ]
+    assert len(names) > 500
+    assert [name for name in names if len(name) > 60] == []

@@ -112,7 +112,7 @@ def test_compare_checks_recipes_before_it_trains(run, tmp_path, monkeypatch, arg
 
 
 @pytest.mark.parametrize("missing", ["accelerate", "tensorboard"])
-def test_compare_needs_what_training_needs(run, monkeypatch, missing):
+def test_compare_requires_the_training_extra(run, monkeypatch, missing):
     monkeypatch.setattr("cap2im.extras.find_spec", lambda name: None if name == missing else object())
     code, _, err = run("compare", "aligndraw-digits", "--train")
     assert (code, "training needs more than the core" in err) == (2, True), err

@@ -29,7 +29,7 @@ def test_list(run):
 
 
 @pytest.mark.parametrize("arguments", [["list"], ["--help"], ["draw", "--help"], ["draw"], ["--version"]])
-def test_what_needs_no_model_imports_no_torch(arguments):
+def test_light_commands_do_not_import_torch(arguments):
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *arguments], capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
     assert done.stdout or done.stderr

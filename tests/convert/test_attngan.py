@@ -62,7 +62,7 @@ def golden_input(file: Golden) -> tuple[EncodedText, Tensor]:
 
 
 @torch.no_grad()
-def test_a_release_becomes_a_model_that_draws_the_golden_pictures(tmp_path, run):
+def test_converted_release_draws_the_golden_pictures(tmp_path, run):
     folder = release(tmp_path / "museum")
     status, out, _ = run("convert", str(folder), "--out", str(tmp_path / "model"))
     assert (status, out) == (0, f"AttnGAN of the authors' program, 64, 128, 256 pixels, converted: written to {tmp_path / 'model'}\n")
@@ -264,7 +264,7 @@ def without(tensors: dict[str, Tensor], *beginnings: str) -> dict[str, Tensor]:
         (lambda t: t | {"ca_net.fc.weight": torch.zeros(32)}, r"ca_net\.fc\.weight has shape \[32\], expected 2 axes"),
     ],
 )
-def test_damaged_generators_are_told_in_one_line(tmp_path, change, message):
+def test_damaged_generators_are_reported_in_one_line(tmp_path, change, message):
     folder = release(tmp_path / "museum")
     file = folder / "coco_AttnGAN2.pth"
     torch.save(change(torch.load(file, weights_only=True)), file)

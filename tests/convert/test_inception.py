@@ -89,7 +89,7 @@ SHA256 = hashlib.sha256(DATA).hexdigest()
 NAME = "weights.pth"
 
 
-def test_download_is_told_verified_and_kept(mirror, tmp_path, monkeypatch, caplog):
+def test_download_is_announced_verified_and_cached(mirror, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO", "cap2im")
     served, asked, url = mirror
     served[f"/{NAME}"] = DATA
@@ -141,7 +141,7 @@ def test_a_wrong_download_is_refused_and_leaves_nothing(mirror, tmp_path):
         fetch(f"{url}/nowhere.pth", tmp_path / "nowhere.pth", SHA256)
 
 
-def test_a_full_disk_names_the_file_and_keeps_what_came(mirror, tmp_path, monkeypatch):
+def test_full_disk_names_the_file_and_keeps_the_part(mirror, tmp_path, monkeypatch):
     served, _, url = mirror
     served[f"/{NAME}"] = DATA
     part = tmp_path / f".{NAME}.part"

@@ -464,7 +464,7 @@ def test_weights_that_are_no_file(tmp_path, name):
         read_tensors(tmp_path / name)
 
 
-def test_files_of_no_known_kind(tmp_path, arrays):
+def test_unrecognised_files(tmp_path, arrays):
     def refused(path: Path, message: str, **options) -> None:
         with pytest.raises(ValueError, match=message) as error:
             convert(path, tmp_path / "model", **options)
@@ -511,7 +511,7 @@ def test_options_that_a_kind_does_not_have(tmp_path, arrays):
         convert(write_hdf5(tmp_path / "weights.h5", arrays), tmp_path / "out", half=True)
 
 
-def test_kinds_are_told_apart_by_their_own_names():
+def test_kinds_are_recognised_by_parameter_names():
     """Complete files have no rival: no kind's names are another's."""
     names = [kind.names for kind in legacy_formats()]
     assert len(set(names)) == len(names)

@@ -156,7 +156,7 @@ MUCH_TEXT = b"X" + struct.pack("<i", 200_000) + b"x" * 200_000 + b"q\x00"
 MANY = b"](" + b"".join(b"M" + struct.pack("<H", n) for n in range(60_000)) + b"eq\x00"
 
 
-def test_bytes_that_are_told_again_are_decoded_once(read):
+def test_repeated_bytes_are_decoded_once(read):
     data = b"\x80\x02](" + MUCH + 5_000 * b"h\x00" + b"e."
     assert peak(read, data) < 5_000_000
     assert len(found := read(data)) == 5_001
@@ -364,7 +364,7 @@ def test_nested_values_are_not_expanded(tmp_path):
     assert len(str(error.value)) < 300
 
 
-def test_every_truncation_is_told(read):
+def test_every_truncation_is_reported(read):
     data = pickle.dumps([{"a": [1, 70_000, 2**70], "é": (True, 1.5)}, np.arange(3)], 2)
     for length in range(len(data)):
         with pytest.raises(ValueError, match=r"damaged, or not a pickle"):

@@ -20,7 +20,7 @@ class Evil:
         return os.system, ("touch executed",)
 
 
-def test_pickles_here_are_what_python_2_wrote():
+def test_test_pickles_equal_those_of_python_2():
     value = [["a", "b"], {"a": 1, "b": -7}, [[1, 2], []]]
     assert pickle.loads(sources.python_2(value)) == value
 

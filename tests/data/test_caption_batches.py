@@ -75,7 +75,7 @@ def test_batches_are_of_nearly_one_length(dataset):
     assert within < 0.2 * torch.cat(lengths).float().var()
 
 
-def test_batches_depend_on_seed_and_step_alone_and_epochs_differ(dataset):
+def test_batches_depend_only_on_seed_and_step(dataset):
     one, two, other = batches(dataset), batches(dataset), batches(dataset, seed=1)
     for step in (0, 3, 9):
         one.at(step)

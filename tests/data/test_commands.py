@@ -45,7 +45,7 @@ def test_prepare_and_check(run, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "make"), [("birds", sources.birds), ("attngan", sources.attngan), ("released", sources.released)])
-def test_prepare_what_authors_published(run, tmp_path, kind, make):
+def test_published_files_are_prepared(run, tmp_path, kind, make):
     make(tmp_path / "there")
     code, _, err = run("prepare", kind, "there", "--out", "data", "--workers", "1")
     assert code == 0, err
@@ -55,7 +55,7 @@ def test_prepare_what_authors_published(run, tmp_path, kind, make):
     assert run("check", "data", "--workers", "1")[0] == 0
 
 
-def test_check_lists_ten_of_a_kind_and_all_when_asked(run, tmp_path):
+def test_check_lists_ten_of_a_kind_or_all(run, tmp_path):
     sources.pairs(tmp_path / "photos", 15)
     for number in range(12):
         (tmp_path / "photos" / f"p{number}.txt").unlink()
@@ -76,7 +76,7 @@ def test_check_reads_captions_as_prepare_would(run, tmp_path):
     assert "wrong encoding: 1 (data is lost)" in out
 
 
-def test_warnings_alone_are_fine(run, tmp_path):
+def test_warnings_do_not_fail_the_check(run, tmp_path):
     sources.coco(tmp_path / "coco")
     code, out, _ = run("check", "coco", "--workers", "1")
     assert code == 0
@@ -114,7 +114,7 @@ def test_a_missing_validation_split_is_reported(run, tmp_path):
     assert "test: " in out
 
 
-def test_check_tells_that_nothing_trains(run, tmp_path):
+def test_check_reports_a_dataset_without_training_data(run, tmp_path):
     sources.pairs(tmp_path / "photos" / "val", 2)
     code, out, _ = run("check", "photos", "--workers", "1")
     assert code == 1

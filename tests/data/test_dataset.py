@@ -27,7 +27,7 @@ from tests.prepared import prepared_dataset
         ("memory://nothing", "memory://nothing: not a prepared dataset, it has no manifest.json"),
     ],
 )
-def test_what_is_no_prepared_dataset_is_one_line(tmp_path, monkeypatch, name, problem):
+def test_unprepared_folders_are_one_line(tmp_path, monkeypatch, name, problem):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     for folder in ("empty", "interrupted", "strange/manifest.json"):

@@ -112,7 +112,7 @@ def test_hugging_face_parquet(tmp_path, monkeypatch):
         read("huggingface", tmp_path / "gone")
 
 
-def test_an_unreachable_hub_is_not_asked_again(monkeypatch, caplog, capfd):
+def test_unreachable_hub_is_not_requested_again(monkeypatch, caplog, capfd):
     from huggingface_hub import HfApi, constants
 
     def unreachable(*_, **__):

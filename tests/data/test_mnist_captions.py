@@ -28,7 +28,7 @@ def squares(image: torch.Tensor, places: tuple[str, ...], digits: list[int]) -> 
     return found
 
 
-def test_canvas_shows_what_the_caption_says(plain_digits):
+def test_canvas_matches_its_caption(plain_digits):
     made = CanvasMaker(plain_digits, HeldOut.from_seed(3)).make(600, generator("test"))
     assert made.images.shape == (600, 1, 60, 60)
     assert made.images.dtype == torch.uint8

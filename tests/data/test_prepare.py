@@ -44,7 +44,7 @@ def load(out, cache):
     return datasets.load_dataset(str(out), cache_dir=str(cache))
 
 
-def test_datasets_alone_opens_it(tmp_path):
+def test_datasets_library_opens_it(tmp_path):
     manifest = prepared("coco", sources.coco(tmp_path / "coco"), tmp_path / "out", PrepareOptions(side=8, captions=5))
     opened = load(tmp_path / "out", tmp_path / "cache")
     assert {split: table.num_rows for split, table in opened.items()} == {"train": 3, "validation": 2}
@@ -380,7 +380,7 @@ def test_fits(tmp_path):
     assert np.asarray(boxed).mean() == pytest.approx(255, abs=2)
 
 
-def test_a_reduced_jpeg_looks_like_a_fully_decoded_one(tmp_path):
+def test_reduced_jpeg_is_close_to_a_full_decode(tmp_path):
     """JPEG's own reduction is a shortcut, also for boxes and for pictures that lie on their side."""
     y, x = np.mgrid[:600, :800] / 100
     smooth = np.stack([np.sin(x + y), np.cos(2 * x), np.sin(3 * y)], -1) * 127 + 128

@@ -146,7 +146,7 @@ def many() -> SentenceGroups:
     return SentenceGroups.of(text, sentence_vocabulary(["w"], 10), longest=30, ordered=True)
 
 
-def test_batches_depend_on_seed_and_step_alone(many):
+def test_batches_depend_only_on_seed_and_step(many):
     one, two, other = TripleBatches(many, 16, 1), TripleBatches(many, 16, 1), TripleBatches(many, 16, 2)
     for step in (0, 60, 3):
         one.at(step)
@@ -250,7 +250,7 @@ PROSE = "It was late, and the dog slept.\nHe said: \u201cyes, of course\u201d.\n
         (b"image,caption\na.jpg,a dog, wet\n", "line 2: 3 cells in 2 columns"),
     ],
 )
-def test_what_is_no_text_is_refused(tmp_path, content, message):
+def test_binary_files_are_refused_as_text(tmp_path, content, message):
     path = tmp_path / "sentences.txt"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message) as error:

@@ -72,7 +72,7 @@ def test_each_image_appears_once_an_epoch_with_its_caption(folder):
     assert len(captions) > 10, "not always the first caption"
 
 
-def test_position_is_the_step_alone(folder):
+def test_position_is_the_step(folder):
     one, two = batches(folder), batches(folder)
     for step in range(9):
         one.at(step)

@@ -77,7 +77,7 @@ def test_column_options_need_a_kind_with_columns(tmp_path, kind, option):
 
 
 @pytest.mark.parametrize("name", ["./nothere", "nothere", "~/nothere", "../a/b", "here/nothere", "a/b/c", "/nothere"])
-def test_a_missing_path_is_not_looked_for_on_the_hub(tmp_path, monkeypatch, name):
+def test_missing_paths_are_not_requested_from_the_hub(tmp_path, monkeypatch, name):
     import datasets
 
     monkeypatch.setattr(datasets, "load_dataset", lambda **_: pytest.fail("asked the hub"))

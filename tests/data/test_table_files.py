@@ -53,7 +53,7 @@ def test_every_format_is_read_whatever_its_name(tmp_path, content, encoding):
         (b'file_name,text\na.jpg,"a dog\nb.jpg,a cat\nc.jpg,big"\n', "a cell holds lines of the table"),
     ],
 )
-def test_what_is_no_table_ends_in_one_line(tmp_path, data, message):
+def test_invalid_tables_are_one_line(tmp_path, data, message):
     with pytest.raises(ValueError, match=message) as error:
         read_rows(sources.write(tmp_path / "x.csv", data), [])
     assert "\n" not in str(error.value)

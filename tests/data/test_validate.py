@@ -23,7 +23,7 @@ def problem_files(report):
     return {(problem.kind, problem.file.split("/")[-1]) for problem in report.problems}
 
 
-def test_nothing_wrong_with_what_is_fine(tmp_path):
+def test_valid_data_have_no_problems(tmp_path):
     sources.pairs(tmp_path / "train", 4)
     report = checked(tmp_path)
     assert (report.kind, report.problems, report.loses_data) == ("pairs", [], False)
@@ -190,7 +190,7 @@ def test_a_damaged_manifest_ends_in_one_line(prepared):
         checked(prepared)
 
 
-def test_every_kind_of_problem_is_known():
+def test_every_kind_of_problem_is_described():
     assert all(Problem(kind, "file") for kind in PROBLEMS)
     with pytest.raises(AssertionError):
         Problem("gremlins", "file")

@@ -140,7 +140,7 @@ def test_known_words_stay_whole_between_spaces():
 
 
 @pytest.mark.parametrize("word", ["<eos>", "<end>", "<END>", "<no word 4>", "-unk-"])
-def test_no_caption_can_say_what_stands_for_no_word(word):
+def test_captions_cannot_contain_special_tokens(word):
     vocabulary = Vocabulary(words=("<eos>", "<end>", "<no word 4>", "-unk-", "a", "."), unknown="-unk-")
     assert set(vocabulary.split(f"a {word}")) == set(split_words(f"a {word}")), "as if it were not known"
     assert set(vocabulary.numbered(f"a {word}")) == {4, 3, 5}
@@ -214,7 +214,7 @@ def test_older_vocabularies_find_their_words(words, caption, split):
 
 
 @pytest.mark.parametrize("sign", [*".!?,\"'():;&*$+<>/", "…", "\u2013", "\u2014", "\u201c", "«", "。", "°", "€", "!!!", "?!"])
-def test_unknown_punctuation_is_no_unknown_word(sign):
+def test_unknown_punctuation_is_dropped(sign):
     assert VOCABULARY.encode([f"a digit {sign}"])[0].words == ("a", "digit", ".")
     assert VOCABULARY.unknown_words(f"a {sign} digit") == []
     assert "!" in Vocabulary(words=("a", "!", ".")).encode(["a !"])[0].words, "known punctuation stays"
@@ -271,5 +271,5 @@ for text in HOSTILE.values():
     assert end.peak < 2 * GIB
 
 
-def test_normalised_text_keeps_its_case_if_asked():
+def test_normalised_text_can_keep_its_case():
     assert normalise("Caf\u00e9 O\u2019Brien", lower=False) == "Caf\u00e9 O'Brien"

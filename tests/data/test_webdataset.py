@@ -226,7 +226,7 @@ def test_sentence_vectors_are_whole_or_absent(tmp_path, monkeypatch):
     assert list((folder / "sentence-vectors").iterdir()) == []
 
 
-def test_what_is_not_read_of_a_sample_is_listed(tmp_path):
+def test_ignored_fields_of_a_sample_are_listed(tmp_path):
     extra = {
         "a.jpg": stored(sources.picture(1), "JPEG"),
         "a.png": stored(sources.picture(2), "PNG"),

@@ -58,7 +58,7 @@ def test_numbers_of_different_protocols_refuse_to_share_a_column(changed):
     assert str(next(iter(changed.values()))) in text
 
 
-def test_splits_have_columns_of_their_own():
+def test_splits_may_have_different_columns():
     other = evaluation("b", split="validation")
     assert [column.title for column in compare([evaluation("a"), other]).columns][2:4] == ["bound, test, nats", "bound, validation, nats"]
 

@@ -64,7 +64,7 @@ def test_models_of_own_data_share_several_captions(pipeline, monkeypatch):
     assert len({x for x, _ in pictures}) == 3
 
 
-def test_own_captions_are_flips_and_have_to_be_known(pipeline):
+def test_user_captions_are_flips_and_must_be_known(pipeline):
     groups = [["the digit one is at the top left of the image", "the digit two is at the top left of the image"]]
     chosen = figure_captions(pipeline, groups)
     assert chosen.flips == chosen.attended == (tuple(groups[0]),)

@@ -63,7 +63,7 @@ def assert_close(one: Evaluation, other: Evaluation) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_measure_what_one_does(tmp_path, monkeypatch):
+def test_two_processes_measure_the_same_as_one(tmp_path, monkeypatch):
     use_fast_extractor(monkeypatch.setattr)
     words, digits, data, vgg = models(tmp_path)
     script, out = tmp_path / "measure.py", tmp_path / "two.json"

@@ -48,7 +48,7 @@ def test_every_field_survives_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", '{"kind": "draw"}', "notes"])
-def test_a_file_that_is_no_evaluation_is_left_alone(tmp_path, content):
+def test_files_that_are_not_evaluations_are_kept(tmp_path, content):
     (tmp_path / "e.json").write_text(content)
     with pytest.raises(ValueError, match="exists and is not an evaluation; choose another --out"):
         check_evaluation_file(tmp_path / "e.json")

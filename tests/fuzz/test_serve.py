@@ -42,7 +42,7 @@ TEXT = st.one_of(st.text(max_size=30), st.lists(PARTS, max_size=6).map("".join))
 @example("localhost/evil.example")
 @example("evil.example@localhost")
 @example("localhost:80:80")
-def test_a_host_is_refused_or_is_what_a_url_says(host):
+def test_accepted_hosts_are_hosts_of_urls(host):
     name = host_name(host)
     if name is None:
         return

@@ -59,7 +59,7 @@ def test_encode_gives_numbers_or_a_short_error(captions, unknown):
 
 
 @given(st.lists(TEXT, min_size=1, max_size=3), TOKENS)
-def test_a_vocabulary_knows_its_captions(captions, tokens):
+def test_vocabulary_encodes_its_captions(captions, tokens):
     assume(any(split_words(caption, tokens) for caption in captions))
     vocabulary = Vocabulary.build(captions, tokens=tokens)
     assert [vocabulary.unknown_words(caption) for caption in captions] == [[]] * len(captions)

@@ -92,7 +92,7 @@ def test_all_right(configuration):
         ({"left": NO_DIGIT, "top": 3}, False, False, False),  # moved
     ],
 )
-def test_what_goes_wrong(changes, digits, places, clean):
+def test_failures_are_reported(changes, digits, places, clean):
     result = score(readings_of(EIGHT[0], **changes), BLANK, [EIGHT[0]])
     assert [getattr(result, name).item() for name in FIELDS] == [digits, places, clean, False]
 

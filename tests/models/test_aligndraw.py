@@ -113,7 +113,7 @@ def test_filters_of_a_neutral_window_are_symmetric():
     torch.testing.assert_close(bank.rows.sum(2), torch.ones(1, 4).double(), atol=1e-3, rtol=0)
 
 
-def test_what_is_written_lies_in_the_box():
+def test_writing_stays_inside_the_box():
     model = make(side=40)
     windows = torch.tensor([[0.0, 0.0, -1.5, -1.0, 0.0], [0.5, -0.4, -2.0, -1.0, 0.3]]).double()
     for window, box in zip(windows, model.write_boxes(windows), strict=True):

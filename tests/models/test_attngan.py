@@ -91,7 +91,7 @@ def test_released_masks_are_those_of_other_captions():
 @pytest.mark.parametrize("architecture", ["attngan", "attndcgan"])
 @pytest.mark.parametrize("branches", [1, 2, 3, 4])
 @pytest.mark.parametrize(("first_side", "colours", "margin"), [(16, 3, 0), (32, 1, 8)])
-def test_what_a_drawing_holds(architecture, branches, first_side, colours, margin):
+def test_fields_of_a_drawing(architecture, branches, first_side, colours, margin):
     model = make(architecture=architecture, branches=branches, first_side=first_side, colours=colours, margin=margin)
     tokens, mask = captions()
     drawing = model.sample(model.encode(tokens, mask), noise_of(model))
@@ -156,7 +156,7 @@ def with_statistics(block: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_residual_blocks_are_what_their_docstring_says(training):
+def test_residual_blocks_equal_their_definition(training):
     torch.manual_seed(0)
     block = with_statistics(ResidualBlock(3)).train(training)
     maps = torch.randn(2, 3, 5, 6, dtype=torch.float64)
@@ -191,7 +191,7 @@ def test_independent_images_are_refined_a_few_at_a_time(monkeypatch):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("side", [LARGE_SIDE - 1, LARGE_SIDE])
-def test_up_blocks_are_what_their_docstring_says(side, training):
+def test_up_blocks_equal_their_definition(side, training):
     torch.manual_seed(0)
     block = with_statistics(UpBlock(5, 3)).train(training)
     maps = torch.randn(2, 5, 7, side, dtype=torch.float64, requires_grad=True)

@@ -19,7 +19,7 @@ def made(cell: str = "lstm", **more) -> tuple[TextEncoder, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("cell", "sentence"), [("lstm", "last"), ("gru", "last"), ("gru", "mean")])
-def test_a_caption_alone_is_read_as_in_any_batch(cell, sentence):
+def test_encoding_does_not_depend_on_the_batch(cell, sentence):
     encoder, tokens = made(cell, sentence=sentence)
     together = encoder(tokens, MASK)
     for row, length in enumerate(LENGTHS.tolist()):
@@ -64,7 +64,7 @@ def test_a_caption_without_words_is_zero(sentence):
     assert torch.allclose(text.sentence[[0, 1, 3, 4]], encoder(tokens, MASK).sentence[[0, 1, 3, 4]], rtol=0, atol=1e-14)
 
 
-def test_dropout_is_for_training_alone():
+def test_dropout_applies_only_in_training():
     encoder, tokens = made()
     assert torch.equal(encoder(tokens, MASK).words, encoder(tokens, MASK).words)
     encoder.train()

@@ -46,7 +46,7 @@ def by_definition(regions: torch.Tensor, words: torch.Tensor, mask: torch.Tensor
 
 @pytest.mark.parametrize("at_once", [1, 216, 2**30])
 @pytest.mark.parametrize("padded", [True, False])
-def test_word_scores_are_those_of_each_pair_alone(monkeypatch, at_once, padded):
+def test_word_scores_do_not_depend_on_the_batch(monkeypatch, at_once, padded):
     monkeypatch.setattr(damsm, "SCORES_AT_ONCE", at_once)
     regions, words = random(5, 6, 3, 3).requires_grad_(), random(3, 4, 6, seed=1).requires_grad_()
     mask = MASK if padded else torch.ones_like(MASK)
@@ -159,7 +159,7 @@ def test_refusals():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_losses_by_name_of_pairs_that_nothing_tells_apart(dtype):
+def test_losses_of_indistinguishable_pairs(dtype):
     text = EncodedText(torch.zeros(2, 3, 6, dtype=dtype), torch.ones(2, 6, dtype=dtype), torch.ones(2, 3, dtype=torch.bool))
     image = EncodedImage(torch.zeros(2, 6, 2, 2, dtype=dtype), torch.ones(2, 6, dtype=dtype))
     losses = damsm_losses(image, text, None, Gammas())

@@ -29,7 +29,7 @@ def test_trunks_end_in_four_by_four(side, normed):
     assert any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()) != normed
 
 
-def test_captions_count_for_one_head_alone():
+def test_captions_affect_only_the_conditional_head():
     network = make().eval()
     real, _, sentences = inputs()
     right, wrong = network.logits(real, sentences), network.logits(real, sentences.roll(1, 0))
@@ -48,7 +48,7 @@ def test_mismatched_captions_are_those_of_the_next():
 
 
 @pytest.mark.parametrize("normed", [False, True])
-def test_they_learn_to_tell_pictures_and_captions_apart(normed):
+def test_damsm_learns_to_match_captions(normed):
     network = make(spectral_norm=normed)
     sentences = torch.eye(5).double()[[0, 1, 0, 1, 0, 1, 0, 1]]
     bright = sentences[:, :1, None, None].expand(-1, 1, 32, 32)  # the first kind of caption is said of white pictures

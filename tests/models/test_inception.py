@@ -28,7 +28,7 @@ def test_layout_of_the_published_weights():
     assert "AuxLogits.fc.weight" not in imagenet
 
 
-def test_depths_and_what_is_left_out(model):
+def test_depth_limits_and_omissions(model):
     images = torch.randn(1, 3, 299, 299, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     calls = []
     handles = [layer.register_forward_hook(lambda layer, *_: calls.append(layer)) for layer in (model.Mixed_6a, model.Mixed_7a, model.fc)]

@@ -64,7 +64,7 @@ def test_the_pyramid_reconstructs_images(side, colours):
     assert torch.equal(level_target(images, "coarse"), downsample(images))
 
 
-def test_the_residual_holds_the_edges_alone():
+def test_residual_holds_only_edges():
     flat = torch.full((1, 1, 16, 16), 0.3)
     torch.testing.assert_close(blur(flat), flat)
     stripes = torch.arange(16).remainder(2).float().expand(1, 1, 16, 16)
@@ -92,7 +92,7 @@ def test_pictures_do_not_depend_on_the_batch(conditioning, colours):
 
 
 @pytest.mark.parametrize("conditioning", ["mean", "sentence"])
-def test_each_stage_hears_its_caption_and_its_noise(conditioning):
+def test_each_stage_depends_on_caption_and_noise(conditioning):
     model = make(conditioning=conditioning)
     text, noise = model.encode(*captions()), noise_of(model)
     coarse_noise, plane = model.split_noise(noise)
@@ -112,7 +112,7 @@ def test_each_stage_hears_its_caption_and_its_noise(conditioning):
         assert not torch.allclose(coarse_sentence, fine_sentence), "each stage has its own reader"
 
 
-def test_sharpening_fixes_the_noise_to_its_mean_and_knows_grey():
+def test_sharpening_uses_mean_noise_and_supports_grey():
     torch.manual_seed(0)
     model = Sharpener(SharpenerConfig(side=8, colours=1, sentence_features=9, features=(4, 3))).double()
     images, sentences = torch.rand(5, 1, 8, 8).double(), captions()[2]
@@ -125,7 +125,7 @@ def test_sharpening_fixes_the_noise_to_its_mean_and_knows_grey():
 
 @pytest.mark.parametrize("conditioning", ["mean", "sentence"])
 @pytest.mark.parametrize("side", [12, 14])
-def test_discriminators_judge_each_picture_by_itself(conditioning, side):
+def test_discriminators_do_not_depend_on_the_batch(conditioning, side):
     torch.manual_seed(0)
     config = LAPGANConfig(**{**TINY, "side": side, "conditioning": conditioning})
     tokens, mask, vectors = captions()

@@ -47,7 +47,7 @@ def test_a_context_acts_on_every_gate():
     torch.testing.assert_close(gru(words, mask, sentence)[:, 0], gru_cell(linear, zeros.repeat(1, 3), zeros))
 
 
-def test_padding_and_company_change_nothing(model):
+def test_padding_and_batch_change_nothing(model):
     tokens, mask = pad(SENTENCES)
     tokens, mask = torch.nn.functional.pad(tokens, (0, 3), value=8), torch.nn.functional.pad(mask, (0, 3))
     together = model(tokens.masked_fill(~mask, 8), mask, normalise=False)
@@ -58,7 +58,7 @@ def test_padding_and_company_change_nothing(model):
         assert not torch.isclose(alone, together[row - 1]).any()
 
 
-def test_each_encoder_has_length_one_unless_told_otherwise(model):
+def test_encodings_are_normalised_by_default(model):
     vectors = model(*pad(SENTENCES))
     for part in vectors.split([5, 6], dim=1):
         torch.testing.assert_close(part.norm(dim=1), torch.ones(3).double())

@@ -28,7 +28,7 @@ def batch(captions, longest, filler):
     return tokens, mask
 
 
-def test_padding_and_company_change_nothing(language):
+def test_padding_and_batch_change_nothing(language):
     together = language(*batch(CAPTIONS, 9, filler=8))
     for row, caption in enumerate(CAPTIONS):
         alone = language(*batch([caption], len(caption), filler=0))
@@ -85,7 +85,7 @@ def test_lstm_cell_is_torch_lstm_cell():
     torch.testing.assert_close(lstm_cell(pre, cell), theirs(inputs, (hidden, cell)))
 
 
-def test_dropout_hides_features_in_training_alone():
+def test_dropout_applies_only_in_training():
     torch.manual_seed(0)
     model = BidirectionalLanguageModel(10, 50, dropout=0.4)
     tokens, mask = batch(CAPTIONS, 6, 0)
@@ -134,7 +134,7 @@ def test_an_alignment_chooses_by_context_and_reads_words():
     torch.testing.assert_close(read, (weights.unsqueeze(2) * words).sum(1))
 
 
-def test_forgetting_cuts_captions_in_training_alone():
+def test_truncation_of_captions_applies_only_in_training():
     """Of the word before, a state knows with the chance that nothing is forgotten; of one three words away, with its third power."""
     torch.manual_seed(0)
     model = BidirectionalLanguageModel(10, 4, forgetting=0.3).double()
@@ -154,7 +154,7 @@ def test_forgetting_cuts_captions_in_training_alone():
     assert (model(tokens, mask).words[0, -1, :4] != model(changed, mask).words[0, -1, :4]).all()
 
 
-def test_noise_reads_words_by_their_weights_in_training_alone():
+def test_align_noise_applies_only_in_training():
     """Gumbel noise of scale 1: the word of the highest score is each word with the chance that is its weight without noise."""
     torch.manual_seed(0)
     alignment = Alignment(6, 5, 7, noise=1.0).double()

@@ -79,7 +79,7 @@ def test_pictures_of_every_side(architecture, side, colours):
     assert model(images, tokens, mask, noise).value.isfinite().all()
 
 
-def test_a_side_that_cannot_be_halved_twice_is_told():
+def test_sides_not_divisible_by_four_are_refused():
     with pytest.raises(ValidationError, match="side 30 is not a multiple of 4"):
         VAEConfig(architecture="convolutional", side=30)
     assert make(architecture="fully-connected", side=30).config.side == 30
@@ -104,7 +104,7 @@ def test_neither_batch_nor_padding_changes_bound_or_picture(architecture, condit
 
 @pytest.mark.parametrize("conditioning", ["mean", "sentence"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_encoder_and_decoder_hear_the_caption(architecture, conditioning):
+def test_encoder_and_decoder_depend_on_the_caption(architecture, conditioning):
     model = make(architecture=architecture, conditioning=conditioning)
     images, tokens, mask, noise, vectors = inputs(model)
     text = model.encode(tokens, mask, vectors)

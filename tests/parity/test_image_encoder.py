@@ -80,7 +80,7 @@ def golden_encoder(weights: dict[str, torch.Tensor], *, corners: bool, mode: str
     return model.train(mode == "train")
 
 
-def test_what_learns(image_encoder):
+def test_trained_parameters(image_encoder):
     file, weights = image_encoder
     model = golden_encoder(weights, corners=False, mode="train")
     parameters = zip(image_encoder_layout(model), model.parameters(), strict=False)  # buffers follow, of which none learns

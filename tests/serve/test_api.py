@@ -118,7 +118,7 @@ def test_wrong_requests_get_one_sentence(serve, gate, wanted, sentence):
     assert not gate.drawn
 
 
-def test_unknown_words_are_named_with_their_nearest_or_skipped(serve):
+def test_unknown_words_get_suggestions_or_are_skipped(serve):
     client = serve()
     assert client.draw(["the didgit three"]).detail == (
         "caption 'the didgit three': unknown word 'didgit' (nearest known: digit, right, eight)"
@@ -144,7 +144,7 @@ def test_broken_json_and_other_types_are_refused(serve):
     assert client.get("/nothing").status == 404
 
 
-def test_a_stream_tells_every_glimpse_and_ends_with_what_the_viewer_takes(serve, tiny):
+def test_stream_sends_every_glimpse_and_the_viewer_data(serve, tiny):
     events = list(serve().events([CAPTION, OTHERS[0]], samples=2, seed=3))
     assert events[0] == (
         "start",
@@ -185,14 +185,14 @@ def test_glimpses_come_while_the_drawing_is_going_on(serve, gate):
     assert came == [True] * 3
 
 
-def test_samples_in_several_batches_are_told_together(serve, gate):
+def test_samples_of_several_batches_are_streamed_together(serve, gate):
     client = serve(batch=2)
     names = [(name, data.get("glimpse")) for name, data in client.events(samples=3)]
     assert [len(batch) for batch in gate.batches] == [2, 1]
     assert names == [("start", None), ("glimpse", 0), ("glimpse", 1), ("glimpse", 2), ("drawn", None), ("end", None)]
 
 
-def test_a_failing_model_answers_500_without_internals_and_the_server_lives_on(serve, gate):
+def test_model_failure_is_500_and_the_server_goes_on(serve, gate):
     client = serve()
     gate.fail = RuntimeError("secret of /root/models")
     answer = client.draw()
@@ -203,7 +203,7 @@ def test_a_failing_model_answers_500_without_internals_and_the_server_lives_on(s
     wait_until(lambda: client.count("cap2im_queued") == 0)
 
 
-def test_a_failing_route_answers_500_without_internals(serve, monkeypatch):
+def test_a_failing_route_is_500_without_internals(serve, monkeypatch):
     client = serve()
     monkeypatch.setattr("cap2im.serve.api.render_response", lambda *_: 1 / 0)
     answer = client.draw()
@@ -212,7 +212,7 @@ def test_a_failing_route_answers_500_without_internals(serve, monkeypatch):
     assert client.count("cap2im_requests_total") >= 1
 
 
-def test_head_answers_as_get_without_the_body(serve):
+def test_head_equals_get_without_the_body(serve):
     client = serve()
     for path in ("/", "/healthz", "/v1/models"):
         head, get = client.ask("HEAD", path), client.get(path)

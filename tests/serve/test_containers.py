@@ -60,7 +60,7 @@ def test_copied_paths_exist_and_are_sent_to_the_builder(name):
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_what_the_package_names_as_its_files_is_copied(name):
+def test_image_copies_the_files_of_the_package(name):
     """pip reads the readme and licence of pyproject.toml during the build."""
     sources = {path.rstrip("/") for each in arguments(name, "COPY") for path in each.split()}
     text = (ROOT / "pyproject.toml").read_text("utf-8")
@@ -70,7 +70,7 @@ def test_what_the_package_names_as_its_files_is_copied(name):
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_the_command_is_one_that_cap2im_knows_and_the_ports_agree(name):
+def test_container_command_and_ports_are_valid(name):
     parameters = served(command(name)).params
     assert parameters["host"] == "0.0.0.0"
     (exposed,) = arguments(name, "EXPOSE")
@@ -81,7 +81,7 @@ def test_the_command_is_one_that_cap2im_knows_and_the_ports_agree(name):
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_builds_in_stages_and_runs_as_nobody_in_particular(name):
+def test_image_is_multi_stage_and_runs_without_root(name):
     kinds = [kind for kind, _ in instructions(name)]
     assert kinds.count("FROM") == 2
     last = instructions(name)[len(kinds) - 1 - kinds[::-1].index("FROM") :]
@@ -93,7 +93,7 @@ def test_builds_in_stages_and_runs_as_nobody_in_particular(name):
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_installs_through_the_constraints_what_pyproject_offers(name):
+def test_image_installs_extras_with_constraints(name):
     installs = [shlex.split(each) for each in arguments(name, "RUN") if "pip install" in each]
     assert len(installs) == 2
     for words in installs:
@@ -104,14 +104,14 @@ def test_installs_through_the_constraints_what_pyproject_offers(name):
     assert "serve" in extras.split(",")
 
 
-def test_the_two_differ_in_what_a_device_needs_alone():
+def test_images_differ_only_in_device_settings():
     plain, devices = (instructions(name) for name in DOCKERFILES)
     apart = [pair for pair in devices if pair not in plain]
     assert [kind for kind, _ in apart] == ["ARG", "ENV", "HEALTHCHECK", "CMD"]
     assert all(any(word in rest for word in ("/cu", "NVIDIA", "--start-period", "--device")) for _, rest in apart)
 
 
-def test_compose_runs_the_image_with_a_command_that_cap2im_knows():
+def test_compose_runs_the_image_with_a_valid_command():
     service = COMPOSE["services"]["cap2im"]
     assert (DEPLOY / service["build"]["context"]).resolve() == ROOT
     dockerfile = Path(service["build"]["dockerfile"])

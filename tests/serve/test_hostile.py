@@ -71,7 +71,7 @@ def raw(client: Client, data: bytes) -> bytes:
         pytest.param(HEALTH + b"Content-Length: 99999999999\r\n\r\n", b"a" * 4096, id="unused body"),
     ],
 )
-def test_what_never_ends_is_cut_off(server, start, piece):
+def test_endless_responses_are_cut_off(server, start, piece):
     before, sent = psutil.Process().memory_info().rss, 0
     block = piece * (65_536 // len(piece))
     with connected(server.port) as connection:
@@ -117,7 +117,7 @@ def test_ambiguous_and_malformed_requests_get_400(server, request_bytes):
     assert raw(server, request_bytes) == b"HTTP/1.1 400 Bad Request"
 
 
-def test_pipelined_requests_are_answered_one_by_one(server):
+def test_pipelined_requests_are_handled_in_order(server):
     count = 2000
     with connected(server.port) as connection:
         connection.sendall((HEALTH + b"\r\n") * count)
@@ -276,7 +276,7 @@ def test_no_path_redirects_or_leads_elsewhere(server, path):
     assert "location" not in answer.headers
 
 
-def test_what_is_planted_in_a_store_is_not_served(serve, tmp_path):
+def test_foreign_files_in_a_store_are_not_served(serve, tmp_path):
     client = serve(store=str(tmp_path / "store"), root_path="/draw")
     url = client.draw().json["results"][0]["drawings"][0]["image"]["url"]
     assert url.startswith("/draw/v1/files/")

@@ -24,7 +24,7 @@ DIGITS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine"
 CAPTIONS = [f"the digit {a} is at the top of the digit {b}" for a in DIGITS for b in DIGITS]
 
 
-def test_ten_times_more_clients_than_places_get_their_own_picture_or_a_503_and_nobody_is_lost():
+def test_overload_gives_every_client_a_picture_or_503():
     """Each client draws its own caption and seed, so a picture of another client would be noticed."""
     places, clients = 8, 80
     pipeline = cap2im.load("aligndraw-mnist")
@@ -53,7 +53,7 @@ def test_ten_times_more_clients_than_places_get_their_own_picture_or_a_503_and_n
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_takes_its_own_requests_with_it_and_comes_back():
+def test_killed_worker_is_restarted():
     with process(workers=2) as (server, client):
         main = psutil.Process(server.pid)
         first = {each.pid for each in main.children()}
@@ -78,7 +78,7 @@ def test_a_worker_that_is_killed_takes_its_own_requests_with_it_and_comes_back()
         assert client.count("cap2im_queued") == 0, "slots of the killed worker are not counted"
 
 
-def test_signals_to_the_whole_group_let_it_finish_what_it_accepted():
+def test_group_signals_let_accepted_requests_finish():
     """As service managers and terminals send them."""
     with process("--batch", "16", before=["setsid"]) as (server, client), ThreadPoolExecutor(1) as pool:
         long = pool.submit(client.draw, CAPTIONS[:8], samples=8)
@@ -87,7 +87,7 @@ def test_signals_to_the_whole_group_let_it_finish_what_it_accepted():
         assert long.result(60).status == 200
 
 
-def test_a_full_disk_ends_the_requests_that_need_it_and_not_the_server(tmp_path):
+def test_full_disk_fails_requests_and_not_the_server(tmp_path):
     alone = ["unshare", "--mount", "--map-root-user"]  # what is mounted is seen by the server alone, and gone with it
     if shutil.which("unshare") is None or subprocess.run([*alone, "true"], check=False).returncode:
         pytest.skip("no file system can be mounted here")

@@ -185,7 +185,7 @@ def test_viewer_is_the_one_that_draw_writes(server: Client) -> None:
         assert fetched(f"{address_of(server)}page/{name}")[2].decode() == viewer_file(name)
 
 
-def test_files_are_asked_for_again_and_answered_when_they_changed(server: Client) -> None:
+def test_page_files_are_revalidated(server: Client) -> None:
     _, headers, _ = fetched(address_of(server) + "page/page.js")
     assert headers["Cache-Control"] == "no-cache"
     assert fetched(address_of(server) + "page/page.js", {"If-None-Match": headers["ETag"]})[0] == 304
@@ -228,7 +228,7 @@ def test_words_are_completed_by_the_keyboard(open_page: Any) -> None:
     assert tab.evaluate("document.activeElement.id") == "model-choice"
 
 
-def test_words_that_arrive_late_complete_what_was_typed(open_page: Any) -> None:
+def test_late_suggestions_complete_the_typed_word(open_page: Any) -> None:
     tab = open_page()
     held = []
     tab.route("**/words", lambda route: held.append(route))
@@ -253,7 +253,7 @@ def test_a_word_in_the_middle_is_completed_in_its_place(open_page: Any) -> None:
     assert tab.evaluate("document.activeElement.id") == "caption"
 
 
-def test_unknown_words_are_marked_and_mended_with_one_click(open_page: Any) -> None:
+def test_unknown_words_are_marked_and_fixed_by_a_click(open_page: Any) -> None:
     tab = open_page()
     tab.keyboard.type("the digt 3 is at the purple lft of the digt")
     wait_until(tab, lambda: tab.locator(".mirror .unknown").all_text_contents() == ["digt", "purple", "lft", "digt"])
@@ -293,7 +293,7 @@ def test_a_word_that_is_being_typed_is_not_yet_unknown(open_page: Any) -> None:
 
 
 @pytest.mark.parametrize("width", [390, 1400])
-def test_suggestions_do_not_cover_what_is_told_of_unknown_words(open_page: Any, width: int) -> None:
+def test_suggestions_do_not_cover_unknown_word_messages(open_page: Any, width: int) -> None:
     tab = open_page(width=width)
     tab.keyboard.type("the digit thre is at the to")  # told while the list is open, and again when it opens later
     for more in ("", "p of th"):
@@ -312,7 +312,7 @@ def test_pasted_lines_become_one(open_page: Any) -> None:
     assert tab.input_value("#caption") == "the digit 3 is at the top of the digit 1"
 
 
-def test_refused_caption_says_why(open_page: Any) -> None:
+def test_refused_captions_have_a_reason(open_page: Any) -> None:
     tab = open_page(expects="422")
     tab.keyboard.type("a purple cat ")
     tab.keyboard.press("Enter")
@@ -364,7 +364,7 @@ def test_canvas_grows_while_the_stream_is_open(open_page: Any, held: Any) -> Non
     assert tab.text_content("#first .seed") == "5"
 
 
-def test_what_has_arrived_can_be_scrubbed_and_no_more(open_page: Any, held: Any) -> None:
+def test_only_received_glimpses_can_be_scrubbed(open_page: Any, held: Any) -> None:
     let_go = held(10)
     tab = open_page()
     tab.fill("#caption", TOP)
@@ -482,7 +482,7 @@ def test_stop_ends_the_stream_and_frees_its_place(open_page: Any, server: Client
     assert is_canvas(tab, cap2im.draw(TOP, seed=0)[0], 1)
 
 
-def test_stop_shows_the_glimpse_that_it_tells(open_page: Any, held: Any) -> None:
+def test_stop_shows_the_announced_glimpse(open_page: Any, held: Any) -> None:
     let_go = held(20)
     tab = open_page(f"#caption={TOP}&second={BOTTOM}", moving=True)
     wait_until(tab, lambda: tab.is_visible("#stop"))
@@ -511,7 +511,7 @@ def test_a_new_drawing_takes_the_place_of_one_that_is_watched(open_page: Any, he
     assert is_canvas(tab, cap2im.draw(BOTTOM, seed=0)[0], 31)
 
 
-def test_keyboard_alone_draws_and_saves(open_page: Any) -> None:
+def test_keyboard_draws_and_saves(open_page: Any) -> None:
     tab = open_page()
     tab.keyboard.type(TOP)
     tab.keyboard.press("Enter")
@@ -533,7 +533,7 @@ def test_keyboard_alone_draws_and_saves(open_page: Any) -> None:
 # Files and links
 
 
-def test_files_are_what_was_drawn(open_page: Any, tmp_path: Path) -> None:
+def test_files_equal_the_drawings(open_page: Any, tmp_path: Path) -> None:
     tab = open_page(f"#caption={TOP}&seed=3&samples=2")
     drawn(tab)
     tab.click("#first .samples button:nth-child(2)")
@@ -571,7 +571,7 @@ def test_files_of_a_store_are_saved_from_there(open_page: Any, tmp_path: Path) -
         tab.close()
 
 
-def test_what_is_saved_is_what_is_seen_even_when_the_next_was_refused(open_page: Any) -> None:
+def test_saved_picture_is_the_visible_one(open_page: Any) -> None:
     tab = open_page(f"#caption={TOP}&seed=3", expects="422")
     drawn(tab)
     tab.fill("#caption", "a purple cat")
@@ -638,7 +638,7 @@ def test_hostile_addresses_stay_text(open_page: Any, hostile: str) -> None:
     assert tab.locator("img, .box b b, .mirror b, .mirror script").count() == 0
 
 
-def test_a_link_beyond_the_limits_asks_for_what_is_allowed(open_page: Any) -> None:
+def test_links_beyond_the_limits_are_clamped(open_page: Any) -> None:
     tab = open_page(f"#caption={TOP}&samples=900&seed={10**20}")
     drawn(tab)
     assert tab.input_value("#samples-choice") == "16"
@@ -658,7 +658,7 @@ def test_link_to_a_model_that_is_not_here(open_page: Any) -> None:
 # Trouble
 
 
-def test_busy_server_counts_down_and_is_asked_again(open_page: Any, server: Client, gate: Gate) -> None:
+def test_page_retries_a_busy_server(open_page: Any, server: Client, gate: Gate) -> None:
     tab = open_page(expects="503")
     tab.fill("#caption", TOP)
     gate.close()
@@ -678,7 +678,7 @@ def test_busy_server_counts_down_and_is_asked_again(open_page: Any, server: Clie
     assert not tab.is_visible("#trouble")
 
 
-def test_failing_model_is_told(open_page: Any, gate: Gate) -> None:
+def test_failing_model_is_reported(open_page: Any, gate: Gate) -> None:
     tab = open_page()
     gate.fail = RuntimeError("broken on purpose")
     tab.fill("#caption", TOP)
@@ -732,7 +732,7 @@ def locked() -> Iterator[Client]:
     yield from served_at(api_key=KEY)
 
 
-def test_api_key_is_asked_for_and_kept_for_the_tab(open_page: Any, locked: Client) -> None:
+def test_api_key_prompt_is_kept_for_the_tab(open_page: Any, locked: Client) -> None:
     tab = open_page(url=address_of(locked), expects="401")
     tab.fill("#caption", TOP)
     tab.press("#caption", "Enter")

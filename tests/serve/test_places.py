@@ -24,7 +24,7 @@ from tests.serve.conftest import CAPTION, together, wait_until
 CAPTIONS = [f"the digit {n} is at the top left of the image" for n in range(10)]
 
 
-def test_clients_share_batches_and_get_the_pictures_of_drawing_alone(serve, gate, tiny):
+def test_pictures_do_not_depend_on_the_batch_of_requests(serve, gate, tiny):
     client = serve()
     gate.close()
     first = partial(client.draw, [CAPTION], seed=99)
@@ -95,7 +95,7 @@ def test_clients_that_leave_free_their_places_and_are_not_drawn(serve, gate):
     assert 'cap2im_requests_total{route="/v1/draw",status="499"} 1.0' in client.get("/metrics").body.decode()
 
 
-def test_a_stream_whose_client_leaves_in_the_middle_frees_its_places(serve, gate):
+def test_disconnected_streams_free_their_slots(serve, gate):
     client = serve(queue=2, batch=1)
     events = client.events([CAPTION], samples=2)
     assert next(events)[0] == "start"
@@ -107,7 +107,7 @@ def test_a_stream_whose_client_leaves_in_the_middle_frees_its_places(serve, gate
     assert client.draw(samples=2).status == 200
 
 
-def test_what_takes_too_long_gets_504_and_frees_its_places(serve, gate):
+def test_timeouts_are_504_and_free_their_slots(serve, gate):
     client = serve(queue=2, timeout_s=0.3)
     gate.close()
     late, watched = together(client.draw, lambda: list(client.events()))
@@ -180,7 +180,7 @@ def test_an_idle_queue_sets_no_alarm():
     assert asyncio.run(alarms()) == 0
 
 
-def test_a_full_queue_says_how_long_all_devices_will_draw(tiny):
+def test_full_queue_estimates_the_wait_for_all_devices(tiny):
     engine = Engine(ServeSettings.of({"models": (str(tiny),), "devices": ("cpu", "cpu"), "queue": 12}), Metrics())
     engine.load()
     ((first, second),) = engine.models.values()
@@ -191,7 +191,7 @@ def test_a_full_queue_says_how_long_all_devices_will_draw(tiny):
     assert busy.value.headers == {"Retry-After": "3"}  # 10 pictures at 4 a second
 
 
-def test_what_a_slow_client_leaves_unread_holds_up_streams_alone(tiny):
+def test_slow_clients_hold_up_only_their_streams(tiny):
     engine = Engine(ServeSettings.of({"models": (str(tiny),), "queue": 4}), Metrics())
     engine.load()
     asked = engine.accept(engine.default, CAPTIONS[:2], 2, 0, "skip")
@@ -220,7 +220,7 @@ async def draw_at_once(pictures: list[Picture]) -> list[int]:
     return [picture.seed for picture in pictures]
 
 
-def test_a_full_batch_waits_for_nobody():
+def test_a_full_batch_does_not_wait():
     """Waiting would take ten minutes."""
 
     async def draw() -> list[int]:
@@ -251,7 +251,7 @@ def batches_of_returning_clients(*, size: int, wait_ms: float) -> list[list[int]
     return batches
 
 
-def test_clients_that_were_answered_together_are_drawn_together(monkeypatch):
+def test_concurrent_clients_share_a_batch(monkeypatch):
     monkeypatch.setattr("cap2im.serve.batching.RETURN_WAIT", 1000)  # ten seconds, of a batch of 10 ms
     assert batches_of_returning_clients(size=16, wait_ms=0) == [[0, 1, 2, 3]] * 2
     monkeypatch.setattr("cap2im.serve.batching.RETURN_WAIT", 0)

@@ -18,7 +18,7 @@ import cap2im.serve.metrics
 from tests.serve.conftest import CAPTION, process, together, wait_until
 
 
-def test_told_to_stop_it_finishes_what_it_accepted(tiny):
+def test_stop_signal_lets_accepted_requests_finish(tiny):
     with process("--model", str(tiny), "--batch", "4", "--set", "wait_ms=0") as (server, client):
         accepted = [client.begin("/v1/draw", {"captions": [CAPTION] * 4, "samples": 4, "seed": n, "steps": True}) for n in range(12)]
         accepted += [client.begin("/v1/draw/stream", {"captions": [CAPTION] * 4, "samples": 4}) for _ in range(3)]
@@ -76,14 +76,14 @@ def test_interrupted_again_it_gives_up_without_a_traceback(tiny, workers):
         assert server.stderr.read() == ("cap2im: interrupted\n" if workers == 1 else "")
 
 
-def test_workers_leave_when_the_process_that_started_them_is_killed(tiny):
+def test_workers_exit_when_their_parent_is_killed(tiny):
     with process("--model", str(tiny), workers=2) as (server, client):
         assert not refuses(client.port)
         server.kill()
         wait_until(lambda: refuses(client.port))
 
 
-def test_what_a_killed_worker_had_queued_is_not_counted(tmp_path):
+def test_queue_of_a_killed_worker_is_not_counted(tmp_path):
     program = (
         "import os, time, cap2im.serve.metrics as m; c = m.Metrics(); c.queued.set({}); c.refused.inc(); print(flush=True); time.sleep({})"
     )
@@ -164,7 +164,7 @@ def test_unusable_keys(run, tmp_path, monkeypatch):
     assert "CAP2IM_API_KEY: expected an API key" in run("serve")[2]
 
 
-def test_without_the_extra_it_says_what_to_install(run, monkeypatch):
+def test_missing_extra_error_names_the_install_command(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "cap2im.serve.app", None)
     for name in [name for name in sys.modules if name.startswith("fastapi") or name == "cap2im.serve.app"]:
         monkeypatch.delitem(sys.modules, name)

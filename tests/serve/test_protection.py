@@ -24,7 +24,7 @@ def test_who_draws_brings_the_key(serve):
         assert client.get(path).status == 200
 
 
-def test_the_key_is_told_to_nobody(serve):
+def test_api_key_is_never_disclosed(serve):
     client = serve(api_key="open-sesame")
     for path in ("/metrics", "/v1/models", "/openapi.json"):
         assert b"sesame" not in client.get(path).body
@@ -65,21 +65,21 @@ def test_only_local_names_lead_to_a_local_server(serve):
     )
 
 
-def test_allowed_hosts_are_the_names_a_server_answers_to(serve):
+def test_requests_for_other_hosts_are_refused(serve):
     for host in ("127.0.0.1", "0.0.0.0"):
         client = serve(host=host, allowed_hosts="draw.example.org, box.local")
         assert [client.get("/healthz", Host=name).status for name in ("draw.example.org:80", "Box.Local.", "localhost")] == [200] * 3
         assert [client.get("/healthz", Host=name).status for name in ("example.org", "a.draw.example.org")] == [421] * 2
 
 
-def test_a_public_server_answers_to_any_name(serve):
+def test_public_servers_accept_any_host(serve):
     client = serve(host="0.0.0.0")
     assert client.get("/v1/models", Host="draw.example.org").status == 200
     assert client.get("/v1/models", Host="draw.example.org/x").status == 400
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/v1/models", "/nothing", "/docs", "/openapi.json"])
-def test_browsers_are_told_to_be_careful(serve, path):
+def test_responses_have_security_headers(serve, path):
     headers = serve().get(path).headers
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["x-frame-options"] == "DENY"

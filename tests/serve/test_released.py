@@ -33,7 +33,7 @@ def test_stages_are_the_three_sizes_small_to_large():
     assert [each.getpixel((0, 0))[0] for each in (small, medium, large)] == [80, 160, 64]
 
 
-def test_the_large_one_is_the_finished_picture_which_may_be_sharpened():
+def test_large_size_is_the_finished_picture():
     assert three_sizes(drawing((8, 16, 32), 2, final=7))[2].getpixel((0, 0)) == (7, 7, 7)
 
 
@@ -90,7 +90,7 @@ def opened(url: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(content)))
 
 
-def test_bird_answers_with_the_keys_of_the_release(bundled):
+def test_bird_response_has_the_keys_of_the_release(bundled):
     start = time.perf_counter()
     answer = bundled.post("/api/v1.0/bird", json={"caption": CAPTION})
     assert answer.status_code == 201
@@ -136,7 +136,7 @@ def test_unknown_words_are_left_out_but_not_all_of_them(bundled):
      ({"caption": CAPTION, "seed": -1}, 422), ({"caption": CAPTION, "model": "birds"}, 404)],
 )  # fmt: skip
 @pytest.mark.parametrize("route", ["bird", "birds"])
-def test_wrong_requests_are_told_in_one_sentence(bundled, route, body, status):
+def test_invalid_requests_are_explained_in_one_sentence(bundled, route, body, status):
     answer = bundled.post(f"/api/v1.0/{route}", json=body)
     assert answer.status_code == status
     assert isinstance(answer.json()["detail"], str)

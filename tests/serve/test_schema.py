@@ -28,7 +28,7 @@ def api(tiny):
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
-def test_every_route_answers_as_its_schema_says(api, mode):
+def test_every_route_matches_its_schema(api, mode):
     asked = 0
     for operation in (result.ok() for result in api.get_all_operations()):
         if mode is GenerationMode.NEGATIVE and operation.body.items == []:
@@ -46,7 +46,7 @@ def test_every_route_answers_as_its_schema_says(api, mode):
     assert asked > 60
 
 
-def test_what_is_allowed_is_drawn(api):
+def test_allowed_requests_are_drawn(api):
     drawn = []
 
     @hypothesis.given(case=api["/v1/draw"]["POST"].as_strategy())
@@ -63,7 +63,7 @@ def test_what_is_allowed_is_drawn(api):
     assert set(drawn) == {200}
 
 
-def test_the_schema_tells_every_route_and_the_limits(api):
+def test_schema_describes_every_route_and_limit(api):
     routes = {f"{operation.ok().method.upper()} {operation.ok().path}" for operation in api.get_all_operations()}
     assert routes >= {
         "POST /v1/draw",
@@ -80,7 +80,7 @@ def test_the_schema_tells_every_route_and_the_limits(api):
     assert (captions["maxItems"], captions["items"]["maxLength"]) == (2, 60)
 
 
-def test_every_request_has_an_example_that_is_answered(api):
+def test_every_request_example_is_valid(api):
     bodies = 0
     for path, methods in api.raw_schema["paths"].items():
         if "requestBody" not in methods.get("post", {}):

@@ -55,14 +55,14 @@ def test_there_are_commands_and_requests():
 
 
 @pytest.mark.parametrize("line", CURLS)
-def test_requests_are_answered(bundled, line):
+def test_valid_requests_succeed(bundled, line):
     words = shlex.split(line)
     (url,) = [word for word in words if word.startswith("http://127.0.0.1:8000")]
     answer = bundled.post(url.removeprefix("http://127.0.0.1:8000"), json=json.loads(words[words.index("-d") + 1]))
     assert answer.status_code == (201 if "/api/" in url else 200), answer.text
 
 
-def test_the_answer_shown_is_the_answer(bundled):
+def test_documented_response_is_the_response(bundled):
     """Except the picture, which the document shortens."""
     (shown,) = re.findall(r"```json\n(.*?)\n```", TEXT, re.DOTALL)
     words = shlex.split(CURLS[0])

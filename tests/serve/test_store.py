@@ -56,7 +56,7 @@ def failing(monkeypatch, store: Store, error: BaseException | None = None, secon
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
-def test_what_is_kept_is_read_again_by_the_name_in_its_link(tmp_path, scheme):
+def test_stored_files_are_read_by_the_name_in_their_link(tmp_path, scheme):
     store = Store.open(f"{scheme}{tmp_path}/deep/pictures/")
     link = keep(store)
     assert link == f"{FILES}/{NAME}"
@@ -65,7 +65,7 @@ def test_what_is_kept_is_read_again_by_the_name_in_its_link(tmp_path, scheme):
     assert run(store.read, keep(store, b"<html>", "html").rsplit("/", 1)[1]) == (b"<html>", "text/html; charset=utf-8")
 
 
-def test_one_picture_is_one_file_and_young_again(tmp_path):
+def test_redrawing_refreshes_the_stored_file(tmp_path):
     store = Store.open(str(tmp_path))
     first = keep(store)
     os.utime(tmp_path / NAME, (1, 1))
@@ -116,7 +116,7 @@ def test_a_full_disk_is_507_and_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "no"), FileNotFoundError("gone"), RuntimeError("EndpointConnectionError")])
-def test_any_other_failure_is_503_and_names_nothing_of_the_machine(tmp_path, monkeypatch, error):
+def test_other_store_failures_are_503_without_internals(tmp_path, monkeypatch, error):
     store = Store.open(str(tmp_path))
     failing(monkeypatch, store, error)
     with pytest.raises(StoreError) as told:
@@ -135,7 +135,7 @@ def test_a_folder_that_was_deleted_under_the_server_is_503(tmp_path):
     assert run(store.read, NAME) is None
 
 
-def test_a_store_that_hangs_is_given_up_in_time_however_many_wait_for_it(tmp_path, monkeypatch):
+def test_hanging_store_times_out_for_all_requests(tmp_path, monkeypatch):
     store = Store.open(str(tmp_path), timeout_s=0.2)
     release, statuses, written = threading.Event(), [], []
 
@@ -174,7 +174,7 @@ def test_many_writers_of_the_same_picture_all_succeed(tmp_path):
     assert (tmp_path / NAME).read_bytes() == PICTURE
 
 
-def test_all_files_of_an_answer_are_kept_before_it_is_given(tmp_path):
+def test_files_of_a_response_are_stored_before_it_is_sent(tmp_path):
     store = Store.open(str(tmp_path))
     files = Files(store)
     links = [files.add(b"%d" % n, "png")["url"] for n in range(40)]
@@ -189,7 +189,7 @@ def test_without_a_store_files_are_inline():
     run(files.keep)
 
 
-def test_a_store_that_cannot_be_used_is_told_in_one_line(tmp_path):
+def test_unusable_store_is_one_line(tmp_path):
     (tmp_path / "file").write_text("no folder")
     for url, said in [
         ("nowhere://bucket", "Protocol not known"),
@@ -217,7 +217,7 @@ def bucket(monkeypatch):
     server.stop()
 
 
-def test_a_bucket_keeps_pictures_and_signs_links_that_a_browser_shows(bucket):
+def test_bucket_stores_pictures_and_signs_links(bucket):
     store = Store.open("s3://pictures/of/birds", link_s=600)
     link = keep(store)
     assert urlsplit(link).path == f"/pictures/of/birds/{NAME}"
@@ -262,7 +262,7 @@ def asked(tmp_path):
 
 
 @pytest.mark.parametrize(("form", "kind"), [("png", "png"), ("gif", "gif"), ("html", "png")])
-def test_links_of_an_answer_lead_to_what_would_be_inline(asked, form, kind):
+def test_links_return_the_inline_content(asked, form, kind):
     wanted = {"captions": [CAPTION], "samples": 2, "format": form, "steps": True}
     linked, inline = (client.post("/v1/draw", json=wanted) for client in (asked(), asked(store=None)))
     assert linked.status_code == inline.status_code == 200
@@ -291,7 +291,7 @@ def test_no_address_reads_another_file(asked, tmp_path):
         assert set(answer.json()) == {"detail"}
 
 
-def test_captions_that_look_like_paths_write_into_the_store_alone(asked, tmp_path):
+def test_path_like_captions_stay_inside_the_store(asked, tmp_path):
     client = asked()
     for caption in ("../../digit", "/etc/digit", "digit\0", "..\\digit", "s3://bucket/digit", "a" * 900 + " digit"):
         answer = client.post("/v1/draw", json={"captions": [caption], "unknown": "skip"})
@@ -300,7 +300,7 @@ def test_captions_that_look_like_paths_write_into_the_store_alone(asked, tmp_pat
     assert all(len(path.stem) == 64 for path in tmp_path.rglob("*.png"))
 
 
-def test_a_store_that_fails_is_one_answer_and_the_server_goes_on(asked, monkeypatch):
+def test_store_failure_is_one_response_and_the_server_goes_on(asked, monkeypatch):
     client = asked(store_timeout_s=0.3)
     store, wanted = client.app.state.store, {"captions": [CAPTION]}
     for error, status in ((OSError(errno.ENOSPC, "full"), 507), (OSError(errno.EIO, "broken"), 503)):

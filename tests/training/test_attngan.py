@@ -290,7 +290,7 @@ def test_a_prepared_dataset_read_with_the_matching_models_words(tmp_path):
         assert pipeline.draw("a red square")[0].canvases.shape == (2 if architecture == "attngan" else 1, 32, 32, 3)
 
 
-def test_what_was_trained_on_digits_is_measured(tmp_path, run):
+def test_models_of_digits_are_measured(tmp_path, run):
     train(recipe(tmp_path, "train.epochs=1"), tmp_path / "gan", device="cpu")
     code, out, err = run(
         "evaluate",

@@ -115,7 +115,7 @@ def test_canvases_of_the_mix(digits):
     assert 0.6 < ((labels >= 0) & (labels < NO_DIGIT)).sum() / len(images) < 1.4  # digits of a canvas
 
 
-def test_what_is_no_digit():
+def test_other_values_are_not_digits():
     generator = torch.Generator().manual_seed(0)
     whole = torch.rand(50, 28, 28, generator=generator)
     kept = erase(whole, generator).sum(dim=(1, 2)) / whole.sum(dim=(1, 2))

@@ -130,7 +130,7 @@ def test_the_ema_averages_only_weights_that_moved(tmp_path):
         torch.testing.assert_close(weight, 2 / 11 * one + 9 / 11 * two)  # the decay of a second update is not yet 0.25
 
 
-def test_discriminators_learn_to_tell_bright_from_dark():
+def test_discriminators_learn_to_separate_bright_from_dark():
     wanted = recipe(
         "lapgan",
         "train.optimizer=adam",

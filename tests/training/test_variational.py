@@ -152,7 +152,7 @@ def test_resume_refuses_other_recipes(tmp_path):
         train(tiny_recipe("train.epochs=1", "train.learning_rate=0.5"), tmp_path, device="cpu", resume=True)
 
 
-def test_batches_depend_on_the_step_alone():
+def test_batches_depend_only_on_the_step():
     one, two = (load_training_data(tiny_recipe(), DataSource()).batches for _ in range(2))
     for step in (0, 1, 7):
         one.at(step)
