@@ -46,6 +46,7 @@ NOT_RUN = {
     r"accelerate launch": "several processes; tests/training and tests/metrics run them",
     r"cap2im compare --preset": "trains seven models; tests/evaluation runs it on small ones",
     r".*(s3://|hf://)": "a bucket or the hub",
+    r"cap2im evaluate .*(--shortlist-model|--damsm|--inception)": "another trained network; tests/evaluation uses small ones",
     r"cap2im prepare webdataset": "a hundred shards; tests/data reads some",
     r"cap2im train skipthoughtdraw-cifar": "the paper's sentence vectors; tests/training trains small ones",
 }
