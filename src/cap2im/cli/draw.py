@@ -33,12 +33,13 @@ def parse_part(text: Any) -> str:
 
 
 @commands.command(
+    help=f"Draw captions: {', '.join(part.description for part in PARTS.values())}.",
     epilog=examples(
         'cap2im draw "the digit three is at the top of the digit one" --samples 8',
         "cap2im draw --file captions.txt --model runs/mine --samples 1 --only png",
         "cap2im draw --file captions.txt --sharpen runs/sharp --out drawings",
         "echo 'the digit 7 is at the top left of the image' | cap2im draw --file -",
-    )
+    ),
 )
 def draw(
     captions: Annotated[list[str] | None, typer.Argument(help="Captions, each in quotes.")] = None,
@@ -71,7 +72,7 @@ def draw(
     precision: PrecisionOption = "fp32",
     as_json: Annotated[bool, typer.Option("--json", help="Print the written files as JSON on standard output.")] = False,
 ) -> None:
-    """Draw captions: pictures, an animation, the attention over words, and an interactive page."""
+    """Draw captions into a folder."""
     texts = read_captions(captions or [], file)
     if not texts and model == cap2im.DEFAULT_MODEL:
         raise ValueError('no caption given; try: cap2im draw "the digit three is at the top of the digit one"')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import unicodedata
@@ -12,13 +13,15 @@ from PIL import Image
 
 from cap2im.files import RESERVED_NAMES, sha256, write_atomically
 from cap2im.rendering.drawing import Drawing, check_samples
+from cap2im.rendering.images import png_bytes
 from cap2im.rendering.parts import PARTS
 
 
 def save_drawings(drawings: Sequence[Drawing], folder: str | Path, parts: Iterable[str] = PARTS) -> list[Path]:
     """Write the samples of one caption into a folder, in place of an earlier drawing there.
 
-    Each file is replaced atomically. Files of the earlier drawing that the new one lacks are removed.
+    Each file is replaced atomically. Files of the earlier drawing that the new one lacks are removed. PNG files without the name of the
+    model get the first drawing's provenance.
 
     Args:
         drawings: samples of one caption by one model.
@@ -43,11 +46,16 @@ def save_drawings(drawings: Sequence[Drawing], folder: str | Path, parts: Iterab
         if name not in chosen:
             continue
         for file_name, content in part.files(drawings):
-            write_atomically(folder / file_name, content)
+            write_atomically(folder / file_name, _stamped(content, drawings[0]) if file_name.endswith(".png") else content)
             written.append(folder / file_name)
     for stale in set(_drawing_files(folder)).difference(written):
         stale.unlink()
     return written
+
+
+def _stamped(png: bytes, drawing: Drawing) -> bytes:
+    with Image.open(io.BytesIO(png)) as picture:
+        return png if "model" in picture.info else png_bytes(picture, drawing.provenance)
 
 
 def _drawing_files(folder: Path) -> list[Path]:
@@ -60,8 +68,8 @@ def drawing_model(folder: Path) -> str | None:
     files = _drawing_files(folder)
     for path in files:
         try:
-            if path.suffix == ".html":
-                match = re.search(rb'"model":("(?:[^"\\]|\\.)*")', path.read_bytes())
+            if path.suffix not in (".png", ".gif"):
+                match = re.search(rb'"model": ?("(?:[^"\\]|\\.)*")', path.read_bytes())
                 name = None if match is None else json.loads(match[1])
             else:
                 with Image.open(path) as picture:
