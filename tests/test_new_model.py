@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
+from torch import nn
 
 import cap2im
 from cap2im.checkpoint import read_config, read_weights
 from cap2im.registry import MODELS, Spec
 from cap2im.serve.app import create_app
 from cap2im.serve.settings import ServeSettings
+from cap2im.training.variational import load_matching_weights
+from tests.toy.network import Toy, ToyConfig
 
 RECIPE = str(Path(__file__).parent / "toy" / "toy-digits.toml")
 CAPTION = "the digit three is at the top of the digit one"
@@ -58,7 +61,16 @@ def test_a_new_model_trains(model):
     assert losses[-1] < losses[0]
     config = read_config(model)
     assert (config["kind"], config["model"]["side"], config["parameters"]) == ("toy", 60, sum(w.numel() for w in weights(model).values()))
-    assert "| validation loss |" in (model / "README.md").read_text()
+    card = (model / "README.md").read_text()
+    assert "| validation loss |" in card
+    assert "pipeline_tag: text-to-image\n" in card
+    assert "Draw with it: `cap2im draw CAPTION --model FOLDER`." in card
+
+
+def test_a_new_model_trains_in_the_precision_of_its_recipe(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("cap2im.models.precision.supports_bf16", lambda _: True)
+    half = weights(train(tmp_path / "run", 10, precision="bf16"))
+    assert any(not torch.equal(half[name], value) for name, value in weights(model).items())
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -96,3 +108,17 @@ def test_a_new_model_is_served(model):
         reply = client.post("/v1/draw", json={"captions": [CAPTION], "seed": 5})
         assert reply.status_code == 200, reply.text
         assert reply.json()["results"][0]["caption"] == CAPTION
+
+
+def test_a_new_models_words_keep_their_weights_in_another_vocabulary(model):
+    source = read_config(model)
+    words = source["vocabulary"]["words"]
+    other = source | {"vocabulary": source["vocabulary"] | {"words": [*reversed(words)]}}
+    network = Toy(ToyConfig())
+    _, messages = load_matching_weights(network, model, other)
+    before, after = weights(model), network.state_dict()
+    embeddings = [f"{name}.weight" for name, layer in network.named_modules() if isinstance(layer, nn.Embedding)]
+    assert embeddings
+    for name in embeddings:
+        assert torch.equal(after[name], before[name].float().flip(0))
+    assert messages == [f"{model}: {len(words)} of {len(words)} words have weights there and keep them; 0 words start untrained"]

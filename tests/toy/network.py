@@ -39,6 +39,8 @@ class ToyConfig(BaseModel):
 class Toy(DrawingModel):
     """The network; `DrawingModel.encode` encodes captions with `language`."""
 
+    config: ToyConfig
+
     def __init__(self, config: ToyConfig) -> None:
         super().__init__()
         self.config = config

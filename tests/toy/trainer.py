@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from cap2im.config import DrawingRecipe, Training
 from cap2im.config.sections import Epochs
 from cap2im.data.batch import Batch
+from cap2im.models.precision import autocast
 from cap2im.training.data import TrainingData
 from cap2im.training.state import TrainState
 from cap2im.training.trainer import Losses, Trainer
@@ -44,7 +45,8 @@ class ToyTrainer(Trainer):
 
     def update(self, batch: Batch) -> Losses:
         """Make one update."""
-        loss = self._loss(self.network, batch)
+        with autocast(self.accelerator.device, self.recipe.train.precision):
+            loss = self._loss(self.network, batch)
         self.check_finite("loss", loss)
         self.state.optimizer.zero_grad()
         self.accelerator.backward(loss)

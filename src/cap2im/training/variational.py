@@ -26,7 +26,7 @@ from cap2im.data.batch import Batch
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.files import describe
 from cap2im.models.aligndraw import DRAW
-from cap2im.models.interface import LikelihoodModel
+from cap2im.models.interface import DrawingModel, LikelihoodModel
 from cap2im.models.precision import autocast
 from cap2im.registry import MODELS
 from cap2im.training.data import DataSource, TrainingData
@@ -61,7 +61,7 @@ class VariationalTrainer(Trainer):
     """Maximises the variational bound of captioned images. Best is the highest validation bound: what training maximises."""
 
     score, higher_is_better = "bound", True
-    options = frozenset({"stream", "start_from", "compile_model"})
+    options = Trainer.options | {"start_from", "compile_model"}
 
     def __init__(self, recipe: VariationalRecipe, data: TrainingData, accelerator: Accelerator) -> None:
         super().__init__(recipe, data, accelerator)
@@ -157,7 +157,7 @@ def _gradient(parameter: Tensor) -> Tensor:
     return parameter.grad
 
 
-def load_matching_weights(model: nn.Module, folder: Path, config: Mapping[str, Any]) -> tuple[str, list[str]]:
+def load_matching_weights(model: DrawingModel, folder: Path, config: Mapping[str, Any]) -> tuple[str, list[str]]:
     """Fill a model with the weights of a folder. Words of both vocabularies keep their weights, whatever their numbers.
 
     Args:
@@ -185,7 +185,7 @@ def load_matching_weights(model: nn.Module, folder: Path, config: Mapping[str, A
         raise ValueError(f"{folder}: damaged vocabulary: {describe(error)}") from None
     weights = {name: value.float() for name, value in read_weights(folder, source).items()}
     messages = []
-    if vocabulary != (own := Vocabulary.model_validate(target["vocabulary"])) and target["model"].get("conditioning") in ("align", "mean"):
+    if vocabulary != (own := Vocabulary.model_validate(target["vocabulary"])) and model.config.reads_words:
         messages.append(_map_word_vectors(model, weights, vocabulary, own, folder))
     if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in model.state_dict().items()}:
         sizes = {key: value for key, value in source.get("model", {}).items() if key in target["model"] and key != "vocabulary_size"}
