@@ -115,9 +115,9 @@ class VariationalTraining(Training):
 
 
 class VariationalRecipe(DrawingRecipe):
-    """A model with a variational lower bound."""
+    """A model with a variational lower bound. Subclasses give the section `model` its type, a `DrawingConfig`."""
 
-    model: DRAWConfig | VAEConfig
+    model: Any
     train: VariationalTraining = VariationalTraining()
 
 
