@@ -10,6 +10,7 @@ import torch
 from cap2im._version import __version__
 from cap2im.files import shortened
 from cap2im.hub import licence_lines
+from cap2im.registry import MODELS
 from cap2im.training.accelerator import machine
 
 MATCHED_CAPTIONS = {
@@ -17,6 +18,8 @@ MATCHED_CAPTIONS = {
     "seen": "validation digits, captions of the training",
     "held_out": "validation digits, held-out captions",
 }
+
+DRAW_WITH_IT = "Draw with it: `cap2im draw CAPTION --model FOLDER`."
 
 CARD = """---
 library_name: cap2im
@@ -39,8 +42,8 @@ def model_card(
     recipe: Any,
     figures: Mapping[str, Any],
     *,
-    task: str = "",
-    use: str = "",
+    task: str | None = None,
+    use: str | None = None,
     measured: Mapping[str, str] | None = None,
     origin: Mapping[str, str] | None = None,
     unit: str = "",
@@ -52,14 +55,16 @@ def model_card(
         name: of the model.
         recipe: of the run.
         figures: validation scores, measurements, `config.json`'s "data", and what the training took.
-        task: pipeline tag of the Hugging Face hub.
-        use: how to use the model.
+        task: pipeline tag of the Hugging Face hub; None is text-to-image for a model that draws, and no tag for others.
+        use: how to use the model; None takes the command that draws, if the model draws.
         measured: rows of measurements; None takes the validation scores.
         origin: rows of what the model was made from, besides command and seed.
         unit: of an update, e.g. " of 20 pairs".
         parameters: which parameters are counted, e.g. ", without decoders".
     """
-    data = figures.get("data", {})
+    data, draws = figures.get("data", {}), MODELS[recipe.kind].draws
+    task = ("text-to-image" if draws else "") if task is None else task
+    use = (DRAW_WITH_IT if draws else "") if use is None else use
     if measured is None:
         measured = {key.replace("/", " "): f"{value:.4g}" for key, value in figures.items() if key.startswith("validation/")}
     rows = {
@@ -133,10 +138,9 @@ def variational_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
         name,
         recipe,
         figures,
-        task="text-to-image",
         origin={"started from": f"weights of SHA-256 {figures['started_from']}"} if "started_from" in figures else None,
         measured={"validation bound": f"{bound}, one posterior sample; pixels: {figures['observation']}"},
-        use="Draw with it: `cap2im draw CAPTION --model FOLDER`. Measure it: `cap2im evaluate FOLDER`.",
+        use=f"{DRAW_WITH_IT} Measure it: `cap2im evaluate FOLDER`.",
     )
 
 
@@ -158,7 +162,7 @@ def lapgan_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
             "validation images, drawn images that the discriminators take for real": taken,
             "squared error of a pixel of blurred images, sharpened images": errors,
         },
-        use="Draw with it: `cap2im draw CAPTION --model FOLDER`." if draws else "Use it: `cap2im draw CAPTION --sharpen FOLDER`.",
+        use=DRAW_WITH_IT if draws else "Use it: `cap2im draw CAPTION --sharpen FOLDER`.",
     )
 
 
@@ -189,7 +193,6 @@ def attngan_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
         name,
         recipe,
         figures,
-        task="text-to-image",
         unit=f" of {recipe.train.batch_size} captions",
         parameters=" with the text encoder, without discriminators",
         measured={
@@ -199,7 +202,6 @@ def attngan_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
             ),
             matched: f"{figures['validation/matched']:.1%}",
         },
-        use="Draw with it: `cap2im draw CAPTION --model FOLDER`.",
     )
 
 
