@@ -118,6 +118,7 @@ class AttnGANTrainer(Trainer):
     """Trains a generator against discriminators and a matching model. Best is the highest R-precision of drawn validation images."""
 
     score, higher_is_better = "matched", True
+    options = frozenset()
 
     def __init__(self, recipe: AttnGANRecipe, data: AttnGANData, accelerator: Accelerator) -> None:
         super().__init__(recipe, data, accelerator)

@@ -112,6 +112,7 @@ class ClassifierTrainer(Trainer):
     """Trains a classifier by cross-entropy. Best is the highest validation accuracy."""
 
     score, higher_is_better = "accuracy", True
+    options = frozenset()
     required_data = "images with classes (a prepared dataset)"
     saved_dtype = torch.float32
 

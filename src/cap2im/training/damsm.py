@@ -48,7 +48,6 @@ class DAMSMTrainer(Trainer):
     """Trains a matching model; its frozen parameters do not move. Best is the highest R-precision, which AttnGAN is measured by."""
 
     score, higher_is_better = "r_precision", True
-    options = frozenset({"stream"})
 
     def __init__(self, recipe: DAMSMRecipe, data: TrainingData, accelerator: Accelerator) -> None:
         super().__init__(recipe, data, accelerator)

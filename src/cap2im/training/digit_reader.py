@@ -86,6 +86,7 @@ class DigitReaderTrainer(Trainer):
     """Trains the digit reader by cross-entropy. Best is the highest share of real canvases whose places are all read correctly."""
 
     score, higher_is_better = "joint", True
+    options = frozenset()
     saved_dtype = torch.float32
 
     def __init__(self, recipe: DigitReaderRecipe, data: TrainingData, accelerator: Accelerator) -> None:

@@ -162,7 +162,6 @@ class LAPGANTrainer(Trainer):
     """
 
     score, higher_is_better = "sharpened_error", False
-    options = frozenset({"stream"})
 
     def __init__(self, recipe: GANRecipe, data: TrainingData, accelerator: Accelerator) -> None:
         super().__init__(recipe, data, accelerator)

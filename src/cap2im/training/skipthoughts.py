@@ -36,6 +36,7 @@ class SkipThoughtsTrainer(Trainer):
     """Trains sentence encoders with decoders of the neighbours; only the encoders are saved. Best is the lowest validation loss."""
 
     score, higher_is_better = "loss", False
+    options = frozenset()
     required_data = "sentences (a text, a token file, a table or a prepared dataset)"
     saved_dtype = torch.float32
 

@@ -58,7 +58,8 @@ class Trainer(ABC):
     Attributes:
         score: name of the validation score by which the best model is kept.
         higher_is_better: whether a higher score is better.
-        options: options of `cap2im train` that this trainer has: "stream", "start_from", "compile_model".
+        options: options of `cap2im train` that this trainer has: "stream", for which `load_data` reads streams as the inherited one does;
+            "start_from" and "compile_model", for which it overrides `start_from` and `compile`.
         required_data: what --data has to name; empty if it may be left out.
         saved_dtype: type of the finished model's weights.
         state: weights, optimizer, EMA and step; set by `__init__` of a subclass.
@@ -66,7 +67,7 @@ class Trainer(ABC):
 
     score: ClassVar[str]
     higher_is_better: ClassVar[bool]
-    options: ClassVar[frozenset[str]] = frozenset()
+    options: ClassVar[frozenset[str]] = frozenset({"stream"})
     required_data: ClassVar[str] = ""
     saved_dtype: ClassVar[torch.dtype] = torch.float16
     state: TrainState
