@@ -150,6 +150,12 @@ class Pipeline:
         return list(dict.fromkeys(caption.strip().removesuffix(" .") for caption in known if caption.strip()))
 
     @property
+    def _known_words(self) -> str:
+        """The number of known words and a caption of them, for messages."""
+        example = f', for example "{self.examples[0]}"' if self.examples else ""
+        return f"{self.name} knows {len(self.vocabulary):,} words{example}"
+
+    @property
     def device(self) -> torch.device:
         """The device of the weights."""
         return self.model.device
@@ -189,7 +195,12 @@ class Pipeline:
         """
         distinct = list(dict.fromkeys(captions))
         of_sharpener = None if self.sharpening is None else self.sharpening.tokens(distinct, unknown)
-        tokens = self.vocabulary.encode(distinct, unknown if self.model.config.reads_words else self.vocabulary.training_unknown)
+        try:
+            tokens = self.vocabulary.encode(distinct, unknown if self.model.config.reads_words else self.vocabulary.training_unknown)
+        except ValueError as error:
+            if unknown == "error" and any(self.unknown_words(caption) for caption in distinct):
+                raise ValueError(f"{error}; {self._known_words}") from None
+            raise
         prompts = {
             caption: Prompt(caption, tokens[i], None if of_sharpener is None else of_sharpener[i]) for i, caption in enumerate(distinct)
         }

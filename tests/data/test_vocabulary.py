@@ -53,7 +53,8 @@ def test_numbers_and_words_as_typed():
     ("caption", "message"),
     [
         ("a digti", r"unknown word 'digti' \(nearest known: digit\)"),
-        ("a zebra", r"unknown word 'zebra' \(5 words are known, e.g. a, digit"),
+        ("a zebra", r"unknown word 'zebra'$"),
+        ("a cat", r"unknown word 'cat'$"),
         ("", "a caption is empty"),
         ("   ", "a caption is empty"),
         ("...", "has no words"),
@@ -63,11 +64,6 @@ def test_numbers_and_words_as_typed():
 def test_refused_captions(caption, message):
     with pytest.raises(ValueError, match=message):
         VOCABULARY.encode([caption])
-
-
-def test_signs_are_no_examples_of_words():
-    with pytest.raises(ValueError, match=r"3 words are known, e\.g\. bird, wings\)"):
-        Vocabulary(words=("<end>", "bird", "wings"), tokens="attngan").encode(["xyzzy"])
 
 
 def test_all_problems_at_once():
@@ -226,12 +222,11 @@ def test_pictographs_and_broken_characters_are_unknown_words(sign):
         VOCABULARY.encode([f"a digit {sign}"])
 
 
-@pytest.mark.parametrize(
-    ("typed", "meant"), [("dgo", "dog"), ("teh", "the"), ("hte", "the"), ("digti", "digit"), ("elefant", "elephant"), ("aon", "on")]
-)
+@pytest.mark.parametrize(("typed", "meant"), [("dgo", "dog"), ("teh", "the"), ("hte", "the"), ("digti", "digit"), ("elefant", "elephant")])
 def test_swapped_letters_find_their_word(typed, meant):
     vocabulary = Vocabulary(words=("do", "go", "dig", "the", "then", "on", "an", "digit", "elephant", "dog", "UNK", "<end>"), unknown="UNK")
     assert vocabulary.nearest(typed)[0] == meant
+    assert vocabulary.nearest("cat") == vocabulary.nearest("a") == [], "too short to be similar"
 
 
 def test_no_suggestions_for_signs_and_endless_words():

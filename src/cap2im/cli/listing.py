@@ -23,9 +23,10 @@ def list_models() -> None:
     for folder in sorted(package.joinpath("pretrained").iterdir(), key=lambda folder: folder.name):
         if (file := folder.joinpath("config.json")).is_file():
             config = json.loads(file.read_text("utf-8"))
-            table.add_row(folder.name, f"{config['parameters']:,}" if "parameters" in config else "", config.get("description", ""))
+            use = " (used by cap2im evaluate)" if config["kind"] == "reader" else ""
+            table.add_row(folder.name, f"{config['parameters']:,}" if "parameters" in config else "", config.get("description", "") + use)
     recipes = Table("recipe", "description")
-    for file in sorted(package.joinpath("recipes").iterdir(), key=lambda file: file.name):
+    for file in sorted(package.joinpath("recipes").iterdir(), key=lambda file: file.name.removesuffix(".toml")):
         if file.name.endswith(".toml"):
             recipes.add_row(file.name.removesuffix(".toml"), tomllib.loads(file.read_text("utf-8"))["description"])
     stdout = Console(highlight=False)

@@ -46,7 +46,7 @@ def load_recipe(name: str, changes: Sequence[str] | Mapping[str, Any] = ()) -> R
         text = decode_text(read_bytes(Path(name), MAX_BYTES), name)
     else:
         similar = suggestion(name, recipe_names())
-        raise ValueError(f"unknown recipe {shortened(repr(name))}{similar}; recipes: {', '.join(recipe_names())}; or a TOML file")
+        raise ValueError(f"unknown recipe {shortened(repr(name))}{similar}; cap2im list shows all; or give a TOML file")
     return parse_recipe(changed(_parse_toml(text, name), changes), name)
 
 

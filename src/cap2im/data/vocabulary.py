@@ -21,6 +21,7 @@ from cap2im.files import brief
 
 LONGEST_CAPTION = 200  # words; COCO's longest caption has 57
 LONGEST_COMPARED = 50  # letters of an unknown word that is compared with known ones
+SHORT_WORD = 3  # letters; most short words are similar to each other
 LISTED_PROBLEMS = 5  # captions with problems that a message lists
 
 UNKNOWN = "UNK"  # as in the authors' dictionary; captions are lower-cased, so none holds it
@@ -159,7 +160,8 @@ class Vocabulary(BaseModel):
         """Return the known words with the most similar spelling, most similar first, then most frequent first.
 
         Similarity is the normalised OSA distance: insertions, deletions, substitutions and swaps of neighbouring letters. Of equally
-        similar words, those of the same letters come first. Words of over 50 letters have no similar words.
+        similar words, those of the same letters come first. Words of up to 3 letters are similar to words of the same letters only; words of
+        over 50 letters have no similar words.
         """
         if len(word) > LONGEST_COMPARED:
             return []
@@ -168,6 +170,8 @@ class Vocabulary(BaseModel):
 
         similar = process.extract(word, self._choices, scorer=OSA.normalized_similarity, score_cutoff=0.5, limit=None)
         letters = sorted(word)
+        if len(word) <= SHORT_WORD:
+            similar = [match for match in similar if sorted(match[0]) == letters]
         best = heapq.nsmallest(count, similar, key=lambda match: (-match[1], sorted(match[0]) != letters, match[2]))
         return [known for known, _, _ in best]
 
@@ -215,10 +219,8 @@ class Vocabulary(BaseModel):
 
     def _describe_unknown(self, word: str) -> str:
         near = self.nearest(word)
-        some = [known for known in self.words if re.match(r"\w", known)][:5]
-        hint = f"nearest known: {', '.join(near)}" if near else f"{len(self.words)} words are known, e.g. {', '.join(some)}"
         shown = word if len(word) <= 60 else f"{word[:59]}…"
-        return f"unknown word {shown!r} ({hint})"
+        return f"unknown word {shown!r}" + (f" (nearest known: {', '.join(near)})" if near else "")
 
 
 def pad(captions: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
