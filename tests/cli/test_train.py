@@ -70,7 +70,14 @@ def test_a_recipe_is_printed_and_explained(run):
     assert "glimpses = 5" in out
     code, out, err = run("recipe", "aligndraw-small", "--explain")
     assert (code, err) == (0, "")
-    assert "model.glimpses = 8\n    T, steps of a drawing\n    aligndraw-coco-paper: 32\n" in out
+    assert out.startswith('"paper" marks the values of aligndraw-coco-paper that differ.\n')
+    assert "model.glimpses = 8\n    T, steps of a drawing\n    paper: 32\n" in out
+    assert 'train.optimizer = "adam"\n    RMSprop as released, or Adam (rmsprop, adam)\n    paper: "rmsprop"\n' in out
+    assert "model.colours = 3\n" in out
+    assert "    paper: 3\n" not in out, "equal values are not repeated"
+    code, out, _ = run("recipe", "aligndraw-coco-paper", "--explain")
+    assert (code, "paper:" in out) == (0, False)
+    code, out, err = run("recipe", "aligndraw-small", "--explain")
     assert "train.epochs = unset\n" in out
     code, _, err = run("recipe", "aligndraw-smal")
     assert (code, "did you mean aligndraw-small" in err) == (2, True)

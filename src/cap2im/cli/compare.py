@@ -11,8 +11,8 @@ import typer
 
 from cap2im.cli.comparison import check_comparison, data_for, find_models, model_label, train_recipe
 from cap2im.cli.options import (
+    MODEL,
     PATH,
-    PLACE,
     BoundSamplesOption,
     CandidatesOption,
     DAMSMOption,
@@ -63,7 +63,7 @@ PRESETS = {
     )
 )
 def compare(
-    models: Annotated[list[str] | None, typer.Argument(help="Models, as for cap2im evaluate, or names of recipes.", **PLACE)] = None,
+    models: Annotated[list[str] | None, typer.Argument(help="Models, as for cap2im evaluate, or names of recipes.", **MODEL)] = None,
     preset: Annotated[Literal["mnist"] | None, typer.Option(help="mnist: every model of MNIST with captions.")] = None,
     data: DataOption = None,
     train_missing: Annotated[

@@ -44,7 +44,7 @@ commands = typer.Typer()
 )
 def prepare(
     kind: Annotated[Kind, typer.Argument(help="Kind of PATH; see docs/guides/own-captions.md.", show_choices=True)],
-    path: Annotated[str, typer.Argument(help="Folder or file; for huggingface also OWNER/NAME on the hub.", **PLACE)],
+    path: Annotated[str, typer.Argument(help="Folder or file; for huggingface also OWNER/NAME on the hub.", **PLACE | {"metavar": "PATH"})],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the prepared dataset.", **PATH)],
     side: Annotated[int, typer.Option(min=4, max=1024, help="Side of the images, in pixels.")] = 32,
     fit: Annotated[
@@ -90,7 +90,7 @@ def prepare(
 
 @commands.command(epilog=examples("cap2im check photos/", "cap2im check coco/ --kind coco --all", "cap2im check data/photos"))
 def check(
-    path: Annotated[str, typer.Argument(help="Captioned images of any kind, or a prepared dataset.", **PLACE)],
+    path: Annotated[str, typer.Argument(help="Captioned images of any kind, or a prepared dataset.", **PLACE | {"metavar": "PATH"})],
     kind: Annotated[Kind | None, typer.Option(help="Kind of PATH. [default: guessed from its content]")] = None,
     list_all: Annotated[bool, typer.Option("--all", help="List every problem, not only ten of each kind.")] = False,
     tokens: TokensOption = None,

@@ -42,7 +42,7 @@ def parse_part(text: Any) -> str:
     ),
 )
 def draw(
-    captions: Annotated[list[str] | None, typer.Argument(help="Captions, each in quotes.")] = None,
+    captions: Annotated[list[str] | None, typer.Argument(help="Captions, each in quotes.", metavar="CAPTION")] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "--captions", "-f", help="File of captions, one a line; - reads standard input.", **PATH)
     ] = None,

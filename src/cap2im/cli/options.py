@@ -58,6 +58,7 @@ def parse_existing(text: Any) -> Path:
 
 # keyword arguments of typer.Option and typer.Argument
 PLACE: dict[str, Any] = {"parser": parse_place, "metavar": "TEXT"}
+MODEL: dict[str, Any] = {"parser": parse_place, "metavar": "MODEL"}
 PATH: dict[str, Any] = {"parser": parse_path, "metavar": "PATH"}
 FILE: dict[str, Any] = {"parser": parse_file, "metavar": "FILE"}
 FOLDER: dict[str, Any] = {"parser": parse_folder, "metavar": "FOLDER"}
@@ -65,9 +66,9 @@ EXISTING: dict[str, Any] = {"parser": parse_existing, "metavar": "PATH"}
 
 # ---- models and how they run
 
-ModelArgument = Annotated[str, typer.Argument(help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.", **PLACE)]
+ModelArgument = Annotated[str, typer.Argument(help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.", **MODEL)]
 ModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.", **PLACE)
+    str, typer.Option("--model", "-m", help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.", **MODEL)
 ]
 SharpenOption = Annotated[
     str | None, typer.Option(help="Sharpener to apply to the finished pictures: a folder, run, or OWNER/NAME on the hub.", **PLACE)

@@ -39,7 +39,10 @@ commands = typer.Typer()
 )
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(help="A recipe's name (see cap2im list) or a TOML file; with --resume, a run's folder.", **PLACE)
+        str | None,
+        typer.Argument(
+            help="A recipe's name (see cap2im list) or a TOML file; with --resume, a run's folder.", **PLACE | {"metavar": "RECIPE"}
+        ),
     ] = None,
     changes: ChangesOption = None,
     run: Annotated[Path | None, typer.Option(help="Folder of checkpoints, log and result. [default: runs/RECIPE]", **PATH)] = None,
@@ -121,9 +124,9 @@ def _resume_hint(run: Path) -> str:
 
 @commands.command(epilog=examples("cap2im recipe aligndraw-small", "cap2im recipe aligndraw-small --explain"))
 def recipe(
-    name: Annotated[str, typer.Argument(help="A recipe's name (see cap2im list) or a TOML file.", **PLACE)],
+    name: Annotated[str, typer.Argument(help="A recipe's name (see cap2im list) or a TOML file.", **PLACE | {"metavar": "RECIPE"})],
     changes: ChangesOption = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Show the meaning of each key and the paper's value.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show the meaning of each key, and where the paper's value differs.")] = False,
 ) -> None:
     """Print a recipe with every key: as TOML, or explained."""
     from cap2im.config import load_recipe, settings, to_toml
@@ -132,9 +135,12 @@ def recipe(
     if not explain:
         print(to_toml(resolved), end="")
         return
-    paper = resolved.paper_recipe()
-    for each in settings(resolved):
+    explained = settings(resolved)
+    differing = {each.key for each in explained if each.paper is not None and each.paper != each.value}
+    if differing:
+        print(f'"paper" marks the values of {resolved.paper_recipe()} that differ.\n')
+    for each in explained:
         value = "unset" if each.value is None else json.dumps(each.value, ensure_ascii=False)
         print(f"{each.key} = {value}\n    {each.meaning}")
-        if paper is not None and each.paper is not None and each.key not in ("name", "description"):
-            print(f"    {paper}: {json.dumps(each.paper, ensure_ascii=False)}")
+        if each.key in differing:
+            print(f"    paper: {json.dumps(each.paper, ensure_ascii=False)}")

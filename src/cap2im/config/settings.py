@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from cap2im.config.recipes import Recipe
-from cap2im.config.toml import load_recipe
+from cap2im.config.toml import DECIDED_BY_DATA, load_recipe
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,9 @@ class Setting:
     Attributes:
         key: with its sections, as in `--set`.
         value: of the recipe; None is unset.
-        meaning: of the key, with its unit.
-        paper: value of the recipe that follows the paper or the release; None if there is no such recipe or it does not set the key.
+        meaning: of the key, with its unit and its allowed values.
+        paper: value of the recipe that follows the paper or the release, defaults included. None if there is no such recipe, if it leaves
+            the key unset or lacks it, or if the key is a name or decided by the data.
     """
 
     key: str
@@ -30,9 +32,9 @@ class Setting:
 
 
 def settings(recipe: Recipe) -> list[Setting]:
-    """Return every key of a recipe with its value, its meaning and the paper's value."""
+    """Return every key of a recipe with its value, its meaning and the value of `Recipe.paper_recipe`."""
     name = recipe.paper_recipe()
-    paper = {} if name is None else {key: value for key, value, _ in _explained(load_recipe(name))}
+    paper = {} if name is None else {key: value for key, value, _ in _explained(load_recipe(name)) if not _is_own(key)}
     return [Setting(key, value, meaning, paper.get(key)) for key, value, meaning in _explained(recipe)]
 
 
@@ -42,4 +44,17 @@ def _explained(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any,
         if isinstance(value, BaseModel):
             yield from _explained(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", value, info.description or ""
+            yield f"{prefix}{name}", value, _meaning(info)
+
+
+def _is_own(key: str) -> bool:
+    """Return whether a key has no value of the paper: a name, or a size of the model that the data decides."""
+    section, _, last = key.rpartition(".")
+    return key in ("name", "description") or (section.startswith("model") and last in DECIDED_BY_DATA)
+
+
+def _meaning(info: FieldInfo) -> str:
+    """Return the description of a field, with the values of a `Literal` type that it does not name."""
+    description = info.description or ""
+    values = [str(value) for value in get_args(info.annotation)] if get_origin(info.annotation) is Literal else []
+    return description if all(value in description for value in values) else f"{description} ({', '.join(values)})"

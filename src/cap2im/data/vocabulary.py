@@ -160,8 +160,8 @@ class Vocabulary(BaseModel):
         """Return the known words with the most similar spelling, most similar first, then most frequent first.
 
         Similarity is the normalised OSA distance: insertions, deletions, substitutions and swaps of neighbouring letters. Of equally
-        similar words, those of the same letters come first. Words of up to 3 letters are similar to words of the same letters only; words of
-        over 50 letters have no similar words.
+        similar words, those of the same letters come first. Words of up to 3 letters are similar to words of the
+        same letters only; words of over 50 letters have no similar words.
         """
         if len(word) > LONGEST_COMPARED:
             return []
