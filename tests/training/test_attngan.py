@@ -328,7 +328,7 @@ def test_matching_models_that_do_not_fit_are_one_line(run, tmp_path):
     assert "an AttnGAN needs a matching model: cap2im train damsm-... trains one" in told(*CHANGES, "train.damsm=")
     assert "nowhere" in told(*CHANGES, "train.damsm=nowhere")
     tiny_damsm(tmp_path / "colour", colours=3)
-    assert "colour sees 60 x 60 pixels in 3 colours, and the recipe draws 60 x 60 in 1" in told(*CHANGES, "train.damsm=colour")
+    assert "colour takes 60 x 60 pixels in 3 colours, and the recipe draws 60 x 60 in 1" in told(*CHANGES, "train.damsm=colour")
     tiny_damsm(tmp_path / "small", side=32)
     assert "small sees 32 x 32 pixels in 1 colours, and the recipe draws 60 x 60 in 1" in told(*CHANGES, "train.damsm=small")
     tiny_damsm(tmp_path / "damsm")

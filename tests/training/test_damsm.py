@@ -183,7 +183,7 @@ def test_inception_is_frozen_but_for_two_layers(tmp_path):
 
 
 def test_refusals(squares, tmp_path, run):
-    with pytest.raises(ValueError, match=r"nowhere.pth: no such file; it should hold the weights of .*inception_v3_google"):
+    with pytest.raises(ValueError, match=r"nowhere.pth: no such file; expected the weights of .*inception_v3_google"):
         train(recipe("damsm-coco", "train.inception=nowhere.pth"), tmp_path / "run", data=squares, device="cpu")
     with pytest.raises(ValueError, match=r"train.inception is for model.image_encoder inception; this one is small"):
         recipe("damsm-mnist", "train.inception=weights.pth")

@@ -273,9 +273,7 @@ def test_weights_and_biases_log_offline(tmp_path, monkeypatch):
 
 
 def test_a_missing_tracker_names_its_extra(tmp_path, monkeypatch):
-    monkeypatch.setattr("cap2im.training.log.find_spec", lambda name: None)
-    with pytest.raises(
-        ValueError, match=r"^--log wandb: the package wandb is missing; in the checkout: pip install -c constraints\.txt '\.\[wandb\]'$"
-    ):
+    monkeypatch.setattr("cap2im.extras.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"^--log wandb needs more than the core; .*pip install -c constraints\.txt '\.\[wandb\]'$"):
         train(tiny_recipe(), tmp_path / "run", device="cpu", log="wandb")
     assert not (tmp_path / "run").exists()
