@@ -16,6 +16,7 @@ from PIL import Image
 
 from cap2im.cli import app
 from cap2im.config import recipe_names
+from cap2im.evaluation.registry import METRICS
 from cap2im.loading import bundled_models
 from tests.real_data import data_folder
 
@@ -175,6 +176,11 @@ def test_every_command_is_in_a_guide():
         assert f"cap2im {name}" in text, name
     for name in bundled_models():
         assert f"`{name}`" in text, name
+
+
+def test_every_metric_is_in_the_table_of_the_evaluation_guide():
+    guide = (SITE / "guides" / "evaluating.md").read_text("utf-8")
+    assert re.findall(r"^\| `([a-z-]+)` \|", guide, re.MULTILINE) == list(METRICS)
 
 
 def test_every_recipe_is_in_the_training_guide():

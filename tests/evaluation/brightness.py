@@ -9,8 +9,7 @@ from cap2im.metrics.measurement import Measurement, mean
 
 def brightness(drawings: Tensor, images: Tensor) -> list[Measurement]:
     """Return the mean brightness of drawings [N, C, A, A] and of images [N, C, A, A], uint8."""
-    protocol = {"version": 1}
     return [
-        mean("brightness", (drawings.double() / 255).mean(dim=(1, 2, 3)), protocol=protocol),
-        mean("brightness", (images.double() / 255).mean(dim=(1, 2, 3)), protocol=protocol, group="images", detail=True),
+        mean("brightness", (drawings.double() / 255).mean(dim=(1, 2, 3))),
+        mean("brightness", (images.double() / 255).mean(dim=(1, 2, 3)), group="images", detail=True),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.evaluation.models import models
 
 def test_a_new_metric_is_evaluated_printed_and_compared(run, tmp_path, monkeypatch):
     words, _, data, _ = map(str, models(tmp_path))
-    entry = Metric(samples="tests.evaluation.brightness:brightness", arrays=("drawings", "images"))
+    entry = Metric(about="brightness", samples="tests.evaluation.brightness:brightness", arrays=("drawings", "images"))
     monkeypatch.setitem(METRICS, "brightness", entry)
     command = ("--data", data, "--images", "6", "--metric", "brightness")
     code, out, err = run("evaluate", words, *command, "--out", "e.json")
@@ -27,10 +28,23 @@ def test_a_new_metric_is_evaluated_printed_and_compared(run, tmp_path, monkeypat
     assert 0 < drawn.value < 1
     assert drawn.value != real.value
     assert drawn.text in out
+    assert "±" not in drawn.text
     code, out, err = run("compare", words, *command)
     assert code == 0, err
     assert "| model | brightness | parameters |" in out
     assert f"| words | {drawn.text} |" in out
+
+
+def test_a_new_version_of_a_metric_is_measured_again(run, tmp_path, monkeypatch):
+    words, _, data, _ = map(str, models(tmp_path))
+    versions = []
+    for version in (1, 2):
+        entry = Metric(about="brightness", version=version, samples="tests.evaluation.brightness:brightness", arrays=("drawings", "images"))
+        monkeypatch.setitem(METRICS, "brightness", entry)
+        code, out, err = run("compare", words, "--data", data, "--images", "6", "--metric", "brightness", "--out", "comparison")
+        assert code == 0, err
+        versions += re.findall(r"version (\d) of the metric", out)
+    assert versions == ["1", "2"]
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -90,4 +90,4 @@ def test_fid_describes_what_it_compares():
     measurement = fid(features, Statistics.of(2 * features))
     assert measurement.value == frechet_distance(Statistics.of(features), Statistics.of(2 * features))
     assert (measurement.n, measurement.higher_is_better, measurement.interval) == (9, False, None)
-    assert measurement.protocol == {"version": 1, "features": 5, "real_images": 9}
+    assert measurement.protocol == {"features": 5, "real_images": 9}

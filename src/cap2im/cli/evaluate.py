@@ -29,7 +29,7 @@ from cap2im.cli.options import (
     SplitOption,
     examples,
 )
-from cap2im.evaluation.registry import require_known
+from cap2im.evaluation.registry import METRICS, require_known
 from cap2im.evaluation.report import print_evaluation, progress_bars
 from cap2im.files import check_writable_file
 
@@ -37,6 +37,7 @@ commands = typer.Typer()
 
 
 @commands.command(
+    help=f"Measure a model: {', '.join(metric.about for metric in METRICS.values())}.",
     epilog=examples(
         "cap2im evaluate aligndraw-mnist --data mnist/",
         "cap2im evaluate runs/aligndraw-mnist --data mnist/ --samples 2 --out quick.json",
@@ -44,7 +45,7 @@ commands = typer.Typer()
         "cap2im evaluate runs/mine --data prepared/ --metric retrieval --shortlist-model runs/vgg-cifar --images 200",
         "cap2im evaluate runs/attngan --data prepared/ --metric fid --metric r-precision --damsm runs/damsm --images 30000",
         "accelerate launch --multi_gpu --num_processes 2 -m cap2im evaluate runs/mine --data prepared/",
-    )
+    ),
 )
 def evaluate(
     model: ModelArgument = cap2im.DEFAULT_MODEL,
@@ -69,7 +70,7 @@ def evaluate(
         typer.Option("--out", "-o", help="JSON file; keeps results of other settings. Default: evaluation-MODEL.json.", **PATH),
     ] = None,
 ) -> None:
-    """Measure a model: bound, caption accuracy, retrieval, SSIM, FID, Inception Score, R-precision, neural distance."""
+    """Measure a model; the help lists the metrics."""
     require_known(metric or ())
     if out is not None:
         check_writable_file(out)

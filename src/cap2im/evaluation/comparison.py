@@ -27,9 +27,8 @@ from cap2im.pipeline import Pipeline
 
 FIRST, LAST = ("joint", "bound"), TRAINING  # names of the first and the last columns
 LEGEND = (
-    "After ±: for bounds the standard error over images, for SSIM, PSNR and the neural distance the standard deviation over drawings, for "
-    "Inception Scores that over parts. In brackets: 95 % intervals. Bold: the best number of a column and the numbers within its 95 % "
-    "interval, which do not differ significantly from it; if those are all, none. FID has no interval: the lowest one is bold."
+    "In brackets: 95 % intervals. Bold: the best number of a column and the numbers within its 95 % interval, which do not differ "
+    "significantly from it; if those are all, none. Without an interval, the best number is bold."
 )
 
 
@@ -96,7 +95,7 @@ class Comparison:
             lines += ["", f"*{'; '.join(titles)}*: {in_words(protocol)}."]
         for note in self.notes:
             lines += ["", note]
-        return "\n".join([*lines, "", LEGEND]) + "\n"
+        return "\n".join([*lines, "", f"{_deviations(self.columns)}{LEGEND}"]) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -179,6 +178,15 @@ def _place(title: str) -> int:
     if title in LAST:
         return len(FIRST) + 1 + LAST.index(title)
     return next((place for place, start in enumerate(FIRST) if title.startswith(start)), len(FIRST))
+
+
+def _deviations(columns: Sequence[Column]) -> str:
+    """Return what the numbers after ± are, by the names of their quantities."""
+    names: dict[str, dict[str, None]] = {}
+    for cell in (cell for column in columns for cell in column.cells.values() if cell.deviation_of):
+        names.setdefault(cell.deviation_of, {})[cell.name] = None
+    kinds = [f"the {kind} ({', '.join(quantities)})" for kind, quantities in names.items()]
+    return f"After ±: {'; '.join(kinds)}. " if kinds else ""
 
 
 def _titles_by_protocol(columns: Sequence[Column]) -> list[tuple[Mapping[str, Any], list[str]]]:

@@ -62,8 +62,8 @@ class DigitInputs(Inputs):
         digits: real digits of a split.
         data: which digits and canvases the model was trained on.
         held_out: captions that training does not show.
-        reader: for caption accuracy; None if it is not measured.
-        damsm: for R-precision; None if it is not measured.
+        reader: reads the drawings' digits; None if no metric reads it.
+        damsm: matches drawings with captions; None if no metric needs it.
     """
 
     digits: Digits
@@ -100,10 +100,10 @@ class DigitInputs(Inputs):
         held_out = HeldOut(tuple(tuple(hidden) for hidden in trained_on["held_out"]))
         with processes.main_process_first():
             digits = load_digits(recipe.source, settings.digits_split, data)
-        reader = load_model(settings.reader or READER, DigitReader).network if "caption-accuracy" in metrics else None
+        reader = load_model(settings.reader or READER, DigitReader).network if any("reader" in m.reads for m in metrics.values()) else None
         damsm = None
-        if "r-precision" in metrics:
-            assert settings.damsm is not None  # the metric names it as a need
+        if any("damsm" in metric.needs for metric in metrics.values()):
+            assert settings.damsm is not None  # `Settings` checks needs
             damsm = DAMSMScorer.load(settings.damsm, pipeline)
         common = pipeline, settings, metrics, processes, start_progress
         return cls(*common, digits, recipe, held_out, reader, damsm)

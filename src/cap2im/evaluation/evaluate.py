@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from cap2im.data.dataset import PreparedDataset
 from cap2im.evaluation.captions import CaptionInputs
 from cap2im.evaluation.digits import DigitInputs
 from cap2im.evaluation.evaluation import Evaluation
-from cap2im.evaluation.inputs import StartProgress, measurements_of, no_progress
+from cap2im.evaluation.inputs import StartProgress, measurements_of, no_progress, with_protocol
 from cap2im.evaluation.registry import Metric, resolve
 from cap2im.evaluation.retrieval import shortlist_sha256
 from cap2im.evaluation.samples import measure_samples
@@ -73,7 +73,7 @@ def measure_digits(
 ) -> list[Measurement]:
     """Measure a model of captioned digits; for the arguments see `DigitInputs.read`."""
     inputs = DigitInputs.read(pipeline, data, settings, metrics, processes, start_progress)
-    return [each for metric in metrics.values() for each in measurements_of(resolve(metric.digits)(inputs))]
+    return [each for metric in metrics.values() for each in versioned(measurements_of(resolve(metric.digits)(inputs)), metric)]
 
 
 def measure_captions(
@@ -89,7 +89,12 @@ def measure_captions(
     results = {name: measurements_of(resolve(metric.captions)(inputs)) for name, metric in metrics.items() if metric.captions}
     if of_samples := {name: metric for name, metric in metrics.items() if metric.samples}:
         results |= measure_samples(inputs, of_samples)
-    return [each for name in metrics for each in results[name]]
+    return [each for name, metric in metrics.items() for each in versioned(results[name], metric)]
+
+
+def versioned(measurements: Iterable[Measurement], metric: Metric) -> list[Measurement]:
+    """Add the version of a metric to the protocols of its measurements."""
+    return with_protocol(measurements, {"version": metric.version})
 
 
 def training_measurements(config: ModelConfig) -> list[Measurement]:
@@ -118,7 +123,9 @@ def settings_words(pipeline: Pipeline, settings: Settings, data: str | Path | No
     """
     subject = Subject.of(pipeline)
     words: dict[str, object] = {
-        "metrics": " ".join(subject.metrics(settings)),
+        "metrics": " ".join(
+            name if metric.version == 1 else f"{name}@{metric.version}" for name, metric in subject.metrics(settings).items()
+        ),
         "images": settings.images,
         "bound_samples": settings.bound_samples,
         "samples": settings.samples,

@@ -17,6 +17,8 @@ class Metric:
     """How a metric is measured. Functions are "module:name" and return one `Measurement` or several.
 
     Attributes:
+        about: what it measures, in the help of `cap2im evaluate`.
+        version: increases whenever the same model would get another number.
         captions: function of `cap2im.evaluation.captions.CaptionInputs`, for models of captioned images.
         digits: function of `cap2im.evaluation.digits.DigitInputs`, for models of captioned digits.
         samples: function of `arrays`, for models of captioned images; called once, and again for sharpened drawings.
@@ -29,6 +31,8 @@ class Metric:
         reads: further fields of `Settings` that only metrics naming them use.
     """
 
+    about: str
+    version: int = 1
     captions: str = ""
     digits: str = ""
     samples: str = ""
@@ -44,9 +48,14 @@ class Metric:
 INCEPTION = ("inception",)
 DAMSM = ("damsm",)
 METRICS = {
-    "caption-accuracy": Metric(digits="cap2im.evaluation.digits:caption_accuracy", default=True, reads=("reader",)),
-    "bound": Metric(captions="cap2im.evaluation.captions:bound", digits="cap2im.evaluation.digits:bound", default=True, needs_bound=True),
+    "caption-accuracy": Metric(
+        about="caption accuracy", digits="cap2im.evaluation.digits:caption_accuracy", default=True, reads=("reader",)
+    ),
+    "bound": Metric(
+        about="bound", captions="cap2im.evaluation.captions:bound", digits="cap2im.evaluation.digits:bound", default=True, needs_bound=True
+    ),
     "retrieval": Metric(
+        about="image retrieval",
         captions="cap2im.evaluation.retrieval:retrieval",
         needs_bound=True,
         needs_text=True,
@@ -54,16 +63,20 @@ METRICS = {
         needs=("shortlist_model",),
         reads=("candidates",),
     ),
-    "ssim": Metric(captions="cap2im.evaluation.captions:ssim"),
-    "fid": Metric(samples="cap2im.metrics.fid:fid", arrays=("features", "real"), reads=INCEPTION),
-    "inception-score": Metric(samples="cap2im.metrics.inception_score:inception_score", arrays=("logits", "seed"), reads=INCEPTION),
+    "ssim": Metric(about="SSIM and PSNR", captions="cap2im.evaluation.captions:ssim"),
+    "fid": Metric(about="FID", samples="cap2im.metrics.fid:fid", arrays=("features", "real"), reads=INCEPTION),
+    "inception-score": Metric(
+        about="Inception Score", samples="cap2im.metrics.inception_score:inception_score", arrays=("logits", "seed"), reads=INCEPTION
+    ),
     "r-precision": Metric(
+        about="R-precision",
         samples="cap2im.metrics.r_precision:r_precision",
         arrays=("codes", "sentences", "classes", "seed"),
         digits="cap2im.evaluation.digits:r_precision",
         needs=DAMSM,
     ),
     "neural-distance": Metric(
+        about="neural distance",
         samples="cap2im.metrics.neural_distance:neural_distance",
         arrays=("heads", "features", "sentences"),
         needs_train=True,

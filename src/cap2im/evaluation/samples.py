@@ -23,10 +23,9 @@ from cap2im.data.vocabulary import pad
 from cap2im.evaluation.captions import CaptionInputs
 from cap2im.evaluation.image_statistics import FOLDER, stored_statistics
 from cap2im.evaluation.inputs import measurements_of, sharpened, with_protocol
-from cap2im.evaluation.registry import Metric, resolve
+from cap2im.evaluation.registry import METRICS, Metric, resolve
 from cap2im.evaluation.scorers import RESIZE, InceptionExtractor, Scorers, batches, extract_features, to_uint8
 from cap2im.evaluation.selection import CaptionSelection
-from cap2im.metrics import fid
 from cap2im.metrics.elbo import Sharpen
 from cap2im.metrics.fid import Statistics
 from cap2im.metrics.measurement import Measurement
@@ -182,7 +181,7 @@ def real_statistics(inputs: CaptionInputs, whole: CaptionedImages, split: str, i
 
     about = {"dataset": inputs.dataset.sha256, "split": split, "side": c.side, "colours": c.colours, "inception": inception.sha256}
     folder = Path(inputs.dataset.folder) / FOLDER
-    return stored_statistics(folder, about | {"version": fid.METRIC_VERSION}, measure, processes)
+    return stored_statistics(folder, about | {"version": METRICS["fid"].version}, measure, processes)
 
 
 def train_heads(inputs: CaptionInputs) -> NeuralDistance:

@@ -49,7 +49,6 @@ from cap2im.metrics.distributed import ProcessGroup
 from cap2im.metrics.measurement import Measurement, proportion
 from cap2im.models.digit_reader import NO_DIGIT, DigitReader
 
-METRIC_VERSION = 1  # increases whenever the same drawings would get another number
 INK = 0.4
 STRAY_PIXELS = 20
 READER = "reader-mnist"  # the bundled digit reader, whose numbers can be compared
@@ -172,7 +171,7 @@ def caption_accuracy(scores: Scores, configurations: Sequence[Configuration]) ->
         for name in FIELDS if any(rows) else ():
             compared = name == "joint" and group in ("seen", "held out")
             successes = int(getattr(scores, name).cpu()[chosen].sum())
-            fields = {"group": group, "protocol": {"version": METRIC_VERSION}, "detail": not compared}
+            fields = {"group": group, "detail": not compared}
             measurements.append(proportion(name, successes, int(chosen.sum()), **fields))
     return measurements
 

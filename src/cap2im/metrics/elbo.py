@@ -13,17 +13,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from cap2im.metrics.distributed import ProcessGroup
+from cap2im.metrics.intervals import mean_and_error
 from cap2im.metrics.measurement import Measurement, mean
 from cap2im.models.interface import LikelihoodModel
 from cap2im.randomness import item_noise
 
-METRIC_VERSION = 1  # increases whenever the same model would get another number
 IMAGES_AT_ONCE = 100
 BERNOULLI = "bernoulli"  # `LikelihoodModel.observation` of the DRAW models
 EPSILON = 1 / 512  # half a grey level: one wrong pixel of a fully black or white one would cost infinitely many nats
@@ -119,11 +120,17 @@ def estimate_log_likelihoods(
 
 def elbo(estimates: LogLikelihoods) -> list[Measurement]:
     """Return the mean bound (eq. 15), its two terms, and the importance-weighted estimate; after ± the standard error over images."""
-    protocol = {"version": METRIC_VERSION, "observation": estimates.observation, "samples": estimates.samples}
-    terms = {"unit": "nats", "protocol": protocol, "detail": True}
+    protocol = {"observation": estimates.observation, "samples": estimates.samples}
+    terms = {"protocol": protocol, "detail": True}
     return [
-        mean("bound", estimates.bounds, unit="nats", protocol=protocol),
-        mean("reconstruction", estimates.reconstruction, higher_is_better=False, **terms),
-        mean("KL", estimates.kl, higher_is_better=None, **terms),
-        mean("importance-weighted", estimates.importance_weighted, **terms),
+        _mean("bound", estimates.bounds, protocol=protocol),
+        _mean("reconstruction", estimates.reconstruction, higher_is_better=False, **terms),
+        _mean("KL", estimates.kl, higher_is_better=None, **terms),
+        _mean("importance-weighted", estimates.importance_weighted, **terms),
     ]
+
+
+def _mean(name: str, nats: Tensor, **fields: Any) -> Measurement:
+    """Return the mean of nats [N] with its standard error, which is None if N is 1."""
+    error = mean_and_error(nats)[1] if len(nats) > 1 else None
+    return mean(name, nats, unit="nats", deviation=error, deviation_of="standard error over images", **fields)

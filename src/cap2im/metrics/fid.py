@@ -20,8 +20,6 @@ from torch import Tensor
 from cap2im.metrics.distributed import ProcessGroup
 from cap2im.metrics.measurement import Measurement
 
-METRIC_VERSION = 1  # increases whenever the same pictures would get another number
-
 
 @dataclass(frozen=True)
 class Statistics:
@@ -81,7 +79,7 @@ def fid(features: Tensor, real: Statistics) -> Measurement:
         name="FID",
         value=frechet_distance(Statistics.of(features), real),
         n=len(features),
-        protocol={"version": METRIC_VERSION, "features": features.shape[1], "real_images": real.count},
+        protocol={"features": features.shape[1], "real_images": real.count},
         higher_is_better=False,
     )
 

@@ -21,7 +21,6 @@ from cap2im.metrics.intervals import NORMAL_95
 from cap2im.metrics.measurement import Measurement
 from cap2im.randomness import generator
 
-METRIC_VERSION = 1  # increases whenever the same pictures would get another number
 PARTS = 10  # as published
 
 
@@ -51,6 +50,7 @@ def inception_score(logits: Tensor, seed: int | None = None, *, parts: int = PAR
         value=mean,
         n=len(logits),
         interval=(mean - error, mean + error),
-        protocol={"version": METRIC_VERSION, "parts": parts},
+        protocol={"parts": parts},
         deviation=deviation,
+        deviation_of="standard deviation over parts",
     )

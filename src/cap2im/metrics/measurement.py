@@ -22,7 +22,8 @@ class Measurement(BaseModel):
         group: subset of the items, e.g. a split or "held out"; empty for all.
         unit: unit of `value`; a proportion is printed as a percentage.
         digits: decimal places in print.
-        deviation: number printed after ±; the metric documents which one it is.
+        deviation: number printed after ±, in place of the interval.
+        deviation_of: what it is, for the text below a table, e.g. "standard deviation over drawings".
         chance: value that guessing has; None if it is unknown.
         higher_is_better: None if neither direction is.
         detail: whether comparisons of models leave the number out.
@@ -39,6 +40,7 @@ class Measurement(BaseModel):
     unit: Literal["", "proportion", "nats", "dB"] = ""
     digits: int = Field(2, ge=0, le=9)
     deviation: float | None = None
+    deviation_of: str = ""
     chance: float | None = None
     higher_is_better: bool | None = True
     detail: bool = False
@@ -94,7 +96,7 @@ def proportion(name: str, successes: float, n: int, **fields: Any) -> Measuremen
 
 
 def mean(name: str, values: Tensor, **fields: Any) -> Measurement:
-    """Return the mean of values [N] with its normal interval and its standard error as `deviation`; both are None if N is 1.
+    """Return the mean of values [N] with its normal interval, which is None if N is 1.
 
     Args:
         name: of the quantity.
@@ -103,5 +105,4 @@ def mean(name: str, values: Tensor, **fields: Any) -> Measurement:
     """
     centre, error = mean_and_error(values)
     interval = (centre - NORMAL_95 * error, centre + NORMAL_95 * error) if len(values) > 1 else None
-    uncertainty = {"interval": interval, "deviation": error if len(values) > 1 else None}
-    return Measurement(name=name, value=centre, n=len(values), **(uncertainty | fields))
+    return Measurement(name=name, value=centre, n=len(values), interval=interval, **fields)

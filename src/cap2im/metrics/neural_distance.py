@@ -19,8 +19,6 @@ from cap2im.metrics.intervals import NORMAL_95
 from cap2im.metrics.measurement import Measurement
 from cap2im.randomness import generator
 
-METRIC_VERSION = 1  # increases whenever the same pictures would get another number
-
 
 class HeadsTraining(NamedTuple):
     """Hyperparameters of the two layers."""
@@ -110,5 +108,13 @@ def _cosine(name: str, heads: NeuralDistance, features: Tensor, sentences: Tenso
     cosines = (images * captions).sum(dim=1).double()
     mean, deviation = cosines.mean().item(), cosines.std(correction=0).item()
     error = NORMAL_95 * deviation / len(cosines) ** 0.5
-    protocol = {"version": METRIC_VERSION, "layers": HEADS._asdict()}
-    return Measurement(name=name, value=mean, n=len(cosines), interval=(mean - error, mean + error), deviation=deviation, protocol=protocol)
+    protocol = {"layers": HEADS._asdict()}
+    return Measurement(
+        name=name,
+        value=mean,
+        n=len(cosines),
+        interval=(mean - error, mean + error),
+        deviation=deviation,
+        deviation_of="standard deviation over drawings",
+        protocol=protocol,
+    )

@@ -24,7 +24,6 @@ from cap2im.metrics.measurement import Measurement, proportion
 from cap2im.models.damsm import DAMSM, DAMSMConfig
 from cap2im.randomness import generator
 
-METRIC_VERSION = 1  # increases whenever the same features would get another number
 OTHERS = 99
 IMAGES_AT_ONCE = 100
 
@@ -128,7 +127,7 @@ def rate(first: Tensor, *, others: int = OTHERS, **fields: Any) -> Measurement:
         others: number of other captions of each picture.
         **fields: other fields of the `Measurement`.
     """
-    protocol = {"version": METRIC_VERSION, "wrong_captions": others}
+    protocol = {"wrong_captions": others}
     successes = float(first.double().sum())
     return proportion("R-precision", successes, len(first), chance=1 / (others + 1), protocol=protocol, **fields)
 

@@ -24,7 +24,6 @@ from cap2im.models.interface import DrawingModel
 from cap2im.models.precision import Precision, autocast
 from cap2im.randomness import item_noise
 
-METRIC_VERSION = 1  # increases whenever the same drawings would get another number
 SAMPLES = 50  # drawings of each caption in the paper
 WINDOW = 11
 HIGHEST_PSNR = 100  # decibels: an error of a hundred-thousandth of white, far below the steps of stored pixels
@@ -118,8 +117,9 @@ def ssim(similarities: Tensor, ratios: Tensor) -> list[Measurement]:
         similarities: [N, S] SSIM.
         ratios: [N, S] PSNR.
     """
-    protocol = {"version": METRIC_VERSION, "samples": similarities.shape[1], "window": WINDOW, "data_range": 1.0}
+    drawings = "standard deviation over drawings"
+    protocol = {"samples": similarities.shape[1], "window": WINDOW, "data_range": 1.0}
     return [
-        mean("SSIM", similarities.mean(dim=1), deviation=similarities.std().item(), digits=3, protocol=protocol),
-        mean("PSNR", ratios.mean(dim=1), deviation=ratios.std().item(), unit="dB", protocol=protocol),
+        mean("SSIM", similarities.mean(dim=1), deviation=similarities.std().item(), deviation_of=drawings, digits=3, protocol=protocol),
+        mean("PSNR", ratios.mean(dim=1), deviation=ratios.std().item(), deviation_of=drawings, unit="dB", protocol=protocol),
     ]
