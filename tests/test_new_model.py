@@ -110,7 +110,7 @@ def test_a_new_model_is_served(model):
         assert reply.json()["results"][0]["caption"] == CAPTION
 
 
-def test_a_new_models_words_keep_their_weights_in_another_vocabulary(model):
+def test_words_keep_their_weights_in_another_vocabulary(model):
     source = read_config(model)
     words = source["vocabulary"]["words"]
     other = source | {"vocabulary": source["vocabulary"] | {"words": [*reversed(words)]}}

@@ -18,6 +18,7 @@ from torch import Tensor
 from cap2im.data.mnist_captions import LAYOUTS
 from cap2im.data.sentence_vectors import SentenceEncoder
 from cap2im.data.vocabulary import Tokens, Unknown, Vocabulary, pad
+from cap2im.files import counted
 from cap2im.loading import MOST_CANVAS_VALUES, ModelConfig, load_model
 from cap2im.models.interface import DrawingModel, DrawnSequence, Frame, pictures_at_once
 from cap2im.models.precision import BF16_UNSUPPORTED, Precision, autocast, usable_precision
@@ -112,7 +113,7 @@ class Pipeline:
         drawn, needed = ((c.side, c.colours) for c in (self.model.config, sharpening.model.config))
         if drawn != needed:
             sizes = " and ".join(
-                f"{name} {verb} {side} x {side} pixels in {_count(colours, 'colour')}"
+                f"{name} {verb} {side} x {side} pixels in {counted(colours, 'colour')}"
                 for name, verb, (side, colours) in ((sharpening.name, "sharpens", needed), (self.name, "draws", drawn))
             )
             raise ValueError(f"the sharpener does not fit: {sizes}")
@@ -122,9 +123,9 @@ class Pipeline:
         """Return what a notebook shows of the model."""
         c, parameters = self.model.config, sum(each.numel() for each in self.model.parameters())
         reads = {"none": "no captions", "sentence": "sentence vectors"}.get(c.conditioning, f"{len(self.vocabulary):,} words")
-        steps = f", {_count(self.glimpses, 'glimpse')}" if self.glimpses > 1 else ""
+        steps = f", {counted(self.glimpses, 'glimpse')}" if self.glimpses > 1 else ""
         card = {
-            "draws": f"{c.side} x {c.side} pixels in {_count(c.colours, 'colour')}{steps}",
+            "draws": f"{c.side} x {c.side} pixels in {counted(c.colours, 'colour')}{steps}",
             "reads": reads,
             "parameters": f"{parameters:,}",
             "runs in": f"{self.precision} on {self.device}",
@@ -339,7 +340,3 @@ def _uint8(pictures: Tensor) -> NDArray[np.uint8]:
 def _glimpses(first: int, frame: Frame) -> Glimpses:
     words, boxes = (None if each is None else each.float().cpu().numpy() for each in (frame.words, frame.boxes))
     return Glimpses(first, _uint8(frame.pictures.float()), words, boxes)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -24,17 +24,18 @@ class _Speed(ProgressColumn):
 
 
 def progress_bar(unit: str) -> Progress:
-    """Return a progress bar with speed, elapsed time and remaining time.
+    """Return a progress bar of at most 80 columns with speed, elapsed time and remaining time.
 
     Args:
         unit: plural noun for what is counted.
     """
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         _Speed(unit),
         TimeElapsedColumn(),
+        TextColumn("left"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )

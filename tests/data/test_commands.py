@@ -93,7 +93,7 @@ def test_a_table_with_its_options(run, tmp_path):
     options = ("--images", "photos", "--caption-column", "what", "--caption-column", "colour", "--split-column", "part", "--workers", "1")
     code, out, err = run("prepare", "table", "list.tsv", "--out", "data", *options)
     assert code == 0, err
-    assert "train: 4 images with 8 captions, validation: 1 images with 2 captions, test: 1 images with 2 captions" in out
+    assert "train: 4 images with 8 captions, validation: 1 image with 2 captions, test: 1 image with 2 captions" in out
     assert "no validation images" not in err
     assert run("check", "list.tsv", *options)[0] == 0
 

@@ -241,9 +241,9 @@ def test_ignored_fields_of_a_sample_are_listed(tmp_path):
     assert [record.captions for record in source.splits["train"]] == [("picture 0",), ("a dog",), ("a cat",)]
     assert {(problem.kind, problem.file.rpartition(": ")[2]) for problem in source.problems} == {
         ("image without captions", "a.png"),
-        ("file not used", "a.mask.png"),
-        ("file not used", "a.long.txt"),
-        ("file not used", "image b"),
+        ("file not used", "/a.tar:a.mask.png"),
+        ("file not used", "/a.tar:a.long.txt"),
+        ("file not used", "/a.tar: image b"),
     }
 
 

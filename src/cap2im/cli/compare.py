@@ -30,6 +30,7 @@ from cap2im.cli.options import (
     ShortlistModelOption,
     SplitOption,
     examples,
+    settings_of,
 )
 from cap2im.evaluation.registry import require_known
 from cap2im.evaluation.report import progress_bars
@@ -63,6 +64,7 @@ PRESETS = {
     )
 )
 def compare(
+    context: typer.Context,
     models: Annotated[list[str] | None, typer.Argument(help="Models, as for cap2im evaluate, or names of recipes.", **MODEL)] = None,
     preset: Annotated[Literal["mnist"] | None, typer.Option(help="mnist: every model of MNIST with captions.")] = None,
     data: DataOption = None,
@@ -94,7 +96,6 @@ def compare(
     from cap2im.evaluation.comparison import compare as table_of
     from cap2im.evaluation.comparison import evaluate_once
     from cap2im.evaluation.figures import comparison_figure
-    from cap2im.evaluation.settings import Settings
     from cap2im.evaluation.store import free_stem
     from cap2im.pipeline import Pipeline
     from cap2im.rendering.images import png_bytes
@@ -104,20 +105,7 @@ def compare(
     if not names:
         raise ValueError("no model given; name some, or add --preset mnist")
     check_writable_folder(out)
-    settings = Settings(
-        metrics=None if metric is None else tuple(metric),
-        split=split,
-        images=images,
-        bound_samples=bound_samples,
-        samples=samples,
-        shortlist_model=shortlist_model,
-        candidates=candidates,
-        retrieval_samples=retrieval_samples,
-        inception=inception,
-        damsm=damsm,
-        reader=reader,
-        seed=seed,
-    )
+    settings = settings_of(context)
     sharpening = None if sharpen is None else Sharpening.load(sharpen, device=device)
     folders, missing = find_models(names, runs, train_missing)
 

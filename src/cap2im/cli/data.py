@@ -22,6 +22,7 @@ from cap2im.cli.options import (
 )
 from cap2im.data.sources import SOURCES
 from cap2im.extras import require
+from cap2im.files import counted
 
 if TYPE_CHECKING:
     Kind = str
@@ -43,7 +44,7 @@ commands = typer.Typer()
     )
 )
 def prepare(
-    kind: Annotated[Kind, typer.Argument(help="Kind of PATH; see docs/guides/own-captions.md.", show_choices=True)],
+    kind: Annotated[Kind, typer.Argument(help="Kind of PATH; see docs/guides/own-captions.md.", show_choices=True, metavar="KIND")],
     path: Annotated[str, typer.Argument(help="Folder or file; for huggingface also OWNER/NAME on the hub.", **PLACE | {"metavar": "PATH"})],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the prepared dataset.", **PATH)],
     side: Annotated[int, typer.Option(min=4, max=1024, help="Side of the images, in pixels.")] = 32,
@@ -82,7 +83,9 @@ def prepare(
     columns = ColumnNames(image_column, tuple(caption_column or ()), split_column)
     source = read_source(kind, path, ReadOptions(columns, images, side, read_pickle), validation=validation, test=test)
     manifest = prepare_dataset(source, out, kind=kind, path=path, options=options, workers=workers, resume=resume)
-    counts = ", ".join(f"{split}: {n.images:,} images with {n.captions:,} captions" for split, n in manifest.splits.items())
+    counts = ", ".join(
+        f"{split}: {counted(n.images, 'image')} with {counted(n.captions, 'caption')}" for split, n in manifest.splits.items()
+    )
     print(f"{counts}; {manifest.vocabulary.words:,} words\nwritten to {out}")
     if (hint := missing_validation(manifest.splits, validation)) is not None:
         print(hint, file=sys.stderr)

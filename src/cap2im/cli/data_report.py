@@ -37,9 +37,7 @@ def print_check(path: str, report: DatasetReport, most: int | None) -> None:
                 stdout.print(escape(f"  {problem.file}" + (f": {problem.detail}" if problem.detail else "")), soft_wrap=True)
             if most is not None and len(listed) > most:
                 stdout.print(f"  and {len(listed) - most:,} more; --all lists them", soft_wrap=True)
-    table = Table(
-        title=f"{escape(path)}: {report.kind}", caption="pixels (of the shorter side) and words (of a caption): smallest / median / largest"
-    )
+    table = Table(title=f"{escape(path)}: {report.kind}", caption="pixels and words: smallest / median / largest")
     for name in ("split", "images", "captions", "pixels", "words", "unknown words"):
         table.add_column(name, justify="left" if name == "split" else "right", no_wrap=name != "unknown words")
     for split, summary in report.splits.items():

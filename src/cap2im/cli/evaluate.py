@@ -28,6 +28,7 @@ from cap2im.cli.options import (
     ShortlistModelOption,
     SplitOption,
     examples,
+    settings_of,
 )
 from cap2im.evaluation.registry import METRICS, require_known
 from cap2im.evaluation.report import print_evaluation, progress_bars
@@ -48,6 +49,7 @@ commands = typer.Typer()
     ),
 )
 def evaluate(
+    context: typer.Context,
     model: ModelArgument = cap2im.DEFAULT_MODEL,
     data: DataOption = None,
     metric: MetricOption = None,
@@ -75,26 +77,12 @@ def evaluate(
     if out is not None:
         check_writable_file(out)
     from cap2im.evaluation.evaluate import evaluate as measure
-    from cap2im.evaluation.settings import Settings
     from cap2im.evaluation.store import check_evaluation_file, keep_evaluation
     from cap2im.evaluation.subject import Subject
     from cap2im.metrics.distributed import ProcessGroup
     from cap2im.pipeline import Pipeline
 
-    settings = Settings(
-        metrics=None if metric is None else tuple(metric),
-        split=split,
-        images=images,
-        bound_samples=bound_samples,
-        samples=samples,
-        shortlist_model=shortlist_model,
-        candidates=candidates,
-        retrieval_samples=retrieval_samples,
-        inception=inception,
-        damsm=damsm,
-        reader=reader,
-        seed=seed,
-    )
+    settings = settings_of(context)
     pipeline = Pipeline.load(model, device=device, sharpen=sharpen, precision=precision)
     target = out if out is not None else Path(f"evaluation-{pipeline.name}.json")
     check_evaluation_file(target)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from cap2im.evaluation.registry import METRICS
+
+if TYPE_CHECKING:
+    from cap2im.evaluation.settings import Settings
 
 # ---- values that name paths: `~` is expanded, which the shell leaves in quotes and after `=`
 
@@ -145,6 +149,18 @@ DAMSMOption = Annotated[str | None, typer.Option("--damsm", help="For r-precisio
 ReaderOption = Annotated[
     str | None, typer.Option(help="For caption-accuracy: a digit reader, a run or folder. Default: the bundled one.", **PLACE)
 ]
+
+
+def settings_of(context: typer.Context) -> Settings:
+    """Return the settings that the options of a command give; options and fields have the same names, but for --metric.
+
+    Raises:
+        ValueError: options do not fit together.
+    """
+    from cap2im.evaluation.settings import Settings
+
+    given = {field.name: context.params[field.name] for field in dataclasses.fields(Settings) if field.name != "metrics"}
+    return Settings(metrics=tuple(context.params["metric"] or ()) or None, **given)
 
 
 def examples(*lines: str) -> str:

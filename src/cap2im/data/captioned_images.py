@@ -122,7 +122,7 @@ def pixels_of(stored: bytes, name: str, colours: int, side: int | None = None, f
         name: of the image, named in messages.
         colours: 1 or 3.
         side: in pixels; None keeps the size.
-        fit: how the image is resize_image to the side.
+        fit: how the image is resized to the side.
 
     Raises:
         MemoryError: the image does not fit into memory.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from cap2im.data.folder_listing import is_hidden, is_picture, list_files
-from cap2im.data.image_files import ImageFile
+from cap2im.data.image_files import ImageFile, member_name
 from cap2im.data.problems import Problem
 from cap2im.data.readers import Candidate, ReadOptions, SourceReader
 from cap2im.data.records import CaptionedImage, Source
@@ -91,7 +91,7 @@ def _tar_images(path: Path, problems: list[Problem]) -> Iterator[tuple[str, Imag
                 if not member.isfile() or not is_picture(relative) or is_hidden(relative.name):
                     continue
                 if len(relative.parts) < 2:
-                    problems.append(Problem("unusable entry", f"{path}:{member.name}", "is in no folder of a class"))
+                    problems.append(Problem("unusable entry", member_name(path, member.name), "is in no folder of a class"))
                     continue
                 name = "/".join(relative.parts[-2:])
                 if name in names:

@@ -37,6 +37,11 @@ def unreadable_format(suffix: str) -> str:
     return f"{suffix} images are not read; convert it to JPEG or PNG"
 
 
+def member_name(path: Path | str, member: str) -> str:
+    """Return the name of a part of a file, for messages: `shards/0.tar:0001.jpg`."""
+    return f"{path}:{member}"
+
+
 @dataclass(frozen=True)
 class ImageFile:
     """An image in a file, or in a part of a file, such as a member of a tar file.
@@ -56,7 +61,7 @@ class ImageFile:
     @property
     def name(self) -> str:
         """Path, with the part's name."""
-        return f"{self.path}:{self.member}" if self.member else str(self.path)
+        return member_name(self.path, self.member) if self.member else str(self.path)
 
     @property
     def state(self) -> str:

@@ -82,7 +82,8 @@ class SourceReader(ABC):
 
     Attributes:
         folder_patterns: a folder with a file or folder of one of these patterns is surely of this kind.
-        reads_files: the path may be one file; otherwise only a folder.
+        reads_files: the path may be one file.
+        reads_folders: the path may be a folder.
         has_columns: `ReadOptions.columns` applies.
         has_images_folder: `ReadOptions.images` applies.
         name_hint: form of the names that `reads_name` accepts, shown in messages.
@@ -90,6 +91,7 @@ class SourceReader(ABC):
 
     folder_patterns: ClassVar[tuple[str, ...]] = ()
     reads_files: ClassVar[bool] = False
+    reads_folders: ClassVar[bool] = True
     has_columns: ClassVar[bool] = False
     has_images_folder: ClassVar[bool] = False
     name_hint: ClassVar[str] = ""

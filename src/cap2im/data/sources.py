@@ -67,6 +67,8 @@ def read_source(kind: str, path: str, options: ReadOptions | None = None, *, val
     if where.exists():
         if where.is_file() and not reader.reads_files:
             raise ValueError(f"{path}: is a file, and {kind} needs a folder")
+        if where.is_dir() and not reader.reads_folders:
+            raise ValueError(f"{path}: is a folder, and {kind} needs a file")
         if not os.access(where, os.R_OK):
             raise ValueError(f"{path}: cannot be read")
     elif not reader.reads_name(name):

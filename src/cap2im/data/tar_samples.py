@@ -17,7 +17,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from cap2im.data.folder_listing import is_hidden
-from cap2im.data.image_files import EXTENSIONS, MAX_FILE_BYTES, UNREADABLE_EXTENSIONS, unreadable_format
+from cap2im.data.image_files import EXTENSIONS, MAX_FILE_BYTES, UNREADABLE_EXTENSIONS, member_name, unreadable_format
 from cap2im.data.problems import Problem
 from cap2im.files import decode_text, shortened, split_lines
 
@@ -86,7 +86,7 @@ class TarSamples:
                 self._add_sample(key + variant, parts)
 
     def _where(self, member: tarfile.TarInfo) -> str:
-        return f"{self.name}: {shortened(member.name)}"
+        return member_name(self.name, shortened(member.name))
 
     def _add_unused(self, key: str, members: Iterable[tarfile.TarInfo]) -> None:
         for member in members:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any
 
+from cap2im.files import counted
+
 
 def in_words(protocol: Mapping[str, Any]) -> str:
     """Return a protocol as a phrase; it contains every entry, so that different protocols have different phrases."""
@@ -35,7 +37,7 @@ def _default_phrase(key: str, value: Any) -> str:
 
 
 def _count(number: Any, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}" if isinstance(number, int) else f"{noun}s {_plain(number)}"
+    return counted(number, noun) if isinstance(number, int) else f"{noun}s {_plain(number)}"
 
 
 def _data(data: Any) -> str:

@@ -4,7 +4,7 @@ Imports nothing heavy.
 """
 
 from cap2im.files.folders import atomic_folder, existing_folder
-from cap2im.files.messages import brief, describe, explain, shortened
+from cap2im.files.messages import brief, counted, describe, explain, shortened
 from cap2im.files.reading import (
     BYTE_ORDER_MARKS,
     LARGEST_DOCUMENT,
@@ -49,6 +49,7 @@ __all__ = [
     "check_unicode_path",
     "check_writable_file",
     "check_writable_folder",
+    "counted",
     "decode_text",
     "describe",
     "dump_json",

@@ -59,6 +59,11 @@ def describe(error: ValidationError, most: int = 3) -> str:
     return "; ".join(problems) + (f"; and {more} problems more" if more > 0 else "")
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, which gets an s unless the number is 1."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def shortened(text: str, most: int = 60) -> str:
     """Return text cut to a number of characters, with line breaks and invisible characters escaped."""
     visible = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: most + 1])
