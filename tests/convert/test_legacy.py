@@ -297,7 +297,7 @@ def test_hdf5_files_that_lead_elsewhere(tmp_path, arrays):
         convert(tmp_path / "weights.h5", tmp_path / "model")
     with h5py.File(tmp_path / "large.h5", "w") as file:
         file.create_dataset("b_c", (2**40,), dtype="f", chunks=(2**20,))
-    with pytest.raises(ValueError, match="b_c states 4,398,046,511,104 bytes"):
+    with pytest.raises(ValueError, match="b_c declares 4,398,046,511,104 bytes"):
         convert(tmp_path / "large.h5", tmp_path / "model")
 
 

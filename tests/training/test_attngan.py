@@ -330,7 +330,7 @@ def test_matching_models_that_do_not_fit_are_one_line(run, tmp_path):
     tiny_damsm(tmp_path / "colour", colours=3)
     assert "colour takes 60 x 60 pixels in 3 colours, and the recipe draws 60 x 60 in 1" in told(*CHANGES, "train.damsm=colour")
     tiny_damsm(tmp_path / "small", side=32)
-    assert "small sees 32 x 32 pixels in 1 colours, and the recipe draws 60 x 60 in 1" in told(*CHANGES, "train.damsm=small")
+    assert "small takes 32 x 32 pixels in 1 colours, and the recipe draws 60 x 60 in 1" in told(*CHANGES, "train.damsm=small")
     tiny_damsm(tmp_path / "damsm")
     other_words = ("train.damsm=damsm", "model.text.features=8", "model.text.word_features=5")
     assert "damsm: its text encoder has features 6, the recipe's model.text has 8" in told(*CHANGES, *other_words)
