@@ -41,7 +41,13 @@ def registered():
 def test_the_page_shows_the_files_of_the_toy():
     shown = re.findall(r"^```{literalinclude} \.\./(\S+)$", PAGE.read_text("utf-8"), re.MULTILINE)
     assert shown == ["tests/toy/network.py", "tests/toy/trainer.py", "tests/toy/toy-digits.toml", "tests/toy/names.py"]
-    assert sorted(path.name for path in Path(RECIPE).parent.glob("*.*")) == ["__init__.py", "network.py", "toy-digits.toml", "trainer.py"]
+    assert sorted(path.name for path in Path(RECIPE).parent.glob("*.*")) == [
+        "__init__.py",
+        "names.py",
+        "network.py",
+        "toy-digits.toml",
+        "trainer.py",
+    ]
 
 
 def train(run: Path, updates: int, **options) -> Path:
