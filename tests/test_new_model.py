@@ -18,6 +18,8 @@ from torch import nn
 
 import cap2im
 from cap2im.checkpoint import read_config, read_weights
+from cap2im.evaluation.evaluation import Evaluation
+from cap2im.evaluation.registry import METRICS, Metric
 from cap2im.registry import MODELS, Spec
 from cap2im.serve.app import create_app
 from cap2im.serve.settings import ServeSettings
@@ -40,14 +42,10 @@ def registered():
 
 def test_the_page_shows_the_files_of_the_toy():
     shown = re.findall(r"^```{literalinclude} \.\./(\S+)$", PAGE.read_text("utf-8"), re.MULTILINE)
-    assert shown == ["tests/toy/network.py", "tests/toy/trainer.py", "tests/toy/toy-digits.toml", "tests/toy/names.py"]
-    assert sorted(path.name for path in Path(RECIPE).parent.glob("*.*")) == [
-        "__init__.py",
-        "names.py",
-        "network.py",
-        "toy-digits.toml",
-        "trainer.py",
+    assert shown == [f"tests/toy/{name}" for name in ("network.py", "trainer.py", "toy-digits.toml", "names.py")] + [
+        "tests/evaluation/brightness.py"
     ]
+    assert {path.name for path in Path(RECIPE).parent.glob("*.*")} == {"__init__.py", *(Path(path).name for path in shown[:-1])}
 
 
 def train(run: Path, updates: int, **options) -> Path:
@@ -105,6 +103,18 @@ def test_a_new_model_is_evaluated(model, run, tmp_path):
     names = {measurement["name"] for result in evaluation["results"] for measurement in result["measurements"]}
     assert {"digits", "places", "clean", "joint"} <= names
     assert "no bound: a model of this kind has no likelihood" in out
+
+
+def test_a_metric_of_drawings_measures_captioned_digits(model, run, tmp_path, monkeypatch):
+    entry = Metric(about="brightness", samples="tests.evaluation.brightness:brightness", arrays=("drawings", "images"))
+    monkeypatch.setitem(METRICS, "brightness", entry)
+    status, _, error = run("evaluate", str(model), "--metric", "brightness", "--samples", "1", "--out", str(tmp_path / "result.json"))
+    assert status == 0, error
+    evaluation = Evaluation.from_dict(json.loads((tmp_path / "result.json").read_text()))
+    drawn, real = evaluation.find("brightness"), evaluation.find("brightness", "images")
+    assert (drawn.n, real.n, drawn.protocol["samples_per_caption"], drawn.protocol["version"]) == (440, 440, 1, 1)
+    assert 0 < drawn.value < 1
+    assert drawn.value != real.value
 
 
 def test_a_new_model_is_served(model):

@@ -1,4 +1,4 @@
-"""Caption accuracy, bound and R-precision of a model of captioned digits.
+"""Caption accuracy, bound, R-precision and metrics of drawings of a model of captioned digits.
 
 All 440 captions are drawn; the bound is estimated on fresh canvases of captions that training shows.
 
@@ -25,8 +25,9 @@ from cap2im.data.canvas_batches import caption_tokens
 from cap2im.data.mnist import Digits, load_digits
 from cap2im.data.mnist_captions import CanvasMaker, Configuration, HeldOut
 from cap2im.evaluation.captions import bound_of
-from cap2im.evaluation.inputs import Inputs, StartProgress, sharpened, versions, with_protocol
-from cap2im.evaluation.registry import Metric
+from cap2im.evaluation.inputs import Inputs, StartProgress, measurements_of, sharpened, versions, with_protocol
+from cap2im.evaluation.registry import Metric, resolve
+from cap2im.evaluation.samples import Samples
 from cap2im.evaluation.scorers import DAMSMScorer, to_uint8
 from cap2im.evaluation.settings import Settings
 from cap2im.loading import load_model
@@ -48,10 +49,17 @@ Draw = Callable[[list[str], list[int]], Tensor]
 
 @dataclass(frozen=True)
 class DrawnDigits:
-    """Scores and global image features [N, E] of drawings; None without the network."""
+    """Drawings and what networks make of them.
+
+    Attributes:
+        scores: None without a reader.
+        codes: [N, E] global image features; None without a DAMSM.
+        pictures: [N, 1, A, A] uint8; None if no metric reads them.
+    """
 
     scores: Scores | None
     codes: Tensor | None
+    pictures: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,25 @@ class DigitInputs(Inputs):
         return [c for c in self.held_out.configurations() for _ in range(self.samples)]
 
     @cached_property
+    def canvases(self) -> Tensor:
+        """Canvases [N, 1, A, A] in 0..1 of the captions, made of real digits."""
+        return real_canvases(self.digits, self.configurations, self.settings.seed)
+
+    @cached_property
+    def classes(self) -> Tensor:
+        """[N] equal for captions of the same digits at the same places, which are no wrong match for each other."""
+        scenes: dict[frozenset[tuple[str, int]], int] = {}
+        pictures = (frozenset(zip(c.places, c.digits, strict=True)) for c in self.configurations)
+        return torch.tensor([scenes.setdefault(picture, len(scenes)) for picture in pictures])
+
+    @cached_property
+    def sentences(self) -> Tensor:
+        """[N, E] sentence features of the captions, by the DAMSM."""
+        assert self.damsm is not None
+        captions = [c.caption for c in self.held_out.configurations()]
+        return self.damsm.sentences(captions).repeat_interleave(self.samples, dim=0)
+
+    @cached_property
     def drawn(self) -> DrawnDigits:
         """Drawings without a sharpener."""
         return self._draw(dataclasses.replace(self.pipeline, sharpening=None), "drawing the 440 captions")
@@ -129,19 +156,25 @@ class DigitInputs(Inputs):
         return self._draw(self.pipeline, "drawing and sharpening the 440 captions")
 
     def _draw(self, pipeline: Pipeline, description: str) -> DrawnDigits:
-        codes = []
+        codes, kept = [], []
+        keeps = any("drawings" in metric.arrays for metric in self.metrics.values())
 
         def draw(captions: list[str], seeds: list[int]) -> Tensor:
             pictures = pipeline.images(pipeline.prompts(captions), seeds)
             if self.damsm is not None:
                 codes.append(self.damsm.codes(to_uint8(pictures)))
+            if keeps:
+                kept.append(to_uint8(pictures).cpu())
             return pictures
 
         advance = self.bar(description, len(self.configurations))
         scores = score_drawings(draw, self.reader, self.configurations, seed=self.settings.seed, processes=self.processes, advance=advance)
-        if self.damsm is None:
-            return DrawnDigits(scores, None)
-        return DrawnDigits(scores, self.processes.all_gather(torch.cat([torch.empty(0, self.damsm.features), *codes])))
+        gather, side = self.processes.all_gather, self.pipeline.model.config.side
+        return DrawnDigits(
+            scores,
+            None if self.damsm is None else gather(torch.cat([torch.empty(0, self.damsm.features), *codes])),
+            gather(torch.cat([torch.empty(0, 1, side, side, dtype=torch.uint8), *kept])) if keeps else None,
+        )
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -201,7 +234,7 @@ def caption_accuracy(inputs: DigitInputs) -> list[Measurement]:
     reader, configurations, digits = inputs.reader, inputs.configurations, inputs.digits
     assert reader is not None
     shard = inputs.processes.shard(len(configurations))
-    canvases = real_canvases(digits, configurations, inputs.settings.seed)[shard.start : shard.stop]
+    canvases = inputs.canvases[shard.start : shard.stop]
     real = score(read_canvases(reader, canvases), canvases, configurations[shard.start : shard.stop]).all_gather(inputs.processes)
     protocol = inputs.protocol | {
         "reader": reader.digest(),
@@ -239,22 +272,15 @@ def bound(inputs: DigitInputs) -> list[Measurement]:
 
 
 def r_precision(inputs: DigitInputs) -> list[Measurement]:
-    """Measure R-precision of the drawings of caption accuracy: of all, of seen and of held-out captions.
-
-    Captions of the same digits at the same places are no wrong match for each other.
-    """
+    """Measure R-precision of the drawings of caption accuracy: of all, of seen and of held-out captions."""
     damsm = inputs.damsm
     assert damsm is not None
-    scenes: dict[frozenset[tuple[str, int]], int] = {}
-    classes = [scenes.setdefault(frozenset(zip(c.places, c.digits, strict=True)), len(scenes)) for c in inputs.configurations]
-    captions = [c.caption for c in inputs.held_out.configurations()]
-    sentences = damsm.sentences(captions).repeat_interleave(inputs.samples, dim=0)
     seen = torch.tensor([c.seen for c in inputs.configurations])
     protocol = inputs.protocol | {"damsm": damsm.sha256} | versions(inputs.pipeline)
 
     def measure(codes: Tensor | None) -> list[Measurement]:
         assert codes is not None
-        first = own_caption_first(codes, sentences, torch.tensor(classes), seed=inputs.settings.seed, processes=inputs.processes)
+        first = own_caption_first(codes, inputs.sentences, inputs.classes, seed=inputs.settings.seed, processes=inputs.processes)
         groups = {"seen": first[seen], "held out": first[~seen]}
         rates = [rate(first), *(rate(part, group=group, detail=True) for group, part in groups.items() if len(part))]
         return with_protocol(rates, protocol)
@@ -262,4 +288,26 @@ def r_precision(inputs: DigitInputs) -> list[Measurement]:
     measurements = measure(inputs.drawn.codes)
     if (sharpening := inputs.pipeline.sharpening) is not None:
         measurements += sharpened(measure(inputs.drawn_sharpened.codes), sharpening)
+    return measurements
+
+
+def measure_drawings(inputs: DigitInputs, metric: Metric) -> list[Measurement]:
+    """Measure a metric of `DIGIT_ARRAYS` on the drawings of caption accuracy; `images` are canvases of real digits."""
+    protocol = inputs.protocol | {"split": inputs.settings.digits_split} | versions(inputs.pipeline)
+    if inputs.damsm is not None:
+        protocol |= {"damsm": inputs.damsm.sha256}
+    fixed: dict[str, Any] = {
+        "seed": inputs.settings.seed,
+        "images": to_uint8(inputs.canvases),
+        "classes": inputs.classes,
+        "sentences": None if inputs.damsm is None else inputs.sentences,
+    }
+
+    def measure(drawn: DrawnDigits) -> list[Measurement]:
+        samples = Samples(**fixed, drawings=drawn.pictures, codes=drawn.codes)
+        return with_protocol(measurements_of(resolve(metric.samples)(*(getattr(samples, array) for array in metric.arrays))), protocol)
+
+    measurements = measure(inputs.drawn)
+    if (sharpening := inputs.pipeline.sharpening) is not None:
+        measurements += sharpened(measure(inputs.drawn_sharpened), sharpening)
     return measurements

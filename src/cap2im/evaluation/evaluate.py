@@ -12,7 +12,7 @@ from cap2im.checkpoint import WEIGHTS, read_config
 from cap2im.convert.inception import find_inception
 from cap2im.data.dataset import PreparedDataset
 from cap2im.evaluation.captions import CaptionInputs
-from cap2im.evaluation.digits import DigitInputs
+from cap2im.evaluation.digits import DigitInputs, measure_drawings
 from cap2im.evaluation.evaluation import Evaluation
 from cap2im.evaluation.inputs import StartProgress, measurements_of, no_progress, with_protocol
 from cap2im.evaluation.registry import Metric, resolve
@@ -73,7 +73,11 @@ def measure_digits(
 ) -> list[Measurement]:
     """Measure a model of captioned digits; for the arguments see `DigitInputs.read`."""
     inputs = DigitInputs.read(pipeline, data, settings, metrics, processes, start_progress)
-    return [each for metric in metrics.values() for each in versioned(measurements_of(resolve(metric.digits)(inputs)), metric)]
+    results = {
+        name: measurements_of(resolve(metric.digits)(inputs)) if metric.digits else measure_drawings(inputs, metric)
+        for name, metric in metrics.items()
+    }
+    return [each for name, metric in metrics.items() for each in versioned(results[name], metric)]
 
 
 def measure_captions(

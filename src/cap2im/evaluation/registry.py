@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any
 
+DIGIT_ARRAYS = frozenset({"seed", "drawings", "images", "codes", "sentences", "classes"})
+"""Attributes of `Samples` that models of captioned digits also have."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
@@ -21,7 +24,8 @@ class Metric:
         version: increases whenever the same model would get another number.
         captions: function of `cap2im.evaluation.captions.CaptionInputs`, for models of captioned images.
         digits: function of `cap2im.evaluation.digits.DigitInputs`, for models of captioned digits.
-        samples: function of `arrays`, for models of captioned images; called once, and again for sharpened drawings.
+        samples: function of `arrays`, for models of captioned images, and of captioned digits if `DIGIT_ARRAYS` has all arrays and `digits`
+            is empty; called once, and again for sharpened drawings.
         arrays: attributes of `cap2im.evaluation.samples.Samples`, in the order of the function's arguments.
         default: whether the metric is measured unless others are named.
         needs_bound: whether the model must be a `LikelihoodModel`.
@@ -43,6 +47,11 @@ class Metric:
     needs_train: bool = False
     needs: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
+
+    @property
+    def measures_digits(self) -> bool:
+        """Whether the metric measures models of captioned digits."""
+        return bool(self.digits or (self.samples and DIGIT_ARRAYS.issuperset(self.arrays)))
 
 
 INCEPTION = ("inception",)

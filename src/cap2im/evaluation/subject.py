@@ -93,7 +93,7 @@ class Subject:
         return settings.only([name for name in settings.metrics if self.allows(METRICS[name])])
 
     def _on_its_data(self, metric: Metric) -> bool:
-        return bool(metric.digits) if self.digits is not None else bool(metric.captions or metric.samples)
+        return metric.measures_digits if self.digits is not None else bool(metric.captions or metric.samples)
 
     def check(self, data: str | Path | None, settings: Settings) -> None:
         """Make all checks that need neither drawings nor large networks: metrics, data, splits, sizes, files and installed packages.
