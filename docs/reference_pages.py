@@ -20,8 +20,10 @@ def recipe_page(name: str) -> str:
     """Return the page of a recipe: its description and all of its settings."""
     recipe = load_recipe(name)
     reference = recipe.paper_recipe()
-    rows = [f"| `{s.key}` | {cell(s.value)} | {cell(s.paper)} | {s.meaning} |" for s in settings(recipe)]
-    note = f"The column *paper* has the values of `{reference}`." if reference else "No published recipe corresponds to this one."
+    rows = [f"| `{s.key}` | {cell(s.value)} | {cell(s.paper if s.differs else None)} | {s.meaning} |" for s in settings(recipe)]
+    note = (
+        f"The column *paper* has the values of `{reference}` that differ." if reference else "No published recipe corresponds to this one."
+    )
     command = f"```sh\ncap2im train {name} --dry-run\n```"
     return (
         "\n\n".join([f"# {name}", f"{recipe.description[0].upper()}{recipe.description[1:]}.", note, command, "\n".join([HEADER, *rows])])

@@ -272,6 +272,9 @@ def test_every_key_is_explained(name):
 def test_settings_have_the_values_of_the_papers_recipe():
     paper = {each.key: each.paper for each in settings(load_recipe("aligndraw-small"))}
     assert (paper["model.glimpses"], paper["model.latent"], paper["train.learning_rate"], paper["train.ema_decay"]) == (32, 275, 1e-3, 0)
+    meanings = {each.key: each.meaning for each in settings(load_recipe("aligndraw-small"))}
+    assert meanings["train.optimizer"].endswith("(rmsprop, adam)")
+    assert "(" not in meanings["data.source"] + meanings["model.conditioning"], "one value, and values that the text names"
     assert paper["model.side"] is paper["model.vocabulary_size"] is paper["description"] is None
     assert {each.paper for each in settings(load_recipe("fc-vae-cifar"))} == {None}, "the paper names no sizes of it"
     for name in recipe_names():

@@ -136,11 +136,10 @@ def recipe(
         print(to_toml(resolved), end="")
         return
     explained = settings(resolved)
-    differing = {each.key for each in explained if each.paper is not None and each.paper != each.value}
-    if differing:
+    if any(each.differs for each in explained):
         print(f'"paper" marks the values of {resolved.paper_recipe()} that differ.\n')
     for each in explained:
         value = "unset" if each.value is None else json.dumps(each.value, ensure_ascii=False)
         print(f"{each.key} = {value}\n    {each.meaning}")
-        if each.key in differing:
+        if each.differs:
             print(f"    paper: {json.dumps(each.paper, ensure_ascii=False)}")

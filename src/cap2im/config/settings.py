@@ -30,6 +30,11 @@ class Setting:
     meaning: str
     paper: Any = None
 
+    @property
+    def differs(self) -> bool:
+        """Whether the paper has another value."""
+        return self.paper is not None and self.paper != self.value
+
 
 def settings(recipe: Recipe) -> list[Setting]:
     """Return every key of a recipe with its value, its meaning and the value of `Recipe.paper_recipe`."""
@@ -57,4 +62,4 @@ def _meaning(info: FieldInfo) -> str:
     """Return the description of a field, with the values of a `Literal` type that it does not name."""
     description = info.description or ""
     values = [str(value) for value in get_args(info.annotation)] if get_origin(info.annotation) is Literal else []
-    return description if all(value in description for value in values) else f"{description} ({', '.join(values)})"
+    return description if len(values) < 2 or all(value in description for value in values) else f"{description} ({', '.join(values)})"
