@@ -84,5 +84,5 @@ def test_any_file_is_sentences_or_one_line(path, content):
             assert all(isinstance(sentence, str) for sentence in group)
     except ValueError as error:
         problem = str(error)
-    assert problem.startswith(f"{path}: ")
+    assert problem.startswith((f"{path}: ", f"{path}, line "))
     assert "\n" not in problem

@@ -117,10 +117,10 @@ def test_a_run_resumes_on_a_path_that_is_not_utf8(run, photos, tmp_path):
 def test_cards_and_configs_name_the_data_without_paths(photos, tmp_path):
     folder = begin(updates=1, name="My | squares")
     card, config = (folder / "README.md").read_text(), (folder / "config.json").read_text()
-    assert "# My / squares\n\na small alignDRAW, trained on Squares / mine (24 images).\n" in card
+    assert "# My / squares\n\na small alignDRAW, for your own captioned pictures, trained on Squares / mine (24 images).\n" in card
     assert "license: cc-by-4.0\n" in card
     assert "| licence of the data | CC-BY-4.0 |" in card
-    assert read_config(folder)["description"] == "a small alignDRAW, trained on Squares / mine (24 images)"
+    assert read_config(folder)["description"] == "a small alignDRAW, for your own captioned pictures, trained on Squares / mine (24 images)"
     for text in (card, config):
         assert "someone" not in text
         assert str(tmp_path) not in text

@@ -62,7 +62,8 @@ def _patterns(marks: str) -> _Patterns:
         coarse=re.compile(rf"\w{letters}*+(?:{joiners}\w{letters}*+)*+|[^\w\s]"),
         fine=re.compile(rf"{ideograph}|[^\W{_IDEOGRAPHS}]{plain}*+(?:{joiners}[^\W{_IDEOGRAPHS}]{plain}*+)*+|[^\w\s]"),
         treebank=re.compile(
-            rf"\w{letters}*(?=n't\b)|n't\b|{_ENDING}|\w{letters}*+(?:(?!{_ENDING})['-]\w{letters}*+)*+|``|''|\.\.\.|--|[^\w\s]",
+            # not possessive: up to Python 3.11.2 a lookahead inside of a possessive group is ignored
+            rf"\w{letters}*(?=n't\b)|n't\b|{_ENDING}|\w{letters}*(?:(?!{_ENDING})['-]\w{letters}*)*|``|''|\.\.\.|--|[^\w\s]",
             re.IGNORECASE,
         ),
     )

@@ -160,8 +160,9 @@ class Vocabulary(BaseModel):
         """Return the known words with the most similar spelling, most similar first, then most frequent first.
 
         Similarity is the normalised OSA distance: insertions, deletions, substitutions and swaps of neighbouring letters. Of equally
-        similar words, those of the same letters come first. Words of up to 3 letters are similar to words of the
-        same letters only; words of over 50 letters have no similar words.
+        similar words, those of the same letters come first. Words of 3 letters are similar only to words of
+        the same letters or the same first letter, shorter ones only to words of the same letters; words of over 50 letters have no similar
+        words.
         """
         if len(word) > LONGEST_COMPARED:
             return []
@@ -171,7 +172,7 @@ class Vocabulary(BaseModel):
         similar = process.extract(word, self._choices, scorer=OSA.normalized_similarity, score_cutoff=0.5, limit=None)
         letters = sorted(word)
         if len(word) <= SHORT_WORD:
-            similar = [match for match in similar if sorted(match[0]) == letters]
+            similar = [match for match in similar if sorted(match[0]) == letters or (len(word) == SHORT_WORD and match[0][0] == word[0])]
         best = heapq.nsmallest(count, similar, key=lambda match: (-match[1], sorted(match[0]) != letters, match[2]))
         return [known for known, _, _ in best]
 
