@@ -115,7 +115,7 @@ SplitOption = Annotated[
     Literal["train", "validation", "test", "all"] | None,
     typer.Option(
         help="Images, or digits, to measure on; all estimates the bound on each split of the dataset, and the rest on the last one. "
-        "Default: test, or validation where there is no test."
+        "Default: test; validation if the dataset has no test images."
     ),
 ]
 ImagesOption = Annotated[int, typer.Option(min=2, max=1_000_000, help="Captions with their images, or canvases of digits.")]
