@@ -80,7 +80,7 @@ def test_a_gan_has_no_default_metric_on_captioned_images(pipeline, tmp_path):
     elsewhere = dataclasses.replace(pipeline, config=pipeline.config.model_copy(update={"data": {}}))
     evaluation = measure(elsewhere, prepared_dataset(tmp_path / "prepared", train=4), split="test", images=2)
     assert {each.name for each in evaluation.measurements} == {"parameters"}
-    with pytest.raises(ValueError, match="--metric bound: model0 does not have a likelihood"):
+    with pytest.raises(ValueError, match=f"--metric bound: {pipeline.name} does not have a likelihood"):
         Subject.of(elsewhere).metrics(Settings(metrics=("bound",)))
 
 
