@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from cap2im.checkpoint import checkpoints, load_checkpoint, read_config
 from cap2im.config import ClassifierRecipe, load_recipe
-from cap2im.randomness import generator
-from cap2im.training.classifier import ClassifierTrainer, augment
+from cap2im.training.classifier import ClassifierTrainer
 from cap2im.training.dispatch import train
 from tests.prepared import COLOURS, prepared_dataset
 from tests.training.stopping import stop_at
@@ -69,14 +67,3 @@ def test_refusals(data, tmp_path, run):
     code, _, error = run("train", "vgg-cifar-small")
     assert code == 2
     assert "--data" in error.splitlines()[-1]
-
-
-def test_augmentation_shifts_mirrors_and_leaves_out_nothing_else():
-    pixels = torch.arange(1, 37, dtype=torch.uint8).view(1, 1, 6, 6).expand(200, -1, -1, -1)
-    found = augment(pixels, 1, True, generator("test"))
-    original = torch.nn.functional.pad(pixels[0, 0], (1,) * 4)
-    views = [original[y : y + 6, x : x + 6] for y in range(3) for x in range(3)]
-    views += [view.flip(1) for view in views]
-    seen = {next(i for i, view in enumerate(views) if torch.equal(view, image[0])) for image in found}
-    assert len(seen) == 18
-    assert torch.equal(augment(pixels, 0, False, generator("test")), pixels)

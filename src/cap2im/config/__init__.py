@@ -26,13 +26,14 @@ from cap2im.config.recipes import (
     VariationalRecipe,
     VariationalTraining,
 )
-from cap2im.config.sections import CaptionsData, DigitsData, DrawingData, PicturesData, Section, SentencesData, Training
+from cap2im.config.sections import Augmentation, CaptionsData, DigitsData, DrawingData, PicturesData, Section, SentencesData, Training
 from cap2im.config.settings import Setting, settings
 from cap2im.config.toml import changed, load_recipe, parse_recipe, recipe_names, to_toml
 
 __all__ = [
     "AttnGANRecipe",
     "AttnGANTraining",
+    "Augmentation",
     "CaptionsData",
     "ClassifierRecipe",
     "ClassifierTraining",

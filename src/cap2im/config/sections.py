@@ -35,6 +35,13 @@ class DigitsData(Section):
         return cls.model_validate({key: value for key, value in data.items() if key in cls.model_fields})
 
 
+class Augmentation(Section):
+    """Random changes of training images."""
+
+    crop: int = Field(0, ge=0, le=16, description="pixels that an image is shifted by at most; the edges are filled by reflection")
+    flip: bool = Field(False, description="mirror half of the images left to right, but none whose caption says left or right")
+
+
 class CaptionsData(Section):
     """Captioned images of a prepared dataset, every caption once an epoch."""
 
@@ -46,6 +53,7 @@ class CaptionsData(Section):
         "", description="encoder for model.conditioning sentence: a folder, or OWNER/NAME on the Hugging Face hub"
     )
     validation_samples: int = Field(1_000, ge=1, description="most captions for validation")
+    augment: Augmentation = Augmentation()
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:

@@ -10,10 +10,13 @@ Shapes: B batch, M captions, S features of a sentence vector.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from cap2im.data.augmentation import change_images, draw_changes, names_side
 from cap2im.data.batch import ALL, Batch, fixed_noise, step_noise
 from cap2im.data.captioned_images import CaptionedImages, NumberedCaptions
 from cap2im.data.vocabulary import LONGEST_CAPTION, Vocabulary, pad
@@ -34,6 +37,8 @@ class CaptionBatches:
         equal_lengths: all captions of a batch have one length.
         vectors: [M, S] sentence vectors of all captions, for models that are conditioned on them.
         side: of the middle squares of images, in pixels; None uses images as stored, which must have one size.
+        crop: pixels that images of `at` are shifted by at most.
+        flip: mirror half of the images of `at`, but none whose caption says left or right.
 
     Raises:
         ValueError: too few captions for a batch.
@@ -52,8 +57,12 @@ class CaptionBatches:
         equal_lengths: bool = False,
         vectors: np.ndarray | None = None,
         side: int | None = None,
+        crop: int = 0,
+        flip: bool = False,
     ) -> None:
         self.images, self.captions = images, images.captions
+        self.crop, self.flip = crop, flip
+        self._sided = torch.tensor([names_side(caption) for caption in images.captions])
         self.noise_shape, self.colours, self.vectors, self.side = noise_shape, colours, vectors, side
         self.batch_size, self.seed, self.equal_lengths = batch_size, seed, equal_lengths
         self._vocabulary, self._words = vocabulary, NumberedCaptions(images.captions, vocabulary)
@@ -95,7 +104,13 @@ class CaptionBatches:
         """Return the batch for update `step` + 1, or some rows of it."""
         epoch, index = divmod(step, self.steps_per_epoch)
         noise = step_noise(self.seed, step, self.batch_size, self.noise_shape)
-        return self._batch(self._batches(epoch)[index][rows], noise[rows])
+        captions = self._batches(epoch)[index][rows]
+        batch = self._batch(captions, noise[rows])
+        if not (self.crop or self.flip):
+            return batch
+        corners, mirrored = draw_changes(self.batch_size, self.crop, generator("augmentation", self.seed, step))
+        mirrored = mirrored[rows] & self.flip & ~self._sided[captions]
+        return dataclasses.replace(batch, images=change_images(batch.images, self.crop, corners[rows], mirrored))
 
     def examples(self, count: int) -> tuple[list[str], Tensor]:
         """Return captions with their images; see `CaptionedImages.examples`."""

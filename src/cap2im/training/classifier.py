@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cap2im.config import ClassifierRecipe, ClassifierTraining
+from cap2im.data.augmentation import change_images, draw_changes
 from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
 from cap2im.data.splits import Split
@@ -61,18 +62,6 @@ class LabelledImages:
         return len(self.pixels)
 
 
-def augment(pixels: Tensor, crop: int, flip: bool, random: torch.Generator) -> Tensor:
-    """Return random crops of images [B, C, A, A] with `crop` black pixels around them, half of the crops mirrored if `flip`."""
-    side = pixels.shape[-1]
-    corners = torch.randint(2 * crop + 1, (len(pixels), 2, 1), generator=random)
-    mirrored = torch.rand(len(pixels), 1, generator=random) < 0.5
-    rows, columns = (corners + torch.arange(side)).unbind(1)  # [B, A] each
-    if flip:
-        columns = torch.where(mirrored, columns.flip(1), columns)
-    padded = F.pad(pixels, (crop,) * 4)
-    return padded[torch.arange(len(pixels))[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
 @dataclass(frozen=True)
 class LabelledBatch:
     """Images [B, 3, A, A] in 0..1 and their classes [B]."""
@@ -104,7 +93,8 @@ class LabelledBatches:
         size, seed = self.train.batch_size, self.train.seed
         order = torch.randperm(len(self.images), generator=generator("images", seed, epoch))
         chosen = order[index * size : (index + 1) * size]
-        pixels = augment(self.images.pixels[chosen], self.train.crop, self.train.flip, generator("augmentation", seed, step))
+        corners, mirrored = draw_changes(size, self.train.crop, generator("augmentation", seed, step))
+        pixels = change_images(self.images.pixels[chosen], self.train.crop, corners, mirrored & self.train.flip, "constant")
         return LabelledBatch(pixels[rows].float() / 255, self.images.classes[chosen][rows])
 
 

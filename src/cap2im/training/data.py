@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from cap2im.checkpoint import read_config
-from cap2im.config import CaptionsData, DigitsData, DrawingRecipe, PicturesData
+from cap2im.config import Augmentation, CaptionsData, DigitsData, DrawingRecipe, PicturesData
 from cap2im.data.canvas_batches import CanvasBatches
 from cap2im.data.caption_batches import CaptionBatches
 from cap2im.data.captioned_images import CaptionedImages
@@ -193,12 +193,16 @@ def _prepared(recipe: DrawingRecipe, settings: CaptionsData, dataset: PreparedDa
         vectors = None if encoder is None else load_sentence_vectors(dataset, split, images.captions, encoder)
         return CaptionBatches(images, dataset.vocabulary, sizes.noise_shape, colours=sizes.colours, vectors=vectors, **how)
 
+    if settings.augment.crop >= sizes.side:
+        raise ValueError(f"data.augment.crop {settings.augment.crop} needs images of more pixels a side, {dataset.folder} has {sizes.side}")
     training = batches(
         "train",
         batch_size=recipe.train.batch_size,
         seed=recipe.train.seed,
         lengths=(settings.shortest, settings.longest),
         equal_lengths=settings.equal_lengths,
+        crop=settings.augment.crop,
+        flip=settings.augment.flip,
     )
     return _captioned(recipe, settings, dataset, encoder, training, batches("validation", batch_size=1))
 
@@ -228,6 +232,8 @@ def _streamed(
     recipe: DrawingRecipe, settings: CaptionsData, dataset: PreparedDataset, encoder: SentenceEncoder | None, processes: int
 ) -> TrainingData:
     sizes = recipe.model
+    if settings.augment != Augmentation():
+        raise ValueError("--stream reads images as they are: --set data.augment.crop=0 --set data.augment.flip=false")
     if settings.equal_lengths or (settings.shortest, settings.longest) != (1, LONGEST_CAPTION):
         raise ValueError(
             "--stream takes captions of every length as they come: "
