@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -13,15 +15,17 @@ from cap2im.data.dataset import PreparedDataset
 from cap2im.data.mnist import scikit_learn_digits
 from cap2im.data.mnist_captions import ALIASES, LAYOUTS, WORDS, CanvasMaker, HeldOut
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.evaluation.figure_captions import PAPER_ATTENDED, PAPER_FLIPS, FigureCaptions, figure_captions
+from cap2im.evaluation.figure_captions import BACKGROUND_FLIPS, PAPER, PHOTOGRAPHS, FigureCaptions, figure_captions, shared_captions
 from cap2im.evaluation.figures import comparison_figure, figure_folder, nearest_training_images, write_figures
 from cap2im.loading import ModelConfig
+from cap2im.models.aligndraw import DRAW
 from cap2im.models.lapgan import Sharpener, SharpenerConfig
 from cap2im.pipeline import Pipeline
 from cap2im.randomness import generator
 from cap2im.rendering.figure import Figure
 from cap2im.sharpening import Sharpening
 from tests.prepared import prepared_dataset
+from tests.real_data import data_folder
 from tests.tiny import tiny_model
 
 
@@ -80,7 +84,8 @@ def test_a_model_of_own_data_draws_captions_of_it(pipeline, tmp_path, unknown):
     own = dataclasses.replace(pipeline, config=pipeline.config.model_copy(update={"data": {"source": "captions", "shown": shown}}))
     chosen = figure_captions(own)
     assert chosen.examples == ("the digit one is", "the digit two is")
-    assert (chosen.novel, chosen.flips, chosen.unknown) == ((), (), ())
+    assert (chosen.novel, chosen.flips) == ((), ())
+    assert chosen.unknown == PAPER.captions
     files = write_figures(own, tmp_path / "out", chosen, nearest=lambda pictures: pictures)
     assert [path.name for path in files] == [
         "captions-of-its-data.png",
@@ -89,12 +94,58 @@ def test_a_model_of_own_data_draws_captions_of_it(pipeline, tmp_path, unknown):
     ]
 
 
-def test_a_model_of_unknown_data_draws_the_papers_captions(pipeline):
-    words = Vocabulary.build([caption for group in (*PAPER_FLIPS[:1], *PAPER_ATTENDED) for caption in group])
-    chosen = figure_captions(dataclasses.replace(pipeline, vocabulary=words, config=ModelConfig(kind="draw")))
-    assert chosen.flips == PAPER_FLIPS[:1]
-    assert chosen.attended == PAPER_ATTENDED
+def of_photographs(pipeline: Pipeline, captions: Sequence[str]) -> Pipeline:
+    """Return a pipeline whose vocabulary and data are captions of photographs."""
+    data = {"source": "captions", "shown": [captions[0]]}
+    return dataclasses.replace(pipeline, vocabulary=Vocabulary.build(captions), config=ModelConfig(kind="draw", data=data))
+
+
+def test_a_model_of_the_papers_words_draws_its_captions(pipeline):
+    known = FigureCaptions(flips=PAPER.flips[:1], attended=PAPER.attended)
+    chosen = figure_captions(of_photographs(pipeline, [*known.captions, PHOTOGRAPHS.novel[0]]))
+    assert chosen.flips == PAPER.flips[:1]
+    assert chosen.attended == PAPER.attended
     assert "a stop sign is flying in blue skies ." in chosen.unknown
+
+
+def test_a_model_of_photographs_draws_scenes_in_their_words(pipeline):
+    chosen = figure_captions(of_photographs(pipeline, [*PHOTOGRAPHS.captions, PAPER.novel[0]]))
+    assert (chosen.novel, chosen.flips, chosen.attended) == (PHOTOGRAPHS.novel, PHOTOGRAPHS.flips, PHOTOGRAPHS.attended)
+    assert (chosen.examples, chosen.unknown) == (("a skier is on the beach",), ())
+    assert ("a brown dog runs on the grass .", "a black dog runs on the grass .", "a white dog runs on the grass .") in chosen.flips
+
+
+def test_captions_with_unknown_words_leave_their_group(pipeline):
+    """A group of which one caption is left is no flip."""
+    one_less = of_photographs(
+        pipeline, [caption for caption in PHOTOGRAPHS.captions if not {"snow", "brown", "black"} & set(caption.split())]
+    )
+    chosen = figure_captions(one_less)
+    assert chosen.flips[1] == tuple(caption for caption in BACKGROUND_FLIPS[0] if "snow" not in caption)
+    assert not any("white dog" in caption for group in chosen.flips for caption in group)
+    assert chosen.unknown == tuple(caption for caption in PHOTOGRAPHS.captions if {"snow", "brown", "black"} & set(caption.split()))
+
+
+def test_models_that_read_no_words_draw_by_their_vocabulary(pipeline):
+    """They accept any caption, and a table compares them with models of the same data."""
+    words = of_photographs(pipeline, PHOTOGRAPHS.captions)
+    blind = dataclasses.replace(words, model=DRAW(words.model.config.model_copy(update={"conditioning": "none"})))
+    assert figure_captions(blind) == figure_captions(words)
+    assert shared_captions([words, blind]) == [group[0] for group in PHOTOGRAPHS.flips]
+
+
+SCENES = ("skier beach", "surfer desert", "motorcycle ocean", "bus beach", "horse roof", "surfer field", "bed snow", "pink dog")
+
+
+def test_no_caption_of_flickr8k_describes_a_novel_scene():
+    text = (data_folder() / "flickr8k" / "Flickr8k_text" / "Flickr8k.token.txt").read_text("utf-8").lower()
+    captions = [re.sub("[^a-z]+", " ", line.partition("\t")[2]) for line in text.splitlines()]
+    assert len(captions) > 40_000
+    for scene, novel in zip(SCENES, PHOTOGRAPHS.novel, strict=True):
+        first, second = scene.split()
+        assert re.search(rf"\b{first}\b.*\b{second}\b", novel)
+        same = [caption for caption in captions if re.search(rf"\b{first}s?\b", caption) and re.search(rf"\b{second}s?\b", caption)]
+        assert not [caption for caption in same if scene != "pink dog" or scene in caption], scene
 
 
 def test_figures_of_another_model_are_not_overwritten(pipeline, tmp_path):

@@ -11,7 +11,7 @@ import typer
 import cap2im
 from cap2im.cli.captions import read_groups
 from cap2im.cli.options import PATH, DataOption, DeviceOption, ModelArgument, SharpenOption, examples
-from cap2im.files import check_writable_folder
+from cap2im.files import check_writable_folder, counted
 
 commands = typer.Typer()
 
@@ -49,7 +49,8 @@ def figures(
     pipeline = Pipeline.load(model, device=device, sharpen=sharpen)
     chosen = figure_captions(pipeline, groups)
     if chosen.unknown:
-        print(f"left out, with words that {pipeline.name} does not know: {'; '.join(chosen.unknown)}", file=sys.stderr)
+        named = "; ".join(f"{caption} ({', '.join(pipeline.unknown_words(caption))})" for caption in chosen.unknown)
+        print(f"left out {counted(len(chosen.unknown), 'caption')} with words that {pipeline.name} does not know: {named}", file=sys.stderr)
     folder = figure_folder(pipeline.name, out)
     check_figures(pipeline, chosen, folder)
     if folder != out:

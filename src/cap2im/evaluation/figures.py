@@ -114,8 +114,8 @@ def _figures(pipeline: Pipeline, captions: FigureCaptions, seed: int, nearest: N
         yield "captions-of-its-data", _drawing_rows(examples)
     if flips:
         yield "figure-3-caption-flips", _drawing_rows(flips)
-    if nearest is not None and (flips or examples):
-        pairs = [row for group in (*flips, *examples) for row in (_nearest_row(group, nearest), _drawing_row(group))]
+    if nearest is not None and (searched := flips or examples):
+        pairs = [row for group in searched for row in (_nearest_row(group, nearest), _drawing_row(group))]
         yield "figure-4-nearest-training-images", panel_rows(pairs)
     attended = [drawing for group in captions.attended for drawing in draw(group) if drawing.attention is not None]
     if attended:
