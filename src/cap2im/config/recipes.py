@@ -172,7 +172,7 @@ class GANTraining(Training):
     coarse_dropout: float = Field(0.5, ge=0, lt=1, description="dropout in the coarse discriminator")
     coarse_noise: float = Field(0.0, ge=0, description="standard deviation of the noise on images for the coarse discriminator")
     coarse_penalty: float = Field(0.0, ge=0, description="gamma of the R1 gradient penalty of the coarse discriminator")
-    mismatch_weight: float = Field(0.0, ge=0, description="weight of real images with another image's caption as fakes")
+    mismatch_weight: float = Field(0.0, ge=0, description="weight of real coarse images with another image's caption as fakes")
     fine_every: int = Field(1, ge=1, description="updates of the coarse level for one of the fine level, which costs more and needs fewer")
     ema_decay: EMADecay = 0.0
 
@@ -205,8 +205,9 @@ class SharpenerRecipe(GANRecipe):
 
     @model_validator(mode="after")
     def _check_no_coarse_level(self) -> Self:
-        if self.train.fine_every > 1 or self.train.coarse_penalty:
-            raise ValueError("train.fine_every and train.coarse_penalty are for a LAPGAN; a sharpener has no coarse level")
+        if self.train.fine_every > 1 or self.train.coarse_penalty or self.train.mismatch_weight:
+            keys = "train.fine_every, train.coarse_penalty and train.mismatch_weight"
+            raise ValueError(f"{keys} are for a LAPGAN; a sharpener has no coarse level")
         return self
 
 

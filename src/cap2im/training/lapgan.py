@@ -126,7 +126,8 @@ class Discriminators(nn.Module):
             tokens: [B, L] word numbers.
             mask: [B, L] true for words.
             vectors: [B, S] sentence vectors, or None.
-            mismatched: add logits of the first candidate with the caption of its neighbour in the batch.
+            mismatched: add logits of the first coarse candidate with the caption of its neighbour in the batch. The fine level completes a
+                blurred picture, and mismatched captions make it worse.
         """
         logits = {}
         for name, level in self.levels.items():
@@ -135,7 +136,7 @@ class Discriminators(nn.Module):
             assert isinstance(level, TextConditioned)
             sentence = level.encode(tokens, mask, vectors)  # [B, S]
             pictures, sentences = list(candidates[name]), [sentence] * len(candidates[name])
-            if mismatched:
+            if mismatched and name == "coarse":
                 pictures.append(candidates[name][0])
                 sentences.append(sentence.roll(1, 0))
             stacked = torch.cat(pictures)
