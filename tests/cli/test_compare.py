@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cap2im.cli.compare import PRESETS
+from cap2im.config import VariationalTraining, load_recipe
 from tests.evaluation.models import models
 from tests.tiny import tiny_model, tiny_recipe
 
@@ -164,3 +166,18 @@ def test_compare_trains_the_matching_model_before_its_attngan(run, tmp_path, mon
     trained.clear()
     run("compare", "attngan-mnist", "--train", "--runs", "there")
     assert [name for name, _, _ in trained] == ["attngan-mnist"]
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_a_preset_names_recipes_of_one_side(preset):
+    recipes = [load_recipe(name) for name in PRESETS[preset]]
+    sides = {recipe.model.side for recipe in recipes if recipe.kind != "attngan"}
+    assert len(sides) == 1
+
+
+def test_the_models_of_flickr8k_have_one_budget_and_one_schedule():
+    trainings = [load_recipe(name).train for name in PRESETS["flickr8k"]]
+    assert len({(train.updates, train.batch_size, train.seed) for train in trainings}) == 1
+    likelihood = [train.model_dump() for train in trainings if isinstance(train, VariationalTraining)]
+    assert len(likelihood) == 6
+    assert all(train == likelihood[0] for train in likelihood)

@@ -52,7 +52,16 @@ PRESETS = {
         "conv-vae-mnist",
         "fc-vae-mnist",
         "lapgan-mnist",
-    )
+    ),
+    "flickr8k": (
+        "aligndraw-flickr8k",
+        "noaligndraw-flickr8k",
+        "skipthoughtdraw-flickr8k",
+        "draw-flickr8k",
+        "conv-vae-flickr8k",
+        "fc-vae-flickr8k",
+        "lapgan-flickr8k",
+    ),
 }
 
 
@@ -66,7 +75,10 @@ PRESETS = {
 def compare(
     context: typer.Context,
     models: Annotated[list[str] | None, typer.Argument(help="Models, as for cap2im evaluate, or names of recipes.", **MODEL)] = None,
-    preset: Annotated[Literal["mnist"] | None, typer.Option(help="mnist: every model of MNIST with captions.")] = None,
+    preset: Annotated[
+        Literal["mnist", "flickr8k"] | None,
+        typer.Option(help="mnist: every model of MNIST with captions. flickr8k: the models of Flickr8k at 32 x 32."),
+    ] = None,
     data: DataOption = None,
     train_missing: Annotated[
         bool, typer.Option("--train", help="Train the recipes that have no model yet, on the accelerator if there is one; may take hours.")
