@@ -162,20 +162,26 @@ def test_unknown_words_can_be_skipped(pipeline):
     assert drawing.words == ("the", "digit", "three", ".")
 
 
-def test_bundled_models_load_and_draw():
-    assert "aligndraw-mnist" in bundled_models()
-    for name in bundled_models():
-        drawings = cap2im.load(name).draw(CAPTIONS[0], samples=2)
-        assert len(drawings) == 2
-        assert drawings[0].model == name
-        assert drawings[0].canvases[-1].max() > 100, "something was drawn"
-    assert cap2im.draw(CAPTIONS[0])[0].caption == CAPTIONS[0]
+@pytest.mark.parametrize("name", bundled_models())
+def test_bundled_models_draw_their_own_examples(name):
+    model = cap2im.load(name)
+    assert len(model.examples) >= 5, "the page offers five"
+    drawings = model.draw(model.examples[:5], samples=2, seed=0)
+    assert [drawing.model for drawing in drawings] == [name] * 10
+    pictures = np.stack([drawing.canvases[-1] for drawing in drawings]).astype(float)  # [10, A, A, C]
+    assert pictures.std(axis=(1, 2)).min() > 10, "something is on every picture"
+    assert np.abs(pictures[0::2] - pictures[1::2]).mean(axis=(1, 2, 3)).min() > 2, "seeds differ"
+
+
+def test_default_model_is_bundled():
+    assert cap2im.DEFAULT_MODEL in bundled_models()
+    assert cap2im.draw(CAPTIONS[0])[0].model == cap2im.DEFAULT_MODEL
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("aligndraw-mnits", r"unknown model 'aligndraw-mnits'; bundled: aligndraw-mnist; or a folder"),
+        ("aligndraw-mnits", rf"unknown model 'aligndraw-mnits'; bundled: {', '.join(bundled_models())}; or a folder"),
         ("no/such/folder", "unknown model"),
         (".", "neither a model .* nor a run"),
     ],

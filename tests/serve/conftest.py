@@ -173,7 +173,7 @@ def serve(tiny) -> Iterator[Callable[..., Client]]:
 
 @pytest.fixture(scope="module")
 def bundled() -> Iterator[TestClient]:
-    """A client of an application with the bundled model, without a network."""
+    """A client of an application with the bundled models, without a network."""
     with TestClient(create_app(ServeSettings()), "http://localhost") as client:
         yield client
 

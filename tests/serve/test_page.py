@@ -1,4 +1,4 @@
-"""The page in a browser, with servers on loopback and the bundled model."""
+"""The page in a browser, with servers on loopback and the bundled models."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ import pytest
 from PIL import Image
 
 import cap2im
+from cap2im.loading import bundled_models
 from cap2im.rendering.drawing import Drawing
 from cap2im.rendering.page import viewer_file
-from cap2im.serve.settings import ServeSettings
+from cap2im.serve.settings import ServeSettings, default_models
 from tests.serve.conftest import Client, Gate, served
 
 TOP = "the digit three is at the top of the digit one"
@@ -134,7 +135,7 @@ def pixels(tab: Any, viewer: str = "#first") -> list[int]:
 def is_canvas(tab: Any, drawing: Drawing, t: int, viewer: str = "#first") -> bool:
     """Whether a drawing's glimpse is on the screen, up to rounding."""
     shown = pixels(tab, viewer)
-    wanted = drawing.canvases[t].ravel().tolist()
+    wanted = drawing.canvases[t, :, :, 0].ravel().tolist()
     return len(shown) == len(wanted) and max(abs(a - b) for a, b in zip(shown, wanted, strict=True)) <= 1
 
 
@@ -582,14 +583,20 @@ def test_saved_picture_is_the_visible_one(open_page: Any) -> None:
     assert Image.open(download.value.path()).info["caption"] == TOP
 
 
-def test_examples_draw(open_page: Any) -> None:
+@pytest.mark.parametrize("name", bundled_models())
+def test_examples_of_the_chosen_model_draw(open_page: Any, name: str) -> None:
+    model = cap2im.load(name)
     tab = open_page()
-    example = tab.locator("#ideas button").first
-    caption = example.text_content()
-    example.click()
+    assert tab.locator("#model-choice option").all_text_contents() == list(default_models())
+    assert tab.input_value("#model-choice") == cap2im.DEFAULT_MODEL
+    tab.select_option("#model-choice", name)
+    wait_until(tab, lambda: tab.locator("#ideas button").all_text_contents() == model.examples[:5])
+    caption = model.examples[0]
+    tab.click("#ideas button >> nth=0")
     wait_until(tab, lambda: tab.text_content("#first .caption") == caption)
     drawn(tab)
     assert not tab.is_visible("#ideas")
+    assert is_canvas(tab, model.draw(caption, seed=0)[0], -1)
 
 
 def test_second_of_a_pair_is_saved_by_itself(open_page: Any) -> None:

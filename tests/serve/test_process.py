@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,8 @@ from functools import partial
 import pytest
 
 import cap2im.serve.metrics
+from cap2im.loading import BUNDLED, bundled_models
+from cap2im.serve.settings import ServeSettings
 from tests.serve.conftest import CAPTION, process, together, wait_until
 
 
@@ -123,6 +126,18 @@ main()
     assert not done.stdout
 
 
+def test_bundled_models_are_served_by_default(run, tiny, tmp_path, monkeypatch):
+    shutil.copytree(BUNDLED / cap2im.DEFAULT_MODEL, tmp_path / cap2im.DEFAULT_MODEL)
+    shutil.copytree(tiny, tmp_path / "a-second-one")
+    served = []
+    monkeypatch.setattr("cap2im.loading.BUNDLED", tmp_path)
+    monkeypatch.setattr("cap2im.serve.app.serve", lambda settings: served.append(settings.models))
+    for more in ([], ["--model", str(tiny)], ["--sharpen", str(tiny)]):
+        assert run("serve", *more)[0] == 0
+    assert served == [("aligndraw-mnist", "a-second-one"), (str(tiny),), ("aligndraw-mnist",)]
+    assert ServeSettings().models == served[0]
+
+
 def test_a_port_that_is_taken(run, tiny):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -133,7 +148,7 @@ def test_a_port_that_is_taken(run, tiny):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "aligndraw-mnits"], "unknown model 'aligndraw-mnits'; bundled: aligndraw-mnist"),
+        (["--model", "aligndraw-mnits"], f"unknown model 'aligndraw-mnits'; bundled: {', '.join(bundled_models())}"),
         (["--sharpen", "nothing"], "unknown model 'nothing'"),
         (["--device", "tpu"], "no device 'tpu' on this machine; there is cpu"),
         (["--port", "70000"], "'--port'"),

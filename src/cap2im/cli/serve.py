@@ -25,7 +25,12 @@ commands = typer.Typer()
 def serve(
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", help="Bundled name, folder, run, or OWNER/NAME on the hub; may be repeated.", **PLACE),
+        typer.Option(
+            "--model",
+            "-m",
+            help="Bundled name, folder, run, or OWNER/NAME on the hub; may be repeated. [default: all bundled models that draw]",
+            **PLACE,
+        ),
     ] = None,
     sharpen: SharpenOption = None,
     device: Annotated[list[str] | None, typer.Option(help="cpu, cuda:0, mps; may be repeated to use several.")] = None,
@@ -56,10 +61,11 @@ def serve(
     require("serving", "serve", "fastapi", "uvicorn")
     from cap2im.loading import find_device, find_model
     from cap2im.serve.app import serve as run_server
-    from cap2im.serve.settings import ServeSettings, read_key
+    from cap2im.serve.settings import ServeSettings, default_models, read_key
 
+    default = default_models() if sharpen is None else [cap2im.DEFAULT_MODEL]  # a sharpener fits one size of picture
     values: dict[str, Any] = {
-        "models": tuple(model or [cap2im.DEFAULT_MODEL]),
+        "models": tuple(model or default),
         "sharpen": sharpen,
         "devices": tuple(device or ["cpu"]),
         "workers": workers,

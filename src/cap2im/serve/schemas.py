@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 LARGEST_SEED = 2**53 - 1  # the largest integer that JavaScript represents exactly
-EXAMPLE = "the digit three is at the top of the digit one"  # for the bundled model; the vocabulary of others may lack its words
+EXAMPLE = "the digit three is at the top of the digit one"  # for the default model; the vocabulary of others may lack its words
 LARGE = 480  # pixels a side, of an enlarged picture
 # accepts 1.0 as an integer, as JSON Schema does; stands behind the limits of the integer
 WHOLE = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)

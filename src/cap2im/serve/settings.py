@@ -11,6 +11,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
+import cap2im
+from cap2im.loading import bundled_models
+
 VARIABLE = "CAP2IM_SERVE"  # the settings as JSON, for worker processes
 KEY_VARIABLE = "CAP2IM_API_KEY"
 LONGEST_KEY = 4096  # characters
@@ -28,11 +31,16 @@ def _split(value: Any) -> Any:
 Split = BeforeValidator(_split)
 
 
+def default_models() -> tuple[str, ...]:
+    """Return the bundled models that draw, the package's default first."""
+    return tuple(sorted(bundled_models(), key=lambda name: name != cap2im.DEFAULT_MODEL))
+
+
 class ServeSettings(BaseModel):
     """All settings of the server.
 
     Attributes:
-        models: names or folders; the first is the default of requests that name none.
+        models: names or folders; the first is the default of requests that name none. Without any, all bundled models that draw.
         sharpen: a sharpener for all finished pictures, or None.
         devices: cpu, cuda:0, ...; each holds all models.
         workers: number of processes; each holds all models on all devices.
@@ -62,7 +70,7 @@ class ServeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    models: tuple[str, ...] = Field(("aligndraw-mnist",), min_length=1)
+    models: tuple[str, ...] = Field(default_factory=default_models, min_length=1)
     sharpen: str | None = None
     devices: tuple[str, ...] = Field(("cpu",), min_length=1)
     workers: int = Field(1, ge=1, le=256)
