@@ -11,7 +11,7 @@ from cap2im.data.dataset import PreparedDataset
 from cap2im.data.image_batches import ImageBatches
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.pipeline import Pipeline
-from cap2im.training.data import DataSource, fit_to_dataset, load_training_data
+from cap2im.training.data import DataSource, fit_to_dataset, load_training_data, typical
 from cap2im.training.dispatch import train
 from cap2im.training.variational import VariationalTrainer
 from tests.prepared import prepared_dataset
@@ -112,3 +112,12 @@ def test_bad_settings_are_one_error(dataset):
     with pytest.raises(ValueError, match=r"data\.enlarge: Input should be greater than or equal to 1, got 0\.5"):
         recipe(data=PICTURES | {"enlarge": 0.5})
     assert PicturesData(source="pictures").enlarge == 76 / 64
+
+
+def test_examples_are_known_usual_and_different():
+    words = Vocabulary(words=("a", ".", "dog", "the", "in", "runs", "snow", "sand", "UNK"), unknown="UNK")
+    snow, again, sand = "a dog runs in the snow .", "the dog runs in a snow .", "a dog runs in the sand ."
+    short, unknown = "a dog .", "a zebra runs in the snow ."
+    assert typical(words, [unknown, short, sand, snow, again, snow]) == [snow, sand, short, again]
+    assert typical(words, [short, sand, snow, again], 2) == [snow, sand]
+    assert typical(words, [unknown, "zebras", short.replace("dog", "cat")])[0] == unknown, "nothing else to show"

@@ -42,7 +42,8 @@ SHOWN_DIGITS = (
 )
 SHOWN_CAPTIONS = 5  # of training and of validation images each
 EXAMPLE_CAPTIONS = 10  # of validation images, that a model folder names
-JUDGED_CAPTIONS = 1000  # by how many of their words are unknown
+EXAMPLE_LENGTHS = range(6, 11)  # words, with the full stop
+JUDGED_CAPTIONS = 1000  # of validation images, by their words
 
 
 @dataclass(frozen=True)
@@ -277,18 +278,18 @@ def _captioned(
         None if encoder is None else encoder.encode(captions),
         torch.cat([seen_images, unseen_images]),
     )
-    examples = spread([caption for caption in validation.captions if dataset.vocabulary.numbered(caption)], EXAMPLE_CAPTIONS)
+    judged = spread(validation.captions, JUDGED_CAPTIONS)
     known = {} if encoder is None else {"encoder": {"name": encoder.name, "sha256": encoder.sha256}}
     return TrainingData(
         planned(recipe, training),
         training,
         validation.fixed(settings.validation_samples),
-        {**settings.model_dump(), "dataset": dataset.about() | streamed, "shown": examples} | known,
+        {**settings.model_dump(), "dataset": dataset.about() | streamed, "shown": typical(dataset.vocabulary, judged)} | known,
         dataset.vocabulary,
         shown,
         slow=True,
         encoder_folder=find_encoder(settings.sentence_encoder) if isinstance(settings, CaptionsData) and encoder is not None else None,
-        unknown_share=unknown_share(dataset.vocabulary, spread(validation.captions, JUDGED_CAPTIONS)),
+        unknown_share=unknown_share(dataset.vocabulary, judged),
     )
 
 
@@ -302,6 +303,31 @@ def unknown_share(vocabulary: Vocabulary, captions: Sequence[str]) -> float:
     """Return the share of the words of captions that a vocabulary lacks."""
     words = [word for caption in captions for word in vocabulary.split(caption)]
     return sum(word not in vocabulary.numbers for word in words) / max(1, len(words))
+
+
+def typical(vocabulary: Vocabulary, captions: Sequence[str], count: int = EXAMPLE_CAPTIONS) -> list[str]:
+    """Choose example captions: of frequent words, of usual length, and different from each other.
+
+    Args:
+        vocabulary: most frequent word first.
+        captions: to choose from. Those with unknown words are chosen only if all have some.
+        count: most captions.
+
+    Returns:
+        different captions. Each has another rarest word, as long as there are such captions.
+    """
+
+    def rank(caption: str) -> tuple[bool, int]:
+        words = vocabulary.split(caption)
+        return len(words) not in EXAMPLE_LENGTHS, max(vocabulary.numbers.get(word, -1) for word in words)
+
+    known = [caption for caption in captions if vocabulary.numbered(caption) and not vocabulary.unknown_words(caption)]
+    ranks = {caption: rank(caption) for caption in known or captions if vocabulary.numbered(caption)}
+    ranked = sorted(ranks, key=ranks.__getitem__)
+    first: dict[int, str] = {}  # rarest word -> caption
+    for caption in ranked:
+        first.setdefault(ranks[caption][1], caption)
+    return list(dict.fromkeys([*first.values(), *ranked]))[:count]
 
 
 def spread(captions: Sequence[str], count: int) -> list[str]:
