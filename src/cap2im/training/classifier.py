@@ -3,33 +3,29 @@
 Source: http://torch.ch/blog/2015/07/30/cifar.html, which flips images, and halves its learning rate every 25 epochs. Differences: a random
 crop of the padded image comes before the flip, and the learning rate falls as a half cosine.
 
-The images of an update, their crops and flips are functions of the seed and the update's number. Batch normalisation sees a process's share
-of a batch: there the number of processes counts.
+Batch normalisation sees a process's share of a batch: there the number of processes counts.
 
-Shapes: N images of a dataset, B batch, C colours, A side.
+Shapes: N images of a dataset, A side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 from torch.nn import functional as F
 
-from cap2im.config import ClassifierRecipe, ClassifierTraining
-from cap2im.data.augmentation import change_images, draw_changes
+from cap2im.config import ClassifierRecipe
 from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
 from cap2im.data.splits import Split
 from cap2im.metrics.intervals import wilson
 from cap2im.models.precision import autocast
 from cap2im.models.vgg import SIDE, VGG
-from cap2im.randomness import generator
 from cap2im.training.data import DataSource, TrainingData, planned
+from cap2im.training.labelled_batches import LabelledBatch, LabelledBatches
 from cap2im.training.schedules import cosine, set_learning_rate
 from cap2im.training.state import TrainState
 from cap2im.training.trainer import Losses, Trainer
@@ -60,42 +56,6 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return len(self.pixels)
-
-
-@dataclass(frozen=True)
-class LabelledBatch:
-    """Images [B, 3, A, A] in 0..1 and their classes [B]."""
-
-    images: Tensor
-    classes: Tensor
-
-    def to(self, device: torch.device) -> LabelledBatch:
-        """Return the batch on a device."""
-        return LabelledBatch(self.images.to(device), self.classes.to(device))
-
-
-class LabelledBatches:
-    """Batches of images by number; every image comes once an epoch, but for those that fill no batch.
-
-    Raises:
-        ValueError: the images do not fill a batch.
-    """
-
-    def __init__(self, images: LabelledImages, train: ClassifierTraining) -> None:
-        self.images, self.train = images, train
-        self.steps_per_epoch = len(images) // train.batch_size
-        if self.steps_per_epoch == 0:
-            raise ValueError(f"{len(images)} images do not fill a batch of {train.batch_size}; try --set train.batch_size=16")
-
-    def at(self, step: int, rows: slice) -> LabelledBatch:
-        """Return some rows of the batch of the update that follows `step` updates."""
-        epoch, index = divmod(step, self.steps_per_epoch)
-        size, seed = self.train.batch_size, self.train.seed
-        order = torch.randperm(len(self.images), generator=generator("images", seed, epoch))
-        chosen = order[index * size : (index + 1) * size]
-        corners, mirrored = draw_changes(size, self.train.crop, generator("augmentation", seed, step))
-        pixels = change_images(self.images.pixels[chosen], self.train.crop, corners, mirrored & self.train.flip, "constant")
-        return LabelledBatch(pixels[rows].float() / 255, self.images.classes[chosen][rows])
 
 
 class ClassifierTrainer(Trainer):
@@ -129,7 +89,16 @@ class ClassifierTrainer(Trainer):
             ValueError: the dataset is missing or damaged, or its images have another size or no classes.
         """
         dataset = PreparedDataset.open(str(source.path))
-        batches = LabelledBatches(LabelledImages(dataset, "train", recipe.model.classes), recipe.train)
+        train, images = recipe.train, LabelledImages(dataset, "train", recipe.model.classes)
+        batches = LabelledBatches(
+            images.pixels,
+            images.classes,
+            batch_size=train.batch_size,
+            seed=train.seed,
+            crop=train.crop,
+            flip=train.flip,
+            padding="constant",
+        )
         measured: dict[str, LabelledImages] = {"validation": LabelledImages(dataset, "validation", recipe.model.classes)}
         if any(shard.split == "test" and shard.rows for shard in dataset.manifest.shards):
             measured["test"] = LabelledImages(dataset, "test", recipe.model.classes)
@@ -142,14 +111,14 @@ class ClassifierTrainer(Trainer):
         rate = cosine(train.learning_rate, 0.0, state.step, total, train.warmup_steps)
         with autocast(self.accelerator.device, train.precision):
             logits = self.network(batch.images)
-        loss = F.cross_entropy(logits.float(), batch.classes)
+        loss = F.cross_entropy(logits.float(), batch.labels)
         self.check_finite("loss", loss)
 
         state.optimizer.zero_grad()
         self.accelerator.backward(loss)
         set_learning_rate(state.optimizer, rate)
         state.optimizer.step()
-        return {"loss": loss, "accuracy": (logits.argmax(dim=1) == batch.classes).float().mean(), "learning_rate": rate}
+        return {"loss": loss, "accuracy": (logits.argmax(dim=1) == batch.labels).float().mean(), "learning_rate": rate}
 
     def validate(self) -> dict[str, float]:
         """Return the accuracy on the validation images."""
