@@ -113,6 +113,13 @@ MODELS = {
         "cap2im.training.digit_reader:DigitReaderTrainer",
         "cap2im.training.card:digit_reader_card",
     ),
+    "scene-reader": Spec(
+        "cap2im.models.scene_reader:SceneReader",
+        "cap2im.models.scene_reader:SceneReaderConfig",
+        "cap2im.config:SceneReaderRecipe",
+        "cap2im.training.scene_reader:SceneReaderTrainer",
+        "cap2im.training.card:scene_reader_card",
+    ),
     "skipthoughts": Spec(
         "cap2im.models.skipthoughts:SkipThoughts",
         "cap2im.models.skipthoughts:SkipThoughtsConfig",

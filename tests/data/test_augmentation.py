@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cap2im.data.augmentation import change_images, draw_changes, names_side
+from cap2im.data.augmentation import blur_images, change_images, draw_changes, names_side
 from cap2im.data.caption_batches import CaptionBatches
 from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
@@ -29,6 +29,18 @@ def test_every_shift_and_mirror_image_comes_and_nothing_else(padding):
 def test_without_shift_and_mirror_images_are_unchanged():
     corners, mirrored = draw_changes(200, 0, generator("test"))
     assert torch.equal(change_images(PIXELS, 0, corners, mirrored & False), PIXELS)
+
+
+def test_blur_of_a_point_is_a_gaussian_and_keeps_even_images():
+    point = torch.zeros(2, 3, 31, 31)
+    point[:, :, 15, 15] = 1
+    sharp, blurred = blur_images(point, torch.tensor([0.0, 2.0]))
+    assert torch.equal(sharp, point[0])
+    rows = blurred[0].sum(dim=1)
+    assert rows.sum().item() == pytest.approx(1, abs=1e-4)
+    assert (rows * (torch.arange(31.0) - 15) ** 2).sum().item() == pytest.approx(4, rel=0.01)  # the variance
+    even = torch.full((1, 1, 8, 8), 0.3)
+    assert torch.allclose(blur_images(even, torch.tensor([3.0])), even)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from cap2im.models.attngan import AttnGANConfig
 from cap2im.models.damsm import DAMSMConfig
 from cap2im.models.digit_reader import DigitReaderConfig
 from cap2im.models.lapgan import LAPGANConfig, SharpenerConfig
+from cap2im.models.scene_reader import SceneReaderConfig
 from cap2im.models.skipthoughts import SkipThoughtsConfig
 from cap2im.models.vae import VAEConfig
 from cap2im.models.vgg import VGGConfig
@@ -289,6 +290,26 @@ class DigitReaderRecipe(Recipe):
 
     model: DigitReaderConfig = DigitReaderConfig()
     train: DigitReaderTraining = DigitReaderTraining()
+
+
+class SceneReaderTraining(Training):
+    """How the scene reader of scene accuracy is trained."""
+
+    epochs: Epochs = 20
+    batch_size: PairBatchSize = 50
+    learning_rate: float = Field(3e-3, gt=0, description="highest learning rate; it falls as a half cosine")
+    warmup_steps: Warmup = 100
+    weight_decay: float = Field(0.05, ge=0, description="of AdamW")
+    crop: int = Field(4, ge=0, le=16, description="pixels that an image is shifted by at most; the edges are filled by reflection")
+    flip: bool = Field(True, description="mirror half of the images left to right")
+    blur: float = Field(2.5, ge=0, le=8, description="half of the images are blurred by up to this many pixels (standard deviation)")
+
+
+class SceneReaderRecipe(Recipe):
+    """The network that reads visual words for scene accuracy, on a prepared dataset."""
+
+    model: SceneReaderConfig = SceneReaderConfig()
+    train: SceneReaderTraining = SceneReaderTraining()
 
 
 class SkipThoughtsTraining(Training):

@@ -1,4 +1,4 @@
-"""Random changes of training images: small shifts, and mirror images.
+"""Random changes of training images: small shifts, mirror images, and blur.
 
 Shapes: B batch, C colours, A side.
 """
@@ -54,3 +54,19 @@ def change_images(
     columns = torch.where(mirrored[:, None], columns.flip(1), columns)
     padded = F.pad(images, (crop,) * 4, mode=padding)
     return padded[torch.arange(len(images))[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def blur_images(images: Tensor, deviations: Tensor) -> Tensor:
+    """Blur images by Gaussians, whose weights at the edges are those of the pixels inside.
+
+    Args:
+        images: [B, C, A, A].
+        deviations: [B] standard deviations in pixels; 0 leaves an image as it is.
+
+    Returns:
+        [B, C, A, A].
+    """
+    places = torch.arange(images.shape[-1], device=images.device)
+    distances = (places[:, None] - places) ** 2  # [A, A]
+    weights = torch.softmax(-distances / (2 * deviations.clamp_min(1e-3)[:, None, None, None] ** 2), dim=-1)  # [B, 1, A, A]
+    return weights @ images @ weights.mT

@@ -9,12 +9,12 @@ from torch import Tensor
 NORMAL_95 = 1.959964  # standard errors on each side of a mean
 
 
-def wilson(successes: float, n: int, z: float = NORMAL_95) -> tuple[float, float]:
+def wilson(successes: float, n: float, z: float = NORMAL_95) -> tuple[float, float]:
     """Return Wilson's score interval of a proportion (Wilson 1927); the default z gives 95 %.
 
     Args:
         successes: may be fractional; a tie can count as part of a success.
-        n: number of trials.
+        n: number of trials; may be fractional, an effective number.
         z: standard errors on each side.
 
     Returns:

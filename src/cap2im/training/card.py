@@ -248,3 +248,40 @@ def digit_reader_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str
         },
         use="It reads the digits of drawings for caption accuracy (`cap2im.metrics.caption_accuracy`).",
     )
+
+
+def scene_reader_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
+    """Return the card of a scene reader, with the scores of each word."""
+    splits = figures["words"]
+    means = {
+        f"{split} images": f"mean average precision {_mean(words, 'average_precision'):.3f}, "
+        f"mean balanced accuracy {_mean(words, 'balanced_accuracy'):.1%}"
+        for split, words in splits.items()
+    }
+    columns = [f"{split} {score}" for split in splits for score in ("share", "average precision", "balanced accuracy")]
+    rows = [f"| word and its other forms | {' | '.join(columns)} |", "| --- |" + " --- |" * len(columns)]
+    for word, *forms in recipe.model.words:
+        scores = [splits[split][word] for split in splits]
+        cells = [f"{each['share']:.1%} | {each['average_precision']:.3f} | {each['balanced_accuracy']:.1%}" for each in scores]
+        rows.append(f"| {', '.join((word, *forms))} | {' | '.join(cells)} |")
+    use = "It reads drawings for scene accuracy: `cap2im evaluate MODEL --data DATA --metric scene-accuracy --scene-reader FOLDER`."
+    about = (
+        "Share: of the images with a caption that holds the word. Average precision: of the images in the order of the reader's log odds; "
+        "chance is the share. Balanced accuracy: mean of the shares of images with and without the word that the reader classifies "
+        "correctly, at the log odds of the word among the training images; chance is 50 %."
+    )
+    table = "\n".join(rows)
+    return model_card(
+        name,
+        recipe,
+        figures,
+        task="image-classification",
+        unit=f" of {recipe.train.batch_size} images",
+        measured=means,
+        use=f"{use}\n\n{table}\n\n{about}",
+    )
+
+
+def _mean(words: Mapping[str, Mapping[str, float]], score: str) -> float:
+    """Return the mean of a score over words."""
+    return sum(each[score] for each in words.values()) / len(words)
