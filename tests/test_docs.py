@@ -47,8 +47,9 @@ NOT_RUN = {
     r"accelerate launch": "several processes; tests/training and tests/metrics run them",
     r"cap2im compare --preset": "trains seven models; tests/evaluation runs it on small ones",
     r".*(s3://|hf://)": "a bucket or the hub",
-    r"cap2im evaluate .*(--shortlist-model|--damsm|--inception)": "another trained network; tests/evaluation uses small ones",
+    r"cap2im evaluate .*(--shortlist-model|--damsm|--inception|--scene-reader)": "another trained network; tests/evaluation has small ones",
     r"cap2im prepare webdataset": "a hundred shards; tests/data reads some",
+    r"cap2im train scene-reader": "captions with all of its words; tests/training trains small ones",
     r"cap2im train skipthoughtdraw-cifar": "the paper's sentence vectors; tests/training trains small ones",
 }
 

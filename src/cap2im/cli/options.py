@@ -121,7 +121,8 @@ SplitOption = Annotated[
 ImagesOption = Annotated[int, typer.Option(min=2, max=1_000_000, help="Captions with their images, or canvases of digits.")]
 BoundSamplesOption = Annotated[int, typer.Option(min=1, max=10_000, help="For bound: L, posterior samples an image.")]
 SamplesOption = Annotated[
-    int | None, typer.Option(min=1, max=10_000, help="Drawings of a caption. Default: 10 of captioned digits, 50 for ssim.")
+    int | None,
+    typer.Option(min=1, max=10_000, help="Drawings of a caption. Default: 10 of captioned digits, 50 for ssim, 20 for scene-accuracy."),
 ]
 MetricOption = Annotated[
     list[str] | None,
@@ -149,6 +150,7 @@ DAMSMOption = Annotated[str | None, typer.Option("--damsm", help="For r-precisio
 ReaderOption = Annotated[
     str | None, typer.Option(help="For caption-accuracy: a digit reader, a run or folder. Default: the bundled one.", **PLACE)
 ]
+SceneReaderOption = Annotated[str | None, typer.Option(help="For scene-accuracy: a scene reader, a run or folder.", **PLACE)]
 
 
 def settings_of(context: typer.Context) -> Settings:

@@ -25,6 +25,7 @@ from cap2im.loading import ModelConfig, find_model, load_model
 from cap2im.metrics.distributed import ProcessGroup
 from cap2im.metrics.measurement import Measurement
 from cap2im.models.digit_reader import DigitReader
+from cap2im.models.scene_reader import SceneReader
 from cap2im.pipeline import Pipeline
 
 
@@ -144,6 +145,7 @@ def settings_words(pipeline: Pipeline, settings: Settings, data: str | Path | No
         "inception": None if settings.inception is None else file_sha256(find_inception("fid", settings.inception)),
         "damsm": None if settings.damsm is None else read_config(find_model(settings.damsm)).get("sha256", {}).get(WEIGHTS),
         "reader": None if settings.reader is None else load_model(settings.reader, DigitReader).network.digest(),
+        "scene_reader": None if settings.scene_reader is None else load_model(settings.scene_reader, SceneReader).sha256,
         "shortlist_model": None if settings.shortlist_model is None else shortlist_sha256(settings.shortlist_model),
     }
     if subject.digits is not None:

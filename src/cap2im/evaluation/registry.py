@@ -31,6 +31,7 @@ class Metric:
         needs_bound: whether the model must be a `LikelihoodModel`.
         needs_text: whether the model must be conditioned on captions.
         needs_train: whether the metric reads the training split.
+        needs_images: whether the metric reads all images of the split, as those with `samples` do.
         needs: fields of `Settings` that the metric cannot do without.
         reads: further fields of `Settings` that only metrics naming them use.
     """
@@ -45,6 +46,7 @@ class Metric:
     needs_bound: bool = False
     needs_text: bool = False
     needs_train: bool = False
+    needs_images: bool = False
     needs: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
 
@@ -69,6 +71,7 @@ METRICS = {
         needs_bound=True,
         needs_text=True,
         needs_train=True,
+        needs_images=True,
         needs=("shortlist_model",),
         reads=("candidates",),
     ),
@@ -83,6 +86,9 @@ METRICS = {
         arrays=("codes", "sentences", "classes", "seed"),
         digits="cap2im.evaluation.digits:r_precision",
         needs=DAMSM,
+    ),
+    "scene-accuracy": Metric(
+        about="scene accuracy", captions="cap2im.evaluation.scenes:scene_accuracy", needs=("scene_reader",), needs_images=True
     ),
     "neural-distance": Metric(
         about="neural distance",

@@ -21,13 +21,15 @@ class Settings:
             last of them. None is "test", or "validation" if the dataset has no test images.
         images: largest number of captions with their images, spread evenly over the split; for captioned digits, canvases for the bound.
         bound_samples: L of equation 15.
-        samples: drawings of each caption for caption accuracy, R-precision of captioned digits, and SSIM; None for 10 and 50.
+        samples: drawings of each caption for caption accuracy, R-precision of captioned digits, SSIM and flips of scene accuracy; None for
+            10, 10, 50 and 20.
         shortlist_model: a VGG-like network (see `find_model` for names) or a pickle of shortlists, for retrieval.
         candidates: K images of a shortlist of the network; None for 100.
         retrieval_samples: L of the bounds that retrieval compares.
         inception: file of the Inception weights of FID, Inception Score and neural distance; None for the published ones.
         damsm: DAMSM for R-precision and neural distance; see `find_model` for names.
         reader: digit reader for caption accuracy; None for the bundled one.
+        scene_reader: scene reader for scene accuracy; see `find_model` for names.
         seed: of every random number.
     """
 
@@ -42,6 +44,7 @@ class Settings:
     inception: str | None = None
     damsm: str | None = None
     reader: str | None = None
+    scene_reader: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

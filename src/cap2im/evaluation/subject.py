@@ -20,11 +20,13 @@ from cap2im.evaluation.settings import Settings
 from cap2im.extras import require
 from cap2im.loading import load_model
 from cap2im.metrics.r_precision import require_pictures
+from cap2im.metrics.scene_accuracy import readable_flips
 from cap2im.metrics.shortlists import CANDIDATES, require_candidates
 from cap2im.metrics.ssim import structural_similarity
 from cap2im.models.damsm import DAMSM
 from cap2im.models.digit_reader import DigitReader
 from cap2im.models.interface import LikelihoodModel
+from cap2im.models.scene_reader import SceneReader
 from cap2im.models.vgg import VGG
 from cap2im.pipeline import Pipeline
 from cap2im.registry import MODELS
@@ -138,13 +140,13 @@ class Subject:
         if "ssim" in metrics:
             blank = torch.zeros(1, self.config.colours, self.config.side, self.config.side)
             structural_similarity(blank, blank)
-        whole = any(metric.samples for metric in metrics.values()) or "retrieval" in metrics
+        if settings.scene_reader is not None:
+            readable_flips(settings.scene_reader, load_model(settings.scene_reader, SceneReader).network.config.names)
+        whole = [name for name, metric in metrics.items() if metric.samples or metric.needs_images]
         for split in (main, *(("train",) if training else ())):
             if whole and not dataset.is_local(split):
-                names = ", ".join(name for name, metric in metrics.items() if metric.samples or name == "retrieval")
-                raise ValueError(
-                    f"{dataset.folder}: is not on this machine, or files of its {split} images are missing; {names} need all of them"
-                )
+                files = f"files of its {split} images are missing"
+                raise ValueError(f"{dataset.folder}: is not on this machine, or {files}; {', '.join(whole)} need all of them")
 
     def check_scorers(self, settings: Settings) -> None:
         """Check the networks that metrics read; an evaluation loads them at its beginning, a comparison after its trainings.
