@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import statistics
 
 import pytest
 
@@ -15,7 +16,7 @@ from cap2im.evaluation.evaluation import Evaluation
 from cap2im.evaluation.protocol import in_words
 from cap2im.evaluation.settings import Settings
 from cap2im.loading import ModelConfig
-from cap2im.metrics.measurement import Measurement
+from cap2im.metrics.measurement import ItemValues, Measurement
 from cap2im.models.aligndraw import DRAW, DRAWConfig
 from cap2im.pipeline import Pipeline
 from tests.prepared import prepared_dataset
@@ -107,6 +108,72 @@ def test_a_number_without_an_interval_has_a_best():
     assert best == {"FID": {"a"}, "Inception Score": set()}
     apart = {column.name: column.best for column in compare([measured("a", 20.0), measured("b", 20.7)]).columns}
     assert apart["Inception Score"] == {"b"}
+
+
+def retrieval(model: str, ranks: list[float], **protocol: object) -> Evaluation:
+    """Return R@10 and the median rank of ranks among 20 candidates."""
+    hits, described = [float(rank <= 10) for rank in ranks], {"split": "test", "candidates": 20} | protocol
+    common = {"n": len(ranks), "protocol": described}
+    numbers = (
+        Measurement(
+            name="R@10", value=sum(hits) / len(hits), unit="proportion", chance=0.5, per_item=ItemValues(values=tuple(hits)), **common
+        ),
+        Measurement(
+            name="median rank",
+            value=statistics.median(ranks),
+            digits=1,
+            chance=10.5,
+            higher_is_better=False,
+            per_item=ItemValues(values=tuple(ranks), statistic="median"),
+            **common,
+        ),
+    )
+    return Evaluation(model, "", {}, numbers)
+
+
+def test_models_of_one_protocol_are_compared_in_pairs():
+    """Ranks that are three lower for every caption: a certain difference, though the intervals of both overlap."""
+    ranks = [1.0 + 3 * (number % 6) for number in range(60)]
+    table = compare([retrieval("a", ranks), retrieval("b", [rank + 3 for rank in ranks]), evaluation("gan")])
+    rank = next(column for column in table.columns if column.name == "median rank")
+    assert [(each.models, each.value, each.interval, each.text) for each in rank.differences] == [
+        (("a", "b"), -3.0, (-3.0, -3.0), "-3.0 (-3.0 to -3.0)")
+    ]
+    text = table.markdown()
+    assert "| difference | R@10, % | median rank |" in text
+    assert [line for line in text.splitlines() if line.startswith("| a - b | ") and line.endswith(" | **-3.0 (-3.0 to -3.0)** |")]
+    assert "gan - " not in text
+    assert [(each["name"], each["models"], each["shown"]) for each in table.to_dict()["differences"]][1:] == [
+        ("median rank", ["a", "b"], "-3.0 (-3.0 to -3.0)")
+    ]
+
+
+def test_a_difference_within_its_interval_is_not_bold():
+    ranks = [5.0, 15.0] * 30
+    table = compare([retrieval("a", ranks), retrieval("b", ranks[1:] + ranks[:1])])
+    (recall, *_) = table.to_dict()["differences"]
+    assert recall["value"] == 0
+    assert recall["interval"][0] < 0 < recall["interval"][1]
+    assert f"| a - b | {recall['shown']} | " in table.markdown()
+    assert recall["shown"].startswith("0.0 (-")
+    assert " to +" in recall["shown"]
+
+
+def test_only_numbers_of_one_protocol_have_differences():
+    table = compare([retrieval("a", [1.0, 2.0]), retrieval("b", [1.0, 2.0], seed=7)])
+    assert table.to_dict()["differences"] == []
+    assert "difference" not in table.markdown()
+
+
+def test_chance_is_the_last_row():
+    table = compare([retrieval("a", [1.0, 2.0]), evaluation("b")])
+    (row,) = [line for line in table.markdown().splitlines() if line.startswith("| chance |")]
+    assert [(column.title, column.chance) for column in table.columns if column.chance is not None] == [
+        ("R@10, %", 0.5),
+        ("median rank", 10.5),
+    ]
+    assert " | 50.0 | 10.5 | " in row
+    assert "chance" not in compare([evaluation("a")]).markdown()
 
 
 def test_details_have_no_column():

@@ -7,11 +7,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from cap2im.evaluation.comparison import compare
 from cap2im.evaluation.evaluation import Evaluation
 from cap2im.evaluation.store import check_evaluation_file, free_stem, keep_evaluation, kept_evaluations
-from cap2im.metrics.measurement import Measurement
+from cap2im.metrics.measurement import ItemValues, Measurement
 
 OLD = Path(__file__).parent / "version_0_1.zip"
 
@@ -42,9 +43,30 @@ def test_every_field_survives_the_file(tmp_path):
         chance=0.01,
         higher_is_better=None,
         detail=True,
+        per_item=ItemValues(values=(1.0, 2.5, -1849.25), statistic="median"),
     )
     keep_evaluation(tmp_path / "e.json", evaluation := Evaluation("a", "0", {"metrics": "retrieval"}, (measurement,)))
     assert kept_evaluations(tmp_path / "e.json") == [evaluation]
+
+
+def test_values_of_single_items_are_small_in_the_file(tmp_path):
+    """Four bytes for each, in one line."""
+    values = ItemValues.of(torch.linspace(-1900, -1800, 1000))
+    keep_evaluation(tmp_path / "e.json", Evaluation("a", "0", {}, (Measurement(name="bound", value=-1850, n=1000, per_item=values),)))
+    assert (tmp_path / "e.json").stat().st_size < 6000
+    (kept,) = kept_evaluations(tmp_path / "e.json")
+    assert kept.measurements[0].per_item == values
+
+
+@pytest.mark.parametrize("text", ["AAA", "AAAA", "not base64", ""])
+def test_damaged_values_of_single_items_are_measured_again(tmp_path, text):
+    measurement = {"name": "bound", "value": -1.0, "n": 1, "per_item": {"values": text}}
+    document = {"model": "a", "weights_sha256": "0", "settings": {}, "results": [{"protocol": {}, "measurements": [measurement]}]}
+    (tmp_path / "e.json").write_text(json.dumps(document))
+    assert kept_evaluations(tmp_path / "e.json") == []
+    measurement["per_item"] = {"values": "AACAPw=="}
+    (tmp_path / "e.json").write_text(json.dumps(document))
+    assert kept_evaluations(tmp_path / "e.json")[0].measurements[0].per_item == ItemValues(values=(1.0,))
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", '{"kind": "draw"}', "notes"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cap2im.evaluation.retrieval import read_shortlists
-from cap2im.metrics.measurement import Measurement
+from cap2im.metrics.measurement import ItemValues, Measurement
 from cap2im.metrics.retrieval import likelihood_ratios, mean_sentence, places, retrieval
 from cap2im.metrics.shortlists import nearest_shortlists
 from cap2im.models.aligndraw import DRAW, DRAWConfig
@@ -89,6 +89,17 @@ def test_a_constant_has_exactly_chance(images):
     for k in (1, 5, 10):
         assert measured[f"R@{k}"].value == pytest.approx(k / SIZE) == measured[f"R@{k}"].chance
     assert measured["median rank"].value == (SIZE + 1) / 2
+
+
+def test_values_of_single_captions_are_kept():
+    """Three captions whose images are first, second with one tie, and last of 12."""
+    scores = torch.arange(12.0, 0, -1).repeat(3, 1)
+    scores[1, 2] = scores[1, 1]
+    measured = measure(scores, torch.tensor([0, 1, 11]))
+    assert measured["median rank"].per_item == ItemValues(values=(1.0, 2.5, 12.0), statistic="median")
+    assert measured["R@10"].per_item == ItemValues(values=(1.0, 1.0, 0.0))
+    scores[1, :11] = 2.0  # tied with ten others, so among the first ten in ten of eleven orders
+    assert measure(scores, torch.tensor([0, 1, 11]))["R@10"].per_item.values[1] == pytest.approx(10 / 11)
 
 
 def test_images_likely_under_any_caption_win_nothing(images):

@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from cap2im.checkpoint import WEIGHTS
+from cap2im.evaluation.differences import Difference, paired_differences
 from cap2im.evaluation.evaluate import evaluate, settings_words
 from cap2im.evaluation.evaluation import Evaluation
 from cap2im.evaluation.inputs import StartProgress, no_progress
@@ -23,12 +26,19 @@ from cap2im.evaluation.settings import Settings
 from cap2im.evaluation.store import keep_evaluation, kept_evaluations
 from cap2im.evaluation.subject import Subject
 from cap2im.metrics.measurement import Measurement
+from cap2im.metrics.paired_bootstrap import RESAMPLES
 from cap2im.pipeline import Pipeline
 
 FIRST, LAST = ("joint", "bound"), TRAINING  # names of the first and the last columns
 LEGEND = (
     "In brackets: 95 % intervals. Bold: the best number of a column and the numbers within its 95 % interval, which do not differ "
     "significantly from it; if those are all, none. Without an interval, the best number is bold."
+)
+
+
+DIFFERENCES_LEGEND = (
+    f"Differences: first minus second model, with 95 % intervals of a paired bootstrap: {RESAMPLES:,} resamples of the captions or images, "
+    "the same ones for both models. Bold: the interval excludes 0."
 )
 
 
@@ -47,6 +57,20 @@ class Column:
     mark: str
     protocol: Mapping[str, Any]
     cells: Mapping[str, Measurement]
+
+    @cached_property
+    def differences(self) -> tuple[Difference, ...]:
+        """Differences between each two models whose values of single items were kept."""
+        return paired_differences(self.cells)
+
+    @property
+    def chance(self) -> float | None:
+        """The number that guessing has; None if it is unknown."""
+        return next((cell.chance for cell in self.cells.values() if cell.chance is not None), None)
+
+    def number(self, value: float) -> str:
+        """Return a number of the column in print, without its unit."""
+        return next(iter(self.cells.values())).number(value)
 
     @property
     def title(self) -> str:
@@ -91,11 +115,30 @@ class Comparison:
                 text = column.cells[model].text if model in column.cells else "-"
                 cells.append(f"**{text}**" if model in column.best else text)
             lines.append(f"| {model} | {' | '.join(cells)} |")
+        if any(column.chance is not None for column in self.columns):
+            chances = [("" if column.chance is None else column.number(column.chance)) for column in self.columns]
+            lines.append(f"| chance | {' | '.join(chances)} |")
         for protocol, titles in _titles_by_protocol(self.columns):
             lines += ["", f"*{'; '.join(titles)}*: {in_words(protocol)}."]
         for note in self.notes:
             lines += ["", note]
-        return "\n".join([*lines, "", f"{_deviations(self.columns)}{LEGEND}"]) + "\n"
+        return "\n".join([*lines, "", f"{_deviations(self.columns)}{LEGEND}", *self._differences()]) + "\n"
+
+    def _differences(self) -> list[str]:
+        """Return the lines of the table of differences; none if no values of single items were kept."""
+        columns = [column for column in self.columns if column.differences]
+        if not columns:
+            return []
+        lines = ["", f"| difference | {' | '.join(column.title for column in columns)} |", f"| --- |{' --- |' * len(columns)}"]
+        for pair in combinations(self.models, 2):
+            texts = {}
+            for column in columns:
+                for each in column.differences:
+                    if each.models == pair:
+                        texts[column.title] = f"**{each.text}**" if each.excludes_zero else each.text
+            if texts:
+                lines.append(f"| {pair[0]} - {pair[1]} | {' | '.join(texts.get(column.title, '-') for column in columns)} |")
+        return [*lines, "", DIFFERENCES_LEGEND]
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -108,8 +151,21 @@ class Comparison:
                     "mark": column.mark,
                     "protocol": dict(column.protocol),
                     "values": {model: {"value": cell.value, "shown": cell.text} for model, cell in column.cells.items()},
+                    "chance": column.chance,
                 }
                 for column in self.columns
+            ],
+            "differences": [
+                {
+                    "name": column.name,
+                    "mark": column.mark,
+                    "models": list(each.models),
+                    "value": each.value,
+                    "interval": list(each.interval),
+                    "shown": each.text,
+                }
+                for column in self.columns
+                for each in column.differences
             ],
         }
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from cap2im.metrics.distributed import ProcessGroup
 from cap2im.metrics.intervals import mean_and_error
-from cap2im.metrics.measurement import Measurement, mean
+from cap2im.metrics.measurement import ItemValues, Measurement, mean
 from cap2im.models.interface import LikelihoodModel
 from cap2im.randomness import item_noise
 
@@ -123,7 +123,7 @@ def elbo(estimates: LogLikelihoods) -> list[Measurement]:
     protocol = {"observation": estimates.observation, "samples": estimates.samples}
     terms = {"protocol": protocol, "detail": True}
     return [
-        _mean("bound", estimates.bounds, protocol=protocol),
+        _mean("bound", estimates.bounds, protocol=protocol, per_item=ItemValues.of(estimates.bounds)),
         _mean("reconstruction", estimates.reconstruction, higher_is_better=False, **terms),
         _mean("KL", estimates.kl, higher_is_better=None, **terms),
         _mean("importance-weighted", estimates.importance_weighted, **terms),

@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
 from torch import Tensor
 
 from cap2im.metrics.intervals import NORMAL_95, mean_and_error, wilson
+
+Statistic = Literal["mean", "median"]
+
+
+class ItemValues(BaseModel):
+    """The values of single items, of which a number is the mean or the median; comparisons resample them.
+
+    In JSON they are the Base64 text of little-endian float32 numbers: 5.3 kB for 1,000 items.
+
+    Attributes:
+        values: of the items, in float32.
+        statistic: what the number is of them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    values: tuple[float, ...] = Field(min_length=1)
+    statistic: Statistic = "mean"
+
+    @classmethod
+    def of(cls, values: Tensor, statistic: Statistic = "mean") -> ItemValues:
+        """Return the values of a tensor [N]."""
+        return cls(values=tuple(values.float().tolist()), statistic=statistic)
+
+    @field_serializer("values", when_used="json")
+    def _to_text(self, values: tuple[float, ...]) -> str:
+        return base64.b64encode(np.array(values, "<f4").tobytes()).decode()
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _from_text(cls, values: Any) -> Any:
+        """Read Base64 text; other values are validated as they are."""
+        return tuple(np.frombuffer(base64.b64decode(values, validate=True), "<f4").tolist()) if isinstance(values, str) else values
 
 
 class Measurement(BaseModel):
@@ -27,6 +62,7 @@ class Measurement(BaseModel):
         chance: value that guessing has; None if it is unknown.
         higher_is_better: None if neither direction is.
         detail: whether comparisons of models leave the number out.
+        per_item: values of the single items; None if they are not kept.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +80,7 @@ class Measurement(BaseModel):
     chance: float | None = None
     higher_is_better: bool | None = True
     detail: bool = False
+    per_item: ItemValues | None = None
 
     @property
     def title(self) -> str:

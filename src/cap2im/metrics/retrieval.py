@@ -27,12 +27,13 @@ import torch
 from torch import Tensor
 
 from cap2im.metrics.distributed import ProcessGroup
-from cap2im.metrics.measurement import Measurement, proportion
+from cap2im.metrics.measurement import ItemValues, Measurement, proportion
 from cap2im.models.interface import LikelihoodModel
 from cap2im.models.text import EncodedText, sentences_as_text
 from cap2im.randomness import generator, item_noise
 
 RECALLS = (1, 5, 10, 50)
+COMPARED_RECALL = 10  # whose values of single captions are kept, to compare models in pairs
 RESAMPLES = 1_000
 PAIRS_AT_ONCE = 500  # (caption, image) pairs in a batch: wide matrix products that still fit the processor's caches
 
@@ -150,10 +151,9 @@ def retrieval(scores: Tensor, own: Tensor, seed: int) -> list[Measurement]:
     protocol = {"candidates": size}
     recalls = []
     for k in (k for k in RECALLS if k < size):
-        hits = (
-            ((k - higher) / (tied + 1)).clamp(0, 1).sum().item()
-        )  # share of the orders of the tied images in which it is among the first k
-        recalls.append(proportion(f"R@{k}", hits, n, chance=k / size, protocol=protocol))
+        hits = ((k - higher) / (tied + 1)).clamp(0, 1)  # share of the orders of the tied images in which it is among the first k
+        per_item = ItemValues.of(hits) if k == COMPARED_RECALL else None
+        recalls.append(proportion(f"R@{k}", hits.sum().item(), n, chance=k / size, protocol=protocol, per_item=per_item))
     ranks = 1 + higher + tied / 2
     resamples = torch.randint(n, (RESAMPLES, n), generator=generator("bootstrap", seed))
     low, high = ranks[resamples].quantile(0.5, dim=1).quantile(torch.tensor([0.025, 0.975])).tolist()
@@ -166,5 +166,6 @@ def retrieval(scores: Tensor, own: Tensor, seed: int) -> list[Measurement]:
         digits=1,
         chance=(size + 1) / 2,
         higher_is_better=False,
+        per_item=ItemValues.of(ranks, "median"),
     )
     return [*recalls, median]

@@ -12,6 +12,7 @@ Shapes: N captions, S samples, C colours, A side.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from torch import Tensor
 from cap2im.extras import require
 from cap2im.metrics.distributed import ProcessGroup
 from cap2im.metrics.elbo import Sharpen
-from cap2im.metrics.measurement import Measurement, mean
+from cap2im.metrics.measurement import ItemValues, Measurement, mean
 from cap2im.models.interface import DrawingModel
 from cap2im.models.precision import Precision, autocast
 from cap2im.randomness import item_noise
@@ -119,7 +120,9 @@ def ssim(similarities: Tensor, ratios: Tensor) -> list[Measurement]:
     """
     drawings = "standard deviation over drawings"
     protocol = {"samples": similarities.shape[1], "window": WINDOW, "data_range": 1.0}
+    of_captions = similarities.mean(dim=1)
+    common: dict[str, Any] = {"deviation_of": drawings, "protocol": protocol}
     return [
-        mean("SSIM", similarities.mean(dim=1), deviation=similarities.std().item(), deviation_of=drawings, digits=3, protocol=protocol),
-        mean("PSNR", ratios.mean(dim=1), deviation=ratios.std().item(), deviation_of=drawings, unit="dB", protocol=protocol),
+        mean("SSIM", of_captions, deviation=similarities.std().item(), digits=3, per_item=ItemValues.of(of_captions), **common),
+        mean("PSNR", ratios.mean(dim=1), deviation=ratios.std().item(), unit="dB", **common),
     ]
