@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 from PIL import Image
 
+from cap2im.config import load_recipe
 from cap2im.data.dataset import PreparedDataset
-from cap2im.training.card import description, licence_line, licence_row
+from cap2im.training.card import description, licence_line, licence_row, words_row
 from cap2im.training.dispatch import without_local_path
 from tests.prepared import prepared_dataset
 
@@ -66,6 +67,20 @@ def test_the_licence_is_that_of_the_data(licence, line):
         assert ("not known" in licence_row(data)["licence of the data"]) == (licence is None)
 
 
+@pytest.mark.parametrize(
+    ("changes", "data", "row"),
+    [
+        ([], {"minimum_count": 3}, {"words": "3,501, each at least 3 times in the training captions"}),
+        ([], {"minimum_count": 1}, {"words": "3,501"}),
+        ([], {}, {"words": "3,501"}),
+        (["model.conditioning=none"], {"minimum_count": 3}, {}),
+    ],
+)
+def test_cards_tell_which_words_a_model_knows(changes, data, row):
+    recipe = load_recipe("aligndraw-flickr8k", ["model.vocabulary_size=3501", *changes])
+    assert words_row(recipe, data) == row
+
+
 def test_captioned_digits_have_the_mit_licence():
     for data in ({"source": "mnist"}, {"source": "digits"}, {}):
         assert licence_line(data) == "license: mit\n"
@@ -88,7 +103,9 @@ def test_prepare_stores_title_and_licence(run, tmp_path):
     told = ("--title", "squares", "--license", "CC0-1.0", "--workers", "1")
     code, _, err = run("prepare", "pairs", "photos", "--out", "data", "--side", "8", *told)
     assert code == 0, err
-    about = PreparedDataset.open(tmp_path / "data").about()
+    dataset = PreparedDataset.open(tmp_path / "data")
+    about = dataset.about()
+    assert dataset.manifest.minimum_count == 1
     assert (about["title"], about["licence"], about["images"]) == ("squares", "CC0-1.0", 1)
     card = (tmp_path / "data" / "README.md").read_text()
     assert card.startswith("---\nlicense: cc0-1.0\n")

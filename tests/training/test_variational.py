@@ -107,7 +107,9 @@ def test_training_learns_and_its_model_draws(tmp_path):
     train(recipe, tmp_path, device="cpu")
     bounds = [line["validation/bound"] for line in stats(tmp_path, "validation/bound")]
     assert bounds[-1] > bounds[0] + 30
-    assert "| updates | 200 |" in (tmp_path / "model" / "README.md").read_text()
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "| updates | 200 of 4 captions |" in card
+    assert "| words | 22 |" in card
     assert list((tmp_path / "samples").glob("*.png"))
     assert list((tmp_path / "tensorboard").iterdir())
     drawing = Pipeline.load(str(tmp_path)).draw("the digit three is at the top of the digit one")[0]

@@ -104,6 +104,7 @@ class Manifest(BaseModel):
         source: kind and path of the source.
         title: name of the data in model cards.
         licence: of the data in model cards.
+        minimum_count: rarer words were left out of the vocabulary; None if it was not made from the captions.
         vocabulary: words of the training captions.
         shards: of all splits.
     """
@@ -116,6 +117,7 @@ class Manifest(BaseModel):
     source: dict[str, Any]
     title: str | None = None
     licence: str | None = None
+    minimum_count: int | None = None
     vocabulary: VocabularyEntry = VocabularyEntry()
     shards: Annotated[tuple[Shard, ...], AfterValidator(_check_distinct)]
 
@@ -134,7 +136,6 @@ class WrittenManifest(Manifest):
         version: of cap2im.
         captions: most captions of an image that were kept; None keeps all.
         tokens: how captions are split into words.
-        minimum_count: rarer words were left out of the vocabulary.
         words: most words of the vocabulary; None keeps all.
         stored: format of the stored images.
         splits: number of images and captions.
@@ -145,7 +146,6 @@ class WrittenManifest(Manifest):
     version: str
     captions: int | None
     tokens: str
-    minimum_count: int | None
     words: int | None
     stored: str
     splits: dict[Split, SplitCounts]

@@ -84,9 +84,9 @@ def attention_figure(drawings: Sequence[Drawing], scale: int = 2) -> Image.Image
 
         finished = fit(drawing.image, scale * picture_side)
         figure.paste(finished, side_x, y)
-        below = y + finished.height / scale + 12
+        below, key_width = y + finished.height / scale + 12, finished.width / scale
         figure.text(side_x, below, f"Seed {drawing.seed}")
-        figure.key(side_x, below + 36, picture_side, heat_colours(np.linspace(0, 1, picture_side)), full)
+        figure.key(side_x, below + 36, key_width, heat_colours(np.linspace(0, 1, picture_side)), full)
         y += panel + GAP
     return figure.picture
 

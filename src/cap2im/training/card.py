@@ -126,6 +126,14 @@ def licence_row(data: Mapping[str, Any]) -> dict[str, str]:
     return {"licence of the data": one_line(dataset.get("licence") or "not known: cap2im prepare --licence sets it")}
 
 
+def words_row(recipe: Any, data: Mapping[str, Any]) -> dict[str, str]:
+    """Return a row with the size of the vocabulary of a model that reads words."""
+    if not recipe.model.reads_words:
+        return {}
+    count = data.get("minimum_count", 1)
+    return {"words": f"{recipe.model.vocabulary_size:,}" + (f", each at least {count} times in the training captions" if count > 1 else "")}
+
+
 def _interval(measured: Mapping[str, Any]) -> str:
     """Return a rate with its interval."""
     return f"{measured['rate']:.2%} (95 % interval {measured['low']:.2%} to {measured['high']:.2%}) of {measured['n']:,}"
@@ -139,7 +147,9 @@ def variational_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
         recipe,
         figures,
         origin={"started from": f"weights of SHA-256 {figures['started_from']}"} if "started_from" in figures else None,
-        measured={"validation bound": f"{bound}, one posterior sample; pixels: {figures['observation']}"},
+        unit=f" of {recipe.train.batch_size} captions",
+        measured=words_row(recipe, figures["data"])
+        | {"validation bound": f"{bound}, one posterior sample; pixels: {figures['observation']}"},
         use=f"{DRAW_WITH_IT} Measure it: `cap2im evaluate FOLDER`.",
     )
 

@@ -111,7 +111,8 @@ def load_training_data(recipe: DrawingRecipe, source: DataSource, processes: int
         raise ValueError("this recipe trains on a prepared dataset: give its folder with --data (cap2im prepare makes one)")
     dataset = PreparedDataset.open(source.path)
     if vocabulary is not None:
-        dataset = dataclasses.replace(dataset, vocabulary=vocabulary)
+        manifest = dataset.manifest.model_copy(update={"minimum_count": None})
+        dataset = dataclasses.replace(dataset, vocabulary=vocabulary, manifest=manifest)
     settings, recipe = recipe.data, fit_to_dataset(recipe, dataset, resizes=source.stream or isinstance(recipe.data, PicturesData))
     if isinstance(settings, PicturesData):
         if source.stream:
@@ -279,7 +280,9 @@ def _captioned(
         torch.cat([seen_images, unseen_images]),
     )
     judged = spread(validation.captions, JUDGED_CAPTIONS)
-    known = {} if encoder is None else {"encoder": {"name": encoder.name, "sha256": encoder.sha256}}
+    known: dict[str, Any] = {} if encoder is None else {"encoder": {"name": encoder.name, "sha256": encoder.sha256}}
+    if (minimum_count := dataset.manifest.minimum_count) is not None:
+        known["minimum_count"] = minimum_count
     return TrainingData(
         planned(recipe, training),
         training,
