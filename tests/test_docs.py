@@ -48,6 +48,7 @@ NOT_RUN = {
     r"cap2im compare --preset": "trains seven models; tests/evaluation runs it on small ones",
     r".*(s3://|hf://)": "a bucket or the hub",
     r"cap2im evaluate .*(--shortlist-model|--damsm|--inception|--scene-reader)": "another trained network; tests/evaluation has small ones",
+    r"cap2im prepare flickr8k|cap2im train aligndraw-flickr8k": "8,000 photographs; tests/data and tests/training have a few",
     r"cap2im prepare webdataset": "a hundred shards; tests/data reads some",
     r"cap2im train scene-reader": "captions with all of its words; tests/training trains small ones",
     r"cap2im train skipthoughtdraw-cifar": "the paper's sentence vectors; tests/training trains small ones",
