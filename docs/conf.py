@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for benchmarks
 sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside this file
 
 from cap2im._version import __version__
