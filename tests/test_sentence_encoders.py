@@ -16,8 +16,11 @@ from safetensors.torch import load_file, save_file
 from cap2im.checkpoint import read_config, write_model
 from cap2im.data.sentence_batches import sentence_vocabulary
 from cap2im.data.sentence_vectors import SentenceEncoder
+from cap2im.data.vocabulary import Vocabulary
 from cap2im.encoder_files import copy_encoder
+from cap2im.models.aligndraw import DRAW, DRAWConfig
 from cap2im.models.skipthoughts import SkipThoughts, SkipThoughtsConfig
+from cap2im.pipeline import Pipeline
 from cap2im.sentence_encoders import load_sentence_encoder
 from tests.limits import GIB, run_limited
 
@@ -25,12 +28,16 @@ CAPTIONS = ["a dog .", "a red dog runs over the table .", "the table is red .", 
 WORDS = ("a", "dog", "red", "runs", "over", "the", "table", "is", ".")
 
 
-def skipthoughts(folder: Path) -> Path:
-    """Untrained skip-thoughts."""
+def skipthoughts(folder: Path, *more: str) -> Path:
+    """Untrained skip-thoughts; with the vector of dog for more words, but for its last number."""
     torch.manual_seed(0)
     config = SkipThoughtsConfig(uni=6, bi=4, embedding=5)
-    vocabulary = sentence_vocabulary(CAPTIONS, 100)
+    vocabulary = sentence_vocabulary([*CAPTIONS, *more], 100)
     weights = SkipThoughts(config, len(vocabulary)).state_dict()
+    for word in more:
+        for name in ("uni", "bi"):
+            table = weights[f"encoders.{name}.table.weight"]
+            table[vocabulary.numbers[word], :4] = table[vocabulary.numbers["dog"], :4]
     folder.mkdir()
     write_model(folder, weights, {"kind": "skipthoughts", "model": config.model_dump(), "vocabulary": vocabulary.model_dump()})
     return folder
@@ -121,6 +128,39 @@ def test_empty_captions_are_refused(encoder):
 def test_clip_truncates_long_captions(tmp_path):
     encoder = load_sentence_encoder(str(clip(tmp_path / "clip")))
     assert torch.isfinite(encoder.encode(["dog " * 100])).all()
+
+
+def test_nearest_words_have_the_largest_cosine(tmp_path):
+    encoder = load_sentence_encoder(str(skipthoughts(tmp_path / "mine", "puppy")))
+    assert encoder.nearest("puppy", [*WORDS, "puppy", "yak"])[0] == "dog"
+    tables = [each.table.weight for each in encoder.model.encoders_by_name().values()]
+    vectors = {word: torch.cat([table[encoder.vocabulary.numbers[word]] for table in tables]) for word in WORDS}
+    cosine = {word: torch.cosine_similarity(vector, vectors["red"], dim=0) for word, vector in vectors.items() if word != "red"}
+    assert encoder.nearest("red", WORDS, 4) == sorted(cosine, key=cosine.__getitem__, reverse=True)[:4]
+    assert encoder.nearest("zebra", WORDS) == encoder.nearest("UNK", WORDS) == encoder.nearest("dog", ["yak"]) == []
+
+
+@pytest.mark.parametrize("more", [["--model", "m"], ["--model", "m", "--json"]])
+def test_draw_names_words_outside_of_the_training_captions(tmp_path, monkeypatch, run, more):
+    monkeypatch.chdir(tmp_path)
+    config = DRAWConfig(
+        conditioning="sentence", sentence_features=14, side=8, colours=3, glimpses=2, inference_units=4, generative_units=4, latent=2
+    )
+    model = {"kind": "draw", "model": config.model_dump(), "vocabulary": Vocabulary.build(CAPTIONS).model_dump()}
+    Path("m").mkdir()
+    write_model(Path("m"), DRAW(config).state_dict(), model)
+    skipthoughts(Path("m/sentence-encoder"), "puppy")
+    code, _, err = run("draw", "a red puppy runs over the tabel with an okapi", "--samples", "1", "--only", "png", *more)
+    assert code == 0
+    note = " is not among the words of the training captions"
+    words = dict(line.split(note) for line in err.splitlines() if note in line)
+    assert set(words) == {"puppy", "tabel", "with", "an", "okapi"}
+    assert "dog" in words["puppy"], "by meaning"
+    assert words["tabel"].startswith(" (nearest: table")
+    assert words["okapi"] == ""
+    read = Pipeline.load("m")
+    assert read.unknown_words("a puppy") == []
+    assert read.untrained_words("a puppy") == ["puppy"]
 
 
 def test_unknown_words_are_encoded_as_unk(tmp_path):

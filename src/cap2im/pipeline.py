@@ -184,6 +184,19 @@ class Pipeline:
             vocabularies.append(self.sharpening.vocabulary)
         return list(dict.fromkeys(word for each in vocabularies for word in each.unknown_words(caption)))
 
+    def untrained_words(self, caption: str) -> list[str]:
+        """Return the words of a caption that the model has not learned: those outside of its vocabulary.
+
+        They are unknown to a model that reads words. A model of sentence vectors draws them as its encoder understands them.
+        """
+        return self.unknown_words(caption) if self.encoder is None else self.vocabulary.unknown_words(caption)
+
+    def similar_words(self, word: str) -> list[str]:
+        """Return known words of similar spelling and, if the sentence encoder has word vectors, of similar meaning."""
+        known = [each for each in self.vocabulary.words if self.vocabulary.is_plain(each)]
+        meaning = [] if self.encoder is None else self.encoder.nearest(word, known)
+        return list(dict.fromkeys([*self.vocabulary.nearest(word), *meaning]))
+
     def prompts(self, captions: Sequence[str], unknown: Unknown = "error") -> list[Prompt]:
         """Tokenise captions, each different one once. A model that reads no words accepts any.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from cap2im.checkpoint import SENTENCE_ENCODER, TRAINING_STATE
 from cap2im.data.sentence_vectors import SentenceEncoder
@@ -74,6 +75,19 @@ class SkipThoughtsEncoder(SentenceEncoder):
             rows = order[start : start + BATCH_SIZE]
             vectors[rows] = self.model(*pad([tokens[row] for row in rows]))
         return vectors.clone()
+
+    @torch.inference_mode()
+    def nearest(self, word: str, known: Sequence[str], count: int = 3) -> list[str]:
+        """Return the known words whose vectors have the largest cosine with the word's; empty for a word that has no vector."""
+        numbers = self.vocabulary.numbers
+        known = [each for each in known if each in numbers and each != word]
+        if not self.vocabulary.is_plain(word) or not known:
+            return []
+        rows = torch.tensor([numbers[each] for each in (word, *known)])
+        tables = [encoder.table.weight[rows].float() for encoder in self.model.encoders_by_name().values()]
+        vectors = normalize(torch.cat(tables, dim=1))  # [1 + N, E] or [1 + N, 2 E]
+        best = (vectors[1:] @ vectors[0]).topk(min(count, len(known))).indices
+        return [known[row] for row in best.tolist()]
 
 
 class SentenceTransformersEncoder(SentenceEncoder):

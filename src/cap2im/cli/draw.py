@@ -90,6 +90,11 @@ def draw(
         for caption in prompts:
             if unknown_words := pipeline.unknown_words(caption):
                 print(f"left out of '{caption}': {', '.join(unknown_words)}", file=sys.stderr)
+    if pipeline.encoder is not None:
+        for caption in prompts:
+            for word in pipeline.untrained_words(caption):
+                near = f" (nearest: {', '.join(similar)})" if (similar := pipeline.similar_words(word)) else ""
+                print(f"{shlex.quote(word)} is not among the words of the training captions{near}", file=sys.stderr)
     by_slug = {slug(caption): caption for caption in reversed(prompts)}  # captions of the same words share a folder: draw the first
     distinct = [caption for caption in prompts if by_slug[slug(caption)] == caption]
     seeds = [seed + k for _ in distinct for k in range(samples)]

@@ -43,6 +43,10 @@ class SentenceEncoder(Protocol):
         """
         ...
 
+    def nearest(self, word: str, known: Sequence[str], count: int = 3) -> list[str]:
+        """Return the known words of the most similar meaning, most similar first; empty for an encoder without vectors of words."""
+        return []
+
 
 def load_sentence_vectors(dataset: PreparedDataset, split: Split, captions: Sequence[str], encoder: SentenceEncoder) -> np.ndarray:
     """Return the vectors [M, S] float16 of a split's captions, from the cache if it has them.

@@ -307,10 +307,11 @@ class Engine:
 
     def read(self, model: str, caption: str) -> tuple[list[str], list[tuple[str, list[str]]]]:
         """Return the words of a caption, and its unknown words with the nearest known ones."""
-        unknown_words = self.pipeline(model).unknown_words(caption)
-        vocabulary = self.pipeline(model).vocabulary
-        nearest = [(word, vocabulary.nearest(word) if n < MOST_CORRECTED else []) for n, word in enumerate(unknown_words)]
-        return vocabulary.split(caption), nearest
+        pipeline = self.pipeline(model)
+        words = pipeline.untrained_words(caption)
+        return pipeline.vocabulary.split(caption), [
+            (word, pipeline.similar_words(word) if n < MOST_CORRECTED else []) for n, word in enumerate(words)
+        ]
 
     async def run_reader(self, work: Callable[..., T], *arguments: Any) -> T:
         """Run a function of captions on a thread, one at a time.

@@ -68,7 +68,9 @@ class UnknownWord(BaseModel):
     """A word that is not in the model's vocabulary."""
 
     word: str
-    nearest: list[str] = Field(description="Known words with the most similar spelling.")
+    nearest: list[str] = Field(
+        description="Known words of similar spelling, then of similar meaning if the sentence encoder has word vectors."
+    )
 
 
 class ReadResponse(BaseModel):
