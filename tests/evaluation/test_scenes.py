@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cap2im.checkpoint import write_model
+from cap2im.data.vocabulary import Vocabulary
 from cap2im.evaluation.comparison import compare
 from cap2im.evaluation.evaluate import evaluate
 from cap2im.evaluation.evaluation import Evaluation
@@ -18,6 +19,7 @@ from cap2im.models.scene_reader import SceneReader, SceneReaderConfig
 from cap2im.pipeline import Pipeline
 from cap2im.training.dispatch import train
 from tests.evaluation.models import models
+from tests.evaluation.test_evaluate import sharpener
 from tests.prepared import COLOURS, prepared_dataset
 from tests.training.test_scene_reader import tiny
 
@@ -53,9 +55,9 @@ def drawing(monkeypatch, choose):
     monkeypatch.setattr(Pipeline, "images", images)
 
 
-def measure(folders, **settings) -> Evaluation:
+def measure(folders, sharpen=None, **settings) -> Evaluation:
     settings = Settings(metrics=("scene-accuracy",), scene_reader=folders["reader"], **settings)
-    return evaluate(Pipeline.load(folders["words"]), settings, data=folders["data"])
+    return evaluate(Pipeline.load(folders["words"], sharpen=sharpen), settings, data=folders["data"])
 
 
 def test_right_drawings_are_right_and_constant_ones_chance(folders, monkeypatch, caplog):
@@ -82,6 +84,15 @@ def test_right_drawings_are_right_and_constant_ones_chance(folders, monkeypatch,
     assert constant.find("colour accuracy", "flips").value == constant.find("colour accuracy", "captions").value == pytest.approx(1 / 3)
     assert constant.find("colour accuracy", "flips, green").value == 1
     assert constant.find("colour accuracy", "images") == images.model_copy(update={"protocol": images.protocol | {"seed": 0}})
+
+
+def test_sharpened_drawings_are_measured_beside_plain_ones(folders, tmp_path):
+    narrow = sharpener(tmp_path / "narrow", Vocabulary.build(["red green square ."]))  # without blue
+    plain, sharp = (measure(folders, samples=1, sharpen=each) for each in (None, str(narrow)))
+    for kind in ("flips", "captions", "images"):
+        assert sharp.find("colour accuracy", kind) == plain.find("colour accuracy", kind)
+    flips = sharp.find("colour accuracy", "flips, sharpened")
+    assert (flips.n, flips.protocol["sharpener"]["name"]) == (6, "narrow")
 
 
 def test_images_are_limited_for_each_word_alike(folders, monkeypatch):

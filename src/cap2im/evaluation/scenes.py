@@ -26,7 +26,7 @@ from cap2im.metrics import scene_accuracy as metric
 from cap2im.metrics.measurement import Measurement
 from cap2im.metrics.scene_accuracy import Flips, held_words, readable_flips
 from cap2im.models.scene_reader import SceneReader
-from cap2im.pipeline import Pipeline
+from cap2im.pipeline import Pipeline, Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,11 @@ class Group:
     def columns(self) -> list[int]:
         """The group's words among those of the reader."""
         return [self.reader.network.config.names.index(word) for word in self.words]
+
+    @property
+    def plain(self) -> Pipeline:
+        """The model without its sharpener, whose vocabulary decides which captions are drawn."""
+        return dataclasses.replace(self.inputs.pipeline, sharpening=None)
 
     @property
     def samples(self) -> int:
@@ -135,12 +140,12 @@ class Group:
         return Captions(texts, torch.tensor(targets), [first + place for place in range(len(chosen))], protocol)
 
     def _is_known(self, caption: str) -> bool:
-        return not self.inputs.pipeline.unknown_words(caption)
+        return not self.plain.unknown_words(caption)
 
     def _warn(self, captions: Sequence[str], left_out: int, what: str) -> None:
         """Log captions or images that are left out, with the unknown words of captions."""
         if left_out and self.inputs.processes.is_main_process:
-            unknown = dict.fromkeys(word for caption in captions for word in self.inputs.pipeline.unknown_words(caption))
+            unknown = dict.fromkeys(word for caption in captions for word in self.plain.unknown_words(caption))
             logger.warning("%s accuracy: %s %s: %s", self.flips.name, left_out, what, shortened(", ".join(unknown), 200))
 
     def evidence(self, pictures: Callable[[range], Tensor], count: int, description: str, size: int) -> Tensor:
@@ -168,18 +173,20 @@ class Group:
                 logger.warning("%s accuracy, %s: not measured, no caption for %s", self.flips.name, kind, ", ".join(missing))
             return []
 
-        def measure(pipeline: Pipeline, description: str) -> list[Measurement]:
-            prompts = pipeline.prompts(captions.texts)
+        prompts = self.plain.prompts(captions.texts)
 
+        def measure(pipeline: Pipeline, prompts: list[Prompt], description: str) -> list[Measurement]:
             def pictures(rows: range) -> Tensor:
                 return to_uint8(pipeline.images(prompts[rows.start : rows.stop], captions.seeds[rows.start : rows.stop]))
 
             evidence = self.evidence(pictures, len(prompts), f"{description} {self.flips.name} {kind}", pipeline.batch_size)
             return with_protocol(metric.scene_accuracy(evidence, captions.targets, self.flips, self.words, kind), protocol)
 
-        measurements = measure(dataclasses.replace(inputs.pipeline, sharpening=None), "drawing")
+        measurements = measure(self.plain, prompts, "drawing")
         if sharpening is not None:
-            measurements += sharpened(measure(inputs.pipeline, "drawing and sharpening"), sharpening)
+            if (tokens := sharpening.tokens(captions.texts, sharpening.training_unknown)) is not None:
+                prompts = [dataclasses.replace(each, sharpener_tokens=own) for each, own in zip(prompts, tokens, strict=True)]
+            measurements += sharpened(measure(inputs.pipeline, prompts, "drawing and sharpening"), sharpening)
         return measurements
 
     def measure_images(self) -> list[Measurement]:

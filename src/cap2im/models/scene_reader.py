@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 SIDE = 32
 MEAN, DEVIATION = 0.45, 0.27  # of the pixels of photographs
-WORDS = (  # those that validation photographs of Flickr8k are read well by, of 42
+WORDS = (  # chosen on Flickr8k's validation images, see docs/explanation/photographs.md
     ("grass", "grassy", "lawn"),
     ("field",),
     ("snow", "snowy", "snowboard", "snowboarder", "snowboarding", "skier"),
