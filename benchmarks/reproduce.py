@@ -2,6 +2,7 @@
 
     python -m benchmarks.reproduce                      # lists the names
     python -m benchmarks.reproduce NAME --folder work   # runs its commands in work/, which has the data that they name
+    python -m benchmarks.reproduce --numbers FILE       # prints the numbers of an evaluation as lines of the record
 
 The record of published numbers is docs/results/record.toml, one table for each set of commands. The exit status is 1 if a number is missing
 or outside of its interval, and 2 if a command failed.
@@ -14,11 +15,12 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
+from cap2im.evaluation.registry import TRAINING
 from cap2im.evaluation.store import kept_evaluations
 from cap2im.metrics.measurement import Measurement
 
@@ -108,6 +110,15 @@ def judge(entry: Entry, measured: Mapping[str, Measurement]) -> Iterator[tuple[b
         yield inside, f"{line} {'inside' if inside else 'OUTSIDE'} of {low:g} to {high:g}"
 
 
+def number_lines(measurements: Iterable[Measurement]) -> Iterator[str]:
+    """Yield the lines of the record for the numbers of an evaluation, as tables print them."""
+    for each in measurements:
+        if not each.detail and each.name not in TRAINING:
+            ends = [] if each.interval is None else [each.number(end).replace(",", "") for end in each.interval]
+            interval = f", interval = [{', '.join(ends)}]" if ends else ""
+            yield f'"{each.title}" = {{ text = "{each.text}"{interval} }}'
+
+
 def reproduce(entry: Entry, folder: Path) -> bool:
     """Run the commands of an entry in a folder, print each number beside the published one, and return whether all were reproduced.
 
@@ -127,7 +138,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="?", help="an entry of docs/results/record.toml; without one, the names are listed")
     parser.add_argument("--folder", type=Path, default=Path(), help="where the commands run, with the data that they name")
+    parser.add_argument(
+        "--numbers", type=Path, metavar="FILE", help="print the numbers of the newest evaluation in a file, for a new entry"
+    )
     given, record = parser.parse_args(arguments), read_record()
+    if given.numbers is not None:
+        evaluations = kept_evaluations(given.numbers)
+        if not evaluations:
+            parser.error(f"--numbers {given.numbers}: expected a file of cap2im evaluate or cap2im compare")
+        print(*number_lines(evaluations[0].measurements), sep="\n")
+        return 0
     if given.name is None:
         for name, entry in record.items():
             print(f"{name:32} {entry.about} ({entry.time})")
