@@ -165,6 +165,11 @@ def test_only_numbers_of_one_protocol_have_differences():
     assert "difference" not in table.markdown()
 
 
+def test_values_of_other_numbers_of_items_are_an_error():
+    with pytest.raises(ValueError, match="a, b: different numbers of values of one protocol; delete the files of these evaluations"):
+        compare([retrieval("a", [1.0, 2.0]), retrieval("b", [1.0, 2.0, 3.0])]).markdown()
+
+
 def test_chance_is_the_last_row():
     table = compare([retrieval("a", [1.0, 2.0]), evaluation("b")])
     (row,) = [line for line in table.markdown().splitlines() if line.startswith("| chance |")]

@@ -50,10 +50,19 @@ def paired_differences(cells: Mapping[str, Measurement]) -> tuple[Difference, ..
 
     Args:
         cells: numbers of one name and one protocol, hence of the same items, by model.
+
+    Raises:
+        ValueError: numbers of items differ.
     """
     kept = {model: cell.per_item for model, cell in cells.items() if cell.per_item is not None}
+    if len(kept) < 2:
+        return ()
+    first = next(iter(kept.values()))
+    if len({len(each.values) for each in kept.values()}) > 1:
+        raise ValueError(f"{', '.join(kept)}: different numbers of values of one protocol; delete the files of these evaluations")
+    values, intervals = paired_bootstrap(torch.tensor([each.values for each in kept.values()]), first.statistic)
     differences = []
-    for (first, a), (second, b) in combinations(kept.items(), 2):
-        value, interval = paired_bootstrap(torch.tensor(a.values), torch.tensor(b.values), a.statistic)
-        differences.append(Difference((first, second), value, interval, cells[first]))
+    for (i, one), (j, other) in combinations(enumerate(kept), 2):
+        low, high = intervals[i, j].tolist()
+        differences.append(Difference((one, other), values[i, j].item(), (low, high), cells[one]))
     return tuple(differences)
