@@ -169,7 +169,7 @@ def test_bundled_models_draw_their_own_examples(name):
     drawings = model.draw(model.examples[:5], samples=2, seed=0)
     assert [drawing.model for drawing in drawings] == [name] * 10
     pictures = np.stack([drawing.canvases[-1] for drawing in drawings]).astype(float)  # [10, A, A, C]
-    assert pictures.std(axis=(1, 2)).min() > 10, "something is on every picture"
+    assert pictures.std(axis=(1, 2, 3)).min() > 8, "something is on every picture"
     assert np.abs(pictures[0::2] - pictures[1::2]).mean(axis=(1, 2, 3)).min() > 2, "seeds differ"
 
 
