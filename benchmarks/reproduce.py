@@ -5,7 +5,7 @@
     python -m benchmarks.reproduce --numbers FILE       # prints the numbers of an evaluation as lines of the record
 
 The record of published numbers is docs/results/record.toml, one table for each set of commands. The exit status is 1 if a number is missing
-or outside of its interval, and 2 if a command failed.
+or outside of its interval, and 2 if a command failed or wrote no evaluation.
 """
 
 from __future__ import annotations
@@ -124,12 +124,15 @@ def reproduce(entry: Entry, folder: Path) -> bool:
 
     Raises:
         subprocess.CalledProcessError: a command failed.
+        ValueError: the commands wrote no evaluation.
     """
     for command in entry.commands:
         print(f"$ {command}", flush=True)
         subprocess.run([sys.executable, "-m", *shlex.split(command)], cwd=folder, check=True)
-    newest, *_ = kept_evaluations(folder / entry.evaluation)
-    lines = list(judge(entry, {each.title: each for each in newest.measurements}))
+    evaluations = kept_evaluations(folder / entry.evaluation)
+    if not evaluations:
+        raise ValueError(f"{folder / entry.evaluation}: no evaluation; the last command should have written it")
+    lines = list(judge(entry, {each.title: each for each in evaluations[0].measurements}))
     print(*(line for _, line in lines), sep="\n")
     return all(reproduced for reproduced, _ in lines)
 
@@ -154,6 +157,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if given.name not in record:
         parser.error(f"{given.name}: choose from {', '.join(record)}")
+    if not given.folder.is_dir():
+        parser.error(f"--folder {given.folder}: not a folder")
     entry = record[given.name]
     if entry.note:
         print(entry.note)
@@ -161,6 +166,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if reproduce(entry, given.folder) else 1
     except subprocess.CalledProcessError as error:
         print(f"failed with exit status {error.returncode}: {' '.join(error.cmd[2:])}", file=sys.stderr)
+        return 2
+    except ValueError as error:
+        print(error, file=sys.stderr)
         return 2
 
 

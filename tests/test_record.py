@@ -105,6 +105,16 @@ def test_a_failed_command_and_an_unknown_name_exit_with_2(tmp_path, monkeypatch,
     assert "two: choose from one" in capsys.readouterr().err
 
 
+def test_a_missing_folder_or_evaluation_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(subprocess, "run", lambda command, cwd, check: None)
+    monkeypatch.setattr(reproduce, "read_record", lambda: {"one": entry()})
+    with pytest.raises(SystemExit, match="2"):
+        reproduce.main(["one", "--folder", str(tmp_path / "nothing")])
+    assert capsys.readouterr().err.splitlines()[-1].endswith("nothing: not a folder")
+    assert reproduce.main(["one", "--folder", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"{tmp_path / 'e.json'}: no evaluation; the last command should have written it\n"
+
+
 def test_an_evaluation_is_printed_as_lines_of_the_record(tmp_path, capsys):
     similarity = Measurement(name="SSIM", value=0.15, n=9, digits=3, deviation=0.08, interval=(0.1491, 0.1512))
     kl = Measurement(name="KL", value=3.0, n=9, detail=True)
