@@ -99,7 +99,7 @@ def figure_captions(pipeline: Pipeline, groups: Sequence[Sequence[str]] = ()) ->
     """Choose the captions of a model's figures.
 
     These are the user's groups if there are any, or captions of digits for a model of captioned digits. For other models they are those of
-    `PAPER` or of `PHOTOGRAPHS`, of which more captions are in the model's vocabulary, and captions of the model's own data.
+    `PAPER` or `PHOTOGRAPHS`, whichever has the larger share of captions in the model's vocabulary, and captions of the model's own data.
 
     Raises:
         ValueError: a user's caption has an unknown word.

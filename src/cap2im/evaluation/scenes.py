@@ -92,8 +92,6 @@ class Group:
         held = held_words(whole.captions, whole.image_of, len(whole), config.words)
         chosen = held[:, self.columns]
         usable = chosen.sum(dim=1) == 1
-        if self.flips.shown:
-            usable &= held[:, config.names.index(self.flips.shown)]
         rows, targets = [], []
         for word in range(len(self.words)):
             candidates = (usable & chosen[:, word]).nonzero().flatten()

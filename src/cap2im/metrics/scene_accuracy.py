@@ -15,8 +15,9 @@ choice; guessing is right for one word of as many). Three kinds of pictures are 
 - images: these images themselves, the ceiling.
 
 Each word of a group weighs the same, however many pictures it has, so that chance is one in the number of words everywhere. The 95 %
-interval is Wilson's, for the number of pictures that would give the same standard error if each word had equally many. It covers the
-randomness of the drawings; another training run of the same model or of the reader may differ by more.
+interval is Wilson's, for the number of pictures that would give the same standard error if each word had equally many. For flips it covers
+the randomness of the drawings, not the choice of the templates; for captions and images, also the choice of the images. It does not cover
+another training run of the model or of the reader.
 
 The reader finds scenery and colours, not beauty: a picture that has only the right colours at the right places can be right. It is only
 fair to models that were not optimised against it, so a model must not be trained or selected on it.
@@ -46,13 +47,11 @@ class Flips:
         name: of what differs.
         phrases: word -> phrase that replaces {} in the templates.
         templates: captions with {}.
-        shown: word that the captions of real images must also hold, because the templates do; empty for none.
     """
 
     name: str
     phrases: dict[str, str]
     templates: tuple[str, ...]
-    shown: str = ""
 
     def captions(self, word: str) -> list[str]:
         """Return the captions of a word, in the order of the templates."""
@@ -101,7 +100,7 @@ def readable_flips(reader: str, known: Sequence[str]) -> list[tuple[Flips, tuple
     Raises:
         ValueError: there is none.
     """
-    words = [(flips, tuple(word for word in flips.phrases if word in known)) for flips in FLIPS if not flips.shown or flips.shown in known]
+    words = [(flips, tuple(word for word in flips.phrases if word in known)) for flips in FLIPS]
     if readable := [(flips, chosen) for flips, chosen in words if len(chosen) > 1]:
         return readable
     needed = "; ".join(f"{flips.name}: {', '.join(flips.phrases)}" for flips in FLIPS)
