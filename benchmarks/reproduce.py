@@ -146,6 +146,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     given, record = parser.parse_args(arguments), read_record()
     if given.numbers is not None:
+        if given.name is not None:
+            parser.error(f"{given.name}: --numbers runs no commands; leave out one of the two")
         evaluations = kept_evaluations(given.numbers)
         if not evaluations:
             parser.error(f"--numbers {given.numbers}: expected a file of cap2im evaluate or cap2im compare")

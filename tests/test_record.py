@@ -130,6 +130,9 @@ def test_an_evaluation_is_printed_as_lines_of_the_record(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         reproduce.main(["--numbers", str(tmp_path / "nothing.json")])
     assert "expected a file of cap2im evaluate or cap2im compare" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        reproduce.main(["one", "--numbers", str(tmp_path / "e.json")])
+    assert "one: --numbers runs no commands; leave out one of the two" in capsys.readouterr().err
 
 
 def test_names_are_listed_without_a_name(capsys):

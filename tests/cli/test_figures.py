@@ -39,3 +39,16 @@ def test_figures(run, tmp_path, monkeypatch):
     (tmp_path / "empty.txt").write_text("\n\n")
     code, _, err = run("figures", "one", "--captions", "empty.txt")
     assert (code, err) == (2, "cap2im: empty.txt: no captions in it\n")
+
+
+def test_captions_left_out_are_named_within_one_short_line(run, tmp_path, monkeypatch):
+    """The words of the model occur in none of the paper's captions."""
+    tiny_model(tmp_path / "own")
+    monkeypatch.setattr("cap2im.evaluation.figure_captions.model_held_out", lambda pipeline: None)  # so it is no model of digits
+    monkeypatch.setattr("cap2im.evaluation.figures.check_figures", lambda *_: None)
+    monkeypatch.setattr("cap2im.evaluation.figures.write_figures", lambda *_, **__: [])
+    code, _, err = run("figures", "own", "--out", "here")
+    assert code == 0, err
+    (line,) = err.splitlines()
+    assert line.startswith("left out 20 captions with words that own does not know: a stop sign is flying in blue skies . (a, stop, sign,")
+    assert len(line) < 600

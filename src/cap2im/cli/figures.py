@@ -11,7 +11,7 @@ import typer
 import cap2im
 from cap2im.cli.captions import read_groups
 from cap2im.cli.options import PATH, DataOption, DeviceOption, ModelArgument, SharpenOption, examples
-from cap2im.files import check_writable_folder, counted
+from cap2im.files import check_writable_folder, counted, shortened
 
 commands = typer.Typer()
 
@@ -49,7 +49,7 @@ def figures(
     pipeline = Pipeline.load(model, device=device, sharpen=sharpen)
     chosen = figure_captions(pipeline, groups)
     if chosen.unknown:
-        named = "; ".join(f"{caption} ({', '.join(pipeline.unknown_words(caption))})" for caption in chosen.unknown)
+        named = shortened("; ".join(f"{caption} ({', '.join(pipeline.unknown_words(caption))})" for caption in chosen.unknown), 500)
         print(f"left out {counted(len(chosen.unknown), 'caption')} with words that {pipeline.name} does not know: {named}", file=sys.stderr)
     folder = figure_folder(pipeline.name, out)
     check_figures(pipeline, chosen, folder)
