@@ -154,7 +154,7 @@ class Pipeline:
     def _known_words(self) -> str:
         """The number of known words and a caption of them, for messages."""
         example = f', for example "{self.examples[0]}"' if self.examples else ""
-        return f"{self.name} knows {len(self.vocabulary):,} words{example}"
+        return f"{self.name} knows {self.vocabulary.word_count:,} words{example}"
 
     @property
     def device(self) -> torch.device:

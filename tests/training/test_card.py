@@ -9,7 +9,7 @@ from PIL import Image
 
 from cap2im.config import load_recipe
 from cap2im.data.dataset import PreparedDataset
-from cap2im.training.card import description, licence_line, licence_row, words_row
+from cap2im.training.card import description, licence_line, licence_row, vocabulary_row
 from cap2im.training.dispatch import without_local_path
 from tests.prepared import prepared_dataset
 
@@ -70,15 +70,15 @@ def test_the_licence_is_that_of_the_data(licence, line):
 @pytest.mark.parametrize(
     ("changes", "data", "row"),
     [
-        ([], {"minimum_count": 3}, {"words": "3,501, each at least 3 times in the training captions"}),
-        ([], {"minimum_count": 1}, {"words": "3,501"}),
-        ([], {}, {"words": "3,501"}),
+        ([], {"minimum_count": 3}, {"vocabulary": "3,501 entries; words occur at least 3 times in the training captions"}),
+        ([], {"minimum_count": 1}, {"vocabulary": "3,501 entries"}),
+        ([], {}, {"vocabulary": "3,501 entries"}),
         (["model.conditioning=none"], {"minimum_count": 3}, {}),
     ],
 )
 def test_cards_tell_which_words_a_model_knows(changes, data, row):
     recipe = load_recipe("aligndraw-flickr8k", ["model.vocabulary_size=3501", *changes])
-    assert words_row(recipe, data) == row
+    assert vocabulary_row(recipe, data) == row
 
 
 def test_captioned_digits_have_the_mit_licence():

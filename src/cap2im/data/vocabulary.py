@@ -146,6 +146,11 @@ class Vocabulary(BaseModel):
         """Return whether a word is listed and not special: `UNK`, `<end>` and the like are special."""
         return word in self._plain
 
+    @property
+    def word_count(self) -> int:
+        """Number of words that captions can hold: marks such as UNK do not count."""
+        return len(self._plain)
+
     @cached_property
     def _plain(self) -> frozenset[str]:
         return frozenset(word for word in self.numbers if word != self.unknown and _MARK.fullmatch(word) is None)

@@ -12,7 +12,7 @@ choice; guessing is right for one word of as many). Three kinds of pictures are 
 
 - flips: drawings of the templates of `FLIPS`, several of each; the captions of a template are drawn from the same seeds;
 - captions: a drawing of one caption of each image of a split whose captions hold exactly one of the group's words;
-- images: these images themselves, the ceiling.
+- images: these images themselves, for comparison; a flip has one clear background, a photograph several.
 
 Each word of a group weighs the same, however many pictures it has, so that chance is one in the number of words everywhere. The 95 %
 interval is Wilson's, for the number of pictures that would give the same standard error if each word had equally many. For flips it covers

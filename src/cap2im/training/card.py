@@ -126,12 +126,13 @@ def licence_row(data: Mapping[str, Any]) -> dict[str, str]:
     return {"licence of the data": one_line(dataset.get("licence") or "not known: cap2im prepare --licence sets it")}
 
 
-def words_row(recipe: Any, data: Mapping[str, Any]) -> dict[str, str]:
+def vocabulary_row(recipe: Any, data: Mapping[str, Any]) -> dict[str, str]:
     """Return a row with the size of the vocabulary of a model that reads words."""
     if not recipe.model.reads_words:
         return {}
     count = data.get("minimum_count", 1)
-    return {"words": f"{recipe.model.vocabulary_size:,}" + (f", each at least {count} times in the training captions" if count > 1 else "")}
+    rare = f"; words occur at least {count} times in the training captions" if count > 1 else ""
+    return {"vocabulary": f"{recipe.model.vocabulary_size:,} entries{rare}"}
 
 
 def _interval(measured: Mapping[str, Any]) -> str:
@@ -148,7 +149,7 @@ def variational_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
         figures,
         origin={"started from": f"weights of SHA-256 {figures['started_from']}"} if "started_from" in figures else None,
         unit=f" of {recipe.train.batch_size} captions",
-        measured=words_row(recipe, figures["data"])
+        measured=vocabulary_row(recipe, figures["data"])
         | {"validation bound": f"{bound}, one posterior sample; pixels: {figures['observation']}"},
         use=f"{DRAW_WITH_IT} Measure it: `cap2im evaluate FOLDER`.",
     )
