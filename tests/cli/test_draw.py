@@ -158,7 +158,7 @@ def test_no_caption_suggests_one_of_the_models_own(run, tmp_path):
     words, *_ = models(tmp_path)
     code, _, err = run("draw", "--model", str(words))
     assert code == 2
-    assert err.splitlines()[-1] == f"cap2im: no caption given; try: cap2im draw 'a red square' --model {words}"
+    assert err.splitlines()[-1] == f"cap2im: no caption given; try: cap2im draw 'there is a red square in the middle' --model {words}"
 
 
 def test_a_new_drawing_replaces_all_files_of_the_old(run, tmp_path, model):
