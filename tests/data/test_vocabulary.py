@@ -268,3 +268,9 @@ for text in HOSTILE.values():
 
 def test_normalised_text_can_keep_its_case():
     assert normalise("Caf\u00e9 O\u2019Brien", lower=False) == "Caf\u00e9 O'Brien"
+
+
+def test_the_word_count_has_neither_marks_nor_aliases():
+    assert VOCABULARY.word_count == 5
+    assert Vocabulary(words=("a", "dog", "UNK"), unknown="UNK").word_count == 2
+    assert Vocabulary(words=("<end>", "a", "dog")).word_count == 2

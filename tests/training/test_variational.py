@@ -109,7 +109,7 @@ def test_training_learns_and_its_model_draws(tmp_path):
     assert bounds[-1] > bounds[0] + 30
     card = (tmp_path / "model" / "README.md").read_text()
     assert "| updates | 200 of 4 captions |" in card
-    assert "| words | 22 |" in card
+    assert "| vocabulary | 22 entries |" in card
     assert list((tmp_path / "samples").glob("*.png"))
     assert list((tmp_path / "tensorboard").iterdir())
     drawing = Pipeline.load(str(tmp_path)).draw("the digit three is at the top of the digit one")[0]

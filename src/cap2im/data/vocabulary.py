@@ -148,8 +148,8 @@ class Vocabulary(BaseModel):
 
     @property
     def word_count(self) -> int:
-        """Number of words that captions can hold: marks such as UNK do not count."""
-        return len(self._plain)
+        """Number of words that captions can hold: marks such as UNK and aliases do not count."""
+        return sum(word in self._plain for word in self.words)
 
     @cached_property
     def _plain(self) -> frozenset[str]:
