@@ -122,7 +122,7 @@ class Pipeline:
     def _card(self) -> dict[str, str]:
         """Return what a notebook shows of the model."""
         c, parameters = self.model.config, sum(each.numel() for each in self.model.parameters())
-        reads = {"none": "no captions", "sentence": "sentence vectors"}.get(c.conditioning, f"{len(self.vocabulary):,} words")
+        reads = {"none": "no captions", "sentence": "sentence vectors"}.get(c.conditioning, f"{self.vocabulary.word_count:,} words")
         steps = f", {counted(self.glimpses, 'glimpse')}" if self.glimpses > 1 else ""
         card = {
             "draws": f"{c.side} x {c.side} pixels in {counted(c.colours, 'colour')}{steps}",

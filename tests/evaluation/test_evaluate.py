@@ -21,6 +21,7 @@ from cap2im.evaluation.other_dataset import other_dataset
 from cap2im.evaluation.report import print_evaluation
 from cap2im.evaluation.settings import Settings
 from cap2im.evaluation.subject import Subject
+from cap2im.files import file_sha256
 from cap2im.metrics.measurement import Measurement
 from cap2im.models.interface import DrawingModel, DrawnSequence
 from cap2im.models.lapgan import Sharpener, SharpenerConfig
@@ -291,6 +292,25 @@ def test_a_models_own_dataset_is_no_other_one(pipeline_of_words, tmp_path):
     assert other.warning == f"warning: {message}"
     digits = trained_on({"source": "mnist", "held_out": []})
     assert "was trained on captioned digits of MNIST, not on data" in other_dataset(digits, data, ["a"]).warning
+
+
+def test_data_prepared_from_another_path_is_no_other_data(pipeline_of_words, tmp_path):
+    folder = prepared_dataset(tmp_path / "data", side=12)
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"vocabulary": {"sha256": file_sha256(folder / "vocabulary.json")}}
+
+    def prepared_from(path: str, **changes) -> PreparedDataset:
+        (folder / "manifest.json").write_text(json.dumps(manifest | {"source": {"kind": "test", "path": path}} | changes))
+        return PreparedDataset.open(folder)
+
+    one, two = prepared_from("photos"), prepared_from("photos/")
+    assert one.sha256 != two.sha256
+    about = {"dataset": one.about(), "content_sha256": one.content_sha256}
+    model = dataclasses.replace(pipeline_of_words, config=pipeline_of_words.config.model_copy(update={"data": about}))
+    assert other_dataset(model, two, ["a zebra"]) is None
+    fewer = prepared_from("photos", shards=manifest["shards"][:2])
+    assert other_dataset(model, fewer, ["a zebra"]) is not None
+    unknown = [{**shard, "sha256": None} for shard in manifest["shards"]]
+    assert prepared_from("photos", shards=unknown).content_sha256 is None
 
 
 def check(subject: Subject, data: Path, settings: Settings) -> None:

@@ -451,6 +451,15 @@ def test_two_captions_with_one_seed_move_as_one(open_page: Any, held: Any) -> No
     assert tab.locator(".differs").count() == 0
 
 
+def test_enter_draws_and_closes_the_list_of_words(open_page: Any) -> None:
+    tab = open_page()
+    tab.fill("#caption", "the digit 7 is on")  # also the beginning of "one"
+    tab.press("#caption", "End")
+    tab.wait_for_selector("#caption-list li")
+    tab.keyboard.press("Enter")
+    assert not tab.is_visible("#caption-list")
+
+
 def test_second_captions_are_offered_closest_first(open_page: Any) -> None:
     tab = open_page()
     tab.fill("#caption", "the digit 7 is at the top left of the image")

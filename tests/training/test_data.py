@@ -55,6 +55,14 @@ def test_any_model_trains_on_pictures_of_another_size(dataset, tmp_path):
     assert all(torch.equal(one, again.model.state_dict()[name]) for name, one in whole.model.state_dict().items())
 
 
+def test_pictures_that_are_enlarged_are_named(dataset, caplog):
+    load_training_data(recipe(), DataSource(dataset))
+    assert not caplog.messages
+    load_training_data(recipe(model={"side": 16}), DataSource(dataset))
+    expected = f"warning: {dataset}: its images are 10 pixels wide and are enlarged to 16; cap2im prepare --side 16 keeps their detail"
+    assert caplog.messages == [expected]
+
+
 def test_words_learned_elsewhere_number_the_captions(dataset):
     few = Vocabulary(words=("<end>", "square", "red", "blue", "there"), tokens="attngan")
     data = load_training_data(recipe(), DataSource(dataset), vocabulary=few)

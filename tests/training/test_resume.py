@@ -202,3 +202,5 @@ def test_a_missing_sentence_encoder_names_its_recipe(run, photos):
     code, _, err = run("train", "skipthoughtdraw-cifar", "--data", "photos", "--set", "model.side=8", "--device", "cpu")
     assert code == 2
     assert "cap2im train skipthoughts-small --data DATA trains one, --set data.sentence_encoder=FOLDER names it" in err
+    code, _, err = run("train", "skipthoughtdraw-flickr8k", "--data", "photos", "--set", "model.side=8", "--device", "cpu")
+    assert (code, "cap2im train skipthoughts-flickr8k --data DATA trains one" in err) == (2, True)

@@ -64,6 +64,12 @@ class PreparedDataset:
         check_sha256(words, sha256(content), manifest.vocabulary.sha256)
         return cls(where, manifest, vocabulary, sha256(data))
 
+    @property
+    def content_sha256(self) -> str | None:
+        """SHA-256 of the checksums of vocabulary and shards, from whatever path they were prepared; None if one has no checksum."""
+        checksums = [self.manifest.vocabulary.sha256, *(shard.sha256 for shard in self.manifest.shards)]
+        return None if None in checksums else sha256(" ".join(map(str, checksums)).encode())
+
     def has(self, split: Split) -> bool:
         """Return whether a split has images."""
         return any(shard.split == split and shard.rows for shard in self.manifest.shards)

@@ -58,6 +58,8 @@ def other_dataset(pipeline: Pipeline, dataset: PreparedDataset, captions: Sequen
     own = data.get("dataset", {})
     if own.get("sha256") == dataset.sha256:
         return None
+    if (content := dataset.content_sha256) is not None and data.get("content_sha256") == content:
+        return None  # the same images and captions, prepared from another path
     unknown = None
     if pipeline.model.config.reads_words:
         words = [word for caption in captions for word in pipeline.vocabulary.split(caption)]

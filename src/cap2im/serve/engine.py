@@ -336,7 +336,7 @@ class Engine:
                 "colours": pipeline.model.config.colours,
                 "glimpses": pipeline.glimpses,
                 "reads_words": pipeline.model.config.reads_words,
-                "words": len(pipeline.vocabulary),
+                "words": pipeline.vocabulary.word_count,
                 "examples": pipeline.examples[:MOST_EXAMPLES],
                 "sharpener": None if pipeline.sharpening is None else pipeline.sharpening.name,
             }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from cap2im.checkpoint import read_config
-from cap2im.config import Augmentation, CaptionsData, DigitsData, DrawingRecipe, PicturesData
+from cap2im.config import Augmentation, CaptionsData, DigitsData, DrawingRecipe, PicturesData, recipe_names
 from cap2im.data.canvas_batches import CanvasBatches
 from cap2im.data.caption_batches import CaptionBatches
 from cap2im.data.captioned_images import CaptionedImages
@@ -30,6 +31,7 @@ from cap2im.sentence_encoders import load_sentence_encoder
 from cap2im.training.prefetch import Batches
 from cap2im.training.samples import ShownCaptions
 
+logger = logging.getLogger(__name__)
 RecipeT = TypeVar("RecipeT", bound=Any)
 
 SHOWN_DIGITS = (
@@ -157,7 +159,9 @@ def sentence_encoder(recipe: DrawingRecipe) -> SentenceEncoder | None:
     except ValueError as error:
         if Path(recipe.data.sentence_encoder).exists():
             raise
-        how = "cap2im train skipthoughts-small --data DATA trains one, --set data.sentence_encoder=FOLDER names it"
+        folder = Path(recipe.data.sentence_encoder).name
+        trains = folder if folder in recipe_names() else "skipthoughts-small"
+        how = f"cap2im train {trains} --data DATA trains one, --set data.sentence_encoder=FOLDER names it"
         raise ValueError(f"{error}; {how}") from None
     if encoder.features != recipe.model.sentence_features:
         raise ValueError(
@@ -226,6 +230,9 @@ def _pictures(recipe: DrawingRecipe, settings: PicturesData, dataset: PreparedDa
             flip=settings.flip,
         )
 
+    if (side := dataset.manifest.side) < sizes.side:
+        how = f"cap2im prepare --side {sizes.side} keeps their detail"
+        logger.warning("warning: %s: its images are %d pixels wide and are enlarged to %d; %s", dataset.folder, side, sizes.side, how)
     training = batches("train", recipe.train.batch_size, recipe.train.seed)
     return _captioned(recipe, settings, dataset, None, training, batches("validation", 1, seed=0))
 
@@ -283,6 +290,8 @@ def _captioned(
     known: dict[str, Any] = {} if encoder is None else {"encoder": {"name": encoder.name, "sha256": encoder.sha256}}
     if (minimum_count := dataset.manifest.minimum_count) is not None:
         known["minimum_count"] = minimum_count
+    if (content_sha256 := dataset.content_sha256) is not None:
+        known["content_sha256"] = content_sha256
     return TrainingData(
         planned(recipe, training),
         training,

@@ -244,7 +244,10 @@ export class CaptionBox {
     else if (event.key === "Escape" && count) this.#close();
     else if (event.key === "Enter" && marked) this.#accept(this.#active);
     else if (event.key === "Tab" && !event.shiftKey && (marked || (count && !this.#whole && !known()))) this.#accept(Math.max(0, this.#active));
-    else if (event.key === "Enter") this.input.form.requestSubmit();
+    else if (event.key === "Enter") {
+      this.#close();
+      this.input.form.requestSubmit();
+    }
     else return;
     event.preventDefault();
   }
