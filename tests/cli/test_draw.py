@@ -177,3 +177,11 @@ def test_unknown_words_that_are_left_out_are_named(run, model):
     code, out, err = run("draw", CAPTION + " thre", "--model", model, "-n", "1", "--json", "--unknown", "skip")
     assert (code, err) == (0, f"left out of '{CAPTION} thre': thre\n")
     assert json.loads(out)[0]["words"][:3] == ["the", "digit", "three"]
+
+
+def test_a_caption_of_another_bundled_model_names_it(run):
+    code, _, err = run("draw", "a dog runs through the snow")
+    assert code == 2
+    assert err.splitlines()[-1].endswith("; --model aligndraw-flickr8k knows all of these words")
+    code, _, err = run("draw", "a zebra runs through the snow")
+    assert (code, "--model" in err) == (2, False)

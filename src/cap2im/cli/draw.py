@@ -6,6 +6,7 @@ import itertools
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -84,7 +85,10 @@ def draw(
     if not texts:
         example = shlex.quote(pipeline.examples[0]) if pipeline.examples else "CAPTION"
         raise ValueError(f"no caption given; try: cap2im draw {example} --model {shlex.quote(model)}")
-    prompts = {prompt.caption: prompt for prompt in pipeline.prompts(texts, unknown)}  # raises before anything is drawn
+    try:
+        prompts = {prompt.caption: prompt for prompt in pipeline.prompts(texts, unknown)}  # raises before anything is drawn
+    except ValueError as error:
+        raise ValueError(f"{error}{_bundled_hint(model, texts)}") from None
     out.mkdir(parents=True, exist_ok=True)
     if unknown == "skip":
         for caption in prompts:
@@ -116,3 +120,18 @@ def draw(
         common = {"model": pipeline.name, "precision": pipeline.precision, "seed": seed}
         entries = [{"caption": each, "words": prompts[each].tokens.words} | common | written[slug(each)] for each in texts]
         print(json.dumps(entries, indent=1, ensure_ascii=False))
+
+
+def _bundled_hint(model: str, captions: Sequence[str]) -> str:
+    """Return a hint at another bundled model that knows all words of captions; empty if there is none, or `model` is not bundled."""
+    from cap2im.checkpoint import read_config
+    from cap2im.data.vocabulary import Vocabulary
+    from cap2im.loading import bundled_models, find_model
+
+    if model not in bundled_models():
+        return ""
+    for name in bundled_models():
+        vocabulary = Vocabulary.model_validate(read_config(find_model(name))["vocabulary"])
+        if name != model and all(vocabulary.numbered(caption) and not vocabulary.unknown_words(caption) for caption in captions):
+            return f"; --model {name} knows all of these words"
+    return ""
