@@ -348,8 +348,12 @@ def test_canvas_grows_while_the_stream_is_open(open_page: Any, held: Any) -> Non
     assert is_canvas(tab, expected, first - 1)
     assert expected.boxes is not None
     assert expected.attention is not None
-    paper, window = (tab.locator(f"#first {name}").bounding_box() for name in (".paper", ".window"))
-    assert window["x"] - paper["x"] == pytest.approx(expected.boxes[first - 1, 0] * paper["width"] / 60, abs=1)
+
+    def window_is_there() -> bool:
+        paper, window = (tab.locator(f"#first {name}").bounding_box() for name in (".paper", ".window"))
+        return bool(abs(window["x"] - paper["x"] - expected.boxes[first - 1, 0] * paper["width"] / 60) <= 1)
+
+    wait_until(tab, window_is_there, seconds=5)  # it moves there in a tenth of a second
     weights = tab.evaluate(
         "() => [...document.querySelectorAll('#first .caption .word')].map((w) => +w.style.getPropertyValue('--weight'))"
     )
