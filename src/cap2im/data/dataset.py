@@ -66,7 +66,10 @@ class PreparedDataset:
 
     @property
     def content_sha256(self) -> str | None:
-        """SHA-256 of the checksums of vocabulary and shards, from whatever path they were prepared; None if one has no checksum."""
+        """SHA-256 over the checksums of the vocabulary and the shards; None if a checksum is missing.
+
+        Unlike `sha256`, it does not depend on the path of the source.
+        """
         checksums = [self.manifest.vocabulary.sha256, *(shard.sha256 for shard in self.manifest.shards)]
         return None if None in checksums else sha256(" ".join(map(str, checksums)).encode())
 
