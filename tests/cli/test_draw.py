@@ -185,3 +185,7 @@ def test_a_caption_of_another_bundled_model_names_it(run):
     assert err.splitlines()[-1].endswith("; --model aligndraw-flickr8k knows all of these words")
     code, _, err = run("draw", "a zebra runs through the snow")
     assert (code, "--model" in err) == (2, False)
+    code, _, err = run("draw", "a dog runs . " * 80)
+    assert (code, "--model" in err) == (2, True)
+    code, _, err = run("draw", "the digit is on the left . " * 80)  # too long, and all of its words are known
+    assert (code, "--model" in err) == (2, False)

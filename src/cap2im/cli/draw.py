@@ -88,7 +88,8 @@ def draw(
     try:
         prompts = {prompt.caption: prompt for prompt in pipeline.prompts(texts, unknown)}  # raises before anything is drawn
     except ValueError as error:
-        raise ValueError(f"{error}{_bundled_hint(model, texts)}") from None
+        hint = _bundled_hint(model, texts) if any(map(pipeline.unknown_words, texts)) else ""
+        raise ValueError(f"{error}{hint}") from None
     out.mkdir(parents=True, exist_ok=True)
     if unknown == "skip":
         for caption in prompts:

@@ -62,7 +62,7 @@ class CaptionBatches:
     ) -> None:
         self.images, self.captions = images, images.captions
         self.crop, self.flip = crop, flip
-        self._sided = torch.tensor([names_side(caption) for caption in images.captions])
+        self._mirrorable = torch.tensor([flip and not names_side(caption) for caption in images.captions])
         self.noise_shape, self.colours, self.vectors, self.side = noise_shape, colours, vectors, side
         self.batch_size, self.seed, self.equal_lengths = batch_size, seed, equal_lengths
         self._vocabulary, self._words = vocabulary, NumberedCaptions(images.captions, vocabulary)
@@ -109,7 +109,7 @@ class CaptionBatches:
         if not (self.crop or self.flip):
             return batch
         corners, mirrored = draw_changes(self.batch_size, self.crop, generator("augmentation", self.seed, step))
-        mirrored = mirrored[rows] & self.flip & ~self._sided[captions]
+        mirrored = mirrored[rows] & self._mirrorable[captions]
         return dataclasses.replace(batch, images=change_images(batch.images, self.crop, corners[rows], mirrored))
 
     def examples(self, count: int) -> tuple[list[str], Tensor]:

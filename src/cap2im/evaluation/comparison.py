@@ -60,7 +60,7 @@ class Column:
 
     @cached_property
     def differences(self) -> tuple[Difference, ...]:
-        """Differences between each two models whose values of single items were kept."""
+        """Differences between each pair of models whose values of single items were kept."""
         return paired_differences(self.cells)
 
     @property

@@ -46,7 +46,7 @@ class Difference:
 
 
 def paired_differences(cells: Mapping[str, Measurement]) -> tuple[Difference, ...]:
-    """Return the differences between each two models whose values of single items were kept.
+    """Return the differences between each pair of models whose values of single items were kept.
 
     Args:
         cells: numbers of one name and one protocol, hence of the same items, by model.
