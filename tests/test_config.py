@@ -77,6 +77,13 @@ def test_gan_recipes_match_the_sizes_of_the_models_compared(kind):
     assert load_recipe(f"{kind}-mnist").data.held_out_seed == 5
 
 
+def test_digit_recipes_share_data_and_the_draw_models_a_budget():
+    recipes = {name: load_recipe(name) for name in recipe_names() if name.endswith("-mnist") and name != "reader-mnist"}
+    assert len({recipe.data for recipe in recipes.values()}) == 1
+    draw_models = [recipes[f"{model}-mnist"] for model in ("aligndraw", "noaligndraw", "draw")]
+    assert len({recipe.train.model_dump_json() for recipe in draw_models}) == 1
+
+
 @pytest.mark.parametrize("architecture", ["fully-connected", "convolutional"])
 def test_vae_recipes_match_the_sizes_of_the_models_compared(architecture):
     prefix = {"fully-connected": "fc", "convolutional": "conv"}[architecture]

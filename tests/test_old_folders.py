@@ -107,5 +107,10 @@ def test_recipes_keep_their_values(old):
         if isinstance(width := before.get("model.features"), int):  # one number, which stands for both hidden layers
             before["model.features"] = [width, width]
         changed |= {f"{name}: {key}": (value, now.get(key)) for key, value in before.items() if now.get(RENAMED.get(key, key)) != value}
-    improved = {"lapgan-mnist: train.fine_every"}
+    improved = {
+        "lapgan-mnist: train.fine_every",
+        "aligndraw-mnist: model.language_window",
+        "noaligndraw-mnist: model.language_forgetting",
+        *(f"{name}-mnist: train.{key}" for name in ("aligndraw", "noaligndraw", "draw") for key in ("epochs", "kl_weights")),
+    }
     assert {key for key in changed if not key.endswith(": description")} == improved, changed

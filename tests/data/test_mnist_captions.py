@@ -59,6 +59,25 @@ def test_hidden_configurations_are_never_made_and_all_others_are(plain_digits):
     assert sum(not c.seen for c in configurations) == 4 * 19 + 4
 
 
+def test_validation_has_held_out_configurations_of_its_own(plain_digits):
+    both = HeldOut.from_seed(5, validation_seed=321)
+    shown = set(CanvasMaker(plain_digits, both).make(20_000, generator("test")).captions())
+    splits = {split: {c.caption for c in both.configurations() if c.split == split} for split in ("train", "validation", "test")}
+    assert splits["train"] == shown
+    assert splits["test"] == {c.caption for c in HeldOut.from_seed(5).configurations() if not c.seen}, "as without validation's"
+    assert {c.caption for c in both.configurations("validation")} == splits["train"] | splits["validation"]
+    assert {c.caption for c in both.configurations("test")} == splits["train"] | splits["test"]
+    assert [len(part) for part in splits.values()] == [288, 72, 80]
+    assert HeldOut.from_model({"source": "mnist", **both.as_json()}) == both
+
+
+def test_held_out_configurations_serve_both_splits_by_default():
+    held_out = HeldOut.from_seed(5)
+    assert len(list(held_out.configurations("validation"))) == len(list(held_out.configurations("test"))) == 440
+    assert HeldOut.from_model({**held_out.as_json()}) == held_out
+    assert HeldOut.from_model({"source": "captions"}) is None
+
+
 def test_layouts_are_equally_likely(plain_digits):
     counts = CanvasMaker(plain_digits, HeldOut.from_seed(0)).make(8000, generator("test")).layouts.bincount(minlength=8)
     assert counts.min() > 880

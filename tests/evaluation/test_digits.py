@@ -53,7 +53,7 @@ def test_a_perfect_model_has_the_rate_of_real_canvases(reader, digits):
 
 def test_a_constant_model_is_right_for_its_own_caption(reader, digits):
     configurations = list(HELD_OUT.configurations())
-    one = real_canvases(digits, [Configuration(0, (3, 7), True)], seed=0)
+    one = real_canvases(digits, [Configuration(0, (3, 7), "train")], seed=0)
     scores = score_drawings(lambda captions, seeds: one.repeat(len(captions), 1, 1, 1), reader, configurations)
     assert joint(scores, configurations) <= 2 / 440, "its caption, and the same picture in other words"
 

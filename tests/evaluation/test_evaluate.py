@@ -14,6 +14,7 @@ from cap2im.checkpoint import write_model
 from cap2im.config import load_recipe
 from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
+from cap2im.data.mnist_captions import HeldOut
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.evaluation.evaluate import evaluate
 from cap2im.evaluation.evaluation import Evaluation
@@ -62,6 +63,13 @@ def test_a_model_without_likelihood_has_caption_accuracy(pipeline, capsys):
     out = capsys.readouterr().out
     assert "joint" in out
     assert out.splitlines()[-1] == "no bound: a model of this kind has no likelihood"
+
+
+def test_each_split_draws_its_own_held_out_captions(pipeline):
+    data = {**pipeline.config.data, **HeldOut.from_seed(5, validation_seed=321).as_json()}
+    other = dataclasses.replace(pipeline, config=pipeline.config.model_copy(update={"data": data}))
+    counts = {split: measure(other, samples=1, split=split) for split in ("validation", "test")}
+    assert [counts[split].find("joint", group).n for split in counts for group in ("seen", "held out")] == [288, 72, 288, 80]
 
 
 def test_nothing_measured_names_the_option(capsys):

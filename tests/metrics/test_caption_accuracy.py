@@ -31,7 +31,7 @@ from tests.real_data import data_folder, find_data_folder
 
 HELD_OUT = HeldOut.from_seed(0)
 EIGHT = {
-    layout: Configuration(layout, digits, True) for layout, digits in enumerate([(3, 7), (4, 0), (2, 5), (6, 8), (9,), (1,), (5,), (7,)])
+    layout: Configuration(layout, digits, "train") for layout, digits in enumerate([(3, 7), (4, 0), (2, 5), (6, 8), (9,), (1,), (5,), (7,)])
 }
 
 
@@ -177,7 +177,7 @@ def test_probabilities(reader, digits):
 
 def test_a_wrong_digit(reader, digits, is_mnist):
     captioned = [c for c in HELD_OUT.configurations() for _ in range(2)]
-    drawn = [Configuration(c.layout, ((c.digits[0] + 1 + i % 9) % 10, *c.digits[1:]), c.seen) for i, c in enumerate(captioned)]
+    drawn = [Configuration(c.layout, ((c.digits[0] + 1 + i % 9) % 10, *c.digits[1:]), c.split) for i, c in enumerate(captioned)]
     measured = rates(reader, real_canvases(digits, drawn, seed=2), captioned)
     assert measured["digits"] < 0.03
     assert measured["joint"] < 0.02
@@ -187,8 +187,8 @@ def test_a_wrong_digit(reader, digits, is_mnist):
 
 @pytest.mark.parametrize(("captioned", "drawn"), [(a, d) for a in range(4, 8) for d in range(4, 8) if a != d])
 def test_a_moved_digit(reader, digits, captioned, drawn):
-    configurations = [Configuration(captioned, (digit,), True) for digit in range(10) for _ in range(5)]
-    moved = [Configuration(drawn, c.digits, True) for c in configurations]
+    configurations = [Configuration(captioned, (digit,), "train") for digit in range(10) for _ in range(5)]
+    moved = [Configuration(drawn, c.digits, "train") for c in configurations]
     measured = rates(reader, real_canvases(digits, moved, seed=3), configurations)
     assert measured["places"] < 0.05
     assert measured["clean"] == 0
@@ -212,7 +212,7 @@ def test_a_digit_between_the_places(reader, digits):
 def test_one_digit_more(reader, digits):
     """The four corners of a canvas hold a digit where the caption asks for one."""
     configurations = [c for c in HELD_OUT.configurations() if len(c.places) == 1 for _ in range(5)]
-    other = [Configuration(4 + (c.layout - 4 + 1 + i % 3) % 4, c.digits, True) for i, c in enumerate(configurations)]
+    other = [Configuration(4 + (c.layout - 4 + 1 + i % 3) % 4, c.digits, "train") for i, c in enumerate(configurations)]
     images = torch.maximum(real_canvases(digits, configurations, seed=5), real_canvases(digits, other, seed=6))
     measured = rates(reader, images, configurations)
     assert measured["clean"] < 0.02

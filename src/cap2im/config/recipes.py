@@ -282,7 +282,7 @@ class DigitReaderTraining(Training):
     windows: int = Field(3, ge=1, le=8, description="windows of a canvas: first those with something at their place, then random others")
     learning_rate: float = Field(3e-3, gt=0, description="the highest; it rises over a twentieth of the updates and falls as a half cosine")
     weight_decay: float = Field(0.01, ge=0, description="of AdamW")
-    validation_samples: int = Field(5, ge=1, description="real canvases for each of the 440 captions")
+    validation_samples: int = Field(5, ge=1, description="real canvases for each caption")
 
 
 class DigitReaderRecipe(Recipe):

@@ -25,6 +25,9 @@ class DigitsData(Section):
 
     source: Literal["mnist", "digits"] = Field("mnist", description='"mnist", or "digits": the 1,797 digits inside scikit-learn')
     held_out_seed: int = Field(0, ge=0, lt=2**63, description="seed that chooses the configurations hidden from training")
+    validation_held_out_seed: int | None = Field(
+        None, ge=0, lt=2**63, description="seed that chooses further configurations to hide, by which settings are chosen; without it, none"
+    )
     samples_per_epoch: int = Field(10_000, ge=1, description="canvases per epoch; each epoch makes new ones")
     validation_samples: int = Field(1_000, ge=1, description="canvases for validation")
     variant: Literal["paper", "released"] = Field("paper", description='"released" lets digits overlap')

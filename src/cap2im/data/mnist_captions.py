@@ -10,16 +10,18 @@ Shapes: N samples, A canvas side, M choices of offsets.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cap2im.data.mnist import DIGIT_SIDE, Digits
+from cap2im.data.splits import Split
 
 CANVAS_SIDE = 60
 NUMERALS = tuple("0123456789")
@@ -83,12 +85,12 @@ class Configuration:
     Attributes:
         layout: index into `LAYOUTS`.
         digits: in the order of the sentence.
-        seen: whether training may show it.
+        split: "train" if training may show it, else the split that it is held out for.
     """
 
     layout: int
     digits: tuple[int, ...]
-    seen: bool
+    split: Split
 
     @property
     def caption(self) -> str:
@@ -100,29 +102,73 @@ class Configuration:
         """The places of the digits."""
         return LAYOUTS[self.layout].places
 
+    @property
+    def seen(self) -> bool:
+        """Whether training may show it."""
+        return self.split == "train"
+
+
+HiddenDigits = tuple[tuple[int, ...], ...]
+"""For each layout, the digit hidden at each place of its sentence. 10 hides nothing; only `variant="released"` draws it."""
+
 
 @dataclass(frozen=True)
 class HeldOut:
     """Digits that are hidden from training, which measure generalisation.
 
     Attributes:
-        digits: for each layout, the digit hidden at each place of its sentence. 10 hides nothing; only `variant="released"` draws it.
+        digits: hidden to measure on.
+        validation: hidden as well, to choose settings by; empty if `digits` serve for both. A configuration with a digit of each counts
+            as one of `digits`.
     """
 
-    digits: tuple[tuple[int, ...], ...]
+    digits: HiddenDigits
+    validation: HiddenDigits = ()
 
     @classmethod
-    def from_seed(cls, seed: int, variant: DataVariant = "paper") -> HeldOut:
-        """Draw the hidden digits."""
-        highest = 10 if variant == "released" else 9
-        random = np.random.default_rng(seed)
-        return cls(tuple(tuple(int(d) for d in random.integers(0, highest + 1, len(layout.places))) for layout in LAYOUTS))
+    def from_seed(cls, seed: int, variant: DataVariant = "paper", validation_seed: int | None = None) -> HeldOut:
+        """Draw the hidden digits; without `validation_seed`, none for validation alone."""
+        return cls(_hidden_digits(seed, variant), () if validation_seed is None else _hidden_digits(validation_seed, variant))
 
-    def configurations(self) -> Iterator[Configuration]:
-        """Yield all 440 configurations: four relations of 100 digit pairs, four corners of ten digits."""
-        for index, (layout, hidden) in enumerate(zip(LAYOUTS, self.digits, strict=True)):
+    @classmethod
+    def from_model(cls, data: Mapping[str, Any]) -> HeldOut | None:
+        """Return what was held out from a model of captioned digits; None for other models.
+
+        Args:
+            data: entry of the model's `config.json`.
+        """
+        if "held_out" not in data:
+            return None
+        return cls(*(tuple(tuple(hidden) for hidden in data.get(key, ())) for key in ("held_out", "validation_held_out")))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the entries of a model's `config.json` that `from_model` reads."""
+        entries = {"held_out": self.digits, "validation_held_out": self.validation}
+        return {key: [list(hidden) for hidden in digits] for key, digits in entries.items() if digits}
+
+    def configurations(self, split: Split | None = None) -> Iterator[Configuration]:
+        """Yield configurations: four relations of 100 digit pairs, four corners of ten digits.
+
+        Args:
+            split: yield those that training shows and those held out for this split; None yields all 440.
+        """
+        held_out_for: Split = "validation" if split == "validation" and self.validation else "test"
+        for index, layout in enumerate(LAYOUTS):
             for digits in np.ndindex(*(10,) * len(layout.places)):
-                yield Configuration(index, digits, all(d != h for d, h in zip(digits, hidden, strict=True)))
+                configuration = Configuration(index, digits, self._split(index, digits))
+                if split is None or configuration.split in ("train", held_out_for):
+                    yield configuration
+
+    def _split(self, layout: int, digits: tuple[int, ...]) -> Split:
+        if any(map(operator.eq, digits, self.digits[layout])):
+            return "test"
+        return "validation" if self.validation and any(map(operator.eq, digits, self.validation[layout])) else "train"
+
+
+def _hidden_digits(seed: int, variant: DataVariant) -> HiddenDigits:
+    highest = 10 if variant == "released" else 9
+    random = np.random.default_rng(seed)
+    return tuple(tuple(int(d) for d in random.integers(0, highest + 1, len(layout.places))) for layout in LAYOUTS)
 
 
 @dataclass(frozen=True)
@@ -214,11 +260,13 @@ class CanvasMaker:
     def _allowed(self) -> Tensor:
         """Whether a digit may be drawn, [layouts, 2, 10]; all zero at the second place of layouts with one digit."""
         allowed = torch.zeros(len(LAYOUTS), 2, 10)
-        for index, hidden in enumerate(self.held_out.digits):
-            for place, digit in enumerate(hidden):
-                allowed[index, place] = 1
-                if digit < 10:
-                    allowed[index, place, digit] = 0
+        for index, layout in enumerate(LAYOUTS):
+            allowed[index, : len(layout.places)] = 1
+        for hidden_digits in (self.held_out.digits, self.held_out.validation):
+            for index, hidden in enumerate(hidden_digits):
+                for place, digit in enumerate(hidden):
+                    if digit < 10:
+                        allowed[index, place, digit] = 0
         return allowed
 
     def make(self, count: int, generator: torch.Generator) -> CaptionedCanvases:

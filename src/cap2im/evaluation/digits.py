@@ -1,6 +1,7 @@
 """Caption accuracy, bound, R-precision and metrics of drawings of a model of captioned digits.
 
-All 440 captions are drawn; the bound is estimated on fresh canvases of captions that training shows.
+Captions that training shows and those held out for the split are drawn. The bound is estimated on fresh canvases of captions that
+training shows.
 
 Shapes: N drawings, A canvas side, E features of a DAMSM.
 """
@@ -40,7 +41,7 @@ from cap2im.models.digit_reader import DigitReader
 from cap2im.pipeline import Pipeline
 from cap2im.randomness import generator
 
-SAMPLES = 10  # drawings of each of the 440 captions
+SAMPLES = 10  # drawings of each caption
 CAPTIONS_AT_ONCE = 110
 
 Draw = Callable[[list[str], list[int]], Tensor]
@@ -105,7 +106,8 @@ class DigitInputs(Inputs):
         """
         trained_on = pipeline.config.data
         recipe = DigitsData.from_model(trained_on)
-        held_out = HeldOut(tuple(tuple(hidden) for hidden in trained_on["held_out"]))
+        held_out = HeldOut.from_model(trained_on)
+        assert held_out is not None  # a model of captioned digits
         with processes.main_process_first():
             digits = load_digits(recipe.source, settings.digits_split, data)
         reader = load_model(settings.reader or READER, DigitReader).network if any("reader" in m.reads for m in metrics.values()) else None
@@ -122,9 +124,14 @@ class DigitInputs(Inputs):
         return SAMPLES if self.settings.samples is None else self.settings.samples
 
     @cached_property
+    def captions(self) -> list[Configuration]:
+        """Every caption to draw."""
+        return list(self.held_out.configurations(self.settings.digits_split))
+
+    @cached_property
     def configurations(self) -> list[Configuration]:
         """The captions of the N drawings."""
-        return [c for c in self.held_out.configurations() for _ in range(self.samples)]
+        return [c for c in self.captions for _ in range(self.samples)]
 
     @cached_property
     def canvases(self) -> Tensor:
@@ -142,18 +149,18 @@ class DigitInputs(Inputs):
     def sentences(self) -> Tensor:
         """[N, E] sentence features of the captions, by the DAMSM."""
         assert self.damsm is not None
-        captions = [c.caption for c in self.held_out.configurations()]
+        captions = [c.caption for c in self.captions]
         return self.damsm.sentences(captions).repeat_interleave(self.samples, dim=0)
 
     @cached_property
     def drawn(self) -> DrawnDigits:
         """Drawings without a sharpener."""
-        return self._draw(dataclasses.replace(self.pipeline, sharpening=None), "drawing the 440 captions")
+        return self._draw(dataclasses.replace(self.pipeline, sharpening=None), f"drawing the {len(self.captions)} captions")
 
     @cached_property
     def drawn_sharpened(self) -> DrawnDigits:
         """Drawings with the sharpener."""
-        return self._draw(self.pipeline, "drawing and sharpening the 440 captions")
+        return self._draw(self.pipeline, f"drawing and sharpening the {len(self.captions)} captions")
 
     def _draw(self, pipeline: Pipeline, description: str) -> DrawnDigits:
         codes, kept = [], []
@@ -180,10 +187,10 @@ class DigitInputs(Inputs):
     def protocol(self) -> dict[str, Any]:
         """Entries of the protocols of drawings."""
         return {
-            "captions": len(self.configurations) // self.samples,
+            "captions": len(self.captions),
             "samples_per_caption": self.samples,
             "seed": self.settings.seed,
-            "held_out": [list(hidden) for hidden in self.held_out.digits],
+            **self.held_out.as_json(),
             **self.precision,
         }
 
@@ -263,7 +270,7 @@ def bound(inputs: DigitInputs) -> list[Measurement]:
         "variant": data.variant,
         "split": split,
         "configurations": "seen",
-        "held_out": [list(hidden) for hidden in inputs.held_out.digits],
+        **inputs.held_out.as_json(),
         "images": settings.images,
         "seed": settings.seed,
         **versions(inputs.pipeline),

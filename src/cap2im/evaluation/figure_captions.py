@@ -109,7 +109,7 @@ def figure_captions(pipeline: Pipeline, groups: Sequence[Sequence[str]] = ()) ->
         user = tuple(tuple(group) for group in groups)
         return FigureCaptions((), user, user)
     if held_out := model_held_out(pipeline):
-        hidden = [c.caption for c in held_out.configurations() if not c.seen]
+        hidden = [c.caption for c in held_out.configurations("test") if not c.seen]
         return FigureCaptions(tuple(_spread(hidden, NOVEL)), DIGIT_FLIPS, DIGIT_FLIPS[:2])
 
     # the vocabulary of a model that reads no words still describes its training data
@@ -142,8 +142,7 @@ def shared_captions(pipelines: Sequence[Pipeline]) -> list[str]:
 
 def model_held_out(pipeline: Pipeline) -> HeldOut | None:
     """Return the configurations held out from a model of captioned digits; None for other models."""
-    hidden = pipeline.config.data.get("held_out")
-    return None if hidden is None else HeldOut(tuple(tuple(digits) for digits in hidden))
+    return HeldOut.from_model(pipeline.config.data)
 
 
 def configurations_of_layouts(held_out: HeldOut, seen: bool) -> list[Configuration]:
@@ -151,7 +150,7 @@ def configurations_of_layouts(held_out: HeldOut, seen: bool) -> list[Configurati
     layouts = (0, 2, 3, 7) if seen else (0, 1, 2, 5)
     chosen = []
     for layout in layouts:
-        candidates = [c for c in held_out.configurations() if c.layout == layout and c.seen == seen]
+        candidates = [c for c in held_out.configurations("test") if c.layout == layout and c.seen == seen]
         chosen += candidates[len(candidates) // 3 :][:1]
     return chosen
 

@@ -46,6 +46,10 @@ def _data(data: Any) -> str:
     return f"dataset {source_name(data)} with SHA-256 {_plain(data.get('sha256'))}"
 
 
+def _hidden(digits: list[list[int]]) -> str:
+    return " ".join("-".join(map(str, hidden)) for hidden in digits)
+
+
 PHRASES: dict[str, Callable[[Any], str]] = {
     "images": lambda value: _count(value, "image"),
     "drawings": lambda value: _count(value, "drawing"),
@@ -56,7 +60,8 @@ PHRASES: dict[str, Callable[[Any], str]] = {
     "configurations": lambda value: f"captions {value} in training",
     "data": _data,
     "digits": lambda value: f"digits with SHA-256 {_plain(value)}",
-    "held_out": lambda value: f"held-out digits of each layout {' '.join('-'.join(map(str, hidden)) for hidden in value)}",
+    "held_out": lambda value: f"held-out digits of each layout {_hidden(value)}",
+    "validation_held_out": lambda value: f"digits held out for validation {_hidden(value)}",
     "variant": lambda value: f"canvases of the {value} variant",
     "resize": lambda value: f"images fitted by {value}",
     "observation": lambda value: f"{value} pixels",

@@ -19,7 +19,8 @@ For one drawing, with the places and digits of its caption:
 - joint: all three; the class at every place is exactly the captioned one, and there are no stray pixels. This is the number to compare.
 
 All 440 captions are drawn equally often: four relations of 100 digit pairs, and four corners of ten digits. Relations therefore weigh ten
-times as much as corners; each layout is also reported separately. Captions are grouped by what training shows:
+times as much as corners; each layout is also reported separately. If training also hides captions to choose settings by, they are drawn
+for the validation split only, in place of the held-out captions of the test split. Captions are grouped by what training shows:
 
 - seen, held out: whether training shows the caption (`HeldOut`);
 - held-out pictures: held-out captions whose picture training does not show under other words either. "3 on the left of 7" may be held out

@@ -120,10 +120,10 @@ def pad_equally(tokens: Tensor, mask: Tensor, accelerator: Accelerator) -> tuple
 
 
 def digits_r_precision(model: DAMSM, settings: DigitsData, vocabulary: Vocabulary, data: str | Path | None) -> dict[str, Any]:
-    """Return R-precision on canvases of validation digits: of all 440 captions, those seen in training and those held out; JSON-ready."""
-    held_out = HeldOut.from_seed(settings.held_out_seed, settings.variant)
+    """Return R-precision on canvases of validation digits: of captions seen in training and of those held out; JSON-ready."""
+    held_out = HeldOut.from_seed(settings.held_out_seed, settings.variant, settings.validation_held_out_seed)
     digits = load_digits(settings.source, "validation", None if data is None else Path(data))
-    configurations = [configuration for configuration in held_out.configurations() for _ in range(CANVASES_PER_CAPTION)]
+    configurations = [configuration for configuration in held_out.configurations("validation") for _ in range(CANVASES_PER_CAPTION)]
     layouts = torch.tensor([configuration.layout for configuration in configurations])
     places = torch.tensor([(*configuration.digits, -1)[:2] for configuration in configurations])
     canvases = CanvasMaker(digits, held_out, settings.variant).render(layouts, places, generator("matched canvases"))

@@ -173,7 +173,7 @@ def sentence_encoder(recipe: DrawingRecipe) -> SentenceEncoder | None:
 
 def _digits(recipe: DrawingRecipe, settings: DigitsData, data: Path | None, vocabulary: Vocabulary | None) -> TrainingData:
     vocabulary = Vocabulary(words=WORDS, aliases=ALIASES) if vocabulary is None else vocabulary
-    held_out = HeldOut.from_seed(settings.held_out_seed, settings.variant)
+    held_out = HeldOut.from_seed(settings.held_out_seed, settings.variant, settings.validation_held_out_seed)
 
     def canvases(split: Split) -> CanvasBatches:
         maker = CanvasMaker(load_digits(settings.source, split, data), held_out, settings.variant)
@@ -185,7 +185,7 @@ def _digits(recipe: DrawingRecipe, settings: DigitsData, data: Path | None, voca
         planned(recipe, batches),
         batches,
         canvases("validation").fixed(settings.validation_samples),
-        {**settings.model_dump(), "held_out": held_out.digits},
+        {**settings.model_dump(), **held_out.as_json()},
         vocabulary,
         ShownCaptions(SHOWN_DIGITS, *pad([t.numbers for t in vocabulary.encode(SHOWN_DIGITS)])),
     )
