@@ -66,6 +66,8 @@ def held(gate: Gate) -> Iterator[Callable[[int], Callable[[], None]]]:
 def open_page(browser: Any, server: Client) -> Iterator[Callable[..., Any]]:
     """Open the page; motion is reduced unless `moving`, so that pictures are shown at once.
 
+    With `clock`, a test moves the time of the page by `tab.clock`.
+
     In the end nothing may have been requested from elsewhere, and nothing complained about but the answers that a test `expects`.
     """
     troubles: list[str] = []
@@ -76,6 +78,7 @@ def open_page(browser: Any, server: Client) -> Iterator[Callable[..., Any]]:
         *,
         url: str = address_of(server),
         moving: bool = False,
+        clock: bool = False,
         width: int = 1280,
         height: int = 900,
         scheme: str = "light",
@@ -95,6 +98,8 @@ def open_page(browser: Any, server: Client) -> Iterator[Callable[..., Any]]:
         tab.on("request", lambda request: troubles.append(f"requested {request.url}") if elsewhere(request) else None)
         tab.on("console", lambda message: None if re.search(expects, message.text) else troubles.append(f"console: {message.text}"))
         tab.on("pageerror", lambda error: troubles.append(f"error: {error}"))
+        if clock:
+            tab.clock.install()
         tab.goto(url + address)
         wait_until(tab, lambda: tab.locator("#model-choice option").count() > 0 or tab.is_visible("#trouble"))
         return tab
@@ -610,6 +615,22 @@ def test_examples_of_the_chosen_model_draw(open_page: Any, name: str) -> None:
     drawn(tab)
     assert not tab.is_visible("#ideas")
     assert is_canvas(tab, model.draw(caption, seed=0)[0], -1)
+
+
+def test_examples_rotate_but_not_under_the_pointer(open_page: Any) -> None:
+    examples = cap2im.load(cap2im.DEFAULT_MODEL).examples
+    assert len(examples) > 5
+    tab = open_page(moving=True, clock=True)
+    ideas = tab.locator("#ideas button")
+    wait_until(tab, lambda: ideas.count() == 5)
+    tab.clock.run_for(6100)
+    assert ideas.all_text_contents() == examples[5:10]
+    tab.hover("#ideas li >> nth=0")
+    tab.clock.run_for(30_000)
+    assert ideas.all_text_contents() == examples[5:10]
+    tab.mouse.move(0, 0)
+    tab.clock.run_for(6100)
+    assert ideas.all_text_contents() == (examples[10:15] or examples[:5])
 
 
 def test_second_of_a_pair_is_saved_by_itself(open_page: Any) -> None:

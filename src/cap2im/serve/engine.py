@@ -30,7 +30,7 @@ RECENT = 0.2  # weight of the last batch in the moving average of the speed
 LONGEST_RETRY = 60  # seconds, of Retry-After
 STREAM_RETRY = 10  # seconds, of Retry-After when slow stream clients hold all slots
 MOST_CORRECTED = 8  # unknown words of a caption that get suggestions; each takes a few milliseconds
-MOST_EXAMPLES = 8  # example captions of a model on the page
+MOST_EXAMPLES = 20  # example captions of a model on the page
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 

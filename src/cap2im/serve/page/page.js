@@ -5,10 +5,12 @@ import { CaptionBox } from "./caption.js";
 const at = (id) => document.getElementById(id);
 const make = (tag, text = "", className = "") => Object.assign(document.createElement(tag), { textContent: text, className });
 const patience = 300; // milliseconds until the Stop button appears
+const exampleCount = 5, exampleTime = 6000; // examples shown at once, and milliseconds until the next ones
 const quantity = (count, thing) => `${count} ${thing}${count === 1 ? "" : "s"}`;
 
 let models = [], words = []; // of the server; of the selected model
 let running = null; // AbortController of the drawing in progress
+let rotation; // timer of the examples
 let drawn = null; // the request of the drawing on the screen
 const viewers = [cap2im.viewer(at("first"), { level: 2 })];
 viewers.push(cap2im.viewer(at("second"), { level: 2, leader: viewers[0] }));
@@ -334,7 +336,16 @@ async function learnWords() {
   const { name, examples, description } = model();
   at("model-choice").title = description;
   invite(document.body.classList.contains("empty"));
-  at("ideas").querySelector("ul").replaceChildren(...examples.slice(0, 5).map((example) => {
+  showExamples(examples);
+  words = (await (await ask(`v1/models/${encodeURIComponent(name)}/words`)).json()).words;
+  boxes.forEach((each) => each.renew());
+}
+
+/* Shows some of a model's examples, and others after a while. They stay under a pointer, with the focus, and where motion is reduced. */
+function showExamples(examples) {
+  const list = at("ideas").querySelector("ul");
+  clearInterval(rotation);
+  const show = (first) => list.replaceChildren(...examples.slice(first, first + exampleCount).map((example) => {
     const item = make("li"), button = Object.assign(make("button", example), { type: "button" });
     button.addEventListener("click", () => {
       boxes[0].value = example;
@@ -343,8 +354,14 @@ async function learnWords() {
     item.append(button);
     return item;
   }));
-  words = (await (await ask(`v1/models/${encodeURIComponent(name)}/words`)).json()).words;
-  boxes.forEach((each) => each.renew());
+  let first = 0;
+  show(first);
+  if (examples.length <= exampleCount || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+  rotation = setInterval(() => {
+    if (at("ideas").matches(":hover, :focus-within") || at("ideas").hidden) return;
+    first = first + exampleCount < examples.length ? first + exampleCount : 0;
+    show(first);
+  }, exampleTime);
 }
 
 document.body.classList.toggle("empty", addressed() === null); // before the models are loaded
