@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cap2im.data.batch import pad
 from cap2im.data.mnist_captions import LAYOUTS
 from cap2im.data.sentence_vectors import SentenceEncoder
-from cap2im.data.vocabulary import Tokens, Unknown, Vocabulary, pad
+from cap2im.data.vocabulary import Tokens, Unknown, Vocabulary
 from cap2im.files import counted
 from cap2im.loading import MOST_CANVAS_VALUES, ModelConfig, load_model
 from cap2im.models.interface import DrawingModel, DrawnSequence, Frame, pictures_at_once

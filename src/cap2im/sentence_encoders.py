@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cap2im.checkpoint import SENTENCE_ENCODER, TRAINING_STATE
+from cap2im.data.batch import pad
 from cap2im.data.sentence_vectors import SentenceEncoder
 from cap2im.data.tokenizer import normalise
-from cap2im.data.vocabulary import pad
 from cap2im.encoder_files import (
     KNOWN_MODULES,
     MODULES,

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cap2im.data.batch import pad
 from cap2im.data.sentence_vectors import SentenceEncoder
-from cap2im.data.vocabulary import Tokens, Unknown, Vocabulary, pad
+from cap2im.data.vocabulary import Tokens, Unknown, Vocabulary
 from cap2im.loading import load_model
 from cap2im.models.interface import pictures_at_once
 from cap2im.models.lapgan import Sharpener

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import cap2im
+from tests.data.sources import picture
 
 CAPTION = "the digit three is at the top of the digit one"
 
@@ -33,6 +34,18 @@ def test_light_commands_do_not_import_torch(arguments):
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *arguments], capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
     assert done.stdout or done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["prepare", "pairs", "--out", "prepared"]])
+def test_data_commands_do_not_import_torch(tmp_path, arguments):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "1.txt").write_text("a red square\n", "utf-8")
+    picture(1).save(photos / "1.png")
+    command = [sys.executable, "-c", WITHOUT_TORCH, *arguments, str(photos), "--workers", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0
 
 
 def test_version(run):

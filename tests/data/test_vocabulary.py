@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from cap2im.data.batch import pad
 from cap2im.data.image_files import ImageBytes
 from cap2im.data.records import CaptionedImage, usable_captions
 from cap2im.data.tokenizer import is_unspaced, normalise, split_words
-from cap2im.data.vocabulary import Vocabulary, pad
+from cap2im.data.vocabulary import Vocabulary
 from tests.limits import GIB, run_limited
 
 VOCABULARY = Vocabulary(words=("a", "digit", "3", "top", "."), aliases={"three": "3"})

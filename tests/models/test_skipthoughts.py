@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from cap2im.data.vocabulary import pad
+from cap2im.data.batch import pad
 from cap2im.models.skipthoughts import END, GRU, SkipThoughts, SkipThoughtsConfig, SkipThoughtsObjective, gru_cell
 
 SENTENCES = [[3, 1, 4], [1, 5, 9, 2, 6, 5], [7]]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cap2im.data.vocabulary import pad
+from cap2im.data.batch import pad
 from tests.parity.golden import FORWARD, Golden, golden
 from tests.released_skipthoughts import golden_skipthoughts
 

@@ -5,7 +5,7 @@ Shapes: B batch, L words, T glimpses, Z latent, C colours, A canvas side, S feat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -51,6 +51,15 @@ class Batch:
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
         return Batch(**{name: change(tensor) for name, tensor in tensors.items() if tensor is not None})
+
+
+def pad(captions: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Return word numbers as one batch: tokens [B, L], padded with zeros, and the mask [B, L], true for words."""
+    lengths = torch.tensor([len(caption) for caption in captions])
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    tokens = torch.zeros(mask.shape, dtype=torch.long)
+    tokens[mask] = torch.tensor([number for caption in captions for number in caption])
+    return tokens, mask
 
 
 def step_noise(seed: int, step: int, count: int, shape: tuple[int, int]) -> Tensor:

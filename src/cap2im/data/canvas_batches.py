@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cap2im.data.batch import ALL, Batch, fixed_noise, step_noise
+from cap2im.data.batch import ALL, Batch, fixed_noise, pad, step_noise
 from cap2im.data.mnist_captions import CanvasMaker, CaptionedCanvases
-from cap2im.data.vocabulary import Vocabulary, pad
+from cap2im.data.vocabulary import Vocabulary
 from cap2im.randomness import generator
 
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from cap2im.data.augmentation import change_images, draw_changes, names_side
-from cap2im.data.batch import ALL, Batch, fixed_noise, step_noise
+from cap2im.data.batch import ALL, Batch, fixed_noise, pad, step_noise
 from cap2im.data.captioned_images import CaptionedImages, NumberedCaptions
-from cap2im.data.vocabulary import LONGEST_CAPTION, Vocabulary, pad
+from cap2im.data.vocabulary import LONGEST_CAPTION, Vocabulary
 from cap2im.randomness import generator
 
 

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import quote
 
-import fsspec
-
 from cap2im.files import LARGEST_DOCUMENT, check_regular_file, explain, shortened
 
 
@@ -35,6 +33,8 @@ def open_file(where: str) -> Iterator[IO[bytes]]:
         ValueError: it is not a regular file, or cannot be read.
     """
     if is_url(where):
+        import fsspec  # slow to import
+
         with fsspec.open(where, "rb", expand=False) as file:
             yield file
         return

@@ -15,7 +15,6 @@ import numpy as np
 from cap2im.arrays import open_hdf5
 from cap2im.data.folder_listing import needed_file
 from cap2im.data.image_files import ArrayImage, ImageFile, open_array
-from cap2im.data.mnist_captions import NUMBER_WORDS
 from cap2im.data.problems import Problem
 from cap2im.data.readers import Candidate, PickleReader, ReadOptions, SourceReader
 from cap2im.data.records import CaptionedImage, LazyRecords, Records, Source
@@ -138,6 +137,8 @@ def _read_digits(file: Path) -> Source:
 
 
 def _digit_records(file: Path, split: Split) -> LazyRecords:
+    from cap2im.data.mnist_captions import NUMBER_WORDS  # imports torch, which checking a dataset does without
+
     images = open_array(file, split)
     labels = np.asarray(open_array(file, f"{split}_labels")).astype(np.int64).reshape(-1)
     lowest, highest = labels.min(initial=0), labels.max(initial=0)

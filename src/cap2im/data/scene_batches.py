@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from cap2im.data.batch import ALL, Batch, fixed_noise, step_noise
+from cap2im.data.batch import ALL, Batch, fixed_noise, pad, step_noise
 from cap2im.data.scene_maker import CaptionedScenes, SceneMaker
-from cap2im.data.vocabulary import Vocabulary, pad
+from cap2im.data.vocabulary import Vocabulary
 from cap2im.randomness import generator
 
 

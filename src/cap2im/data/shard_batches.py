@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from cap2im.data.batch import ALL, Batch, fixed_noise, step_noise
+from cap2im.data.batch import ALL, Batch, fixed_noise, pad, step_noise
 from cap2im.data.captioned_images import pixels_of
 from cap2im.data.dataset import PreparedDataset
 from cap2im.data.image_resizing import Fit
@@ -23,7 +23,6 @@ from cap2im.data.problems import Problem
 from cap2im.data.sentence_vectors import SentenceEncoder
 from cap2im.data.shards import CaptionedBytes, check_rows, read_shard
 from cap2im.data.splits import Split
-from cap2im.data.vocabulary import pad
 from cap2im.randomness import generator
 
 logger = logging.getLogger(__name__)

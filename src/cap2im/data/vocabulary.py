@@ -5,16 +5,14 @@ from __future__ import annotations
 import heapq
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor
 
 from cap2im.data.tokenizer import Tokenizer, is_punctuation, normalise, split_known, split_words, with_full_stop
 from cap2im.files import brief
@@ -227,15 +225,6 @@ class Vocabulary(BaseModel):
         near = self.nearest(word)
         shown = word if len(word) <= 60 else f"{word[:59]}…"
         return f"unknown word {shown!r}" + (f" (nearest known: {', '.join(near)})" if near else "")
-
-
-def pad(captions: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Return word numbers as one batch: tokens [B, L], padded with zeros, and the mask [B, L], true for words."""
-    lengths = torch.tensor([len(caption) for caption in captions])
-    mask = torch.arange(int(lengths.max())) < lengths[:, None]
-    tokens = torch.zeros(mask.shape, dtype=torch.long)
-    tokens[mask] = torch.tensor([number for caption in captions for number in caption])
-    return tokens, mask
 
 
 def words_in_order(numbers: Mapping[Any, Any], where: Path) -> tuple[str, ...]:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from cap2im.checkpoint import WEIGHTS, read_config
 from cap2im.convert.pickles import read_pickle
+from cap2im.data.batch import pad
 from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.sentence_vectors import load_sentence_vectors
-from cap2im.data.vocabulary import pad
 from cap2im.evaluation.captions import CaptionInputs
 from cap2im.evaluation.inputs import with_protocol
 from cap2im.files import file_sha256

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cap2im.data.batch import pad
 from cap2im.data.captioned_images import CaptionedImages
-from cap2im.data.vocabulary import pad
 from cap2im.evaluation.captions import CaptionInputs
 from cap2im.evaluation.image_statistics import FOLDER, stored_statistics
 from cap2im.evaluation.inputs import measurements_of, sharpened, with_protocol

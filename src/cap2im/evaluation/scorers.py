@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from cap2im.convert.inception import load_inception
-from cap2im.data.vocabulary import Vocabulary, pad
+from cap2im.data.batch import pad
+from cap2im.data.vocabulary import Vocabulary
 from cap2im.loading import load_model
 from cap2im.metrics.distributed import ProcessGroup
 from cap2im.metrics.r_precision import require_pictures

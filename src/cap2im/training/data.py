@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from cap2im.checkpoint import read_config
 from cap2im.config import Augmentation, CaptionsData, DigitsData, DrawingRecipe, PicturesData, recipe_names
+from cap2im.data.batch import pad
 from cap2im.data.canvas_batches import CanvasBatches
 from cap2im.data.caption_batches import CaptionBatches
 from cap2im.data.captioned_images import CaptionedImages
@@ -24,7 +25,7 @@ from cap2im.data.mnist_captions import ALIASES, WORDS, CanvasMaker, HeldOut
 from cap2im.data.sentence_vectors import SentenceEncoder, load_sentence_vectors
 from cap2im.data.shard_batches import ShardBatches
 from cap2im.data.splits import Split
-from cap2im.data.vocabulary import LONGEST_CAPTION, Vocabulary, pad
+from cap2im.data.vocabulary import LONGEST_CAPTION, Vocabulary
 from cap2im.encoder_files import find_encoder
 from cap2im.files import describe
 from cap2im.sentence_encoders import load_sentence_encoder
