@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from cap2im.data.cutouts import Cutouts, Thing
+from cap2im.data.cutouts import Cutouts
+from cap2im.data.cutouts_manifest import Thing
 
 NAMES = ("apple", "bird", "cat", "dog", "egg", "fox", "grapes", "hat", "inn", "jar", "kite", "leaf")
 

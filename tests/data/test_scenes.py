@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cap2im.data.cutouts import Thing
+from cap2im.data.cutouts_manifest import Thing
 from cap2im.data.scenes import BACKGROUND_NAMES, LAYOUTS, NEVER, PLACES, TEMPLATES, Arrangements, HeldOutScenes
 from cap2im.randomness import generator
 from tests.squares import square_cutouts

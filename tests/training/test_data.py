@@ -11,8 +11,9 @@ from cap2im.data.dataset import PreparedDataset
 from cap2im.data.image_batches import ImageBatches
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.pipeline import Pipeline
-from cap2im.training.data import DataSource, fit_to_dataset, load_training_data, typical
+from cap2im.training.data import DataSource, fit_to_dataset, load_training_data
 from cap2im.training.dispatch import train
+from cap2im.training.example_captions import typical
 from cap2im.training.variational import VariationalTrainer
 from tests.prepared import prepared_dataset
 from tests.training.stopping import stop_at

@@ -23,20 +23,10 @@ def print_check(path: str, report: DatasetReport, most: int | None) -> None:
         report: to print.
         most: number of problems to list of each kind; None lists all.
     """
-    from cap2im.data.problems import PROBLEMS
     from cap2im.data.validate import missing_validation
 
     stdout = Console(highlight=False, emoji=False)
-    by_kind: dict[str, list[Problem]] = {}
-    for problem in report.problems:
-        by_kind.setdefault(problem.kind, []).append(problem)
-    for kind, loses in PROBLEMS.items():
-        if listed := by_kind.get(kind):
-            stdout.print(f"{kind}: {len(listed):,} ({'data is lost' if loses else 'a warning'})", style="bold", soft_wrap=True)
-            for problem in listed[:most]:
-                stdout.print(escape(f"  {problem.file}" + (f": {problem.detail}" if problem.detail else "")), soft_wrap=True)
-            if most is not None and len(listed) > most:
-                stdout.print(f"  and {len(listed) - most:,} more; --all lists them", soft_wrap=True)
+    print_problems(stdout, report.problems, most)
     table = Table(title=f"{escape(path)}: {report.kind}", caption="pixels and words: smallest / median / largest")
     for name in ("split", "images", "captions", "pixels", "words", "unknown words"):
         table.add_column(name, justify="left" if name == "split" else "right", no_wrap=name != "unknown words")
@@ -49,6 +39,28 @@ def print_check(path: str, report: DatasetReport, most: int | None) -> None:
         stdout.print(hint, soft_wrap=True)
     verdict = "data would be lost" if report.loses_data else "fine, with warnings" if report.problems else "fine"
     stdout.print(f"{report.vocabulary:,} different words; {verdict}", soft_wrap=True)
+
+
+def print_problems(stdout: Console, problems: Sequence[Problem], most: int | None) -> None:
+    """Print problems, grouped by kind.
+
+    Args:
+        stdout: to print on.
+        problems: of any kinds.
+        most: number of problems to list of each kind; None lists all.
+    """
+    from cap2im.data.problems import PROBLEMS
+
+    by_kind: dict[str, list[Problem]] = {}
+    for problem in problems:
+        by_kind.setdefault(problem.kind, []).append(problem)
+    for kind, loses in PROBLEMS.items():
+        if listed := by_kind.get(kind):
+            stdout.print(f"{kind}: {len(listed):,} ({'data is lost' if loses else 'a warning'})", style="bold", soft_wrap=True)
+            for problem in listed[:most]:
+                stdout.print(escape(f"  {problem.file}" + (f": {problem.detail}" if problem.detail else "")), soft_wrap=True)
+            if most is not None and len(listed) > most:
+                stdout.print(f"  and {len(listed) - most:,} more; --all lists them", soft_wrap=True)
 
 
 def _smallest_median_largest(numbers: Sequence[int]) -> str:

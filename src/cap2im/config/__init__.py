@@ -28,7 +28,17 @@ from cap2im.config.recipes import (
     VariationalRecipe,
     VariationalTraining,
 )
-from cap2im.config.sections import Augmentation, CaptionsData, DigitsData, DrawingData, PicturesData, Section, SentencesData, Training
+from cap2im.config.sections import (
+    Augmentation,
+    CaptionsData,
+    DigitsData,
+    DrawingData,
+    PicturesData,
+    ScenesData,
+    Section,
+    SentencesData,
+    Training,
+)
 from cap2im.config.settings import Setting, settings
 from cap2im.config.toml import changed, load_recipe, parse_recipe, recipe_names, to_toml
 
@@ -54,6 +64,7 @@ __all__ = [
     "Recipe",
     "SceneReaderRecipe",
     "SceneReaderTraining",
+    "ScenesData",
     "Section",
     "SentencesData",
     "Setting",

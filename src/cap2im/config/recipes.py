@@ -21,6 +21,7 @@ from cap2im.config.sections import (
     Gammas,
     PairBatchSize,
     PicturesData,
+    ScenesData,
     Section,
     SentencesData,
     Training,
@@ -62,7 +63,7 @@ class Recipe(Section):
 
 
 class DrawingRecipe(Recipe):
-    """A model of captioned images, on captioned digits or on a prepared dataset."""
+    """A model of captioned images, on captioned digits, on captioned scenes or on a prepared dataset."""
 
     data: DrawingData = DigitsData()
 
@@ -80,9 +81,12 @@ class DrawingRecipe(Recipe):
         if self.train.batch_size > self.data.samples_per_epoch:
             raise ValueError(f"train.batch_size {self.train.batch_size} is more than data.samples_per_epoch {self.data.samples_per_epoch}")
         required = {"side": 60, "colours": 1, "vocabulary_size": 22}  # of captioned digits
+        rendered = "captioned digits"
+        if isinstance(self.data, ScenesData):
+            required, rendered = {"colours": 3}, "captioned scenes"
         sizes = {key: (getattr(self.model, key), value) for key, value in required.items()}
         if wrong := [f"model.{key} is {size}, {value} is needed" for key, (size, value) in sizes.items() if size != value]:
-            raise ValueError(f"captioned digits do not fit: {', '.join(wrong)}")
+            raise ValueError(f"{rendered} do not fit: {', '.join(wrong)}")
         return self
 
 

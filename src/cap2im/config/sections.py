@@ -75,6 +75,24 @@ class PicturesData(Section):
     validation_samples: int = Field(500, ge=1, description="most images for validation; they are kept in memory")
 
 
+class ScenesData(Section):
+    """Captioned scenes, painted from prepared cut-outs."""
+
+    source: Literal["scenes"] = Field(description="scenes of one or two things, painted from cut-outs")
+    things: tuple[str, ...] = Field((), description="names of the things in scenes; none names all things of the cut-outs")
+    reading_style: str = Field("", description="style of drawing that training never shows; real scenes in it check the reader")
+    held_out_seed: int = Field(0, ge=0, lt=2**63, description="seed that chooses the scenes hidden from training")
+    samples_per_epoch: int = Field(10_000, ge=1, description="scenes that count as an epoch; every batch has new ones")
+    validation_samples: int = Field(1_000, ge=1, description="scenes for validation")
+
+    @model_validator(mode="after")
+    def _check_things(self) -> Self:
+        if len(set(self.things)) < len(self.things):
+            twice = next(name for name in self.things if self.things.count(name) > 1)
+            raise ValueError(f"things lists {twice!r} twice")
+        return self
+
+
 class SentencesData(Section):
     """Sentences with their neighbours: those before and after in a text, or the other captions of an image."""
 
@@ -84,7 +102,7 @@ class SentencesData(Section):
     validation_samples: int = Field(2_000, ge=1, description="most triples for validation")
 
 
-DRAWING_DATA = ("digits", "captions", "pictures")
+DRAWING_DATA = ("digits", "captions", "pictures", "scenes")
 
 
 def _drawing_data(section: Any) -> str:
@@ -93,7 +111,10 @@ def _drawing_data(section: Any) -> str:
 
 
 DrawingData = Annotated[
-    Annotated[DigitsData, Tag("digits")] | Annotated[CaptionsData, Tag("captions")] | Annotated[PicturesData, Tag("pictures")],
+    Annotated[DigitsData, Tag("digits")]
+    | Annotated[CaptionsData, Tag("captions")]
+    | Annotated[PicturesData, Tag("pictures")]
+    | Annotated[ScenesData, Tag("scenes")],
     Discriminator(_drawing_data),
 ]
 

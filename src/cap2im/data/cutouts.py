@@ -1,7 +1,5 @@
 """Cut-outs: pictures of single things without a background, prepared by `cap2im prepare cutouts`.
 
-A prepared folder holds cutouts.npy, manifest.json, README.md and, if there are problems, problems.txt.
-
 Shapes: N cut-outs, S their side, V things.
 """
 
@@ -11,89 +9,13 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from cap2im.arrays import open_npy
-from cap2im.files import file_sha256, read_json
-
-FORMAT = "cap2im cutouts 1"
-MANIFEST, ARRAY, PROBLEMS_FILE, CARD = "manifest.json", "cutouts.npy", "problems.txt", "README.md"
-
-Index = Annotated[int, Field(ge=0, strict=True)]
-Text = Annotated[str, Field(min_length=1)]
-
-
-class Thing(BaseModel):
-    """A thing that captions name.
-
-    Attributes:
-        name: without an article, in lower case.
-        one: the name with its article, as "an apple"; names in the plural have none.
-        two: the plural, as "apples"; empty if the name is a plural itself, as "grapes".
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: Text
-    one: Text
-    two: str = ""
-
-
-class CutoutsManifest(BaseModel):
-    """The `manifest.json` of prepared cut-outs.
-
-    Attributes:
-        format: `FORMAT`.
-        source: path of the folder that was prepared.
-        title: name of the data in model cards.
-        side: of the cut-outs in pixels.
-        things: all things.
-        styles: all styles of drawing.
-        licences: all licences; "" if it is not known.
-        thing: index of each cut-out's thing.
-        style: index of each cut-out's style.
-        licence: index of each cut-out's licence.
-        sha256: of the array file.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: str
-    version: str
-    source: str
-    title: str | None = None
-    side: int = Field(ge=1, le=1024, strict=True)
-    things: tuple[Thing, ...] = Field(min_length=1)
-    styles: tuple[str, ...] = Field(min_length=1)
-    licences: tuple[str, ...] = Field(min_length=1)
-    thing: tuple[Index, ...]
-    style: tuple[Index, ...]
-    licence: tuple[Index, ...]
-    sha256: str
-    problems: int = 0
-
-    def check(self, array: np.ndarray[Any, Any]) -> None:
-        """Compare the entries with each other and with the array of cut-outs.
-
-        Raises:
-            ValueError: they do not fit.
-        """
-        if self.format != FORMAT:
-            raise ValueError(f"its format is {self.format!r}, this version of cap2im reads {FORMAT!r}")
-        count, expected = len(self.thing), (len(self.thing), 4, self.side, self.side)
-        if array.dtype != np.uint8 or array.shape != expected:
-            raise ValueError(f"{ARRAY} holds {array.dtype} {array.shape}, the manifest announces uint8 {expected}")
-        for key, names in (("thing", self.things), ("style", self.styles), ("licence", self.licences)):
-            indices = getattr(self, key)
-            if len(indices) != count or max(indices, default=len(names)) >= len(names):
-                raise ValueError(f"its {key} needs {count} numbers below {len(names)}")
-        if len({thing.name for thing in self.things}) < len(self.things):
-            raise ValueError("a thing is listed twice")
+from cap2im.data.cutouts_manifest import ARRAY, MANIFEST, Thing, read_manifest
 
 
 @dataclass(frozen=True)
@@ -108,8 +30,9 @@ class Cutouts:
         style: [N] index into `styles`.
         licences: names of the licences; "" if it is not known.
         licence: [N] index into `licences`.
-        sha256: of all cut-outs of the folder that they come from.
-        title: name of the data.
+        sha256: of the content of the folder that they come from, with all its things and styles.
+        source: name of the folder that was prepared.
+        title: name of the data in model cards.
     """
 
     images: Tensor
@@ -120,6 +43,7 @@ class Cutouts:
     licences: tuple[str, ...]
     licence: Tensor
     sha256: str
+    source: str = ""
     title: str | None = None
 
     def __len__(self) -> int:
@@ -152,7 +76,8 @@ class Cutouts:
             torch.tensor(manifest.style),
             manifest.licences,
             torch.tensor(manifest.licence),
-            manifest.sha256,
+            manifest.content_sha256,
+            Path(manifest.source).name,
             manifest.title,
         )
 
@@ -189,34 +114,8 @@ class Cutouts:
             licence=self.licence[rows],
         )
 
-
-def is_prepared_cutouts(folder: Path) -> bool:
-    """Return whether a folder holds prepared cut-outs."""
-    return (folder / ARRAY).is_file() and (folder / MANIFEST).is_file()
-
-
-def read_manifest(folder: Path) -> CutoutsManifest:
-    """Read the manifest of prepared cut-outs.
-
-    Raises:
-        ValueError: no such folder, not prepared, or damaged.
-    """
-    if not is_prepared_cutouts(folder):
-        reason = "no such folder" if not folder.exists() else f"no {ARRAY} and {MANIFEST} in it"
-        raise ValueError(f"{folder}: {reason}; cap2im prepare cutouts FOLDER --out OUT makes a folder of cut-outs")
-    return read_json(folder / MANIFEST, CutoutsManifest)
-
-
-def check_array(folder: Path) -> None:
-    """Compare the array of prepared cut-outs with their manifest.
-
-    Raises:
-        ValueError: damaged or altered.
-    """
-    manifest = read_manifest(folder)
-    try:
-        manifest.check(open_npy(folder / ARRAY))
-    except ValueError as error:
-        raise ValueError(f"{folder / MANIFEST}: {error}") from None
-    if (sha256 := file_sha256(folder / ARRAY)) != manifest.sha256:
-        raise ValueError(f"{folder / ARRAY}: its SHA-256 is {sha256}, the manifest has {manifest.sha256}")
+    def about(self) -> dict[str, Any]:
+        """Return the identity of the cut-outs for models and measurements, JSON-ready, without local paths."""
+        known = [self.licences[index] or "not known" for index in self.licence.unique().tolist()]
+        about = {"sha256": self.sha256, "source": {"kind": "cutouts", "path": self.source}, "images": len(self)}
+        return about | ({"title": self.title} if self.title else {}) | {"licence": ", ".join(known)}

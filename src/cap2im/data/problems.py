@@ -33,6 +33,10 @@ PROBLEMS = {
     "linked folder": False,
     "duplicate across splits": False,
     "damaged file": True,
+    "no transparency": True,
+    "empty cut-out": True,
+    "unnamed cut-out": True,
+    "duplicate name": True,
 }
 
 

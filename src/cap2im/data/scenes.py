@@ -9,15 +9,15 @@ Shapes: N scenes, V things, G backgrounds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from cap2im.data.cutouts import Thing
+from cap2im.data.cutouts_manifest import Thing
 from cap2im.data.splits import Split
 from cap2im.randomness import generator
 
@@ -262,6 +262,31 @@ class HeldOutScenes:
         triples[torch.arange(count), torch.arange(count)] = NEVER  # two equal things have a layout of their own
         return cls(tuple(nouns), pairs.masked_fill(~visible, NEVER), triples, words)
 
+    @classmethod
+    def from_model(cls, data: Mapping[str, Any]) -> HeldOutScenes:
+        """Return the held-out scenes of a model of scenes.
+
+        Args:
+            data: entry "data" of its `config.json`.
+
+        Raises:
+            ValueError: the model draws no scenes, or the entry is damaged.
+        """
+        things = data.get("scenes")
+        if not isinstance(things, Sequence) or not things:
+            raise ValueError("the model draws no captioned scenes: its config.json has no data.scenes")
+        nouns = [Thing(**{key: thing.get(key, "") for key in ("name", "one", "two")}) for thing in things]
+        visible = torch.tensor([[name not in thing.get("disappears_on", ()) for name in BACKGROUND_NAMES] for thing in things])
+        return cls.from_seed(int(data["held_out_seed"]), nouns, visible)
+
+    def about(self) -> list[dict[str, Any]]:
+        """Return the things and the backgrounds that each cannot be seen on, for `config.json`; see `from_model`."""
+        entries = []
+        for noun, codes in zip(self.nouns, self.pairs.tolist(), strict=True):
+            hidden = [name for name, code in zip(BACKGROUND_NAMES, codes, strict=True) if code == NEVER]
+            entries.append(noun.model_dump(exclude_defaults=True) | ({"disappears_on": hidden} if hidden else {}))
+        return entries
+
     @cached_property
     def _plural(self) -> Tensor:
         return torch.tensor([bool(noun.two) for noun in self.nouns])
@@ -317,6 +342,14 @@ class HeldOutScenes:
             if tries == MOST_TRIES and not found:
                 raise ValueError(f"among {len(self.nouns)} things there is no scene of split {split} and kind {kind}")
         return Arrangements(*(torch.cat([getattr(p, key) for p in parts]) for key in ("templates", "things", "backgrounds")))
+
+    def has(self, split: Split, kind: Kind) -> bool:
+        """Return whether there are scenes of a split and kind; among few things some kinds do not exist."""
+        try:
+            self.draw(1, generator("any scene"), split, kind)
+        except ValueError:
+            return False
+        return True
 
     def _any(self, count: int, random: torch.Generator) -> Arrangements:
         """Draw scenes without restriction."""

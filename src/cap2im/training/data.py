@@ -1,10 +1,10 @@
-"""Training data as a recipe describes it: captioned digits, or a prepared dataset."""
+"""Training data as a recipe describes it: captioned digits, captioned scenes, or a prepared dataset."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from cap2im.checkpoint import read_config
-from cap2im.config import Augmentation, CaptionsData, DigitsData, DrawingRecipe, PicturesData, recipe_names
+from cap2im.config import Augmentation, CaptionsData, DigitsData, DrawingRecipe, PicturesData, ScenesData, recipe_names
 from cap2im.data.batch import pad
 from cap2im.data.canvas_batches import CanvasBatches
 from cap2im.data.caption_batches import CaptionBatches
@@ -22,6 +22,7 @@ from cap2im.data.dataset import PreparedDataset
 from cap2im.data.image_batches import ImageBatches
 from cap2im.data.mnist import load_digits
 from cap2im.data.mnist_captions import ALIASES, WORDS, CanvasMaker, HeldOut
+from cap2im.data.scene_batches import SceneBatches
 from cap2im.data.sentence_vectors import SentenceEncoder, load_sentence_vectors
 from cap2im.data.shard_batches import ShardBatches
 from cap2im.data.splits import Split
@@ -29,8 +30,10 @@ from cap2im.data.vocabulary import LONGEST_CAPTION, Vocabulary
 from cap2im.encoder_files import find_encoder
 from cap2im.files import describe
 from cap2im.sentence_encoders import load_sentence_encoder
+from cap2im.training.example_captions import spread, typical, unknown_share
 from cap2im.training.prefetch import Batches
 from cap2im.training.samples import ShownCaptions
+from cap2im.training.scene_data import SceneData
 
 logger = logging.getLogger(__name__)
 RecipeT = TypeVar("RecipeT", bound=Any)
@@ -44,8 +47,6 @@ SHOWN_DIGITS = (
     "the digit nine is at the top right of the image .",
 )
 SHOWN_CAPTIONS = 5  # of training and of validation images each
-EXAMPLE_CAPTIONS = 10  # of validation images, that a model folder names
-EXAMPLE_LENGTHS = range(6, 11)  # words, with the full stop
 JUDGED_CAPTIONS = 1000  # of validation images, by their words
 
 
@@ -54,7 +55,8 @@ class DataSource:
     """Where training data are.
 
     Attributes:
-        path: folder of MNIST's files, a prepared dataset, or whatever else the recipe trains on; None for the cache or a download of MNIST.
+        path: folder of MNIST's files, prepared cut-outs, a prepared dataset, or whatever else the recipe trains on; None for the cache or a
+            download of MNIST.
         stream: read a prepared dataset shard by shard from a folder or URL; validation images are read at once.
     """
 
@@ -110,6 +112,10 @@ def load_training_data(recipe: DrawingRecipe, source: DataSource, processes: int
         if source.path is not None and recipe.data.source == "digits":
             raise ValueError(f"--data {source.path}: the digits of data.source digits come from scikit-learn, not from a folder")
         return _digits(recipe, recipe.data, None if source.path is None else Path(source.path), vocabulary)
+    if isinstance(recipe.data, ScenesData):
+        if source.stream:
+            raise ValueError("--stream: captioned scenes are painted while training and cannot be streamed")
+        return _scenes(recipe, recipe.data, source.path, vocabulary)
     if source.path is None:
         raise ValueError("this recipe trains on a prepared dataset: give its folder with --data (cap2im prepare makes one)")
     dataset = PreparedDataset.open(source.path)
@@ -189,6 +195,22 @@ def _digits(recipe: DrawingRecipe, settings: DigitsData, data: Path | None, voca
         {**settings.model_dump(), **held_out.as_json()},
         vocabulary,
         ShownCaptions(SHOWN_DIGITS, *pad([t.numbers for t in vocabulary.encode(SHOWN_DIGITS)])),
+    )
+
+
+def _scenes(recipe: DrawingRecipe, settings: ScenesData, path: str | Path | None, vocabulary: Vocabulary | None) -> TrainingData:
+    scenes = SceneData.load(settings, path)
+    vocabulary = Vocabulary(words=scenes.held_out.words_shown()) if vocabulary is None else vocabulary
+    recipe = fit_vocabulary(recipe, len(vocabulary), str(path), {})
+    maker, sizes = scenes.maker(recipe.model.side), recipe.train
+    batches = SceneBatches(maker, vocabulary, recipe.model.noise_shape, settings.samples_per_epoch, sizes.batch_size, sizes.seed)
+    return TrainingData(
+        planned(recipe, batches),
+        batches,
+        batches.fixed(settings.validation_samples),
+        settings.model_dump(mode="json") | scenes.about(),
+        vocabulary,
+        scenes.shown(maker, vocabulary),
     )
 
 
@@ -312,43 +334,6 @@ def planned(recipe: RecipeT, batches: Batches) -> RecipeT:
     return changed
 
 
-def unknown_share(vocabulary: Vocabulary, captions: Sequence[str]) -> float:
-    """Return the share of the words of captions that a vocabulary lacks."""
-    words = [word for caption in captions for word in vocabulary.split(caption)]
-    return sum(word not in vocabulary.numbers for word in words) / max(1, len(words))
-
-
-def typical(vocabulary: Vocabulary, captions: Sequence[str], count: int = EXAMPLE_CAPTIONS) -> list[str]:
-    """Choose example captions: of frequent words, of usual length, and different from each other.
-
-    Args:
-        vocabulary: most frequent word first.
-        captions: to choose from. Those with unknown words are chosen only if all have some.
-        count: most captions.
-
-    Returns:
-        different captions. Each has another rarest word, as long as there are such captions.
-    """
-
-    def rank(caption: str) -> tuple[bool, int]:
-        words = vocabulary.split(caption)
-        return len(words) not in EXAMPLE_LENGTHS, max(vocabulary.numbers.get(word, -1) for word in words)
-
-    known = [caption for caption in captions if vocabulary.numbered(caption) and not vocabulary.unknown_words(caption)]
-    ranks = {caption: rank(caption) for caption in known or captions if vocabulary.numbered(caption)}
-    ranked = sorted(ranks, key=ranks.__getitem__)
-    first: dict[int, str] = {}  # rarest word -> caption
-    for caption in ranked:
-        first.setdefault(ranks[caption][1], caption)
-    return list(dict.fromkeys([*first.values(), *ranked]))[:count]
-
-
-def spread(captions: Sequence[str], count: int) -> list[str]:
-    """Return at most `count` different captions, evenly spaced over a list."""
-    different = list(dict.fromkeys(captions))
-    return [different[i] for i in torch.linspace(0, len(different) - 1, min(count, len(different))).long().tolist()]
-
-
 def fit_to_dataset(recipe: DrawingRecipe, dataset: PreparedDataset, *, resizes: bool) -> DrawingRecipe:
     """Return the recipe with the dataset's vocabulary size and, unless the recipe says another, its side.
 
@@ -360,20 +345,36 @@ def fit_to_dataset(recipe: DrawingRecipe, dataset: PreparedDataset, *, resizes: 
     Raises:
         ValueError: the recipe insists on another vocabulary size, or on images of another size.
     """
-    words = len(dataset.vocabulary)
-    text = getattr(recipe.model, "text", None)  # a model that has a text encoder of its own keeps the size in that one's configuration
-    sizes, key = (recipe.model, "model") if text is None else (text, "model.text")
-    if "vocabulary_size" in sizes.model_fields_set and sizes.vocabulary_size != words:
-        raise ValueError(f"{dataset.folder}: has {words} words, the recipe's {key}.vocabulary_size is {sizes.vocabulary_size}")
-    changes = {"vocabulary_size": words}
+    changes: dict[str, Any] = {}
+    text = getattr(recipe.model, "text", None)
+    sizes = recipe.model if text is None else text
     follows = isinstance(recipe.data, CaptionsData) and "side" in type(sizes).model_fields and "side" not in sizes.model_fields_set
     if follows and dataset.manifest.fit != "shorter":
         changes["side"] = dataset.manifest.side
     elif not resizes:
         dataset.require_size(recipe.model.side, "the recipe's model.side", "--set model.side=")
+    return fit_vocabulary(recipe, len(dataset.vocabulary), str(dataset.folder), changes)
+
+
+def fit_vocabulary(recipe: DrawingRecipe, words: int, where: str, changes: Mapping[str, Any]) -> DrawingRecipe:
+    """Return the recipe with the vocabulary size of its data.
+
+    Args:
+        recipe: of a model of captioned images.
+        words: of the vocabulary.
+        where: of the data, for messages.
+        changes: further sizes of the model that the data decides.
+
+    Raises:
+        ValueError: the recipe insists on another vocabulary size, or the sizes do not fit together.
+    """
+    text = getattr(recipe.model, "text", None)  # a model that has a text encoder of its own keeps the size in that one's configuration
+    sizes, key = (recipe.model, "model") if text is None else (text, "model.text")
+    if "vocabulary_size" in sizes.model_fields_set and sizes.vocabulary_size != words:
+        raise ValueError(f"{where}: has {words} words, the recipe's {key}.vocabulary_size is {sizes.vocabulary_size}")
     try:
-        sizes = type(sizes).model_validate(sizes.model_dump() | changes)
+        sizes = type(sizes).model_validate(sizes.model_dump() | changes | {"vocabulary_size": words})
     except ValidationError as error:
-        raise ValueError(f"{dataset.folder}: {describe(error)}") from None
+        raise ValueError(f"{where}: {describe(error)}") from None
     model = sizes if text is None else recipe.model.model_copy(update={"text": sizes})
     return recipe.model_copy(update={"model": model})
