@@ -1,9 +1,11 @@
 """Measure how fast photos are prepared, and whether training waits for its batches.
 
     python -m benchmarks.data COCO_FOLDER [--workers 2] [--repeat 8]
+    python -m benchmarks.data --scenes CUTOUTS
 
 Prepares a COCO folder, its images repeated, as a dataset of 32 x 32 images, then reads batches of 100 from it, beside a training step of
-the COCO configuration on the same machine.
+the COCO configuration on the same machine. With `--scenes` it paints batches of 100 scenes from prepared cut-outs, beside a training step
+of aligndraw-scenes; both in processor time, which other work on the machine changes little.
 """
 
 from __future__ import annotations
@@ -26,13 +28,16 @@ from cap2im.data.shard_batches import ShardBatches
 from cap2im.data.sources import read_source
 from cap2im.data.workers import available_workers
 from cap2im.models.aligndraw import DRAW
+from cap2im.training.data import DataSource, load_training_data
 
 BATCH = 100
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("coco", type=Path)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("coco", type=Path, nargs="?")
+    source.add_argument("--scenes", type=Path, metavar="CUTOUTS")
     parser.add_argument("--workers", type=int, default=available_workers())
     parser.add_argument("--repeat", type=int, default=8, help="times that each photo is prepared")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of the training step")
@@ -41,6 +46,13 @@ def main() -> None:
     torch.set_flush_denormal(True)
     print(f"{platform.machine()}, {arguments.workers} workers, {arguments.threads} threads; torch {torch.__version__}\n")
 
+    if arguments.scenes is not None:
+        time_scenes(arguments.scenes)
+    else:
+        time_photos(arguments)
+
+
+def time_photos(arguments: argparse.Namespace) -> None:
     source = read_source("coco", str(arguments.coco))
     for split, records in source.splits.items():
         source.splits[split] = [
@@ -66,6 +78,17 @@ def main() -> None:
             counter = iter(range(10**9))
             seconds = clock.seconds(lambda batches=batches, counter=counter: batches.at(next(counter)), repeat=5)
             print(f"| {name} | {seconds * 1000:.0f} ms, where a training step in {precision} takes {step:.2f} s: {seconds / step:.1%} |")
+
+
+def time_scenes(cutouts: Path) -> None:
+    recipe = load_recipe("aligndraw-scenes", [f"train.batch_size={BATCH}"])
+    data = load_training_data(recipe, DataSource(cutouts))
+    clock = Clock(torch.device("cpu"), runs=5, now=time.process_time)
+    precision = precisions_of(clock.device)[-1]
+    step = clock.seconds(training_step(DRAW(data.recipe.model), clock.device, precision))
+    counter = iter(range(10**9))
+    batch = clock.seconds(lambda: data.batches.at(next(counter)), repeat=20)
+    print(f"| a batch of scenes | {batch * 1000:.1f} ms, where a training step in {precision} takes {step:.2f} s: {batch / step:.1%} |")
 
 
 if __name__ == "__main__":

@@ -103,6 +103,9 @@ def test_model_rebuilds_its_held_out_scenes_without_cutouts(folder, tmp_path):
     assert Vocabulary.model_validate(json.loads((model / "config.json").read_text())["vocabulary"]).words == rebuilt.words_shown()
     drawing = Pipeline.load(model).draw(data["shown"][:1], seed=0)[0]
     assert drawing.canvases.shape[1:] == (16, 16, 3)
+    other = load_recipe("aligndraw-scenes", [*TINY, "data.held_out_seed=1"])
+    with pytest.raises(ValueError, match=r"other configurations were held out; set data\.held_out_seed"):
+        train(other, tmp_path / "other", data=folder, device="cpu", workers=0, start_from=model)
     with pytest.raises(ValueError, match="draws no captioned scenes"):
         HeldOutScenes.from_model({"source": "mnist"})
 

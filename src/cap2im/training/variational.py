@@ -175,7 +175,7 @@ def load_matching_weights(model: DrawingModel, folder: Path, config: Mapping[str
     target = json.loads(json.dumps(config))
     if source.get("kind") != target["kind"]:
         raise ValueError(f"{folder}: is a model of kind {source.get('kind')!r}, this training's is {target['kind']!r}")
-    if source.get("data", {}).get("held_out") != target["data"].get("held_out"):
+    if _hidden(source.get("data", {}), target["data"]) != _hidden(target["data"], source.get("data", {})):
         raise ValueError(f"{folder}: other configurations were held out; set data.held_out_seed to the one that it was trained with")
     if (variant := source.get("model", {}).get("variant")) != target["model"].get("variant"):
         raise ValueError(f"{folder}: its model.variant is {variant!r}, this training's is {target['model'].get('variant')!r}")
@@ -197,6 +197,12 @@ def load_matching_weights(model: DrawingModel, folder: Path, config: Mapping[str
         )
     model.load_state_dict(weights)
     return str(source["sha256"][WEIGHTS]), messages
+
+
+def _hidden(data: Mapping[str, Any], other: Mapping[str, Any]) -> Any:
+    """Return what decides the configurations hidden from a training, to compare it with that of another; scenes of other things differ."""
+    same_scenes = "scenes" in data and data["scenes"] == other.get("scenes")
+    return data.get("held_out"), data.get("held_out_seed") if same_scenes else None
 
 
 def _map_word_vectors(model: nn.Module, weights: dict[str, Tensor], source: Vocabulary, target: Vocabulary, folder: Path) -> str:
