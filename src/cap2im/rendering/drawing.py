@@ -108,7 +108,7 @@ class Drawing:
 
     def png(self, scale: int = 1) -> bytes:
         """Encode the finished picture as PNG, with every pixel enlarged to scale x scale; PNG text holds caption, seed and model."""
-        return png_bytes(repeat_pixels(self.image, scale), self.provenance, optimize=False)
+        return png_bytes(repeat_pixels(self.image, scale), self.provenance)
 
     def save(self, path: str | Path) -> Path:
         """Write the finished picture as PNG.
