@@ -113,6 +113,13 @@ MODELS = {
         "cap2im.training.digit_reader:DigitReaderTrainer",
         "cap2im.training.card:digit_reader_card",
     ),
+    "composition-reader": Spec(
+        "cap2im.models.composition_reader:CompositionReader",
+        "cap2im.models.composition_reader:CompositionReaderConfig",
+        "cap2im.config:CompositionReaderRecipe",
+        "cap2im.training.composition_reader:CompositionReaderTrainer",
+        "cap2im.training.card:composition_reader_card",
+    ),
     "scene-reader": Spec(
         "cap2im.models.scene_reader:SceneReader",
         "cap2im.models.scene_reader:SceneReaderConfig",

@@ -120,7 +120,10 @@ def test_retrieval_and_ssim_on_the_command_line(run, tmp_path):
     for arguments, problem in (
         ((*command, "--metric", "bound", "--candidates", "5"), "--candidates 5: no chosen metric reads it; add --metric retrieval"),
         ((*command, "--metric", "retrieval"), "--metric retrieval needs --shortlist-model"),
-        ((*command, "--metric", "accuracy"), "--metric accuracy: choose from caption-accuracy, bound, retrieval, ssim, fid"),
+        (
+            (*command, "--metric", "accuracy"),
+            "--metric accuracy: choose from caption-accuracy, compositional-accuracy, bound, retrieval, ssim, fid",
+        ),
         ((*command, *retrieve, vgg), "shortlists of 100 images out of 7: choose 2 to 7"),
         ((*command, *retrieve, words), "is a model of kind 'draw'; expected classifier"),
         ((*command, *retrieve, "nowhere"), "unknown model 'nowhere'"),

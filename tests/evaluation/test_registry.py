@@ -58,7 +58,7 @@ def test_entries_name_functions_arrays_and_settings(name):
 
 
 def test_options_that_no_metric_reads_are_errors():
-    with pytest.raises(ValueError, match="--metric speed: choose from caption-accuracy, bound, retrieval"):
+    with pytest.raises(ValueError, match="--metric speed: choose from caption-accuracy, compositional-accuracy, bound, retrieval"):
         Settings(metrics=("bound", "speed"))
     with pytest.raises(ValueError, match="--metric r-precision needs --damsm"):
         Settings(metrics=("r-precision",))

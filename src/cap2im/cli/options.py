@@ -91,7 +91,9 @@ ChangesOption = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALU
 DataOption = Annotated[
     str | None,
     typer.Option(
-        "--data", help="Prepared dataset (or its URL), sentences, or folder of the MNIST files (downloaded if not given).", **PLACE
+        "--data",
+        help="Prepared dataset (or its URL), cut-outs, sentences, or folder of the MNIST files (downloaded if not given).",
+        **PLACE,
     ),
 ]
 TokensOption = Annotated[
@@ -114,15 +116,17 @@ ImagesFolderOption = Annotated[
 SplitOption = Annotated[
     Literal["train", "validation", "test", "all"] | None,
     typer.Option(
-        help="Images, or digits, to measure on; all estimates the bound on each split of the dataset, and the rest on the last one. "
+        help="Images, digits or held-out scenes to measure on; all estimates the bound on each split of the dataset, the rest on the last. "
         "Default: test; validation if the dataset has no test images."
     ),
 ]
-ImagesOption = Annotated[int, typer.Option(min=2, max=1_000_000, help="Captions with their images, or canvases of digits.")]
+ImagesOption = Annotated[
+    int, typer.Option(min=2, max=1_000_000, help="Captions with their images, canvases of digits, or captions of scenes.")
+]
 BoundSamplesOption = Annotated[int, typer.Option(min=1, max=10_000, help="For bound: L, posterior samples an image.")]
 SamplesOption = Annotated[
     int | None,
-    typer.Option(min=1, max=10_000, help="Drawings of a caption. Default: 10 of captioned digits, 50 for ssim, 20 for scene-accuracy."),
+    typer.Option(min=1, max=10_000, help="Drawings of a caption. Default: 10 of digits, 1 of scenes, 50 for ssim, 20 for scene-accuracy."),
 ]
 MetricOption = Annotated[
     list[str] | None,
@@ -148,7 +152,8 @@ InceptionOption = Annotated[
 ]
 DAMSMOption = Annotated[str | None, typer.Option("--damsm", help="For r-precision and neural-distance: a DAMSM, a run or folder.", **PLACE)]
 ReaderOption = Annotated[
-    str | None, typer.Option(help="For caption-accuracy: a digit reader, a run or folder. Default: the bundled one.", **PLACE)
+    str | None,
+    typer.Option(help="For caption-accuracy or compositional-accuracy: its reader, a run or folder. Default: the bundled one.", **PLACE),
 ]
 SceneReaderOption = Annotated[str | None, typer.Option(help="For scene-accuracy: a scene reader, a run or folder.", **PLACE)]
 

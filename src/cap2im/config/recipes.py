@@ -31,6 +31,7 @@ from cap2im.config.sections import (
 )
 from cap2im.models.aligndraw import DRAWConfig
 from cap2im.models.attngan import AttnGANConfig
+from cap2im.models.composition_reader import CompositionReaderConfig
 from cap2im.models.damsm import DAMSMConfig
 from cap2im.models.digit_reader import DigitReaderConfig
 from cap2im.models.lapgan import LAPGANConfig, SharpenerConfig
@@ -294,6 +295,25 @@ class DigitReaderRecipe(Recipe):
 
     model: DigitReaderConfig = DigitReaderConfig()
     train: DigitReaderTraining = DigitReaderTraining()
+
+
+class CompositionReaderTraining(Training):
+    """How the composition reader of compositional accuracy is trained."""
+
+    updates: Updates = 3000
+    batch_size: PairBatchSize = 80
+    windows: int = Field(3, ge=1, le=5, description="windows of a picture: that of the middle, then mostly those that hold something")
+    learning_rate: float = Field(3e-3, gt=0, description="highest learning rate; it falls as a half cosine")
+    warmup_steps: Warmup = 250
+    weight_decay: float = Field(0.02, ge=0, description="of AdamW")
+    validation_samples: int = Field(300, ge=1, description="real scenes of each style of drawing")
+
+
+class CompositionReaderRecipe(Recipe):
+    """The network that reads things and backgrounds for compositional accuracy, on prepared cut-outs."""
+
+    model: CompositionReaderConfig = CompositionReaderConfig()
+    train: CompositionReaderTraining = CompositionReaderTraining()
 
 
 class SceneReaderTraining(Training):

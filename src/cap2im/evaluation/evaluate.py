@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
 from cap2im._version import __version__
 from cap2im.checkpoint import WEIGHTS, read_config
 from cap2im.convert.inception import find_inception
+from cap2im.data.cutouts import Cutouts
 from cap2im.data.dataset import PreparedDataset
 from cap2im.evaluation.captions import CaptionInputs
-from cap2im.evaluation.digits import DigitInputs, measure_drawings
+from cap2im.evaluation.compositions import CompositionInputs
+from cap2im.evaluation.digits import DigitInputs
 from cap2im.evaluation.evaluation import Evaluation
+from cap2im.evaluation.generated import GeneratedInputs, measure_drawings
 from cap2im.evaluation.inputs import StartProgress, measurements_of, no_progress, with_protocol
 from cap2im.evaluation.registry import Metric, resolve
 from cap2im.evaluation.retrieval import shortlist_sha256
@@ -24,7 +28,7 @@ from cap2im.files import file_sha256
 from cap2im.loading import ModelConfig, find_model, load_model
 from cap2im.metrics.distributed import ProcessGroup
 from cap2im.metrics.measurement import Measurement
-from cap2im.models.digit_reader import DigitReader
+from cap2im.models.readers import Reader
 from cap2im.models.scene_reader import SceneReader
 from cap2im.pipeline import Pipeline
 
@@ -42,7 +46,8 @@ def evaluate(
     Args:
         pipeline: the model.
         settings: what to measure, and how.
-        data: a prepared dataset, for models of captioned images; for models of captioned digits the folder of the MNIST files.
+        data: a prepared dataset, for models of captioned images; for models of captioned digits the folder of the MNIST files; for models
+            of captioned scenes prepared cut-outs.
         processes: share the work.
         start_progress: starts progress bars.
 
@@ -55,8 +60,11 @@ def evaluate(
     subject = Subject.of(pipeline)
     subject.check(data, settings)
     words, metrics = settings_words(pipeline, settings, data), subject.metrics(settings)
-    if subject.digits is not None:
-        measurements = measure_digits(pipeline, None if data is None else Path(data), settings, metrics, processes, start_progress)
+    if subject.digits is not None or subject.scenes:
+        folder = None if data is None else Path(data)
+        inputs_class = CompositionInputs if subject.scenes else DigitInputs
+        inputs: GeneratedInputs[Any] = inputs_class.read(pipeline, folder, settings, metrics, processes, start_progress)
+        measurements = measure_generated(inputs, "scenes" if subject.scenes else "digits")
     else:
         assert data is not None  # checked
         measurements = measure_captions(pipeline, data, settings, metrics, processes, start_progress) if metrics else []
@@ -64,21 +72,18 @@ def evaluate(
     return Evaluation(pipeline.name, pipeline.config.sha256[WEIGHTS], words, whole)
 
 
-def measure_digits(
-    pipeline: Pipeline,
-    data: Path | None,
-    settings: Settings,
-    metrics: Mapping[str, Metric],
-    processes: ProcessGroup,
-    start_progress: StartProgress,
-) -> list[Measurement]:
-    """Measure a model of captioned digits; for the arguments see `DigitInputs.read`."""
-    inputs = DigitInputs.read(pipeline, data, settings, metrics, processes, start_progress)
-    results = {
-        name: measurements_of(resolve(metric.digits)(inputs)) if metric.digits else measure_drawings(inputs, metric)
-        for name, metric in metrics.items()
-    }
-    return [each for name, metric in metrics.items() for each in versioned(results[name], metric)]
+def measure_generated(inputs: GeneratedInputs[Any], kind: Literal["digits", "scenes"]) -> list[Measurement]:
+    """Measure a model of captions that the package makes.
+
+    Args:
+        inputs: the model and what it is measured with.
+        kind: field of `Metric` with the function for these inputs.
+    """
+    results = {}
+    for name, metric in inputs.metrics.items():
+        own: str = getattr(metric, kind)
+        results[name] = measurements_of(resolve(own)(inputs)) if own else measure_drawings(inputs, metric)
+    return [each for name, metric in inputs.metrics.items() for each in versioned(results[name], metric)]
 
 
 def measure_captions(
@@ -144,12 +149,16 @@ def settings_words(pipeline: Pipeline, settings: Settings, data: str | Path | No
         "sharpener": None if pipeline.sharpening is None else pipeline.sharpening.sha256,
         "inception": None if settings.inception is None else file_sha256(find_inception("fid", settings.inception)),
         "damsm": None if settings.damsm is None else read_config(find_model(settings.damsm)).get("sha256", {}).get(WEIGHTS),
-        "reader": None if settings.reader is None else load_model(settings.reader, DigitReader).network.digest(),
+        "reader": None if settings.reader is None else load_model(settings.reader, Reader).network.digest(),
         "scene_reader": None if settings.scene_reader is None else load_model(settings.scene_reader, SceneReader).sha256,
         "shortlist_model": None if settings.shortlist_model is None else shortlist_sha256(settings.shortlist_model),
     }
     if subject.digits is not None:
         words["split"] = settings.digits_split
+    elif subject.scenes:
+        words["split"] = settings.digits_split
+        if data is not None:
+            words["data"] = Cutouts.open(data).sha256
     elif data is not None:
         dataset = PreparedDataset.open(data)
         others, main = settings.splits(dataset)

@@ -59,6 +59,7 @@ PHRASES: dict[str, Callable[[Any], str]] = {
     "split": lambda value: f"{value} split",
     "configurations": lambda value: f"captions {value} in training",
     "data": _data,
+    "cutouts": lambda value: f"cut-outs with SHA-256 {_plain(value)}",
     "digits": lambda value: f"digits with SHA-256 {_plain(value)}",
     "held_out": lambda value: f"held-out digits of each layout {_hidden(value)}",
     "validation_held_out": lambda value: f"digits held out for validation {_hidden(value)}",

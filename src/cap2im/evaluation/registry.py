@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any
 
-DIGIT_ARRAYS = frozenset({"seed", "drawings", "images", "codes", "sentences", "classes"})
-"""Attributes of `Samples` that models of captioned digits also have."""
+GENERATED_ARRAYS = frozenset({"seed", "drawings", "images", "codes", "sentences", "classes"})
+"""Attributes of `Samples` that models of captioned digits and of captioned scenes also have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,9 @@ class Metric:
         version: increases whenever the same model would get another number.
         captions: function of `cap2im.evaluation.captions.CaptionInputs`, for models of captioned images.
         digits: function of `cap2im.evaluation.digits.DigitInputs`, for models of captioned digits.
-        samples: function of `arrays`, for models of captioned images, and of captioned digits if `DIGIT_ARRAYS` has all arrays and `digits`
-            is empty; called once, and again for sharpened drawings.
+        scenes: function of `cap2im.evaluation.compositions.CompositionInputs`, for models of captioned scenes.
+        samples: function of `arrays`, for models of captioned images, and of captioned digits and scenes if `GENERATED_ARRAYS` has all
+            arrays and `digits` or `scenes` is empty; called once, and again for sharpened drawings.
         arrays: attributes of `cap2im.evaluation.samples.Samples`, in the order of the function's arguments.
         default: whether the metric is measured unless others are named.
         needs_bound: whether the model must be a `LikelihoodModel`.
@@ -40,6 +41,7 @@ class Metric:
     version: int = 1
     captions: str = ""
     digits: str = ""
+    scenes: str = ""
     samples: str = ""
     arrays: tuple[str, ...] = ()
     default: bool = False
@@ -53,7 +55,16 @@ class Metric:
     @property
     def measures_digits(self) -> bool:
         """Whether the metric measures models of captioned digits."""
-        return bool(self.digits or (self.samples and DIGIT_ARRAYS.issuperset(self.arrays)))
+        return bool(self.digits or self._measures_generated)
+
+    @property
+    def measures_scenes(self) -> bool:
+        """Whether the metric measures models of captioned scenes."""
+        return bool(self.scenes or self._measures_generated)
+
+    @property
+    def _measures_generated(self) -> bool:
+        return bool(self.samples and GENERATED_ARRAYS.issuperset(self.arrays))
 
 
 INCEPTION = ("inception",)
@@ -62,8 +73,20 @@ METRICS = {
     "caption-accuracy": Metric(
         about="caption accuracy", digits="cap2im.evaluation.digits:caption_accuracy", default=True, reads=("reader",)
     ),
+    "compositional-accuracy": Metric(
+        about="compositional accuracy",
+        scenes="cap2im.evaluation.compositions:compositional_accuracy",
+        default=True,
+        needs_text=True,
+        reads=("reader",),
+    ),
     "bound": Metric(
-        about="bound", captions="cap2im.evaluation.captions:bound", digits="cap2im.evaluation.digits:bound", default=True, needs_bound=True
+        about="bound",
+        captions="cap2im.evaluation.captions:bound",
+        digits="cap2im.evaluation.digits:bound",
+        scenes="cap2im.evaluation.compositions:bound",
+        default=True,
+        needs_bound=True,
     ),
     "retrieval": Metric(
         about="image retrieval",
@@ -84,7 +107,8 @@ METRICS = {
         about="R-precision",
         samples="cap2im.metrics.r_precision:r_precision",
         arrays=("codes", "sentences", "classes", "seed"),
-        digits="cap2im.evaluation.digits:r_precision",
+        digits="cap2im.evaluation.generated:r_precision",
+        scenes="cap2im.evaluation.generated:r_precision",
         needs=DAMSM,
     ),
     "scene-accuracy": Metric(

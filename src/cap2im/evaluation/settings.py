@@ -19,16 +19,17 @@ class Settings:
         metrics: names in `METRICS`; None for the default ones.
         split: images, or digits, to measure on. "all" estimates the bound on each split that the dataset has, and everything else on the
             last of them. None is "test", or "validation" if the dataset has no test images.
-        images: largest number of captions with their images, spread evenly over the split; for captioned digits, canvases for the bound.
+        images: largest number of captions with their images, spread evenly over the split; for captioned digits, canvases for the bound;
+            for captioned scenes, seen captions, half as many held-out captions of each kind, and scenes for the bound.
         bound_samples: L of equation 15.
-        samples: drawings of each caption for caption accuracy, R-precision of captioned digits, SSIM and flips of scene accuracy; None for
-            10, 10, 50 and 20.
+        samples: drawings of each caption for caption accuracy, compositional accuracy, R-precision of both, SSIM and flips of scene
+            accuracy; None for 10, 1, 10 or 1, 50 and 20.
         shortlist_model: a VGG-like network (see `find_model` for names) or a pickle of shortlists, for retrieval.
         candidates: K images of a shortlist of the network; None for 100.
         retrieval_samples: L of the bounds that retrieval compares.
         inception: file of the Inception weights of FID, Inception Score and neural distance; None for the published ones.
         damsm: DAMSM for R-precision and neural distance; see `find_model` for names.
-        reader: digit reader for caption accuracy; None for the bundled one.
+        reader: digit reader for caption accuracy, or composition reader for compositional accuracy; None for the bundled one.
         scene_reader: scene reader for scene accuracy; see `find_model` for names.
         seed: of every random number.
     """
@@ -90,7 +91,7 @@ class Settings:
 
     @property
     def digits_split(self) -> Split:
-        """The split of the digits that captioned digits are made of."""
+        """The split of the digits that captioned digits are made of, and of the held-out captions of digits and of scenes."""
         return "test" if self.split is None or self.split == "all" else self.split
 
 

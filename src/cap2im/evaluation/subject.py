@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from cap2im.config import DigitsData, DrawingRecipe
+from cap2im.config import DigitsData, DrawingRecipe, ScenesData
 from cap2im.convert.inception import find_inception
+from cap2im.data.cutouts import Cutouts
 from cap2im.data.dataset import PreparedDataset
 from cap2im.data.manifest import MANIFEST
 from cap2im.data.mnist import DigitSource
@@ -23,6 +24,7 @@ from cap2im.metrics.r_precision import require_pictures
 from cap2im.metrics.scene_accuracy import readable_flips
 from cap2im.metrics.shortlists import CANDIDATES, require_candidates
 from cap2im.metrics.ssim import structural_similarity
+from cap2im.models.composition_reader import CompositionReader
 from cap2im.models.damsm import DAMSM
 from cap2im.models.digit_reader import DigitReader
 from cap2im.models.interface import LikelihoodModel
@@ -40,26 +42,29 @@ class Subject:
         name: of the model or recipe.
         config: of the network: its side, colours and conditioning.
         has_bound: whether it is a `LikelihoodModel`.
-        digits: source of the digits of a model of captioned digits; None for models of captioned images.
+        digits: source of the digits of a model of captioned digits; None for other models.
+        scenes: whether it is a model of captioned scenes; the others are of captioned images.
     """
 
     name: str
     config: Any
     has_bound: bool
     digits: DigitSource | None
+    scenes: bool = False
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> Subject:
         """Describe a loaded model."""
         data = pipeline.config.data
         digits = DigitsData.from_model(data).source if "held_out" in data else None
-        return cls(pipeline.name, pipeline.model.config, isinstance(pipeline.model, LikelihoodModel), digits)
+        return cls(pipeline.name, pipeline.model.config, isinstance(pipeline.model, LikelihoodModel), digits, "scenes" in data)
 
     @classmethod
     def of_recipe(cls, name: str, recipe: DrawingRecipe) -> Subject:
         """Describe the model that a recipe trains."""
         digits = recipe.data.source if isinstance(recipe.data, DigitsData) else None
-        return cls(name, recipe.model, issubclass(MODELS[recipe.kind].network_class, LikelihoodModel), digits)
+        has_bound = issubclass(MODELS[recipe.kind].network_class, LikelihoodModel)
+        return cls(name, recipe.model, has_bound, digits, isinstance(recipe.data, ScenesData))
 
     def allows(self, metric: Metric) -> bool:
         """Return whether the network has what a metric needs: a bound, or captions that condition it."""
@@ -81,7 +86,7 @@ class Subject:
         for name, metric in chosen.items():
             if not self._on_its_data(metric):
                 possible = ", ".join(other for other, each in METRICS.items() if self._on_its_data(each))
-                kind = "captioned digits" if self.digits else "captioned images"
+                kind = f"captioned {'digits' if self.digits else 'scenes' if self.scenes else 'images'}"
                 raise ValueError(f"--metric {name}: {self.name} draws {kind}, for which the metrics are {possible}")
             if not self.allows(metric):
                 lacks = "a likelihood" if metric.needs_bound and not self.has_bound else "captions as input"
@@ -95,7 +100,9 @@ class Subject:
         return settings.only([name for name in settings.metrics if self.allows(METRICS[name])])
 
     def _on_its_data(self, metric: Metric) -> bool:
-        return metric.measures_digits if self.digits is not None else bool(metric.captions or metric.samples)
+        if self.digits is not None:
+            return metric.measures_digits
+        return metric.measures_scenes if self.scenes else bool(metric.captions or metric.samples)
 
     def check(self, data: str | Path | None, settings: Settings) -> None:
         """Make all checks that need neither drawings nor large networks: metrics, data, splits, sizes, files and installed packages.
@@ -108,10 +115,12 @@ class Subject:
             ValueError: something cannot be measured.
         """
         metrics = self.metrics(settings)
-        if self.digits is None:
-            self._check_captions(data, settings, metrics)
-        else:
+        if self.digits is not None:
             self._check_digits(data, settings, self.digits)
+        elif self.scenes:
+            self._check_scenes(data, settings, metrics)
+        else:
+            self._check_captions(data, settings, metrics)
 
     def _check_digits(self, data: str | Path | None, settings: Settings, source: DigitSource) -> None:
         if settings.split == "all":
@@ -121,6 +130,19 @@ class Subject:
         if data is not None and ("://" in str(data) or (Path(data) / MANIFEST).is_file()):
             kind = "a URL" if "://" in str(data) else "a prepared dataset"
             raise ValueError(f"--data {data}: is {kind}; {self.name} draws captioned digits, and needs the folder of the four MNIST files")
+
+    def _check_scenes(self, data: str | Path | None, settings: Settings, metrics: Mapping[str, Metric]) -> None:
+        if settings.split in ("all", "train"):
+            raise ValueError(
+                f"--split {settings.split}: {self.name} draws captioned scenes; choose validation or test, which have held-out ones"
+            )
+        if data is not None:
+            Cutouts.open(data)
+        elif painted := [name for name in metrics if name != "compositional-accuracy"]:
+            raise ValueError(
+                f"{self.name} draws captioned scenes: give prepared cut-outs with --data for {', '.join(painted)}, "
+                "or measure --metric compositional-accuracy only"
+            )
 
     def _check_captions(self, data: str | Path | None, settings: Settings, metrics: Mapping[str, Metric]) -> None:
         if data is None:
@@ -165,6 +187,6 @@ class Subject:
                 settings.damsm, load_model(settings.damsm, DAMSM).network.config, self.name, self.config.side, self.config.colours
             )
         if settings.reader is not None:
-            load_model(settings.reader, DigitReader)
-        if self.digits is None:
+            load_model(settings.reader, CompositionReader if self.scenes else DigitReader)
+        if self.digits is None and not self.scenes:
             require_captions(metrics, settings.images, settings.images - 1)

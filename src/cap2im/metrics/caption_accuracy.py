@@ -46,7 +46,7 @@ from torch.nn import functional as F
 
 from cap2im.data.mnist import DIGIT_SIDE, Digits
 from cap2im.data.mnist_captions import CANVAS_SIDE, LAYOUTS, PLACES, CanvasMaker, Configuration, HeldOut
-from cap2im.metrics.distributed import ProcessGroup
+from cap2im.metrics.criteria import Criteria
 from cap2im.metrics.measurement import Measurement, proportion
 from cap2im.models.digit_reader import NO_DIGIT, DigitReader
 
@@ -57,22 +57,13 @@ FIELDS = ("digits", "places", "clean", "joint")
 
 
 @dataclass(frozen=True)
-class Scores:
+class Scores(Criteria):
     """Which criteria each of N pictures meets: booleans [N], defined in the module's docstring."""
 
     digits: Tensor
     places: Tensor
     clean: Tensor
     joint: Tensor
-
-    @classmethod
-    def cat(cls, parts: Sequence[Scores]) -> Scores:
-        """Return the scores of several batches in their order."""
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in FIELDS))
-
-    def all_gather(self, processes: ProcessGroup) -> Scores:
-        """Return the scores of all processes (a collective call)."""
-        return Scores(*(processes.all_gather(getattr(self, name)) for name in FIELDS))
 
 
 def window_corner(place: str, side: int) -> tuple[int, int]:

@@ -7,11 +7,10 @@ Shapes: B windows, W window side, F feature maps.
 
 from __future__ import annotations
 
-import hashlib
-
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+
+from cap2im.models.readers import Reader, convolution
 
 NO_DIGIT = 10  # the class after the ten digits: no digit at the middle of the window
 CLASSES = 11
@@ -26,7 +25,7 @@ class DigitReaderConfig(BaseModel):
     channels: int = Field(16, ge=1, description="feature maps of the first layer; the later ones have two and four times as many")
 
 
-class DigitReader(nn.Module):
+class DigitReader(Reader):
     """Four 3 x 3 convolutions with batch normalisation, three of them pooled, and a linear layer.
 
     The last plane is flattened, not averaged, to distinguish a digit at the middle of the window from a displaced one.
@@ -37,28 +36,16 @@ class DigitReader(nn.Module):
         self.config = config
         f = config.channels
         self.features = nn.Sequential(
-            *_convolution(1, f, padding=1),
+            *convolution(1, f, padding=1),
             nn.MaxPool2d(2),  # [B, F, W/2, W/2]
-            *_convolution(f, 2 * f, padding=1),
+            *convolution(f, 2 * f, padding=1),
             nn.MaxPool2d(2),  # [B, 2F, W/4, W/4]
-            *_convolution(2 * f, 4 * f, padding=1),
+            *convolution(2 * f, 4 * f, padding=1),
             nn.MaxPool2d(2),  # [B, 4F, W/8, W/8]
-            *_convolution(4 * f, 4 * f, padding=0),  # [B, 4F, W/8 - 2, W/8 - 2]
+            *convolution(4 * f, 4 * f, padding=0),  # [B, 4F, W/8 - 2, W/8 - 2]
         )
         self.classify = nn.Linear(4 * f * (config.window // 8 - 2) ** 2, CLASSES)
 
     def forward(self, windows: Tensor) -> Tensor:
         """Return logits [B, 11] of windows [B, 1, W, W] in 0..1, 0 being background."""
         return self.classify(self.features(windows).flatten(1))
-
-    def digest(self) -> str:
-        """Return the SHA-256 hex digest of sizes and weights, by which measurements name their reader."""
-        sha256 = hashlib.sha256(self.config.model_dump_json().encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            sha256.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return sha256.hexdigest()
-
-
-def _convolution(inputs: int, outputs: int, padding: int) -> tuple[nn.Module, ...]:
-    return nn.Conv2d(inputs, outputs, 3, padding=padding, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()

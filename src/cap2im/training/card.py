@@ -261,6 +261,23 @@ def digit_reader_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str
     )
 
 
+def composition_reader_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
+    """Return the card of a composition reader."""
+    return model_card(
+        name,
+        recipe,
+        figures,
+        task="image-classification",
+        unit=f" of {recipe.train.batch_size} pictures",
+        measured={
+            "cut-outs": f"{figures['data']['images']:,} of {len(recipe.model.things)} things, SHA-256 {figures['data']['sha256']}",
+            **{f"real scenes in style {style} read exactly": _interval(joint) for style, joint in figures["joint"].items()},
+            "digest": f"`{figures['digest']}`",
+        },
+        use="It reads drawings of captioned scenes for compositional accuracy (`cap2im.metrics.compositional_accuracy`).",
+    )
+
+
 def scene_reader_card(name: str, recipe: Any, figures: Mapping[str, Any]) -> str:
     """Return the card of a scene reader, with the scores of each word."""
     splits = figures["words"]
