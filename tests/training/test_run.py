@@ -188,7 +188,7 @@ def test_the_bar_fits_80_columns():
     bar.remove_task(task)
 
 
-def test_time_left_is_shown_after_the_first_update(tmp_path, capsys, monkeypatch):
+def test_time_left_leaves_out_the_first_update(tmp_path, capsys, monkeypatch):
     now = 1000.0
     monkeypatch.setattr("cap2im.training.log.time.monotonic", lambda: now)
     log = RunLog(tmp_path, make_accelerator("cpu", 1), 0, 2000)
@@ -196,7 +196,7 @@ def test_time_left_is_shown_after_the_first_update(tmp_path, capsys, monkeypatch
         now += 5.0 if update == 0 else 1.0  # the first one is slower
         log.advance("bound -12.3 nats, KL 4.5")
     assert capsys.readouterr().out.splitlines() == [
-        "step 1 of 2,000, 2:46:35 left: bound -12.3 nats, KL 4.5",
+        "step 1 of 2,000, -:--:-- left: bound -12.3 nats, KL 4.5",
         "step 31 of 2,000, 0:32:49 left: bound -12.3 nats, KL 4.5",
         "step 61 of 2,000, 0:32:19 left: bound -12.3 nats, KL 4.5",
         "step 91 of 2,000, 0:31:49 left: bound -12.3 nats, KL 4.5",

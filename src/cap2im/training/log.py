@@ -23,6 +23,7 @@ from cap2im.training.samples import SampleGrid
 
 Tracker = Literal["tensorboard", "wandb"]
 NOTE_WIDTH = 36  # columns
+UNKNOWN_TIME = "-:--:--"
 LINE_EVERY = 30.0  # seconds between two lines of progress without a terminal
 
 
@@ -64,8 +65,8 @@ class RunLog:
         self._progress = progress_bar()
         self._interactive = self._progress.console.is_terminal or self._progress.console.is_jupyter
         self._progress.disable = not (self.active and self._interactive)
-        self._task = self._progress.add_task("", total=total, completed=step, left="-:--:--", note="")
-        self._started = self._printed = time.monotonic()
+        self._task = self._progress.add_task("", total=total, completed=step, left=UNKNOWN_TIME, note="")
+        self._printed = time.monotonic()
         self._first_update = 0.0  # when it ended
         self._excepthook: Any = None
 
@@ -117,23 +118,21 @@ class RunLog:
             threading.excepthook = self._excepthook
 
     def advance(self, note: str) -> None:
-        """Count an update. The bar shows `note` and the time left; without a terminal, a line does at the first update and at times."""
+        """Count an update. The bar shows `note` and the time left; without a terminal, a line does at the first update and at times.
+
+        The time left is estimated from the updates after the first, which compiles or warms up.
+        """
         self._step += 1
-        now = time.monotonic()
-        left = str(timedelta(seconds=round(self._seconds_left(now))))
+        now, updates = time.monotonic(), self._step - self._first - 1  # after the first
+        if updates == 0:
+            self._first_update, left = now, UNKNOWN_TIME
+        else:
+            left = str(timedelta(seconds=round((now - self._first_update) / updates * (self._total - self._step))))
         self._progress.update(self._task, advance=1, left=left, note=note)
         due = self._step == self._first + 1 or now - self._printed >= LINE_EVERY
         if not self._interactive and due and self._step < self._total:
             self._printed = now
             self.print(f"step {self._step:,} of {self._total:,}, {left} left: {note}")
-
-    def _seconds_left(self, now: float) -> float:
-        """Return the estimated time to the end. Later estimates leave out the first update, which is slower."""
-        updates = self._step - self._first
-        if updates == 1:
-            self._first_update = now
-            return (now - self._started) * (self._total - self._step)
-        return (now - self._first_update) / (updates - 1) * (self._total - self._step)
 
     def print(self, text: str) -> None:
         """Print a line, above the bar."""
