@@ -69,7 +69,7 @@ def test_alignment_is_equation_7():
     words, hidden = torch.randn(2, 4, 6).double(), torch.randn(2, 5).double()
     mask = torch.tensor([[True] * 4, [True, True, False, False]])
     text = EncodedText(words, words.mean(1), mask)
-    sentence, weights = alignment.begin(text)(hidden)
+    sentence, weights = alignment.begin(text)(alignment.state(hidden))
     scores = torch.tanh(alignment.word(words) + alignment.state(hidden)[:, None]) @ alignment.score
     expected = scores.exp() * mask
     expected = expected / expected.sum(1, keepdim=True)
@@ -128,8 +128,8 @@ def test_an_alignment_chooses_by_context_and_reads_words():
     torch.nn.init.normal_(alignment.score)
     words, context, hidden = torch.randn(2, 4, 6).double(), torch.randn(2, 4, 6).double(), torch.randn(2, 5).double()
     mask = torch.tensor([[True, True, True, False], [True] * 4])
-    _, expected = alignment.begin(EncodedText(context, context.mean(1), mask))(hidden)
-    read, weights = alignment.begin(EncodedText(words, words.mean(1), mask, context))(hidden)
+    _, expected = alignment.begin(EncodedText(context, context.mean(1), mask))(alignment.state(hidden))
+    read, weights = alignment.begin(EncodedText(words, words.mean(1), mask, context))(alignment.state(hidden))
     torch.testing.assert_close(weights, expected)
     torch.testing.assert_close(read, (weights.unsqueeze(2) * words).sum(1))
 
@@ -162,9 +162,9 @@ def test_align_noise_applies_only_in_training():
     words, hidden = torch.randn(1, 4, 6).double(), torch.randn(1, 5).double()
     mask = torch.tensor([[True, True, True, False]])
     text = EncodedText(words.expand(20_000, -1, -1), words.mean(1).expand(20_000, -1), mask.expand(20_000, -1))
-    _, noisy = alignment.begin(text)(hidden.expand(20_000, -1))
+    _, noisy = alignment.begin(text)(alignment.state(hidden).expand(20_000, -1))
     alignment.eval()
-    _, weights = alignment.begin(text)(hidden.expand(20_000, -1))
+    _, weights = alignment.begin(text)(alignment.state(hidden).expand(20_000, -1))
     torch.testing.assert_close(noisy.argmax(dim=1).bincount(minlength=4) / 20_000, weights[0].float(), atol=0.015, rtol=0)
     torch.testing.assert_close(noisy.sum(dim=1), torch.ones(20_000).double())
     assert not noisy[:, 3].any()

@@ -87,11 +87,11 @@ def test_posterior_pass(name, variant):
 
     with torch.no_grad():
         state, inference = model.initial_generative_state(len(images)), model.initial_inference_state(len(images))
-        layers = StepContext(model, text)
+        context = StepContext(model, text)
         steps = {key: [] for key in ("c_ts", "read_attent_params", "write_attent_params", "h_dec", "cell_dec", "h_enc", "cell_enc")}
         for eps in noise.unbind(1):
-            posterior, inference, read_window = model.infer(images, state, inference, layers)
-            state, glimpse = model.generate(posterior.sample(eps), state, layers)
+            posterior, inference, read_window = model.infer(images, state, inference, context)
+            state, glimpse = model.generate(posterior.sample(eps), state, context)
             step = (pixels(state.canvas), read_window, glimpse.write_window, state.hidden, state.cell, inference.hidden, inference.cell)
             for values, value in zip(steps.values(), step, strict=True):
                 values.append(value)

@@ -11,8 +11,9 @@ Shapes: B batch, L words, T glimpses, D features, Z latent, P patch side, A canv
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 
 from cap2im.models.filterbank import PARAMETERS, Variant, filter_bank, filter_offsets, first_pixel
 from cap2im.models.interface import Bound, DrawnSequence, Frame, Gaussian, LikelihoodModel, standard_normal
-from cap2im.models.precision import step_linear
+from cap2im.models.recurrence import unroll
 from cap2im.models.text import Alignment, AlignmentPass, BidirectionalLanguageModel, EncodedText, lstm_cell
 
 
@@ -101,25 +102,33 @@ class Glimpse:
     write_window: Tensor
 
 
+COMPILED_GLIMPSES = 2  # in one compiled function: more are a little faster and compile for longer
+STEP_LAYERS = ("read_window", "inference", "posterior", "generative", "write_window", "patch")
+
+
 class StepContext:
-    """What all steps of one pass over a batch share: the encoded captions and the layers.
+    """What a step needs besides the states: the encoded captions and the layers. All steps of one pass over a batch can share it.
 
     A constant sentence vector is multiplied with its weights [B, 4D] once, not at every step.
     """
 
     def __init__(self, model: DRAW, text: EncodedText | None) -> None:
+        self.layers: dict[str, Callable[[Tensor], Tensor]] = {name: getattr(model, name) for name in STEP_LAYERS}
         self.alignment: AlignmentPass | None = None
         self.sentence: Tensor | None = None
         if text is not None and model.config.conditioning == "align":
             self.alignment = model.alignment.begin(text)
+            self.layers["alignment"] = model.alignment.state
         elif text is not None:
             self.sentence = model.sentence(text.sentence).to(text.sentence.dtype)
-        self.read_window = step_linear(model.read_window)
-        self.inference = step_linear(model.inference)
-        self.posterior = step_linear(model.posterior)
-        self.generative = step_linear(model.generative)
-        self.write_window = step_linear(model.write_window)
-        self.patch = step_linear(model.patch)
+
+    def unroll(self, steps: int, batch: int) -> list[StepContext]:
+        """Return a context for each step of a pass, whose weight gradients are made together."""
+        unrolled = {name: unroll(layer, steps, batch) for name, layer in self.layers.items() if isinstance(layer, nn.Linear)}
+        contexts = [copy.copy(self) for _ in range(steps)]
+        for step, context in enumerate(contexts):
+            context.layers = {name: layers[step] for name, layers in unrolled.items()}
+        return contexts
 
 
 class DRAW(LikelihoodModel):
@@ -129,6 +138,7 @@ class DRAW(LikelihoodModel):
     """
 
     config: DRAWConfig
+    glimpses_at_once = 1  # in one call of `infer_and_generate`
 
     def __init__(self, config: DRAWConfig) -> None:
         super().__init__()
@@ -159,16 +169,16 @@ class DRAW(LikelihoodModel):
         initialise(self)
 
     def compile_steps(self) -> None:
-        """Compile the two steps with torch.compile; results change within rounding."""
-        self.infer = torch.compile(self.infer)  # type: ignore[method-assign]
-        self.generate = torch.compile(self.generate)  # type: ignore[method-assign]
+        """Compile the steps of training with torch.compile, a few glimpses as one function; results change within rounding."""
+        self.glimpses_at_once = COMPILED_GLIMPSES
+        self.infer_and_generate = torch.compile(self.infer_and_generate)  # type: ignore[method-assign]
 
     @property
     def observation(self) -> str:
         """Section 3.3: each pixel is Bernoulli, with the sigmoid of the canvas as its mean."""
         return "bernoulli"
 
-    # The states before the first glimpse
+    # The states before the first glimpse; of the form of later ones, for which torch.compile would make another function
 
     def initial_generative_state(self, batch: int) -> GenerativeState:
         """Return the learned canvas and h_gen, zeros in plain DRAW, and a cell of zeros."""
@@ -177,53 +187,69 @@ class DRAW(LikelihoodModel):
         if c.conditioning == "none":
             canvas, hidden = zeros(batch, c.colours, c.side, c.side), zeros(batch, c.generative_units)
         else:
-            canvas, hidden = self.start_canvas.expand(batch, -1, -1, -1), self.start_generative.expand(batch, -1)
-        return GenerativeState(canvas, hidden, zeros(batch, c.generative_units))
+            canvas, hidden = self.start_canvas.repeat(batch, 1, 1, 1), self.start_generative.repeat(batch, 1)
+        return GenerativeState(canvas, hidden, zeros(batch, c.generative_units, requires_grad=torch.is_grad_enabled()))
 
     def initial_inference_state(self, batch: int) -> InferenceState:
         """Return the learned h_infer, zeros in plain DRAW, and a cell of zeros."""
-        zeros = self.patch.weight.new_zeros(batch, self.config.inference_units)
-        return InferenceState(zeros if self.config.conditioning == "none" else self.start_inference.expand(batch, -1), zeros)
+        zeros = self.patch.weight.new_zeros(batch, self.config.inference_units, requires_grad=torch.is_grad_enabled())
+        return InferenceState(zeros if self.config.conditioning == "none" else self.start_inference.repeat(batch, 1), zeros)
 
     # One step
 
-    def read(self, images: Tensor, state: GenerativeState, layers: StepContext) -> tuple[Tensor, Tensor]:
+    def read(self, images: Tensor, state: GenerativeState, context: StepContext) -> tuple[Tensor, Tensor]:
         """Return r_t [B, 2*C*P*P] of the image and the error image x - sigmoid(c), and the read window [B, 5] (eq. 10-11).
 
         Reading is linear: the error's patch is the difference of two patches.
         """
         c = self.config
-        window = layers.read_window(state.hidden)  # [B, 5]
+        window = context.layers["read_window"](state.hidden)  # [B, 5]
         bank = filter_bank(window, c.read_patch, c.side, c.variant)
         image = bank.read(images)  # [B, C, P, P]
         error = image - bank.read(state.canvas.sigmoid())
         return (torch.cat([image, error], dim=1) * bank.gamma.unsqueeze(1)).flatten(1), window
 
     def infer(
-        self, images: Tensor, state: GenerativeState, inference: InferenceState, layers: StepContext
+        self, images: Tensor, state: GenerativeState, inference: InferenceState, context: StepContext
     ) -> tuple[Gaussian, InferenceState, Tensor]:
         """Return the posterior of z_t, the next inference state and the read window (eq. 10-13)."""
-        patches, window = self.read(images, state, layers)
+        patches, window = self.read(images, state, context)
         inputs = torch.cat([patches, state.hidden, inference.hidden], dim=1)
-        inference = InferenceState(*lstm_cell(layers.inference(inputs), inference.cell))
-        mean, log_variance = layers.posterior(inference.hidden).chunk(2, dim=1)  # [B, Z] each
+        inference = InferenceState(*lstm_cell(context.layers["inference"](inputs), inference.cell))
+        mean, log_variance = context.layers["posterior"](inference.hidden).chunk(2, dim=1)  # [B, Z] each
         return Gaussian(mean, 0.5 * log_variance), inference, window
 
-    def generate(self, latent: Tensor, state: GenerativeState, layers: StepContext) -> tuple[GenerativeState, Glimpse]:
+    def generate(self, latent: Tensor, state: GenerativeState, context: StepContext) -> tuple[GenerativeState, Glimpse]:
         """Draw one glimpse from z_t [B, Z] (eq. 2-4)."""
         c = self.config
         inputs, words = [latent], None
-        if layers.alignment is not None:
-            sentence, words = layers.alignment(state.hidden)
+        if context.alignment is not None:
+            sentence, words = context.alignment(context.layers["alignment"](state.hidden))
             inputs.append(sentence)
-        preactivation = layers.generative(torch.cat([*inputs, state.hidden], dim=1))
-        if layers.sentence is not None:
-            preactivation = preactivation + layers.sentence
+        preactivation = context.layers["generative"](torch.cat([*inputs, state.hidden], dim=1))
+        if context.sentence is not None:
+            preactivation = preactivation + context.sentence
         hidden, cell = lstm_cell(preactivation, state.cell)
-        window = layers.write_window(hidden)  # [B, 5]
+        window = context.layers["write_window"](hidden)  # [B, 5]
         bank = filter_bank(window, c.write_patch, c.side, c.variant)
-        patch = layers.patch(hidden).view(-1, c.colours, c.write_patch, c.write_patch) / bank.gamma.unsqueeze(1)
+        patch = context.layers["patch"](hidden).view(-1, c.colours, c.write_patch, c.write_patch) / bank.gamma.unsqueeze(1)
         return GenerativeState(state.canvas + bank.write(patch), hidden, cell), Glimpse(words, window)
+
+    def infer_and_generate(
+        self,
+        images: Tensor,
+        noise: Sequence[Tensor],
+        state: GenerativeState,
+        inference: InferenceState,
+        contexts: Sequence[StepContext],
+    ) -> tuple[list[tuple[Tensor, Gaussian]], GenerativeState, InferenceState]:
+        """Make a glimpse for each noise [B, Z]; return h_gen before each with the posterior of its latent, and the states after all."""
+        glimpses = []
+        for eps, context in zip(noise, contexts, strict=True):
+            posterior, inference, _ = self.infer(images, state, inference, context)
+            glimpses.append((state.hidden, posterior))
+            state, _ = self.generate(posterior.sample(eps), state, context)
+        return glimpses, state, inference
 
     def latent_prior(self, hidden: Tensor) -> Gaussian:
         """Return P(Z_t | Z_1..t-1) for t > 1 from h_gen of the step before (eq. 1)."""
@@ -238,15 +264,17 @@ class DRAW(LikelihoodModel):
         """Return the lower bound of each image from one posterior sample (eq. 14)."""
         state = self.initial_generative_state(len(images))
         inference = self.initial_inference_state(len(images))
-        layers = StepContext(self, text)
+        context, steps = StepContext(self, text), noise.unbind(1)
+        contexts = context.unroll(len(steps), len(images)) if torch.is_grad_enabled() else [context] * len(steps)
         hidden, means, log_sigmas = [], [], []
         with torch.autocast(images.device.type, enabled=False):  # layers keep autocast's type; windows and canvases stay in fp32
-            for eps in noise.unbind(1):
-                hidden.append(state.hidden)
-                posterior, inference, _ = self.infer(images, state, inference, layers)
-                state, _ = self.generate(posterior.sample(eps), state, layers)
-                means.append(posterior.mean)
-                log_sigmas.append(posterior.log_sigma)
+            for first in range(0, len(steps), self.glimpses_at_once):
+                some = slice(first, first + self.glimpses_at_once)
+                glimpses, state, inference = self.infer_and_generate(images, steps[some], state, inference, contexts[some])
+                for before, posterior in glimpses:
+                    hidden.append(before)
+                    means.append(posterior.mean)
+                    log_sigmas.append(posterior.log_sigma)
             posterior = Gaussian(torch.stack(means, dim=1), torch.stack(log_sigmas, dim=1))  # [B, T, Z]
             prior = self.prior_sequence(torch.stack(hidden, dim=1))
             kl = posterior.kl(prior)  # [B, T]
@@ -269,10 +297,10 @@ class DRAW(LikelihoodModel):
     def sample_steps(self, text: EncodedText | None, noise: Tensor) -> Iterator[tuple[GenerativeState, Glimpse]]:
         """Draw from the prior, one glimpse at a time (section 3.4); noise is [B, T, Z] standard normal."""
         state = self.initial_generative_state(len(noise))
-        layers = StepContext(self, text)
+        context = StepContext(self, text)
         for t, eps in enumerate(noise.unbind(1)):
             prior = self.latent_prior(state.hidden) if t else standard_normal(state.hidden, self.config.latent)
-            state, glimpse = self.generate(prior.sample(eps), state, layers)
+            state, glimpse = self.generate(prior.sample(eps), state, context)
             yield state, glimpse
 
     def sample(self, text: EncodedText | None, noise: Tensor) -> DrawnSequence:

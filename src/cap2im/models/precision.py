@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 Precision = Literal["fp32", "bf16"]
 
@@ -37,24 +34,3 @@ def usable_precision(precision: Precision, device: torch.device) -> Precision:
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Return the autocast context of a precision; it is disabled for "fp32" and where bf16 is not supported."""
     return torch.autocast(device.type, torch.bfloat16, enabled=usable_precision(precision, device) == "bf16")
-
-
-class CastLinear:
-    """A linear layer whose weights are cast once, to autocast's type, for many calls outside of autocast.
-
-    Outputs have the type of the inputs.
-    """
-
-    def __init__(self, layer: nn.Linear) -> None:
-        device = layer.weight.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else layer.weight.dtype
-        self.weight, self.bias = layer.weight.to(dtype), None if layer.bias is None else layer.bias.to(dtype)
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Return outputs [..., out] of inputs [..., in]."""
-        return F.linear(inputs.to(self.weight.dtype), self.weight, self.bias).to(inputs.dtype)
-
-
-def step_linear(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
-    """Return a layer for the steps of a recurrent pass: cast once if gradients are enabled, else the layer itself."""
-    return CastLinear(layer) if torch.is_grad_enabled() else layer

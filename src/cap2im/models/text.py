@@ -12,14 +12,12 @@ Shapes: B batch, L words, D features, K align features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from cap2im.models.filterbank import Variant
-from cap2im.models.precision import step_linear
 
 
 @dataclass(frozen=True)
@@ -202,7 +200,7 @@ class Alignment(nn.Module):
         """Compute what all steps of one pass share."""
         context = text.words if text.context is None else text.context
         doubled_words = 2 * self.word(context).to(context.dtype)
-        return AlignmentPass(text, doubled_words, step_linear(self.state), 2 * self.score, self.noise if self.training else 0.0)
+        return AlignmentPass(text, doubled_words, 2 * self.score, self.noise if self.training else 0.0)
 
 
 @dataclass(frozen=True)
@@ -211,17 +209,16 @@ class AlignmentPass:
 
     text: EncodedText
     doubled_words: Tensor  # [B, L, K] 2 (U h_lang + b)
-    state: Callable[[Tensor], Tensor]  # W
     doubled_score: Tensor  # [K] 2 v
     noise: float
 
-    def __call__(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sentence vector s_t [B, D] and the word weights [B, L] for the state h_gen [B, D] of the step before.
+    def __call__(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sentence vector s_t [B, D] and the word weights [B, L] for W h_gen [B, K] of the step before.
 
         v . tanh(x) = 2v . sigmoid(2x) - sum(v), and the softmax over words cancels the constant. The sigmoid therefore gives the weights of
         equation 7; on a CPU it is many times faster than tanh.
         """
-        features = (self.doubled_words + 2 * self.state(hidden).unsqueeze(1)).sigmoid_()  # [B, L, K]
+        features = (self.doubled_words + 2 * state.unsqueeze(1)).sigmoid_()  # [B, L, K]
         scores = features @ self.doubled_score  # [B, L]
         if self.noise:
             scores = scores - self.noise * torch.empty_like(scores).exponential_().log()  # minus the log of an exponential is Gumbel
