@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -98,7 +99,7 @@ def test_commands_parse(document):
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """A folder with what the pages take for granted: photos/, list.csv, captions.txt, mnist/; ready/ has a dataset and a run of it."""
+    """A folder with what the pages take for granted: photos/, list.csv, captions.txt, sprites/, mnist/; ready/ has a dataset and a run."""
     folder = tmp_path_factory.mktemp("docs")
     photos = folder / "photos"
     photos.mkdir()
@@ -110,6 +111,11 @@ def workspace(tmp_path_factory):
         rows.append(f"{number}.png,a bus,{colour}")
     (folder / "list.csv").write_text("\n".join(rows), "utf-8")
     (folder / "captions.txt").write_text("".join(f"a red bus\na blue bus {n}\na bus on a street\n\n" for n in range(40)), "utf-8")
+    for style, name in itertools.product(("round", "pixels"), ("dog", "cat", "red-apple")):
+        (folder / "sprites" / style).mkdir(parents=True, exist_ok=True)
+        cutout = Image.new("RGBA", (24, 24))
+        cutout.paste((90, 250, 250, 255), (4, 4, 20, 20))
+        cutout.save(folder / "sprites" / style / f"{name}.png")
     (folder / "mnist").symlink_to(data_folder() / "mnist")
     return folder
 

@@ -42,4 +42,4 @@ def test_a_reader_of_files_only_refuses_folders(tmp_path, monkeypatch):
 
 
 def test_the_command_line_offers_the_registered_kinds():
-    assert typing.get_args(cap2im.cli.data.Kind) == tuple(SOURCES)
+    assert typing.get_args(cap2im.cli.data.Kind) == (*SOURCES, cap2im.cli.data.CUTOUTS)

@@ -60,6 +60,7 @@ def test_training_scenes_hold_nothing_that_is_held_out():
     assert (held_out.pairs[second[two], backgrounds[two]] == 0).all()
     related = (layouts == 1) | (layouts == 2)
     assert (held_out.triples[first[related], second[related], layouts[related] - 1] == 0).all()
+    assert (first[related] != second[related]).all(), "two equal things have a sentence of their own"
     rare = (held_out.words[first] > 0) | (two & (held_out.words[second] > 0))
     assert (drawn.templates[rare] == 0).all()
     assert rare.any()
