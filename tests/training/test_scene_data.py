@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from cap2im.config import load_recipe, recipe_names
-from cap2im.data.cutouts_manifest import ARRAY, FORMAT, MANIFEST, CutoutsManifest
+from cap2im.cli.comparison import check_comparison
+from cap2im.config import ScenesData, load_recipe, recipe_names
 from cap2im.data.scenes import HeldOutScenes
 from cap2im.data.vocabulary import Vocabulary
-from cap2im.files import file_sha256
+from cap2im.evaluation.settings import Settings
 from cap2im.pipeline import Pipeline
 from cap2im.training.data import DataSource, load_training_data
 from cap2im.training.dispatch import train
-from tests.squares import square_cutouts
+from tests.squares import square_cutouts, write_cutouts
 
 TINY = [
     "data.things=[]",
@@ -44,27 +43,13 @@ TINY = [
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cutouts")
-    cutouts = square_cutouts()
-    np.save(folder / ARRAY, cutouts.images.numpy())
-    manifest = CutoutsManifest(
-        format=FORMAT,
-        version="0",
-        source="squares",
-        side=cutouts.images.shape[-1],
-        things=cutouts.nouns,
-        styles=cutouts.styles,
-        licences=cutouts.licences,
-        thing=tuple(cutouts.thing.tolist()),
-        style=tuple(cutouts.style.tolist()),
-        licence=tuple(cutouts.licence.tolist()),
-        array_sha256=file_sha256(folder / ARRAY),
-    )
-    (folder / MANIFEST).write_text(manifest.model_dump_json())
+    write_cutouts(folder, square_cutouts())
     return folder
 
 
 def test_recipes_of_scenes_list_the_same_things():
-    sections = {name: load_recipe(name).data for name in recipe_names() if name.endswith("-scenes")}
+    sections = {name: getattr(load_recipe(name), "data", None) for name in recipe_names()}
+    sections = {name: section for name, section in sections.items() if isinstance(section, ScenesData)}
     assert len(sections) == 6
     for section in sections.values():
         assert section == sections["aligndraw-scenes"]
@@ -135,6 +120,15 @@ def test_invisible_backgrounds_survive_the_model():
 def test_what_does_not_fit_is_refused(folder, changes, message):
     with pytest.raises(ValueError, match=message):
         load_training_data(load_recipe("aligndraw-scenes", [*TINY, *changes]), DataSource(folder))
+
+
+def test_comparisons_check_the_cutouts_before_they_train(folder, tmp_path):
+    things = square_cutouts(load_recipe("aligndraw-scenes").data.things, styles=("flat", "twemoji"))
+    write_cutouts(tmp_path, things)
+    settings = Settings(metrics=("bound",))
+    check_comparison([], ["aligndraw-scenes"], str(tmp_path), settings, None)
+    with pytest.raises(ValueError, match="'twemoji' is none of its styles"):
+        check_comparison([], ["aligndraw-scenes"], str(folder), settings, None)
 
 
 def test_scenes_need_a_folder_and_are_not_streamed(folder):

@@ -84,11 +84,12 @@ def check_comparison(
     Raises:
         ValueError: something is missing or does not fit.
     """
-    from cap2im.config import DigitsData, DrawingRecipe, PicturesData, load_recipe
+    from cap2im.config import DigitsData, DrawingRecipe, PicturesData, ScenesData, load_recipe
     from cap2im.data.dataset import PreparedDataset
     from cap2im.data.mnist import load_digits
     from cap2im.evaluation.subject import Subject
     from cap2im.training.data import fit_to_dataset, sentence_encoder
+    from cap2im.training.scene_data import SceneData
 
     recipes = {name: recipe for name in missing if isinstance(recipe := load_recipe(name, []), DrawingRecipe)}
     if recipes:
@@ -106,7 +107,9 @@ def check_comparison(
         if sharpener is not None and (sharpener.side, sharpener.colours) != (subject.config.side, subject.config.colours):
             raise ValueError(f"the sharpener does not fit {subject.name}: it sharpens {sharpener.side} x {sharpener.side} pixels")
     for recipe in recipes.values():
-        if not isinstance(recipe.data, DigitsData):
+        if isinstance(recipe.data, ScenesData):
+            SceneData.load(recipe.data, data)
+        elif not isinstance(recipe.data, DigitsData):
             fit_to_dataset(recipe, PreparedDataset.open(str(data)), resizes=isinstance(recipe.data, PicturesData))
             sentence_encoder(recipe)
 
