@@ -22,6 +22,7 @@ from benchmarks.speed import COCO_WORDS, Clock, precisions_of, training_step
 
 from cap2im.config import load_recipe
 from cap2im.data.caption_batches import CaptionBatches
+from cap2im.data.captioned_images import CaptionedImages
 from cap2im.data.dataset import PreparedDataset
 from cap2im.data.prepare import prepare_dataset
 from cap2im.data.shard_batches import ShardBatches
@@ -64,17 +65,18 @@ def time_photos(arguments: argparse.Namespace) -> None:
         start = time.perf_counter()
         prepare_dataset(source, out, kind="coco", path=str(arguments.coco), workers=arguments.workers)
         seconds = time.perf_counter() - start
-        print(f"| preparing | {images:,} photos in {seconds:.1f} s: {images / seconds:.0f} a second |\n| --- | --- |")
+        print("| what | result |\n| --- | --- |")
+        print(f"| preparing | {images:,} photos in {seconds:.1f} s: {images / seconds:.0f} a second |")
 
         dataset = PreparedDataset.open(out)
         config = load_recipe("aligndraw-coco-paper").model.model_copy(update={"vocabulary_size": COCO_WORDS})
         noise_shape = (config.glimpses, config.latent)
-        lazily = CaptionBatches(dataset.split("train"), dataset.vocabulary, noise_shape, colours=3, batch_size=BATCH)
+        lazily = CaptionBatches(CaptionedImages(dataset, "train"), dataset.vocabulary, noise_shape, colours=3, batch_size=BATCH)
         streamed = ShardBatches(dataset, "train", noise_shape, side=32, colours=3, batch_size=BATCH)
         clock = Clock(torch.device("cpu"), runs=5)
         precision = precisions_of(clock.device)[-1]
         step = clock.seconds(training_step(DRAW(config), clock.device, precision))
-        for name, batches in (("a batch, read lazily", lazily), ("a batch, streamed", streamed)):
+        for name, batches in (("reading a batch lazily", lazily), ("reading a batch, streamed", streamed)):
             counter = iter(range(10**9))
             seconds = clock.seconds(lambda batches=batches, counter=counter: batches.at(next(counter)), repeat=5)
             print(f"| {name} | {seconds * 1000:.0f} ms, where a training step in {precision} takes {step:.2f} s: {seconds / step:.1%} |")

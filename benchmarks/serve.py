@@ -38,6 +38,7 @@ from cap2im.randomness import generator
 
 CLIENTS = Path(__file__).with_name("serve_clients.lua")
 STARTS_WITHIN = 120  # seconds
+WARM_SECONDS = 2.0  # drawn before the first round
 MEBIBYTE = 2**20
 
 
@@ -151,8 +152,8 @@ def main() -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads)}
         with serving(arguments.model, options, environment) as (server, url):
             ask = (server, url, arguments.clients, arguments.seconds, listed)
-            direct(pipeline, captions, arguments.clients, 2)
-            warm = served(server, url, arguments.clients, 2, listed)
+            direct(pipeline, captions, arguments.clients, WARM_SECONDS)
+            warm = served(server, url, arguments.clients, WARM_SECONDS, listed)
             total = warm.pictures
             rounds, held = [], {}
             for _ in range(arguments.rounds):

@@ -35,6 +35,7 @@ from cap2im.randomness import generator
 
 BATCH = 100
 COCO_WORDS = 25_323
+EPOCH = 10_000  # canvases
 SIDE = 2048  # of the matrices whose product is the machine's rate
 PARTS = {  # operator -> part of a step that its time counts for
     "aten::mm": "matrix products",
@@ -233,9 +234,10 @@ def main() -> None:
     if arguments.recipe != parser.get_default("recipe"):
         return
     maker = CanvasMaker(scikit_learn_digits("train"), HeldOut.from_seed(0))
-    epoch = clock.seconds(lambda: maker.make(10_000, generator("epoch")))
+    epoch = clock.seconds(lambda: maker.make(EPOCH, generator("epoch")))
     step_seconds = clock.seconds(training_step(model, device, "fp32"))
-    print(f"\nMaking 10,000 canvases: {epoch:.2f} s, {epoch / 100 / step_seconds:.1%} of the time of their 100 training steps.")
+    steps = EPOCH // BATCH
+    print(f"\nMaking {EPOCH:,} canvases: {epoch:.2f} s, {epoch / steps / step_seconds:.1%} of the time of their {steps} training steps.")
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "cap2im", "draw", "the digit three is at the top of the digit one", "--out", folder]
         seconds = clock.seconds(lambda: subprocess.run(command, check=True, capture_output=True))
