@@ -165,7 +165,7 @@ def test_table_names_cutouts(folder):
 
 
 def test_articles_and_plurals_are_those_of_english():
-    names = ["unicorn", "umbrella", "leaf", "bus", "octopus", "dress", "french fries", "glasses", "fish", "ox"]
+    names = ["unicorn", "umbrella", "leaf", "bus", "octopus", "dress", "french fries", "glasses", "shaved ice", "fish", "ox"]
     things = name_things(names, {"ox": "oxes"})
     assert [(thing.one, thing.two) for thing in things] == [
         ("a unicorn", "unicorns"),
@@ -176,6 +176,7 @@ def test_articles_and_plurals_are_those_of_english():
         ("a dress", "dresses"),
         ("french fries", ""),
         ("glasses", ""),
+        ("shaved ice", ""),
         ("a fish", "fish"),
         ("an ox", "oxes"),
     ]

@@ -30,6 +30,7 @@ from cap2im.progress import progress_bar
 logger = logging.getLogger(__name__)
 
 SIDE = 48
+UNCOUNTABLE = frozenset({"bread", "butter", "cheese", "fog", "grass", "honey", "ice", "milk", "money", "popcorn", "rice", "salt", "sushi"})
 LEAST_OPACITY = 16  # of 255, of a pixel that belongs to the cut-out
 SMALLEST = 4  # pixels, of the longer side of a cut-out
 
@@ -132,7 +133,7 @@ def name_things(names: Sequence[str], plurals: dict[str, str]) -> tuple[Thing, .
     english = inflect.engine()
 
     def thing(name: str) -> Thing:
-        if name not in plurals and _is_plural(name, english):
+        if name not in plurals and (name.split()[-1] in UNCOUNTABLE or _is_plural(name, english)):
             return Thing(name=name, one=name)
         return Thing(name=name, one=str(english.a(name)), two=plurals.get(name) or str(english.plural_noun(name)))
 

@@ -27,8 +27,8 @@ class Thing(BaseModel):
 
     Attributes:
         name: without an article, in lower case.
-        one: the name with its article, as "an apple"; names in the plural have none.
-        two: the plural, as "apples"; empty if the name is a plural itself, as "grapes".
+        one: the name with its article, as "an apple"; names in the plural and uncountable ones have none.
+        two: the plural, as "apples"; empty if there is none, as for "grapes" and "bread".
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
