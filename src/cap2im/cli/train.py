@@ -19,6 +19,8 @@ from cap2im.extras import require
 
 commands = typer.Typer()
 
+OTHER_LOAD = 0.75  # processes that run or wait to run, on average over a minute
+
 
 @commands.command(
     epilog=examples(
@@ -58,6 +60,7 @@ def train(
     log: Annotated[Literal["tensorboard", "wandb"], typer.Option(help="Tracker that shows the log.")] = "tensorboard",
 ) -> None:
     """Train a model by a recipe."""
+    busy = _share_processors()  # before recipes, whose modules import torch
     from cap2im.config import load_recipe, recipe_names, to_toml
 
     if recipe is None and not (resume and run is not None):
@@ -76,6 +79,8 @@ def train(
         print(to_toml(resolved), end="")
         return
     require("training", "train", "accelerate", "tensorboard")
+    if busy:
+        print(busy, file=sys.stderr)
     from cap2im.loading import find_model
     from cap2im.training import dispatch as training
 
@@ -110,6 +115,21 @@ def train(
         raise StoppedError(_resume_hint(folder)) from None
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"model written to {model}")
+
+
+def _share_processors() -> str:
+    """Let threads sleep instead of spin while they wait, if other programs use the processors and torch is not loaded yet.
+
+    Spinning threads keep a processor from the thread that they wait for: a step then takes several times as long.
+
+    Returns:
+        A message about it; empty if nothing was changed.
+    """
+    known = "torch" in sys.modules or "OMP_WAIT_POLICY" in os.environ or os.environ.get("OMP_NUM_THREADS") == "1"
+    if known or not hasattr(os, "getloadavg") or (load := os.getloadavg()[0]) < OTHER_LOAD:
+        return ""
+    os.environ["OMP_WAIT_POLICY"] = "passive"  # OpenMP reads it when torch is loaded
+    return f"other programs use this machine (load {load:.1f}): OMP_WAIT_POLICY=passive for this training"
 
 
 def _resume_hint(run: Path) -> str:
