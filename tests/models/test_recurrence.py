@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from cap2im.models.precision import cast_linear
 from cap2im.models.recurrence import unroll
 
 
@@ -47,3 +48,16 @@ def test_layers_multiply_in_autocasts_type():
     assert outputs.dtype == inputs.grad.dtype == layer.weight.grad.dtype == layer.bias.grad.dtype == torch.float32
     error = (outputs - layer(inputs)).norm() / outputs.norm()
     assert 1e-4 < error < 2e-2, "bfloat16 products differ, but not by much"
+
+
+@torch.inference_mode()
+def test_cast_layers_have_autocasts_numbers():
+    layer, inputs = nn.Linear(30, 20), torch.randn(4, 30)
+    assert cast_linear(layer) is layer
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = cast_linear(layer)
+        outputs = cast(inputs)
+        assert outputs.dtype == torch.bfloat16
+        assert torch.equal(outputs, layer(inputs))
+        layer.weight.zero_()
+        assert torch.equal(cast(inputs), outputs), "the weights were cast before"

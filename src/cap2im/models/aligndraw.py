@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from cap2im.models.filterbank import PARAMETERS, Variant, filter_bank, filter_offsets, first_pixel
 from cap2im.models.interface import Bound, DrawnSequence, Frame, Gaussian, LikelihoodModel, standard_normal
+from cap2im.models.precision import cast_linear
 from cap2im.models.recurrence import unroll
 from cap2im.models.text import Alignment, AlignmentPass, BidirectionalLanguageModel, EncodedText, lstm_cell
 
@@ -121,6 +122,12 @@ class StepContext:
             self.layers["alignment"] = model.alignment.state
         elif text is not None:
             self.sentence = model.sentence(text.sentence).to(text.sentence.dtype)
+
+    def cast(self) -> StepContext:
+        """Return a context for all steps of sampling, whose weights are cast to autocast's type once."""
+        context = copy.copy(self)
+        context.layers = {name: cast_linear(layer) for name, layer in self.layers.items() if isinstance(layer, nn.Linear)}
+        return context
 
     def unroll(self, steps: int, batch: int) -> list[StepContext]:
         """Return a context for each step of a pass, whose weight gradients are made together."""
@@ -297,7 +304,7 @@ class DRAW(LikelihoodModel):
     def sample_steps(self, text: EncodedText | None, noise: Tensor) -> Iterator[tuple[GenerativeState, Glimpse]]:
         """Draw from the prior, one glimpse at a time (section 3.4); noise is [B, T, Z] standard normal."""
         state = self.initial_generative_state(len(noise))
-        context = StepContext(self, text)
+        context = StepContext(self, text).cast()
         for t, eps in enumerate(noise.unbind(1)):
             prior = self.latent_prior(state.hidden) if t else standard_normal(state.hidden, self.config.latent)
             state, glimpse = self.generate(prior.sample(eps), state, context)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 Precision = Literal["fp32", "bf16"]
 
@@ -34,3 +38,15 @@ def usable_precision(precision: Precision, device: torch.device) -> Precision:
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Return the autocast context of a precision; it is disabled for "fp32" and where bf16 is not supported."""
     return torch.autocast(device.type, torch.bfloat16, enabled=usable_precision(precision, device) == "bf16")
+
+
+def cast_linear(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
+    """Return a layer whose weights are cast to autocast's type once, for many calls without gradients; the layer itself without autocast.
+
+    Autocast casts the weights at every call in inference mode.
+    """
+    device = layer.weight.device.type
+    if not torch.is_autocast_enabled(device):
+        return layer
+    dtype = torch.get_autocast_dtype(device)
+    return partial(F.linear, weight=layer.weight.to(dtype), bias=None if layer.bias is None else layer.bias.to(dtype))
