@@ -177,3 +177,14 @@ def test_readings_do_not_depend_on_the_batch():
     assert torch.allclose(together.things.sum(2), torch.ones(5, 5))
     assert torch.allclose(together.things, alone.things, atol=1e-6)
     assert torch.allclose(together.backgrounds, alone.backgrounds, atol=1e-6)
+
+
+def test_a_thing_in_the_middle_leaves_no_room_for_others():
+    torch.manual_seed(0)
+    reader, images = CompositionReader(CONFIG).eval(), torch.rand(1, 3, SIDE, SIDE)
+    with torch.no_grad():
+        reader.classify[1].bias[CAT] = 9  # cats everywhere
+    assert read_pictures(reader, images).things.argmax(dim=2).tolist() == [[CAT, NOTHING, NOTHING, NOTHING, NOTHING]]
+    with torch.no_grad():
+        reader.classify[1].bias[NOTHING] = 18
+    assert read_pictures(reader, images).things.argmax(dim=2).tolist() == [[NOTHING] * 5]

@@ -6,6 +6,9 @@ window of the picture around each place without the caption: one of its things, 
 other places, of blends of two things and of blots. It also reads the background, one of the named colours. Pictures larger than `SIDE`
 pixels are first reduced, smaller ones enlarged. The class of a window is the most probable one.
 
+A thing in the middle covers parts of all other places. The probability of a thing at another place is therefore multiplied by that of
+"nothing" in the middle.
+
 For one drawing and its caption:
 
 - things: every named thing is read at some place, whichever; two equal things are read at two places;
@@ -133,9 +136,18 @@ def read_pictures(reader: CompositionReader, images: Tensor, batch: int = 256) -
     for part in images.split(batch):
         windows = place_windows(part, reader.config.window)
         of_things, of_backgrounds = reader(windows.flatten(0, 1).contiguous(memory_format=torch.channels_last))
-        things.append(of_things.softmax(dim=1).view(len(part), len(PLACES), -1))
+        things.append(_exclusive(of_things.softmax(dim=1).view(len(part), len(PLACES), -1)))
         backgrounds.append(of_backgrounds.view(len(part), len(PLACES), -1)[:, 0].softmax(dim=1))
     return Readings(torch.cat(things), torch.cat(backgrounds))
+
+
+def _exclusive(probabilities: Tensor) -> Tensor:
+    """Return probabilities [N, P, V + 1] in which a place other than the middle holds a thing only as far as the middle holds none."""
+    middle = list(PLACES).index("middle")
+    free = probabilities[:, middle, -1, None, None]  # [N, 1, 1]
+    things = probabilities[..., :-1] * free
+    things[:, middle] = probabilities[:, middle, :-1]
+    return torch.cat([things, 1 - things.sum(dim=2, keepdim=True)], dim=2)
 
 
 def targets_of(scenes: Sequence[Scene], things: Sequence[str], reader: CompositionReaderConfig) -> Targets:
