@@ -297,10 +297,11 @@ class Generator(nn.Module):
 
     def _shares(self, maps: Tensor) -> list[slice]:
         """Return the rows that are refined together: all, or a few at a time where that is faster and the rows are independent."""
-        count = len(maps)
-        together = self.training or self.config.variant == "released" or maps.device.type != "cpu"
-        share = count if together else max(1, PLACES_AT_ONCE // self.config.stage_sides[-1] ** 2)
-        return [slice(start, start + share) for start in range(0, count, share)]
+        exporting = torch.compiler.is_exporting()  # the number of rows is then not known
+        if self.training or self.config.variant == "released" or maps.device.type != "cpu" or exporting:
+            return [slice(None)]
+        share = max(1, PLACES_AT_ONCE // self.config.stage_sides[-1] ** 2)
+        return [slice(start, start + share) for start in range(0, len(maps), share)]
 
 
 class AttnGAN(DrawingModel):
