@@ -53,7 +53,6 @@ NOT_RUN = {
     r"cap2im prepare (flickr8k|cifar)|cap2im train (\S+-flickr8k|vgg-cifar-small)": "thousands of images; tests have a few",
     r"cap2im figures .*--sharpen": "a trained sharpener; tests/evaluation has a small one",
     r"cap2im evaluate .*(compositional-accuracy|cutouts)": "a trained model of scenes; tests/evaluation has a small one",
-    r"cap2im train reader-scenes": "ten minutes of training; tests/training trains small ones",
     r"cap2im prepare webdataset": "a hundred shards; tests/data reads some",
     r"cap2im train scene-reader": "captions with all of its words; tests/training trains small ones",
     r"cap2im train skipthoughtdraw-cifar": "the paper's sentence vectors; tests/training trains small ones",
