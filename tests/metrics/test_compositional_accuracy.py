@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from torch import Tensor
 
+from cap2im.config import load_recipe, recipe_names
+from cap2im.data.cutout_preparation import prepare_cutouts
+from cap2im.data.cutouts import Cutouts
 from cap2im.data.scene_maker import SceneMaker
 from cap2im.data.scenes import BACKGROUND_NAMES, LAYOUTS, PLACES, HeldOutScenes, Kind, Scene
+from cap2im.loading import load_model
 from cap2im.metrics.compositional_accuracy import (
     FIELDS,
+    READER,
     SIDE,
     Readings,
     Scores,
@@ -20,6 +27,8 @@ from cap2im.metrics.compositional_accuracy import (
     targets_of,
 )
 from cap2im.models.composition_reader import CompositionReader, CompositionReaderConfig
+from cap2im.training.composition_scenes import any_scenes
+from tests.real_data import data_folder
 from tests.squares import NAMES, square_cutouts
 
 CONFIG = CompositionReaderConfig(things=NAMES, backgrounds=BACKGROUND_NAMES, channels=2)
@@ -188,3 +197,45 @@ def test_a_thing_in_the_middle_leaves_no_room_for_others():
     with torch.no_grad():
         reader.classify[1].bias[NOTHING] = 18
     assert read_pictures(reader, images).things.argmax(dim=2).tolist() == [[NOTHING] * 5]
+
+
+# The bundled reader
+
+DRAWN = ("dog", "cat", "horse", "elephant", "frog", "banana", "pineapple", "bus", "rocket", "umbrella", "guitar", "key", "star", "ghost")
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory) -> SceneMaker:
+    """Paints scenes of real cut-outs, of which none is held out."""
+    folder, raw = data_folder() / "emoji", tmp_path_factory.mktemp("raw")
+    for style in ("noto", "twemoji"):
+        (raw / style).mkdir()
+        for name in DRAWN:
+            shutil.copy(folder / style / f"{name}.png", raw / style)
+    prepare_cutouts(raw, raw / "out")
+    return any_scenes(Cutouts.open(raw / "out"), SIDE)
+
+
+def test_the_bundled_reader_reads_real_scenes(real):
+    reader = load_model(READER, CompositionReader).network
+    scenes = real.make(400, torch.Generator().manual_seed(0))
+    captions, images = real.held_out.scenes(scenes.arrangements), scenes.images.float() / 255
+    targets = targets_of(captions, real.cutouts.things, reader.config)
+    scores = score(read_pictures(reader, images), targets)
+    assert scores.joint.float().mean() >= 0.95
+    assert scores.background.float().mean() >= 0.98
+    shifted = score(read_pictures(reader, images.roll(1, 0)), targets)
+    assert shifted.joint.float().mean() < 0.02
+    exchanged = score(read_pictures(reader, images.roll(SIDE // 2, 3)), targets)  # left and right halves
+    beside = torch.tensor([caption.layout == 1 for caption in captions])
+    assert exchanged.things[beside].float().mean() > 0.9
+    assert exchanged.relation[beside].float().mean() < 0.05
+    blank = score(read_pictures(reader, images[:, :, :1, :1].expand_as(images)), targets)
+    assert not blank.things.any()
+
+
+def test_every_thing_of_the_recipes_is_read():
+    known = load_model(READER, CompositionReader).network.config.things
+    for name in recipe_names():
+        if name.endswith("-scenes") and name != READER:
+            assert set(load_recipe(name).data.things) <= set(known), name
