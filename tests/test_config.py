@@ -77,11 +77,9 @@ def test_gan_recipes_match_the_sizes_of_the_models_compared(kind):
     assert load_recipe(f"{kind}-mnist").data.held_out_seed == 5
 
 
-def test_digit_recipes_share_data_and_the_draw_models_a_budget():
-    recipes = {name: load_recipe(name) for name in recipe_names() if name.endswith("-mnist") and name != "reader-mnist"}
-    assert len({recipe.data for recipe in recipes.values()}) == 1
-    draw_models = [recipes[f"{model}-mnist"] for model in ("aligndraw", "noaligndraw", "draw")]
-    assert len({recipe.train.model_dump_json() for recipe in draw_models}) == 1
+def test_digit_recipes_hide_the_same_configurations():
+    recipes = [load_recipe(name) for name in recipe_names() if name.endswith("-mnist") and name != "reader-mnist"]
+    assert {recipe.data.held_out_seed for recipe in recipes} == {5}
 
 
 @pytest.mark.parametrize("architecture", ["fully-connected", "convolutional"])
