@@ -72,6 +72,9 @@ MODELS_TO_EXPORT = {
     "noalignDRAW": lambda folder: tiny_model(folder, "model.latent=6", "model.conditioning='mean'"),
     "DRAW": lambda folder: tiny_model(folder, "model.latent=6", "model.conditioning='none'"),
     "VAE": lambda folder: digit_model(folder, "vae", hidden=8, latent=16, language_units=4, conditioning="mean"),
+    "LAPGAN": lambda folder: digit_model(
+        folder, "lapgan", noise=16, generator_units=8, language_units=4, conditioning="mean", features=(2, 2)
+    ),
     "AttnGAN": lambda folder: attngan_model(folder),
 }
 
@@ -112,6 +115,12 @@ from cap2im.export.onnx_drawing import OnnxDrawer
 drawing = OnnxDrawer.load(sys.argv[1]).draw("the digit three is at the top of the digit one")[0]
 drawing.save(sys.argv[2])
 """
+
+
+def test_an_export_replaces_nothing(tmp_path):
+    pipeline = Pipeline.load(str(MODELS_TO_EXPORT["VAE"](tmp_path / "model")))
+    with pytest.raises(ValueError, match="model: exists already; give a new or an empty folder"):
+        export_onnx(pipeline, tmp_path / "model")
 
 
 def test_drawing_needs_no_torch(exported, tmp_path):

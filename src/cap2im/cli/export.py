@@ -37,7 +37,7 @@ def export(
     from cap2im.pipeline import Pipeline
 
     pipeline = Pipeline.load(model)
-    with Console(stderr=True).status(f"exporting {pipeline.name} as {format.value}"):  # a minute
+    with Console(stderr=True).status(f"exporting {pipeline.name} as {format.value}"):  # ten seconds
         folder = export_onnx(pipeline, out, words=words)
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{pipeline.name}: written to {folder} ({size / 2**20:.1f} MiB)")

@@ -43,9 +43,11 @@ def export_onnx(pipeline: Pipeline, out: Path, *, words: int = 32, weights: Weig
         the folder.
 
     Raises:
-        ValueError: a package is missing, the folder exists, or the model is conditioned on vectors of a sentence encoder.
+        ValueError: a package is missing, the folder holds something, or the model is conditioned on vectors of a sentence encoder.
     """
     require("cap2im export", "export", "onnx", "onnxscript", "onnxruntime")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out}: exists already; give a new or an empty folder")
     if pipeline.encoder is not None:
         raise ValueError(f"{pipeline.name}: it is conditioned on vectors of a sentence encoder, which cannot be exported")
     model, c = pipeline.model.eval(), pipeline.model.config
@@ -107,6 +109,7 @@ def _write(network: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ..
         opset_version=OPSET,
         dynamic_shapes=_shapes_of(network, sizes),
         external_data=False,
+        optimize=False,  # onnxruntime does it at loading; the optimizer of onnxscript fails on LAPGAN
         verbose=False,
     )
     assert program is not None

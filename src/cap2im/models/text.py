@@ -44,7 +44,7 @@ class EncodedText:
 
 def sentences_as_text(vectors: Tensor) -> EncodedText:
     """Return sentence vectors [B, D] as texts of one word."""
-    return EncodedText(vectors.unsqueeze(1), vectors, torch.ones(len(vectors), 1, dtype=torch.bool, device=vectors.device))
+    return EncodedText(vectors.unsqueeze(1), vectors, torch.ones_like(vectors[:, :1], dtype=torch.bool))
 
 
 def lstm_cell(preactivation: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
