@@ -14,7 +14,7 @@ from cap2im.files import counted
 
 
 def prepare_folder_of_cutouts(path: str, out: Path, side: int | None, title: str | None, licence: str | None) -> None:
-    """Prepare a folder of pictures with transparency, and print what is there."""
+    """Prepare a folder of pictures with transparency, and print the numbers of cut-outs, things and styles."""
     from cap2im.data.cutout_preparation import SIDE, prepare_cutouts
 
     folder = Path(os.path.expanduser(path))

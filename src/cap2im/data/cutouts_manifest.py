@@ -75,7 +75,7 @@ class CutoutsManifest(BaseModel):
 
     @property
     def content_sha256(self) -> str:
-        """SHA-256 hex digest of the cut-outs with their names and styles, whatever folder they came from."""
+        """SHA-256 hex digest of the cut-outs with their names and styles; it does not depend on their folder."""
         names = [[noun.model_dump() for noun in self.things], self.styles, self.thing, self.style]
         return sha256(json.dumps([self.array_sha256, names]).encode())
 

@@ -109,7 +109,7 @@ class CompositionInputs(GeneratedInputs[Scores]):
 
     @cached_property
     def scenes(self) -> list[Scene]:
-        """The captions of the N drawings, and what they say."""
+        """The captions of the N drawings, with their content."""
         return self.held_out.scenes(self.arrangements)
 
     @property
@@ -146,7 +146,7 @@ class CompositionInputs(GeneratedInputs[Scores]):
 
     @cached_property
     def targets(self) -> Targets:
-        """What the captions say, as classes of the reader."""
+        """The content of the captions, as classes of the reader."""
         assert self.reader is not None
         return targets_of(self.scenes, [noun.name for noun in self.held_out.nouns], self.reader.config)
 

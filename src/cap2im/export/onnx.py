@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,17 +27,14 @@ from cap2im.pipeline import Pipeline
 OPSET = 20
 EXAMPLES = 2  # captions of the traced batch; one would make the size of the batch a constant
 
-Weights = Literal["fp32", "fp16"]
 
-
-def export_onnx(pipeline: Pipeline, out: Path, *, words: int = 32, weights: Weights = "fp32") -> Path:
+def export_onnx(pipeline: Pipeline, out: Path, *, words: int = 32) -> Path:
     """Write a model as ONNX graphs.
 
     Args:
         pipeline: a model without a sharpener.
         out: new folder.
-        words: L, the longest caption that the exported model reads. Captions of digits have their own length.
-        weights: "fp16" stores weights in half precision; graphs compute in single precision.
+        words: L, the longest caption that the exported model reads.
 
     Returns:
         the folder.
@@ -59,7 +56,7 @@ def export_onnx(pipeline: Pipeline, out: Path, *, words: int = 32, weights: Weig
             mask = torch.arange(words) < torch.tensor([[words], [1]])
             text = dict(zip(encoder.names, encoder(tokens, mask), strict=True))
             _write(encoder, {"tokens": tokens, "mask": mask}, tuple(text), folder / TEXT)
-            if (isinstance(model, DRAW) and c.conditioning == "align") or not isinstance(model, DRAW):
+            if not isinstance(model, DRAW) or c.conditioning == "align":
                 text["mask"] = mask
         if isinstance(model, DRAW):
             state = model.initial_generative_state(EXAMPLES)

@@ -68,7 +68,7 @@ class OnnxDrawer:
         captions = [captions] if isinstance(captions, str) else captions
         if seed < 0:
             raise ValueError(f"seed is {seed}; it must not be negative")
-        tokens = self.vocabulary.encode(captions, unknown)
+        tokens = self.vocabulary.encode(captions, unknown if self.about.reads_words else self.vocabulary.training_unknown)
         for caption, each in zip(captions, tokens, strict=True):
             if self.about.reads_words and len(each.words) > self.about.words:
                 raise ValueError(f"caption {caption!r} has {len(each.words)} words; this exported model reads {self.about.words}")

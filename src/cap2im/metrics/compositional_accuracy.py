@@ -67,7 +67,7 @@ class Readings:
 
 @dataclass(frozen=True)
 class Targets:
-    """What N captions say, as classes of a reader.
+    """The content of N captions, as classes of a reader.
 
     Attributes:
         things: [N, P] class at each place; "nothing" where the caption says nothing.
@@ -151,7 +151,7 @@ def _exclusive(probabilities: Tensor) -> Tensor:
 
 
 def targets_of(scenes: Sequence[Scene], things: Sequence[str], reader: CompositionReaderConfig) -> Targets:
-    """Return what captions say, as classes of a reader.
+    """Return the content of captions, as classes of a reader.
 
     Args:
         scenes: N scenes.

@@ -1,4 +1,4 @@
-"""What the networks that read drawings for a metric have in common: a digest, and their layers."""
+"""Base class and layers of the networks that read drawings for a metric."""
 
 from __future__ import annotations
 

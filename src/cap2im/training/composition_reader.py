@@ -84,7 +84,7 @@ MIDDLE = list(PLACES).index("middle")
 
 @dataclass(frozen=True)
 class StyleScenes:
-    """Scenes in one style of drawing: pictures [N, 3, A, A] in 0..1, and what their captions say."""
+    """Scenes in one style of drawing: pictures [N, 3, A, A] in 0..1, and the content of their captions."""
 
     images: Tensor
     targets: Targets

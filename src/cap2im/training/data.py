@@ -55,7 +55,7 @@ class DataSource:
     """Where training data are.
 
     Attributes:
-        path: folder of MNIST's files, prepared cut-outs, a prepared dataset, or whatever else the recipe trains on; None for the cache or a
+        path: folder of MNIST's files, prepared cut-outs, a prepared dataset, or other data of the recipe; None for the cache or a
             download of MNIST.
         stream: read a prepared dataset shard by shard from a folder or URL; validation images are read at once.
     """
