@@ -38,7 +38,7 @@ def files(drawings: Sequence[Drawing]) -> Iterator[tuple[str, bytes]]:
             yield f"maps-{number:0{digits}}.png", png_bytes(maps_figure(drawing), drawing.provenance)
 
 
-def attention_figure(drawings: Sequence[Drawing], scale: int = 2) -> Image.Image:
+def attention_figure(drawings: Sequence[Drawing], scale: int = 1) -> Image.Image:
     """Draw word attention over the glimpses for each sample, with canvases above and the finished picture beside.
 
     Each canvas stands above its own glimpse and the ones since the canvas before. All samples share one colour scale.

@@ -103,7 +103,7 @@ def two_maps(drawing: Drawing) -> list[Image.Image | None]:
         maps_figure(replace(drawing, stages=(stage,), maps=(weights,)), scale=1) for stage, weights in drawing.stage_maps[-len(MAPS) :]
     ]
     if not figures and drawing.attention is not None:
-        figures.append(attention_figure([drawing], scale=1))
+        figures.append(attention_figure([drawing]))
     return [*figures, *[None] * (len(MAPS) - len(figures))]
 
 
