@@ -315,7 +315,7 @@ def test_missing_packages_are_named(tmp_path):
     features, *told = done.stdout.splitlines()
     assert features == "14"
     assert len(told) == 2
-    assert all("needs more than the core" in line and "'.[sentences]'" in line for line in told)
+    assert all("needs more than the core" in line and '"cap2im[sentences]"' in line for line in told)
 
 
 HUGE_CONFIGS = {

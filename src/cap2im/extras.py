@@ -17,4 +17,4 @@ def require(purpose: str, extra: str, *packages: str) -> None:
         ValueError: A package is not installed.
     """
     if any(find_spec(package) is None for package in packages):
-        raise ValueError(f"{purpose} needs more than the core; in the checkout: pip install -c constraints.txt '.[{extra}]'")
+        raise ValueError(f'{purpose} needs more than the core: pip install "cap2im[{extra}]"')

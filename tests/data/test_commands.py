@@ -220,4 +220,4 @@ def test_preparing_explains_a_missing_library(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     code, _, err = run("prepare", "pairs", ".", "--out", "data")
     assert code == 2
-    assert "pip install -c constraints.txt '.[train]'" in err
+    assert 'pip install "cap2im[train]"' in err

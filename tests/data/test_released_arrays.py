@@ -87,7 +87,7 @@ def test_released_arrays_of_another_form(tmp_path, file, values, message):
 def test_hdf5_without_its_library(tmp_path, monkeypatch):
     sources.write(tmp_path / "mnist.h5", b"")
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(ValueError, match=r"mnist.h5: HDF5 needs more than the core; .*\[legacy\]"):
+    with pytest.raises(ValueError, match=r"mnist.h5: HDF5 needs more than the core: .*\[legacy\]"):
         read("released", tmp_path / "mnist.h5")
 
 

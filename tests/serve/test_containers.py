@@ -64,7 +64,7 @@ def test_image_copies_the_files_of_the_package(name):
     """pip reads the readme and licence of pyproject.toml during the build."""
     sources = {path.rstrip("/") for each in arguments(name, "COPY") for path in each.split()}
     text = (ROOT / "pyproject.toml").read_text("utf-8")
-    for pattern in (r'^readme = "(.+)"', r'^license-files = \["(.+)"\]', r'^packages = \["(.+)/'):
+    for pattern in (r'^readme = "(.+)"', r'^license-files = \["(.+?)"', r'^packages = \["(.+)/'):
         (found,) = re.findall(pattern, text, re.MULTILINE)
         assert found in sources, found
 

@@ -185,7 +185,7 @@ def test_missing_extra_error_names_the_install_command(run, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "fastapi", None)
     status, _, err = run("serve")
-    assert (status, err) == (2, "cap2im: serving needs more than the core; in the checkout: pip install -c constraints.txt '.[serve]'\n")
+    assert (status, err) == (2, 'cap2im: serving needs more than the core: pip install "cap2im[serve]"\n')
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])

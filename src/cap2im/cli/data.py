@@ -50,7 +50,9 @@ commands = typer.Typer()
 )
 def prepare(
     context: typer.Context,
-    kind: Annotated[Kind, typer.Argument(help="Kind of PATH; see docs/guides/own-captions.md.", show_choices=True, metavar="KIND")],
+    kind: Annotated[
+        Kind, typer.Argument(help="Kind of PATH; see the guide Train on your own captions.", show_choices=True, metavar="KIND")
+    ],
     path: Annotated[str, typer.Argument(help="Folder or file; for huggingface also OWNER/NAME on the hub.", **PLACE | {"metavar": "PATH"})],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the prepared dataset.", **PATH)],
     side: Annotated[int | None, typer.Option(min=4, max=1024, help="Side of the images, in pixels. [default: 32; 48 for cutouts]")] = None,

@@ -42,11 +42,17 @@ class Metrics:
         folder = os.environ.get(FOLDER)
         if folder is None:
             return generate_latest(self.registry)
-        for process in {int(match[1]) for path in Path(folder).iterdir() if (match := re.fullmatch(r"gauge_live\w+_(\d+)\.db", path.name))}:
-            try:
-                os.kill(process, 0)
-            except ProcessLookupError:
-                mark_process_dead(process)  # a killed process leaves its gauges behind
+        if os.name != "nt":  # there os.kill(process, 0) sends Ctrl-C
+            _remove_gauges_of_killed_processes(Path(folder))
         registry = CollectorRegistry()
         MultiProcessCollector(registry)
         return generate_latest(registry)
+
+
+def _remove_gauges_of_killed_processes(folder: Path) -> None:
+    """Remove the files that killed workers leave behind: the sum of a live gauge would include them."""
+    for process in {int(match[1]) for path in folder.iterdir() if (match := re.fullmatch(r"gauge_live\w+_(\d+)\.db", path.name))}:
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            mark_process_dead(process)
