@@ -877,7 +877,7 @@ def test_nothing_moves_where_the_canvas_is_in_view(open_page: Any) -> None:
 # The stream's parser
 
 PARSE = """async ([pieces]) => {
-  const { events } = await import("/page/api.js");
+  const { events } = cap2im.api;
   const bytes = new TextEncoder().encode(pieces.join(""));
   const all = [];
   for (let cut = 0; cut <= bytes.length; cut++) {

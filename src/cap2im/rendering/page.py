@@ -20,6 +20,7 @@ from cap2im.rendering.drawing import Drawing, check_samples
 from cap2im.rendering.images import data_uri, picture_of, png_bytes
 
 SHEET_HEIGHT = 8192  # pixels; browsers do not draw parts of taller images reliably
+PAGE_FILES = ("index.html", "viewer.css", "viewer.js", "page.css", "refusal.js", "caption.js", "page.js")  # the page also needs an api.js
 DATA_ELEMENT = '<script type="application/json" id="drawings">null</script>'
 
 
@@ -29,14 +30,19 @@ def page(drawings: Sequence[Drawing]) -> str:
     Raises:
         ValueError: the drawings are not samples of one caption.
     """
+    content = json.dumps(page_data(drawings), separators=(",", ":"), allow_nan=False)
+    for character in "<>&":  # a caption must not end the element; JSON has these characters in strings only
+        content = content.replace(character, f"\\u{ord(character):04x}")
+    return page_template().replace(DATA_ELEMENT, DATA_ELEMENT.replace("null", content))
+
+
+def page_template() -> str:
+    """Return the page without drawings: `DATA_ELEMENT` stands in the place of its data."""
     template = viewer_file("viewer.html")
     for name in ("viewer.css", "viewer.js"):
         template = template.replace(f"/* {name} */\n", viewer_file(name))
     assert template.count(DATA_ELEMENT) == 1
-    content = json.dumps(page_data(drawings), separators=(",", ":"), allow_nan=False)
-    for character in "<>&":  # a caption must not end the element; JSON has these characters in strings only
-        content = content.replace(character, f"\\u{ord(character):04x}")
-    return template.replace(DATA_ELEMENT, DATA_ELEMENT.replace("null", content))
+    return template
 
 
 def files(drawings: Sequence[Drawing]) -> Iterator[tuple[str, bytes]]:
@@ -45,7 +51,7 @@ def files(drawings: Sequence[Drawing]) -> Iterator[tuple[str, bytes]]:
 
 
 def viewer_file(name: str) -> str:
-    """Return the text of a viewer's file: viewer.css, viewer.js or viewer.html."""
+    """Return the text of a file of the folder `viewer`: viewer.html, or one of `PAGE_FILES`."""
     return resources.files("cap2im").joinpath("viewer", name).read_text(encoding="utf-8")
 
 

@@ -10,7 +10,7 @@ from importlib import resources
 from fastapi import APIRouter, HTTPException, Request, Response
 
 from cap2im.files import sha256
-from cap2im.rendering.page import viewer_file
+from cap2im.rendering.page import PAGE_FILES, viewer_file
 
 SECURITY_POLICY = "; ".join(
     (
@@ -25,14 +25,12 @@ SECURITY_POLICY = "; ".join(
     )
 )
 MEDIA_TYPES = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
-VIEWER_FILES = ("viewer.css", "viewer.js")
 
 
 def page_router() -> APIRouter:
     """Return the routes `GET /`, the page, and `GET /page/NAME`, its files. Files are read once here, so requests open none."""
-    folder = resources.files("cap2im.serve").joinpath("page")
-    files = {name: viewer_file(name) for name in VIEWER_FILES}
-    files |= {file.name: file.read_text(encoding="utf-8") for file in folder.iterdir()}
+    files = {name: viewer_file(name) for name in PAGE_FILES}
+    files["api.js"] = resources.files("cap2im.serve").joinpath("page", "api.js").read_text(encoding="utf-8")
     router = APIRouter(include_in_schema=False)
 
     def respond(name: str, request: Request) -> Response:
