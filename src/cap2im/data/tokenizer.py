@@ -7,11 +7,12 @@ Captions of printable ASCII are only lower-cased, and are split as alignDRAW's a
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
-from collections.abc import Container
+from collections.abc import Callable, Container
 from functools import cache
 from itertools import chain
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Tokenizer = Literal["released", "attngan", "treebank"]
 
@@ -78,6 +79,7 @@ _ASCII_TREEBANK = _patterns("").treebank
 
 class _Unicode(NamedTuple):
     table: dict[int, str | None]  # characters to replace, or to drop
+    marks: str  # combining marks
     many_marks: re.Pattern[str]
     patterns: _Patterns
 
@@ -92,7 +94,7 @@ def _unicode() -> _Unicode:
     table |= {code: unicodedata.normalize("NFKC", chr(code)) for code in _WIDE}
     table |= {ord(typed): plain for plain, every in _TYPOGRAPHIC.items() for typed in every}
     marks = "".join(chr(code) for code, kind in category.items() if kind in ("Mn", "Mc") and code not in dropped)
-    return _Unicode(table, re.compile(rf"([{marks}]{{{MOST_MARKS}}})[{marks}]+"), _patterns(marks))
+    return _Unicode(table, marks, re.compile(rf"([{marks}]{{{MOST_MARKS}}})[{marks}]+"), _patterns(marks))
 
 
 _MANY_SIGNS = re.compile(rf"[^\w\s!-~]{{{MOST_MARKS + 1}}}")
@@ -112,7 +114,7 @@ def normalise(caption: str, *, lower: bool = True) -> str:
     """
     if caption.isascii() and caption.isprintable():
         return caption.lower() if lower else caption
-    table, many_marks, _ = _unicode()
+    table, _, many_marks, _ = _unicode()
     text = _WITHIN_UNSPACED.sub(" ", caption).translate(table)
     if _MANY_SIGNS.search(text):  # much faster than a search for marks
         text = many_marks.sub(r"\1", text)
@@ -173,3 +175,35 @@ def is_punctuation(word: str) -> bool:
 def is_unspaced(caption: str) -> bool:
     """Return whether a caption holds Thai, Lao, Khmer or Myanmar text without spaces, which counts as one word."""
     return _LONG_UNSPACED.search(caption) is not None
+
+
+def character_tables() -> dict[str, Any]:
+    r"""Return the characters that `normalise` and `split_words` distinguish, for programs in other languages.
+
+    Returns:
+        contents of character classes of regular expressions, with code points as \u{61}: "word", "space", "mark", "punctuation", and
+        "dropped" by `normalise`; "ideograph" and "unspaced" script; and "replaced", a dictionary of characters.
+    """
+    table, marks = _unicode().table, set(_unicode().marks)
+    return {
+        "word": _character_class(lambda char: char.isalnum() or char == "_"),
+        "space": _character_class(str.isspace),
+        "mark": _character_class(marks.__contains__),
+        "punctuation": _character_class(is_punctuation),
+        "dropped": _character_class(lambda char: table.get(ord(char), "") is None),
+        "ideograph": _IDEOGRAPHS,
+        "unspaced": _UNSPACED,
+        "replaced": {chr(code): plain for code, plain in table.items() if plain is not None},
+    }
+
+
+def _character_class(holds: Callable[[str], bool]) -> str:
+    """Return the ranges of the characters for which a condition holds."""
+    ranges: list[list[int]] = []
+    for code in range(sys.maxunicode + 1):
+        if holds(chr(code)):
+            if ranges and ranges[-1][1] == code - 1:
+                ranges[-1][1] = code
+            else:
+                ranges.append([code, code])
+    return "".join(f"\\u{{{first:x}}}-\\u{{{last:x}}}" for first, last in ranges)

@@ -43,8 +43,7 @@ def export_onnx(pipeline: Pipeline, out: Path, *, words: int = 32) -> Path:
         ValueError: a package is missing, the folder holds something, or the model is conditioned on vectors of a sentence encoder.
     """
     require("cap2im export", "export", "onnx", "onnxscript", "onnxruntime")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out}: exists already; give a new or an empty folder")
+    check_new_folder(out)
     if pipeline.encoder is not None:
         raise ValueError(f"{pipeline.name}: it is conditioned on vectors of a sentence encoder, which cannot be exported")
     model, c = pipeline.model.eval(), pipeline.model.config
@@ -92,6 +91,16 @@ def export_onnx(pipeline: Pipeline, out: Path, *, words: int = 32) -> Path:
         )
         write_atomically(folder / MODEL, about.model_dump_json(indent=1) + "\n")
     return out
+
+
+def check_new_folder(out: Path) -> None:
+    """Check that nothing would be replaced.
+
+    Raises:
+        ValueError: a file, or a folder that holds something.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out}: exists already; give a new or an empty folder")
 
 
 def _write(network: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...], path: Path) -> None:
