@@ -45,6 +45,7 @@ PARSED = {
 # commands of other pages that are only parsed
 NOT_RUN = {
     r"cap2im serve": "serves until stopped; tests/serve runs it",
+    r"cap2im push (?!.*--dry-run)|cap2im draw .*--model OWNER/": "the hub; tests/test_hub.py has one on this machine",
     r"cap2im export": "ten seconds; tests/export exports small models",
     r"accelerate launch": "several processes; tests/training and tests/metrics run them",
     r"cap2im compare --preset": "trains seven models; tests/evaluation runs it on small ones",

@@ -210,7 +210,8 @@ def test_only_data_files_are_downloaded_from_the_hub(monkeypatch, tmp_path):
     others = ["training.safetensors", "sentence-encoder/model.bin", "sentence-encoder/code.py", "sentence-encoder/1_Dense/model.bin"]
     fetched: list[str] = []
 
-    def snapshot(repository, *, allow_patterns, ignore_patterns):
+    def snapshot(repository, *, revision, allow_patterns, ignore_patterns):
+        assert revision is None
         fetched.extend(filter_repo_objects([*wanted, *others], allow_patterns=allow_patterns, ignore_patterns=ignore_patterns))
         return str(tmp_path)
 

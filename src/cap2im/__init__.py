@@ -24,19 +24,26 @@ __all__ = ["DEFAULT_MODEL", "__version__", "draw", "load", "train"]
 DEFAULT_MODEL = "aligndraw-mnist"
 
 
-def load(model: str = DEFAULT_MODEL, *, device: str = "cpu", sharpen: str | None = None) -> Pipeline:
+def load(model: str = DEFAULT_MODEL, *, revision: str | None = None, device: str = "cpu", sharpen: str | None = None) -> Pipeline:
     """Load a model that draws.
 
     Args:
         model: name of a bundled model, a model folder, a run, or OWNER/NAME on the Hugging Face hub.
+        revision: of OWNER/NAME: a commit, tag or branch. Only a commit always names the same weights. `load("OWNER/NAME@REVISION")` is the
+            same.
         device: cpu, cuda, cuda:1, mps.
         sharpen: a sharpener that is applied to every finished picture: a folder, a run or OWNER/NAME.
 
     Raises:
-        ValueError: the model or the device does not exist, or files are damaged.
+        ValueError: the model, the revision or the device does not exist, or files are damaged.
     """
+    from cap2im.hub import is_repository
     from cap2im.pipeline import Pipeline
 
+    if revision is not None:
+        if not is_repository(pinned := f"{model}@{revision}"):
+            raise ValueError(f"revision {revision!r} of {model!r}: only OWNER/NAME on the Hugging Face hub has revisions")
+        model = pinned
     return Pipeline.load(model, device=device, sharpen=sharpen)
 
 

@@ -92,7 +92,8 @@ def find_model(name: str) -> Path:
     """Return the folder of a model.
 
     Args:
-        name: a bundled model, a model folder, a run (its finished model, else its last checkpoint), or OWNER/NAME on the Hugging Face hub.
+        name: a bundled model, a model folder, a run (its finished model, else its last checkpoint), OWNER/NAME or
+            OWNER/NAME@REVISION on the Hugging Face hub.
 
     Raises:
         ValueError: no such model exists; the message lists the bundled ones.

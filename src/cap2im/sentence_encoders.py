@@ -188,8 +188,8 @@ def load_sentence_encoder(name: str, *, ask_hub: bool = True) -> SentenceEncoder
     """Load a sentence encoder.
 
     Args:
-        name: a folder of skip-thoughts (a model or a run), of a model of sentence-transformers or of a CLIP; or OWNER/NAME of one of them
-            on the Hugging Face hub.
+        name: a folder of skip-thoughts (a model or a run), of a model of sentence-transformers or of a CLIP; or OWNER/NAME or
+            OWNER/NAME@REVISION of one of them on the Hugging Face hub.
         ask_hub: false reads OWNER/NAME only from the cache, for names that come from a file.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from cap2im._version import __version__
-from cap2im.cli import compare, convert, data, draw, evaluate, export, figures, generate, listing, serve, train
+from cap2im.cli import compare, convert, data, draw, evaluate, export, figures, generate, listing, push, serve, train
 from cap2im.cli.errors import exit_status, refuse_empty_values
 
 app = typer.Typer(
@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for family in (draw, train, evaluate, compare, figures, generate, data, convert, export, serve, listing):
+for family in (draw, train, evaluate, compare, figures, generate, data, convert, export, push, serve, listing):
     app.add_typer(family.commands)  # without a name: its commands are on the same level
 
 

@@ -70,9 +70,14 @@ EXISTING: dict[str, Any] = {"parser": parse_existing, "metavar": "PATH"}
 
 # ---- models and how they run
 
-ModelArgument = Annotated[str, typer.Argument(help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.", **MODEL)]
+ModelArgument = Annotated[
+    str, typer.Argument(help="Bundled name, folder, run, or OWNER/NAME (or OWNER/NAME@REVISION) on the Hugging Face hub.", **MODEL)
+]
 ModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="Bundled name, folder, run, or OWNER/NAME on the Hugging Face hub.", **MODEL)
+    str,
+    typer.Option(
+        "--model", "-m", help="Bundled name, folder, run, or OWNER/NAME (or OWNER/NAME@REVISION) on the Hugging Face hub.", **MODEL
+    ),
 ]
 SharpenOption = Annotated[
     str | None, typer.Option(help="Sharpener to apply to the finished pictures: a folder, run, or OWNER/NAME on the hub.", **PLACE)

@@ -46,7 +46,7 @@ class HuggingFaceReader(SourceReader):
 
     def reads_name(self, name: str) -> bool:
         """Return whether a name is OWNER/NAME."""
-        return is_repository(name) and not name.endswith(".parquet")
+        return is_repository(name) and "@" not in name and not name.endswith(".parquet")
 
     def read(self, path: Path, options: ReadOptions) -> Source:
         """Read a dataset.
