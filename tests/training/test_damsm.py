@@ -155,7 +155,7 @@ def test_schedule():
 
 def test_losses_that_break_stop_before_the_update(tmp_path, monkeypatch):
     monkeypatch.setattr("cap2im.models.damsm.word_scores", lambda regions, *_: torch.full((len(regions),) * 2, math.nan))
-    with pytest.raises(ValueError, match="loss is nan at step 0; stopped before the update"):
+    with pytest.raises(ValueError, match="loss is nan at step 0; stopped before weights are saved"):
         train(recipe("damsm-mnist", *DIGITS), tmp_path, device="cpu")
     assert not checkpoints(tmp_path)
 

@@ -19,6 +19,7 @@ from cap2im.config import VariationalTraining, load_recipe
 from cap2im.pipeline import Pipeline
 from cap2im.training.data import DataSource, load_training_data
 from cap2im.training.dispatch import train
+from cap2im.training.trainer import Trainer
 from cap2im.training.variational import kl_weight, learning_rate
 from tests.processes import in_two_processes
 from tests.tiny import CHANGES, tiny_recipe
@@ -116,13 +117,29 @@ def test_training_learns_and_its_model_draws(tmp_path):
     assert drawing.canvases.shape == (3, 60, 60, 1)
 
 
-def test_broken_loss_stops_before_the_update(tmp_path):
+@pytest.mark.parametrize("late", [False, True])
+def test_broken_loss_stops_before_weights_are_saved(tmp_path, monkeypatch, late):
+    monkeypatch.setattr(Trainer, "checks_late", late)
     with pytest.raises(ValueError, match=r"(loss|the gradient's norm) is (nan|inf) at step [1-9]"):
         train(tiny_recipe("train.learning_rate=1e30", "train.checkpoint_every=1"), tmp_path, device="cpu")
     last = load_checkpoint(checkpoints(tmp_path)[-1])
     assert last.step >= 1
     assert all(tensor.isfinite().all() for name, tensor in last.tensors.items() if name.startswith("model."))
     assert not (tmp_path / "model").exists()
+
+
+def test_an_accelerator_is_waited_for_only_where_something_is_logged(tmp_path, monkeypatch):
+    checked, finish = [], Trainer.finish_checks
+
+    def finish_checks(self):
+        checked.append((self.state.step, len(self._unchecked)))
+        finish(self)
+
+    monkeypatch.setattr(Trainer, "checks_late", True)
+    monkeypatch.setattr(Trainer, "finish_checks", finish_checks)
+    train(tiny_recipe("train.log_every=4", "train.validate_every=10", "train.checkpoint_every=5"), tmp_path, device="cpu")
+    assert checked == [(4, 8), (5, 2), (8, 6), (10, 4)]  # a loss and a norm an update
+    assert [line["step"] for line in stats(tmp_path, "train/loss")] == [4, 8]
 
 
 @pytest.mark.usefixtures("without_bf16")

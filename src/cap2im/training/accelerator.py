@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import platform
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -66,16 +65,6 @@ def make_accelerator(
     if batch_size % accelerator.num_processes:
         raise ValueError(f"train.batch_size {batch_size} is not a multiple of the {accelerator.num_processes} processes")
     return accelerator
-
-
-def check_finite(name: str, value: float, step: int) -> None:
-    """Stop a run before an update that would ruin its weights.
-
-    Raises:
-        ValueError: the value, a loss or a gradient's norm, is infinite or not a number.
-    """
-    if not math.isfinite(value):
-        raise ValueError(f"{name} is {value} at step {step}; stopped before the update (a lower learning rate may help)")
 
 
 class _AllGather(torch.autograd.Function):

@@ -81,7 +81,7 @@ class DAMSMTrainer(Trainer):
         norm = self.clip_gradient(self.model.text.parameters(), train.clip_norm)
         set_learning_rate(state.optimizer, rate)
         state.optimizer.step()
-        return {"loss": loss, **losses, "learning_rate": rate, "text_gradient": float(norm)}
+        return {"loss": loss, **losses, "learning_rate": rate, "text_gradient": norm}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

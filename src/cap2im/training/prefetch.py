@@ -61,6 +61,7 @@ class Prefetcher:
             None,
             sampler=steps,
             num_workers=min(workers, available_workers()),
+            pin_memory=torch.accelerator.is_available(),
             generator=torch.Generator(),  # from the global generator the loader would take a seed, and a resumed run would differ
             worker_init_fn=_ignore_signals,
         )

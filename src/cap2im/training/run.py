@@ -113,6 +113,7 @@ class Run:
         self._prefetcher = Prefetcher(batches, rows, range(step, self.total), workers if trainer.data.slow else 0)
         self.log = RunLog(folder, self.accelerator, step, self.total)
         self.stopping, self.best = False, self._read_best()
+        self._progress = ""  # text of the last losses that were read
         self._lock = FileLock(folder / ".lock", timeout=0)  # the system unlocks it when the process dies
         self._handlers: dict[int, Any] = {}
 
@@ -168,22 +169,26 @@ class Run:
             KeyboardInterrupt: a signal has stopped the training; the checkpoint of this update is saved.
             OSError: the disk is full; the older checkpoints are kept.
         """
-        state, settings = self.trainer.state, self.settings
+        state, settings, stopping = self.trainer.state, self.settings, self.stopping  # a signal may come at any line
         state.step += 1
         step, last = state.step, state.step == self.total
-        values = self._means(losses)
-        self.log.advance("stopping after this update" if self.stopping else self.trainer.progress(values))
-        if step % settings.log_every == 0:
+        logs, validates = step % settings.log_every == 0, last or step % settings.validate_every == 0
+        saves = stopping or last or step % settings.checkpoint_every == 0
+        if logs or validates or saves or not self.trainer.checks_late:
+            self.trainer.finish_checks()
+            values = self._means(losses)
+            self._progress = self.trainer.progress(values)
+        self.log.advance("stopping after this update" if stopping else self._progress)
+        if logs:
             named = {f"train/{name}": value for name, value in values.items()}
             self.log.scalars(step, named | {"train/waiting": self._prefetcher.waiting_share()})
-        validates = last or step % settings.validate_every == 0
         if (validates or step == FIRST_GRID) and (grid := self.trainer.sample_grid()) is not None:
             self.log.grid(step, grid)
         if validates:
             self._keep_best(self._validate())
-        if self.stopping or last or step % settings.checkpoint_every == 0:
+        if saves:
             state.save(self.folder, self.trainer.recipe, self.trainer.config(), self.accelerator)
-        if self.stopping:
+        if stopping:
             raise KeyboardInterrupt
 
     def finish(self) -> Path:

@@ -113,10 +113,12 @@ def make_ema(network: nn.Module, decay: float, *, warm_up: bool = True) -> Avera
     """
 
     @torch.no_grad()
-    def update(averages: PARAM_LIST, parameters: PARAM_LIST, updates: Tensor | int) -> None:
-        torch._foreach_lerp_(averages, parameters, 1 - (warmed_up_decay(decay, int(updates)) if warm_up else decay))
+    def update(averages: PARAM_LIST, parameters: PARAM_LIST, _: Tensor | int) -> None:
+        updates = int(ema.n_averaged)  # on the CPU; the argument is a copy on the device, which the program would wait for
+        torch._foreach_lerp_(averages, parameters, 1 - (warmed_up_decay(decay, updates) if warm_up else decay))
 
-    return AveragedModel(network, multi_avg_fn=update)
+    ema = AveragedModel(network, multi_avg_fn=update)
+    return ema
 
 
 class TrainState:
@@ -169,7 +171,7 @@ class TrainState:
         prepared = [accelerator.prepare(network) for network in networks]
         self.optimizer = accelerator.prepare(self.optimizer)
         if self.ema is not None:
-            self.ema.to(accelerator.device)
+            self.ema.module.to(accelerator.device)  # its count of updates stays on the CPU
         return prepared
 
     def update_ema(self) -> None:

@@ -26,6 +26,7 @@ and `validate`:
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -38,7 +39,6 @@ from torch import Tensor, nn
 from cap2im.checkpoint import SENTENCE_ENCODER, write_model
 from cap2im.encoder_files import copy_encoder
 from cap2im.files import atomic_folder
-from cap2im.training.accelerator import check_finite
 from cap2im.training.card import description
 from cap2im.training.data import DataSource, TrainingData, load_training_data
 from cap2im.training.samples import SampleGrid
@@ -74,6 +74,7 @@ class Trainer(ABC):
 
     def __init__(self, recipe: Any, data: TrainingData, accelerator: Accelerator) -> None:
         self.recipe, self.data, self.accelerator = recipe, data, accelerator
+        self._unchecked: list[tuple[str, int, Tensor]] = []
         torch.manual_seed(recipe.train.seed)
 
     @classmethod
@@ -96,7 +97,7 @@ class Trainer(ABC):
             scalars by name, logged as train/NAME; of tensors, the mean over the processes.
 
         Raises:
-            ValueError: a loss or a gradient is not finite; the weights are then those before the update.
+            ValueError: a loss or a gradient is not finite; on a CPU the weights are then those before the update.
         """
 
     @abstractmethod
@@ -162,20 +163,44 @@ class Trainer(ABC):
             if self.data.encoder_folder is not None:
                 copy_encoder(self.data.encoder_folder, draft / SENTENCE_ENCODER)
 
-    def check_finite(self, name: str, loss: Tensor) -> None:
-        """Stop before an update by a loss that is not finite (a collective call).
+    @property
+    def checks_late(self) -> bool:
+        """Whether the values of `check_finite` are read later: an accelerator would stand still while the program reads one."""
+        return bool(self.accelerator.device.type != "cpu")
+
+    def check_finite(self, name: str, value: Tensor) -> None:
+        """Stop the training if a loss or the norm of a gradient is not finite (a collective call).
+
+        On a CPU it stops before the update. On an accelerator the value is kept for `finish_checks`.
 
         Raises:
-            ValueError: the loss is infinite or not a number in a process.
+            ValueError: the value is infinite or not a number in a process.
         """
-        check_finite(name, float(self.accelerator.reduce(loss.detach(), "mean")), self.state.step)
+        self._unchecked.append((name, self.state.step, value.detach().float()))
+        if not self.checks_late:
+            self.finish_checks()
+
+    def finish_checks(self) -> None:
+        """Read the values that `check_finite` has kept (a collective call). `Run` does it before it validates or saves.
+
+        Raises:
+            ValueError: a value is infinite or not a number; the error names the first.
+        """
+        if not self._unchecked:
+            return
+        names, steps, values = zip(*self._unchecked, strict=True)
+        self._unchecked = []
+        means = self.accelerator.reduce(torch.stack(values), "mean").tolist()
+        for name, step, mean in zip(names, steps, means, strict=True):
+            if not math.isfinite(mean):
+                raise ValueError(f"{name} is {mean} at step {step}; stopped before weights are saved (a lower learning rate may help)")
 
     def clip_gradient(self, parameters: Iterable[nn.Parameter], limit: float, name: str = "the gradient's norm") -> Tensor:
         """Clip the norm of the gradient of all parameters to `limit`, and return the norm before clipping.
 
         Raises:
-            ValueError: the norm is not finite; it is the same in all processes.
+            ValueError: the norm is not finite; see `check_finite`.
         """
         norm: Tensor = self.accelerator.clip_grad_norm_(parameters, limit)
-        check_finite(name, float(norm), self.state.step)
+        self.check_finite(name, norm)
         return norm

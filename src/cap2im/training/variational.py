@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ class VariationalTrainer(Trainer):
         super().__init__(recipe, data, accelerator)
         train = recipe.train
         self.model: LikelihoodModel = MODELS[recipe.kind].network_class(recipe.model)
-        optimizer = RMSprop if train.optimizer == "rmsprop" else torch.optim.Adam
+        optimizer = RMSprop if train.optimizer == "rmsprop" else partial(torch.optim.Adam, fused=True)
         self.state = TrainState(self.model, optimizer(self.model.parameters(), lr=train.learning_rate), ema_decay=train.ema_decay)
         (self.network,) = self.state.prepare(accelerator, self.model)
 
