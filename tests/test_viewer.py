@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cap2im.rendering.drawing import Drawing
+from cap2im.rendering.drawing import Drawing, Drawings
 from cap2im.rendering.page import page, page_data
 from tests.rendering.samples import blobs, last_stage_alone, staged
 
@@ -105,6 +106,37 @@ def test_slider_moves_canvas_window_and_words(open_page: Opener) -> None:
         scale = paper["width"] / 20
         assert window["x"] - paper["x"] == pytest.approx(drawings[0].boxes[t, 0] * scale, abs=1)
         assert window["width"] == pytest.approx((drawings[0].boxes[t, 2] - drawings[0].boxes[t, 0]) * scale, abs=1)
+
+
+def test_notebook_shows_the_viewer_in_a_frame(browser: Any, tmp_path: Path) -> None:
+    drawings = Drawings(blobs(2))
+    for number, trusted in enumerate((True, False)):
+        html = drawings._repr_html_()
+        if not trusted:  # a site that removes frames
+            html = re.sub(r"<iframe.*?</iframe>", "", html, flags=re.DOTALL)
+        (tmp_path / f"{number}.html").write_text(f"<!doctype html><meta charset=utf-8><div style='width:800px'>{html}</div>", "utf-8")
+    context = browser.new_context(reduced_motion="reduce")
+    tab = context.new_page()
+    problems: list[str] = []
+    tab.on("console", lambda message: problems.append(message.text))
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    tab.goto((tmp_path / "0.html").as_uri())
+    frame = tab.frame_locator("iframe")
+    frame.locator("#viewer:not([hidden])").wait_for(timeout=10_000)
+    frame.locator(".glimpse").fill("2")
+    assert frame.locator(".count").text_content() == "2 / 12"
+    frame.locator(".samples button:nth-child(2)").click()
+    assert frame.locator(".seed").text_content() == "8"
+    weights = [float(each.text_content().removesuffix(" %")) for each in frame.locator(".share").all()]
+    assert drawings[1].attention is not None
+    assert weights.index(max(weights)) == drawings[1].attention[1].argmax()
+    outer = tab.locator("iframe").bounding_box()["height"]
+    assert outer == pytest.approx(frame.locator("body").evaluate("body => body.scrollHeight"), abs=2), "the frame is as high as its page"
+    tab.goto((tmp_path / "1.html").as_uri())
+    assert tab.locator("img").evaluate("image => image.naturalWidth") == 2 * 20 + 6
+    assert "seeds 7, 8" in tab.inner_text("figcaption")
+    context.close()
+    assert problems == []
 
 
 def test_animation_plays_once_and_on_the_button(open_page: Opener) -> None:

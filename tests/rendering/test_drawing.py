@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.rendering.samples import growing_blob, last_stage_alone, staged
+from cap2im.rendering.drawing import Drawings
+from tests.rendering.samples import blobs, growing_blob, last_stage_alone, staged
 
 
 @pytest.mark.parametrize(
@@ -85,13 +86,29 @@ def test_png_holds_caption_seed_and_model(tmp_path: Path) -> None:
         blob.save(tmp_path / "blob.jpg")
 
 
-def test_notebook_html_is_animated_and_escaped() -> None:
+def test_notebook_html_is_escaped_and_still_without_steps() -> None:
     html = growing_blob(caption='<script>alert(1)</script>" onload=x', reads=False)._repr_html_()
-    assert "data:image/gif;base64," in html
     assert "<script" not in html
     assert re.search(r'alt="[^"]*&quot; onload=x"', html)
-    assert "data:image/png;base64," in growing_blob(glimpses=1)._repr_html_()
+    assert "<iframe" in html
+    still = growing_blob(glimpses=1, reads=False)._repr_html_()
+    assert "<iframe" not in still
+    assert "data:image/png;base64," in still
     assert growing_blob()._repr_png_().startswith(b"\x89PNG")
+
+
+def test_notebook_shows_samples_in_one_viewer_and_other_lists_as_figures() -> None:
+    samples = Drawings(blobs(3))
+    assert samples._repr_html_().count("<iframe") == 1
+    two_captions = Drawings([*samples, growing_blob(caption="another caption")])
+    assert two_captions._repr_html_().count("data:image/gif") == 4
+    many = Drawings(blobs(1) * 17)._repr_html_()
+    assert (many.count("<iframe"), many.count("data:image/png")) == (0, 17)
+    assert "<figure" not in Drawings()._repr_html_()
+
+
+def test_ten_drawings_in_a_notebook_stay_small() -> None:
+    assert sum(len(drawing._repr_html_()) for drawing in blobs(10, glimpses=32, side=60)) < 500_000
 
 
 def test_import_needs_neither_torch_nor_matplotlib() -> None:

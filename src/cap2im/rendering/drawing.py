@@ -19,7 +19,7 @@ from cap2im.files import write_atomically
 from cap2im.rendering.images import data_uri, enlarge, gif_bytes, picture_of, png_bytes, repeat_pixels, tile_scale
 
 NOTEBOOK_DRAWINGS = 48  # drawings of a list that a notebook shows; more would make its file large
-ANIMATED_DRAWINGS = 16  # a longer list is shown without animation
+INTERACTIVE_DRAWINGS = 16  # a longer list is shown without viewer and animation
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -131,19 +131,13 @@ class Drawing:
         return png_bytes(enlarge(self.image, tile_scale(self.image)), self.provenance)
 
     def _repr_html_(self) -> str:
-        """Return the animation and its caption without scripts, which untrusted notebooks do not run."""
-        return self._html(animated=True)
+        """Return the interactive viewer; a picture for a model that draws in one step without attention."""
+        return Drawings([self])._repr_html_()
 
-    def _html(self, animated: bool) -> str:
-        moves = animated and self.glimpses > 1
-        source = data_uri(gif_bytes(self.frames()), "gif") if moves else data_uri(png_bytes(self.image, self.provenance), "png")
-        width = self.image.width * tile_scale(self.image)
-        caption = html.escape(self.caption or "no caption")
-        return (
-            f'<figure style="margin:0;display:inline-block"><img width="{width}" style="image-rendering:pixelated" alt="{caption}" '
-            f'src="{source}"><figcaption>{caption}<br><small>{html.escape(self.model)}, seed {self.seed}</small>'
-            "</figcaption></figure>"
-        )
+    @property
+    def _is_still(self) -> bool:
+        """Whether there is nothing to move: one canvas, and no attention."""
+        return self.glimpses == 1 and self.attention is None
 
 
 class Drawings(list[Drawing]):
@@ -158,10 +152,43 @@ class Drawings(list[Drawing]):
         return Drawings(item) if isinstance(item, list) else item
 
     def _repr_html_(self) -> str:
-        """Return the first drawings side by side, without scripts; short lists are animated."""
-        figures = [drawing._html(animated=len(self) <= ANIMATED_DRAWINGS) for drawing in self[:NOTEBOOK_DRAWINGS]]
+        """Return the interactive viewer of samples of one caption, or the first drawings side by side, without scripts.
+
+        Short lists of several captions are animated.
+        """
+        if 0 < len(self) <= INTERACTIVE_DRAWINGS and not self[0]._is_still and _are_samples(self):
+            from cap2im.rendering.notebook import viewer_frame  # imports this module
+
+            return viewer_frame(self)
+        figures = [
+            figure(drawing.image if drawing._is_still or len(self) > INTERACTIVE_DRAWINGS else drawing.frames(), drawing, [drawing.seed])
+            for drawing in self[:NOTEBOOK_DRAWINGS]
+        ]
         more = f"<p>and {len(self) - NOTEBOOK_DRAWINGS:,} more drawings</p>" if len(self) > NOTEBOOK_DRAWINGS else ""
         return f'<div style="display:flex;flex-wrap:wrap;gap:12px">{"".join(figures)}</div>{more}'
+
+
+def figure(picture: Image.Image | list[Image.Image], drawing: Drawing, seeds: Sequence[int]) -> str:
+    """Return an HTML figure of a picture, or of the frames of an animation, with caption, model and seeds of a drawing."""
+    if isinstance(picture, Image.Image):
+        still, source = picture, data_uri(png_bytes(picture, drawing.provenance), "png")
+    else:
+        still, source = picture[-1], data_uri(gif_bytes(picture), "gif")
+    caption = html.escape(drawing.caption or "no caption")
+    numbers = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
+    return (
+        f'<figure style="margin:0;display:inline-block;grid-area:1/1"><img width="{still.width * tile_scale(still)}" '
+        f'style="image-rendering:pixelated" alt="{caption}" src="{source}"><figcaption>{caption}<br>'
+        f"<small>{html.escape(drawing.model)}, {numbers}</small></figcaption></figure>"
+    )
+
+
+def _are_samples(drawings: Sequence[Drawing]) -> bool:
+    try:
+        check_samples(drawings)
+    except ValueError:
+        return False
+    return True
 
 
 def check_samples(drawings: Sequence[Drawing]) -> None:
