@@ -17,10 +17,11 @@ from filelock import FileLock
 from cap2im.checkpoint import checkpoints, load_checkpoint, read_config, read_weights
 from cap2im.config import VariationalTraining, load_recipe
 from cap2im.pipeline import Pipeline
+from cap2im.training.accelerator import make_accelerator, missing_compiler
 from cap2im.training.data import DataSource, load_training_data
 from cap2im.training.dispatch import train
 from cap2im.training.trainer import Trainer
-from cap2im.training.variational import kl_weight, learning_rate
+from cap2im.training.variational import VariationalTrainer, kl_weight, learning_rate
 from tests.processes import in_two_processes
 from tests.tiny import CHANGES, tiny_recipe
 from tests.training.golden import golden_losses, logged_losses
@@ -128,7 +129,7 @@ def test_broken_loss_stops_before_weights_are_saved(tmp_path, monkeypatch, late)
     assert not (tmp_path / "model").exists()
 
 
-def test_an_accelerator_is_waited_for_only_where_something_is_logged(tmp_path, monkeypatch):
+def test_losses_on_an_accelerator_are_read_where_logged(tmp_path, monkeypatch):
     checked, finish = [], Trainer.finish_checks
 
     def finish_checks(self):
@@ -224,3 +225,31 @@ def test_a_locked_run_is_refused(tmp_path):
     with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="another training writes into this folder"):
         train(tiny_recipe(), tmp_path, device="cpu")
     assert not (tmp_path / "stats.jsonl").exists()
+
+
+def test_a_long_training_is_compiled_if_the_machine_can(monkeypatch):
+    def trainer(*changes: str) -> VariationalTrainer:
+        recipe = load_recipe("aligndraw-digits", changes)
+        accelerator = make_accelerator("cpu", recipe.train.batch_size)
+        return VariationalTrainer(recipe, VariationalTrainer.load_data(recipe, DataSource(None), accelerator), accelerator)
+
+    long, short = trainer("train.epochs=200"), trainer("train.epochs=2")
+    monkeypatch.setenv("CXX", sys.executable)  # any program: nothing is compiled here
+    with_headers = not missing_compiler(torch.device("cpu"))
+    assert (long.gains_from_compiling(), short.gains_from_compiling()) == (with_headers, False)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not long.gains_from_compiling()
+    with pytest.raises(ValueError, match=r"^--compile needs a C\+\+ compiler \(no-such-compiler was not found\)$"):
+        short.compile()
+
+
+def test_a_resumed_run_is_compiled_as_before(tmp_path, monkeypatch, capsys):
+    compiled = []
+    monkeypatch.setattr(VariationalTrainer, "compile", lambda self: compiled.append(self.state.step))
+    monkeypatch.setattr(VariationalTrainer, "gains_from_compiling", lambda _: True)
+    train(tiny_recipe("train.epochs=1"), tmp_path / "one", device="cpu", compile_model=None)
+    assert "compiling the network (--no-compile)" in " ".join(capsys.readouterr().out.split())
+    train(tiny_recipe("train.epochs=1"), tmp_path / "other", device="cpu", compile_model=False)
+    for run in ("one", "other"):
+        train(tiny_recipe("train.epochs=2"), tmp_path / run, device="cpu", compile_model=None, resume=True)
+    assert compiled == [0, 5]

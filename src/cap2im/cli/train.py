@@ -54,7 +54,10 @@ def train(
     start_from: Annotated[str | None, typer.Option("--from", help="Model whose weights the run starts from.", **PLACE)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the whole recipe and stop; with --data also updates and time.")] = False,
     device: Annotated[Literal["auto", "cpu"], typer.Option(help="auto uses an accelerator if there is one.")] = "auto",
-    compile_model: Annotated[bool, typer.Option("--compile", help="Compile the network: a later start, faster updates.")] = False,
+    compile_model: Annotated[
+        bool | None,
+        typer.Option("--compile/--no-compile", help="Compile the network: a later start, faster updates. [default: if a new run gains]"),
+    ] = None,
     workers: Annotated[int, typer.Option(min=0, max=256, help="Processes that load images.")] = 2,
     stream: Annotated[bool, typer.Option("--stream", help="Stream a dataset shard by shard, from a folder or a URL.")] = False,
     log: Annotated[Literal["tensorboard", "wandb"], typer.Option(help="Tracker that shows the log.")] = "tensorboard",

@@ -36,7 +36,7 @@ def train(
     stream: bool = False,
     resume: bool = False,
     start_from: Path | None = None,
-    compile_model: bool = False,
+    compile_model: bool | None = False,
     device: Literal["auto", "cpu"] = "auto",
     workers: int = 2,
     log: Tracker = "tensorboard",
@@ -52,7 +52,8 @@ def train(
         stream: see `DataSource`.
         resume: continue from the run's last checkpoint.
         start_from: a model folder whose weights a new run starts from.
-        compile_model: compile the network; the first updates then take minutes.
+        compile_model: compile the network; the first update then takes a minute or two. None decides: a resumed run as before, a new one
+            if it gains from it.
         device: "cpu", or "auto" for the accelerator if there is one.
         workers: processes that prepare batches.
         log: tracker of the log.
@@ -69,6 +70,8 @@ def train(
         data = resumed_data(run, data)
     accelerator = make_accelerator(device, recipe.train.batch_size, log_with=log, folder=run)
     options = {"stream": stream, "start_from": start_from, "compile_model": compile_model}
+    if resume and compile_model is None:
+        compile_model = RunFile.read(run).compiled
     trainer = _make_trainer(recipe, name or recipe.kind, DataSource(data, stream), accelerator, options)
     trainer.state.origin = {"command": command}
     messages: list[str] = []
@@ -80,10 +83,12 @@ def train(
     else:
         with accelerator.main_process_first():
             trainer.initialize()
+    if compile_model is None and (compile_model := trainer.gains_from_compiling()):
+        messages.append("compiling the network (--no-compile): the first update takes a minute or two, later ones a fifth less")
     if compile_model:
         trainer.compile()
     card = partial(MODELS[recipe.kind].write_card, recipe.name or run.resolve().name, trainer.recipe)
-    with Run(run, trainer, workers=workers, card=card) as loop:
+    with Run(run, trainer, workers=workers, card=card, compiled=bool(compile_model)) as loop:
         for message in messages:
             loop.log.print(message)
         for batch in loop.batches():

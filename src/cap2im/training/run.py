@@ -52,12 +52,14 @@ class RunFile(BaseModel):
         stream: whether the dataset is streamed.
         steps_per_epoch: updates of an epoch.
         wandb_id: of the run on Weights & Biases.
+        compiled: whether the network is compiled, which changes results within rounding.
     """
 
     data: str | None = None
     stream: bool = False
     steps_per_epoch: int = 1
     wandb_id: str = ""
+    compiled: bool = False
 
     @classmethod
     def read(cls, run: Path) -> RunFile:
@@ -87,6 +89,7 @@ class Run:
         trainer: restored or initialised.
         workers: processes that prepare batches.
         card: makes the model card of the finished model's figures.
+        compiled: whether the network is compiled.
 
     Attributes:
         stopping: whether the training ends after the current update.
@@ -103,8 +106,9 @@ class Run:
         *,
         workers: int = 2,
         card: Callable[[dict[str, Any]], str] = lambda _: "",
+        compiled: bool = False,
     ) -> None:
-        self.folder, self.trainer, self.accelerator, self.card = folder, trainer, trainer.accelerator, card
+        self.folder, self.trainer, self.accelerator, self.card, self.compiled = folder, trainer, trainer.accelerator, card, compiled
         self.settings, batches, step = trainer.recipe.train, trainer.data.batches, trainer.state.step
         self.total = self.settings.total(batches.steps_per_epoch)
         if step > self.total:
@@ -256,6 +260,7 @@ class Run:
             stream=source.stream,
             steps_per_epoch=self.trainer.data.batches.steps_per_epoch,
             wandb_id=before.wandb_id or token_hex(4),
+            compiled=self.compiled,
         )
         write_atomically(self.folder / "recipe.toml", to_toml(self.trainer.recipe))
         write_atomically(self.folder / RUN_FILE, dump_json(now.model_dump()) + "\n")

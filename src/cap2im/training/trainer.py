@@ -123,9 +123,13 @@ class Trainer(ABC):
         """Compile the network.
 
         Raises:
-            ValueError: the network has nothing to compile.
+            ValueError: the network has nothing to compile, or the machine cannot compile it.
         """
         raise NotImplementedError
+
+    def gains_from_compiling(self) -> bool:
+        """Return whether a whole training takes less time if the network is compiled, which `cap2im train` then does unasked."""
+        return False
 
     def sample_grid(self) -> SampleGrid | None:
         """Return pictures that show the progress of `state.ema_model`, or None."""

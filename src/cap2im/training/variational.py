@@ -30,6 +30,7 @@ from cap2im.models.aligndraw import DRAW
 from cap2im.models.interface import DrawingModel, LikelihoodModel
 from cap2im.models.precision import autocast
 from cap2im.registry import MODELS
+from cap2im.training.accelerator import missing_compiler
 from cap2im.training.data import DataSource, TrainingData
 from cap2im.training.optimizers import RMSprop, clip_tensors
 from cap2im.training.samples import SampleGrid, drawings_grid
@@ -38,6 +39,7 @@ from cap2im.training.state import TrainState
 from cap2im.training.trainer import Losses, Trainer
 
 VALIDATION_BATCH = 250
+COMPILED_WORK = 6e13  # operations, twenty minutes of one core: compiling takes a minute or two, and saves a fifth
 
 
 def learning_rate(train: VariationalTraining, step: int, steps_per_epoch: int) -> float:
@@ -139,12 +141,22 @@ class VariationalTrainer(Trainer):
         """Compile the step of a recurrent model.
 
         Raises:
-            ValueError: the model has no steps.
+            ValueError: the model has no steps, or there is no compiler.
         """
         compile_steps = getattr(self.model, "compile_steps", None)
         if compile_steps is None:
             raise ValueError(f"--compile compiles the steps of a recurrent model; a model of kind {self.recipe.kind!r} has none")
+        if missing := missing_compiler(self.accelerator.device):
+            raise ValueError(f"--compile needs {missing}")
         compile_steps()
+
+    def gains_from_compiling(self) -> bool:
+        """Return whether a recurrent model is trained for twenty minutes or more on a CPU that can compile it."""
+        if not isinstance(self.model, DRAW) or self.accelerator.device.type != "cpu":
+            return False
+        train, weights = self.recipe.train, sum(layer.weight.numel() for layer in self.model.modules() if isinstance(layer, nn.Linear))
+        work = 6 * weights * self.model.config.glimpses * train.batch_size * train.total(self.data.batches.steps_per_epoch)
+        return work >= COMPILED_WORK and not missing_compiler(self.accelerator.device)
 
     def start_from(self, folder: Path) -> list[str]:
         """Load the weights of a model folder; see `load_matching_weights` for the errors."""
