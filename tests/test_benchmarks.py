@@ -8,6 +8,8 @@ import itertools
 import os
 import pkgutil
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -128,6 +130,24 @@ def test_commands_of_the_readme_exist() -> None:
     commands = re.findall(r"^ *(git checkout .*)?python -m benchmarks\.(\w+)|^\| `python -m benchmarks\.(\w+)`", README, re.M)
     named = {name or listed for old, name, listed in commands if not old}
     assert named == {*TOYS, "serve"}
+
+
+@pytest.mark.skipif(shutil.which("timeout") is None, reason="for a system with GNU coreutils")
+@pytest.mark.parametrize("status", [0, 3])
+def test_gpu_script_measures_then_trains_until_the_end(tmp_path: Path, status: int) -> None:
+    """The programs that it starts are stand-ins; each real one has a test of its own."""
+    programs = {"python": f"echo '| a row |'; exit {status}", "cap2im": "trap 'echo saved; exit 130' TERM; echo training; sleep 60 & wait"}
+    for name, body in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    script = [Path(benchmarks.__path__[0]) / "gpu.sh", tmp_path, tmp_path / "out", "2", "cpu"]
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(script, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=50)
+    assert done.returncode == (status != 0), done.stderr
+    assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("+ ")] == ["python"] * 3 + ["cap2im"]
+    assert (tmp_path / "out" / "attngan-coco.md").read_text() == "| a row |\n"
+    assert (tmp_path / "out" / "training.txt").read_text().split() == ["training", "saved"]
+    assert done.stderr.count("failed with status 3: python -m benchmarks.") == (3 if status else 0)
 
 
 @pytest.mark.parametrize("name", TOYS)
