@@ -86,7 +86,7 @@ def test_png_holds_caption_seed_and_model(tmp_path: Path) -> None:
         blob.save(tmp_path / "blob.jpg")
 
 
-def test_notebook_html_is_escaped_and_still_without_steps() -> None:
+def test_notebook_html_is_escaped() -> None:
     html = growing_blob(caption='<script>alert(1)</script>" onload=x', reads=False)._repr_html_()
     assert "<script" not in html
     assert re.search(r'alt="[^"]*&quot; onload=x"', html)
@@ -97,7 +97,7 @@ def test_notebook_html_is_escaped_and_still_without_steps() -> None:
     assert growing_blob()._repr_png_().startswith(b"\x89PNG")
 
 
-def test_notebook_shows_samples_in_one_viewer_and_other_lists_as_figures() -> None:
+def test_notebook_shows_samples_of_a_caption_in_one_viewer() -> None:
     samples = Drawings(blobs(3))
     assert samples._repr_html_().count("<iframe") == 1
     two_captions = Drawings([*samples, growing_blob(caption="another caption")])
