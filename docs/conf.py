@@ -24,6 +24,7 @@ extensions = [
     "sphinx_copybutton",
     "mathml",
     "reference_pages",
+    "live_page",
 ]
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 nitpicky = False  # types of third parties have no page here

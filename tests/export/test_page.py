@@ -22,18 +22,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+from onnx.numpy_helper import from_array
 from PIL import Image
 
 from cap2im.data.tokenizer import character_tables
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.export import runtime
+from cap2im.export.format import OnnxModel
 from cap2im.export.noise import picture_noise
+from cap2im.export.onnx_drawing import OnnxDrawer
 from cap2im.export.page import export_page, own_file, write_page
+from cap2im.files import file_sha256
 from cap2im.pipeline import Pipeline
 from cap2im.rendering.gif import gif
 from cap2im.rendering.page import page_data
 
+FLOAT, INT64, BOOL = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.BOOL
 TOP = "the digit three is at the top of the digit one"
 BOTTOM = "the digit three is at the bottom of the digit one"
 
@@ -73,7 +80,7 @@ def npm(monkeypatch, tmp_path) -> Callable[[dict[str, bytes]], None]:
     (tmp_path / "bin").mkdir()
 
     def install(files: dict[str, bytes]) -> None:
-        with tarfile.open(tmp_path / "package.tgz", "w:gz") as archive:
+        with tarfile.open(tmp_path / "package.tgz", "w:gz", compresslevel=1) as archive:
             archive.add(folder_of(files, tmp_path / "packed"), "package")
         program = tmp_path / "bin" / "npm"
         program.write_text(f'#!/bin/sh\n[ "$1 $2 $3" = "pack {runtime.PACKAGE} --pack-destination" ] && cp {tmp_path}/package.tgz "$4"\n')
@@ -190,8 +197,9 @@ def test_captions_are_read_as_in_python(scripts):
     captions = TRICKY + ["".join(rng.choices(LETTERS, k=rng.randrange(1, 25))) for _ in range(300)]
     odd = Vocabulary(words=tuple(ODD.split()), aliases={"auto": "bus"}, unknown="UNK")
     bundled = [Pipeline.load(name).vocabulary for name in ("aligndraw-mnist", "aligndraw-flickr8k")]
+    characters = character_tables()
     for vocabulary in (*bundled, odd, odd.model_copy(update={"tokens": "attngan", "unknown": None})):
-        read = scripts.evaluate(READ, [vocabulary.model_dump(), character_tables(), captions])
+        read = scripts.evaluate(READ, [vocabulary.model_dump(), characters, captions])
         for caption, got in zip(captions, read, strict=True):
             unknown = vocabulary.unknown_words(caption)
             nearest = [vocabulary.nearest(word) for word in unknown]
@@ -419,9 +427,61 @@ def test_a_missing_file_is_named(open_page, site, tmp_path):
     wait_until(tab, lambda: is_drawn(tab))
 
 
-@pytest.mark.parametrize("name", ["VAE", "DRAW"])
-def test_models_of_other_kinds_draw(open_page, exported, runtime_files, tmp_path, name):
-    pipeline, folder = exported(name)
+def picture_model(folder: Path, *, reads_words: bool) -> Path:
+    """Write an exported model that draws two canvases of 4 x 4 pixels in colour at once, from noise and the mean number of its words."""
+    side, glimpses, words = 4, 2, 5
+    tokens, mask, sentence = ("tokens", INT64, ("B", words)), ("mask", BOOL, ("B", words)), ("sentence", FLOAT, ("B", 1, 1))
+    noise, pictures = ("noise", FLOAT, ("B", glimpses, 3 * side**2)), ("pictures", FLOAT, ("B", glimpses, 3, side, side))
+    shape, axes = from_array(np.array([-1, *pictures[2][1:]]), "shape"), from_array(np.array([1]), "axes")
+    draw = [make_node("Sigmoid", ["brightness"], ["light"]), make_node("Reshape", ["light", "shape"], ["pictures"])]
+    graphs = {"picture.onnx": ([make_node("Identity", ["noise"], ["brightness"]), *draw], [noise], [pictures], [shape])}
+    if reads_words:
+        encode = [
+            make_node("Cast", ["tokens"], ["numbers"], to=FLOAT),
+            make_node("ReduceMean", ["numbers", "axes"], ["mean"]),
+            make_node("Unsqueeze", ["mean", "axes"], ["sentence"]),
+        ]
+        attend = [
+            make_node("Cast", ["mask"], ["read"], to=FLOAT),
+            make_node("Unsqueeze", ["read", "axes"], ["row"]),
+            make_node("Concat", ["row"] * glimpses, ["weights"], axis=1),
+        ]
+        light = make_node("Add", ["noise", "sentence"], ["brightness"])
+        weights = ("weights", FLOAT, ("B", glimpses, words))
+        graphs = {
+            "text.onnx": (encode, [tokens, mask], [sentence], [axes]),
+            "picture.onnx": ([light, *draw, *attend], [noise, sentence, mask], [pictures, weights], [shape, axes]),
+        }
+    folder.mkdir()
+    for name, (nodes, inputs, results, initializers) in graphs.items():
+        declared = [[make_tensor_value_info(*each) for each in group] for group in (inputs, results)]
+        graph = make_graph(nodes, "graph", *declared, initializer=initializers)
+        onnx.save(make_model(graph, opset_imports=[make_opsetid("", 20)], ir_version=10), folder / name)
+    about = OnnxModel(
+        version="0",
+        name="pictures",
+        description="",
+        kind="vae",
+        side=side,
+        colours=3,
+        glimpses=glimpses,
+        noise_shape=(glimpses, 3 * side**2),
+        words=words,
+        reads_words=reads_words,
+        attends=reads_words,
+        vocabulary=Vocabulary(words=("a", "red", "bus", ".")).model_dump(),
+        examples=("a red bus",),
+        sha256={name: file_sha256(folder / name) for name in graphs},
+    )
+    (folder / "model.json").write_text(about.model_dump_json(), "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("reads_words", [True, False])
+def test_models_without_glimpses_draw(open_page, runtime_files, tmp_path, reads_words):
+    folder = picture_model(tmp_path / "exported", reads_words=reads_words)
     tab = open_page((write_page(folder, tmp_path / "site", runtime_files) / "index.html").as_uri())
-    drawn, _ = tab.evaluate(DRAW, {"captions": ["the digit 0"], "seed": 5, "samples": 2})
-    assert_same_drawings(drawn[0], page_data(pipeline.draw("the digit 0", samples=2, seed=5)))
+    drawn, _ = tab.evaluate(DRAW, {"captions": ["A red bus", "a bus."], "seed": 5, "samples": 2})
+    drawer = OnnxDrawer.load(folder)
+    for caption, got in zip(["A red bus", "a bus."], drawn, strict=True):
+        assert_same_drawings(got, page_data([drawer.draw(caption, seed=seed)[0] for seed in (5, 6)]))
