@@ -177,6 +177,7 @@ def is_unspaced(caption: str) -> bool:
     return _LONG_UNSPACED.search(caption) is not None
 
 
+@cache
 def character_tables() -> dict[str, Any]:
     r"""Return the characters that `normalise` and `split_words` distinguish, for programs in other languages.
 

@@ -7,7 +7,7 @@ cap2im.CaptionBox = (() => {
   const beginning = /[\p{L}\p{N}][\p{L}\p{N}\p{M}'’-]*$/u; // of a word, before the caret
   const escaped = (word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
 
-  /* The form in which the server compares words. */
+  /* The form in which words are compared. */
   const normalised = (text) => text.normalize("NFC").replace(/[\p{Cf}\p{Me}\p{Variation_Selector}]/gu, "").normalize("NFC")
     .replace(/[\uff01-\uff5e\ufb00-\ufb06]/g, (letter) => letter.normalize("NFKC"))
     .replace(/[‘’‚‛ʻʼ′´]/g, "'").replace(/[“”„‟«»″]/g, '"').replace(/[‐‑−﹣]/g, "-").toLowerCase();

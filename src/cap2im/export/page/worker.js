@@ -37,8 +37,8 @@
     const [script, wasm, ...contents] = await Promise.all(["ort.mjs", "ort.wasm", ...graphs].map(unpacked));
     const ort = await import(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
     Object.assign(ort.env.wasm, { numThreads: 1, wasmBinary: wasm });
-    const loaded = { ort };
-    for (const [n, name] of graphs.entries()) loaded[name.replace(".onnx", "")] = await ort.InferenceSession.create(contents[n], { logSeverityLevel: 3 });
+    const loaded = { ort }, options = { graphOptimizationLevel: "disabled", logSeverityLevel: 3 }; // graphs were optimised at the export; errors only
+    for (const [n, name] of graphs.entries()) loaded[name.replace(".onnx", "")] = await ort.InferenceSession.create(contents[n], options);
     return loaded;
   }
   let loading; // promise of `load`
