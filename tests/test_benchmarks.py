@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +23,7 @@ import pytest
 import torch
 
 from cap2im.config import load_recipe
+from cap2im.metrics.measurement import Measurement
 from cap2im.models import attngan as layers
 from tests.data.sources import coco
 from tests.tiny import CHANGES
@@ -39,6 +41,7 @@ TESTED_ELSEWHERE = {
     "reproduce": "test_record",
     "choose_things": "test_choose_things",
     "serve": "test_serve_measures_rounds",
+    "time_to_quality": "test_time_to_quality_suspends_the_training",
 }
 
 
@@ -129,7 +132,43 @@ def test_every_benchmark_is_tested() -> None:
 def test_commands_of_the_readme_exist() -> None:
     commands = re.findall(r"^ *(git checkout .*)?python -m benchmarks\.(\w+)|^\| `python -m benchmarks\.(\w+)`", README, re.M)
     named = {name or listed for old, name, listed in commands if not old}
-    assert named == {*TOYS, "serve"}
+    assert named == {*TOYS, "serve", "time_to_quality"}
+
+
+TRAINS = """import pathlib, sys, time
+for step in (5, 10, 15):
+    folder = pathlib.Path(sys.argv[1], "checkpoints", f"step-{step:08}")
+    folder.mkdir(parents=True)
+    (folder / "training.json").touch()
+    time.sleep(0.2)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the state of a process from Linux")
+@pytest.mark.parametrize("goal", [90, 99])
+def test_time_to_quality_suspends_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], goal: float
+) -> None:
+    module, states = import_module("benchmarks.time_to_quality"), []
+    training = subprocess.Popen([sys.executable, "-c", TRAINS, tmp_path])
+
+    def accuracy(checkpoint: Path, data: Path, samples: int) -> dict[str, Measurement]:
+        time.sleep(0.05)  # until the signal has arrived
+        states.append(Path(f"/proc/{training.pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0])
+        rate = 0.95 if checkpoint.name.endswith("10") else 0.5
+        both = [Measurement(name="joint", group=g, value=v, n=100, unit="proportion") for g, v in (("seen", rate), ("held out", 0.1))]
+        return {each.title: each for each in both}
+
+    monkeypatch.setattr(module, "POLL", 0.01)
+    monkeypatch.setattr(module, "accuracy", accuracy)
+    try:
+        assert module.measure(training, tmp_path, tmp_path, goal, 1, 2.0) == (goal == 90)
+    finally:
+        training.kill()
+        training.wait()
+    assert states[0] == "T"
+    rows = [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert rows == (["| 5", "| 10"] if goal == 90 else ["| 5", "| 10", "| 15"])
 
 
 @pytest.mark.skipif(shutil.which("timeout") is None, reason="for a system with GNU coreutils")
