@@ -51,7 +51,7 @@ NOT_RUN = {
     r"cap2im compare --preset": "trains seven models; tests/evaluation runs it on small ones",
     r".*(s3://|hf://)": "a bucket or the hub",
     r"cap2im evaluate .*(--shortlist-model|--damsm|--inception|--scene-reader)": "another trained network; tests/evaluation has small ones",
-    r"cap2im prepare (flickr8k|cifar)|cap2im train (\S+-flickr8k|vgg-cifar-small)": "thousands of images; tests have a few",
+    r"cap2im prepare (flickr8k|cifar|cutouts emoji)|cap2im train (\S+-flickr8k|vgg-cifar-small)": "thousands of images; tests have a few",
     r"cap2im figures .*--sharpen": "a trained sharpener; tests/evaluation has a small one",
     r"cap2im evaluate .*(compositional-accuracy|cutouts)": "a trained model of scenes; tests/evaluation has a small one",
     r"cap2im prepare webdataset": "a hundred shards; tests/data reads some",
