@@ -48,7 +48,8 @@ def wheel(sdist, tmp_path_factory):
     """The wheel, built from the sdist as `pip install` of an sdist does."""
     folder = tmp_path_factory.mktemp("unpacked")
     with tarfile.open(sdist) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 and later
+        archive.extractall(folder)
     return build("wheel", folder / f"cap2im-{__version__}", tmp_path_factory.mktemp("wheel"))
 
 

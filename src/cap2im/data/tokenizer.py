@@ -54,14 +54,15 @@ class _Patterns(NamedTuple):
 def _patterns(marks: str) -> _Patterns:
     """Compile the patterns of words with combining marks.
 
-    Quantifiers are possessive, so that no text takes quadratic time.
+    Quantifiers of characters are possessive, so that no text takes quadratic time. Those of groups are not: in Python 3.11.2 a possessive
+    group keeps what its last, failed try has read, and "x--y" would have the word "x-".
     """
     letters, joiners = rf"[\w{marks}]", "['\u00b7\u05f3\u05f4-]"
     plain = rf"(?:[^\W{_IDEOGRAPHS}]|[{marks}])" if marks else rf"[^\W{_IDEOGRAPHS}]"
     ideograph = rf"[{_IDEOGRAPHS}][{marks}]*+" if marks else f"[{_IDEOGRAPHS}]"
     return _Patterns(
-        coarse=re.compile(rf"\w{letters}*+(?:{joiners}\w{letters}*+)*+|[^\w\s]"),
-        fine=re.compile(rf"{ideograph}|[^\W{_IDEOGRAPHS}]{plain}*+(?:{joiners}[^\W{_IDEOGRAPHS}]{plain}*+)*+|[^\w\s]"),
+        coarse=re.compile(rf"\w{letters}*+(?:{joiners}\w{letters}*+)*|[^\w\s]"),
+        fine=re.compile(rf"{ideograph}|[^\W{_IDEOGRAPHS}]{plain}*+(?:{joiners}[^\W{_IDEOGRAPHS}]{plain}*+)*|[^\w\s]"),
         treebank=re.compile(
             # not possessive: up to Python 3.11.2 a lookahead inside of a possessive group is ignored
             rf"\w{letters}*(?=n't\b)|n't\b|{_ENDING}|\w{letters}*(?:(?!{_ENDING})['-]\w{letters}*)*|``|''|\.\.\.|--|[^\w\s]",
@@ -71,7 +72,7 @@ def _patterns(marks: str) -> _Patterns:
 
 
 # words of ASCII text; other words are split at their combining marks, as in vocabularies of earlier versions
-_WITHOUT_MARKS = re.compile(r"\w+(?:['-]\w+)*+|[^\w\s]")
+_WITHOUT_MARKS = re.compile(r"\w+(?:['-]\w+)*|[^\w\s]")
 
 
 _ASCII_TREEBANK = _patterns("").treebank
