@@ -66,7 +66,14 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
         metadata = Parser().parsestr(archive.read(f"cap2im-{__version__}.dist-info/METADATA").decode())
     own = {name for name in names if not name.startswith(f"cap2im-{__version__}.dist-info/")}
     assert own == {name.removeprefix("src/") for name in tracked("src/cap2im")}
-    for pattern in ("recipes/*.toml", "pretrained/*/model.safetensors", "viewer/viewer.js", "serve/page/index.html", "py.typed"):
+    for pattern in (
+        "recipes/*.toml",
+        "pretrained/*/model.safetensors",
+        "viewer/index.html",
+        "serve/page/api.js",
+        "export/page/worker.js",
+        "py.typed",
+    ):
         assert any(Path(name).match(f"cap2im/{pattern}") for name in own), pattern
     assert metadata["Version"] == __version__
     cards = {f"src/{name}" for name in own if name.endswith("README.md")}
