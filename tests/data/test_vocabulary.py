@@ -277,6 +277,6 @@ def test_the_word_count_has_neither_marks_nor_aliases():
     assert Vocabulary(words=("<end>", "a", "dog")).word_count == 2
 
 
-def test_a_hyphen_or_apostrophe_without_a_word_behind_it_is_a_word():
+def test_hyphens_that_join_no_words_are_words():
     assert split_words("x--y dogs' a-b-c'") == ["x", "-", "-", "y", "dogs", "'", "a-b-c", "'", "."]
     assert split_words("é--y dogé' ") == ["é", "-", "-", "y", "dogé", "'", "."]
