@@ -49,19 +49,20 @@ class Prefetcher:
         rows: this process's share of a batch.
         steps: numbers of the batches, in order.
         workers: processes that prepare batches, at most one a processor; 0 prepares each batch when it is requested.
+        pin_memory: keep batches in pinned memory, from which a CUDA device copies while the program goes on.
 
     Raises:
         ValueError: a batch cannot be read.
         OSError: a batch cannot be read.
     """
 
-    def __init__(self, batches: Batches, rows: slice, steps: range, workers: int) -> None:
+    def __init__(self, batches: Batches, rows: slice, steps: range, workers: int, *, pin_memory: bool = False) -> None:
         loader = DataLoader(
             _Steps(batches, rows),
             None,
             sampler=steps,
             num_workers=min(workers, available_workers()),
-            pin_memory=torch.accelerator.is_available(),
+            pin_memory=pin_memory,
             generator=torch.Generator(),  # from the global generator the loader would take a seed, and a resumed run would differ
             worker_init_fn=_ignore_signals,
         )

@@ -114,7 +114,8 @@ class Run:
         if step > self.total:
             raise ValueError(f"{folder}: has made {step:,} updates of {self.total:,}; --set train.updates={2 * step} extends the run")
         rows = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
-        self._prefetcher = Prefetcher(batches, rows, range(step, self.total), workers if trainer.data.slow else 0)
+        pin_memory = self.accelerator.device.type == "cuda"
+        self._prefetcher = Prefetcher(batches, rows, range(step, self.total), workers if trainer.data.slow else 0, pin_memory=pin_memory)
         self.log = RunLog(folder, self.accelerator, step, self.total)
         self.stopping, self.best = False, self._read_best()
         self._progress = ""  # text of the last losses that were read

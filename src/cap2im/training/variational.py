@@ -147,7 +147,7 @@ class VariationalTrainer(Trainer):
         if compile_steps is None:
             raise ValueError(f"--compile compiles the steps of a recurrent model; a model of kind {self.recipe.kind!r} has none")
         if missing := missing_compiler(self.accelerator.device):
-            raise ValueError(f"--compile needs {missing}")
+            raise ValueError(f"--compile needs {missing}; --no-compile trains without")
         compile_steps()
 
     def gains_from_compiling(self) -> bool:

@@ -171,7 +171,7 @@
     };
   }
 
-  /* The page that shows a result by itself. */
+  /* Returns the HTML page of one result. */
   async function savedPage(result) {
     const content = JSON.stringify(await viewerData(result)).replace(/[<>&]/g, (sign) => `\\u00${sign.charCodeAt(0).toString(16)}`);
     return new TextEncoder().encode(template.before + content + template.after);
