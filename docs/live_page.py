@@ -1,4 +1,4 @@
-"""Sphinx extension: the directive `live-page`, the page that draws with the default model in the browser.
+"""Sphinx extension: the directive `live-page`, the page that draws with `PAGE_MODEL` in the browser.
 
 Its content takes its place if onnxruntime-web is not in the cache: a build of the site needs no network.
 """
@@ -13,9 +13,9 @@ from typing import Any
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-from cap2im import DEFAULT_MODEL
 from cap2im.export.page import export_page
 from cap2im.export.runtime import cached_runtime, is_cached
+from cap2im.loading import PAGE_MODEL
 from cap2im.pipeline import Pipeline
 
 FOLDER = "live"  # of the site
@@ -39,12 +39,12 @@ class LivePage(SphinxDirective):
 def export(app: Any) -> None:
     """Write the page into the site."""
     if not is_cached():
-        missing = f"onnxruntime-web is not in {cached_runtime()}; `cap2im export {DEFAULT_MODEL} --format page --out site` downloads it"
+        missing = f"onnxruntime-web is not in {cached_runtime()}; `cap2im export {PAGE_MODEL} --format page --out site` downloads it"
         sys.stderr.write(f"the front page is without the model that draws: {missing}\n")
         return
     folder = Path(app.outdir) / FOLDER
     shutil.rmtree(folder, ignore_errors=True)
-    export_page(Pipeline.load(DEFAULT_MODEL), folder, words=16)
+    export_page(Pipeline.load(PAGE_MODEL), folder, words=20)
 
 
 def setup(app: Any) -> dict[str, bool]:

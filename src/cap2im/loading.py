@@ -28,6 +28,7 @@ Network_co = TypeVar("Network_co", bound=nn.Module, covariant=True)
 Network = TypeVar("Network", bound=nn.Module)
 
 BUNDLED = Path(__file__).parent / "pretrained"
+PAGE_MODEL = "aligndraw-scenes"  # pages open with it, because it draws in colour
 FORMER_KINDS = {"sentence-encoder": "skipthoughts"}  # names of kinds in folders that earlier versions wrote
 MOST_CANVAS_VALUES = 2**25  # T x C x A x A of one picture's canvases; the largest recipe has less than a million
 

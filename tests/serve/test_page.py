@@ -32,10 +32,11 @@ BOTTOM = "the digit three is at the bottom of the digit one"
 KEY = "open sesame"
 
 QUEUE = 32  # pictures, of the server
+MODELS = ("aligndraw-mnist", *(name for name in default_models() if name != "aligndraw-mnist"))
 
 
 def served_at(**settings: Any) -> Iterator[Client]:
-    with served(ServeSettings.of({"shutdown_s": 5, **settings})) as client:
+    with served(ServeSettings.of({"shutdown_s": 5, "models": MODELS, **settings})) as client:
         yield client
 
 
@@ -605,8 +606,8 @@ def test_saved_picture_is_the_visible_one(open_page: Any) -> None:
 def test_examples_of_the_chosen_model_draw(open_page: Any, name: str) -> None:
     model = cap2im.load(name)
     tab = open_page()
-    assert tab.locator("#model-choice option").all_text_contents() == list(default_models())
-    assert tab.input_value("#model-choice") == cap2im.DEFAULT_MODEL
+    assert tab.locator("#model-choice option").all_text_contents() == list(MODELS)
+    assert tab.input_value("#model-choice") == MODELS[0]
     tab.select_option("#model-choice", name)
     wait_until(tab, lambda: tab.locator("#ideas button").all_text_contents() == model.examples[:5])
     caption = model.examples[0]
@@ -618,7 +619,7 @@ def test_examples_of_the_chosen_model_draw(open_page: Any, name: str) -> None:
 
 
 def test_examples_rotate_but_not_under_the_pointer(open_page: Any) -> None:
-    examples = cap2im.load(cap2im.DEFAULT_MODEL).examples
+    examples = cap2im.load(MODELS[0]).examples
     assert len(examples) > 5
     tab = open_page(moving=True, clock=True)
     ideas = tab.locator("#ideas button")
@@ -741,7 +742,7 @@ drawings = Pipeline.drawings
 def slowed(self, prompts, seeds, *, watch=None):
     return drawings(self, prompts, seeds, watch=lambda glimpses: (time.sleep(0.1), watch(glimpses)))
 Pipeline.drawings = slowed
-serve(ServeSettings(port=0))
+serve(ServeSettings(models=("aligndraw-mnist",), port=0))
 """
 
 

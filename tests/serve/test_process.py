@@ -16,7 +16,7 @@ from functools import partial
 import pytest
 
 import cap2im.serve.metrics
-from cap2im.loading import BUNDLED, bundled_models
+from cap2im.loading import bundled_models
 from cap2im.serve.settings import ServeSettings
 from tests.serve.conftest import CAPTION, process, together, wait_until
 
@@ -127,14 +127,14 @@ main()
 
 
 def test_bundled_models_are_served_by_default(run, tiny, tmp_path, monkeypatch):
-    shutil.copytree(BUNDLED / cap2im.DEFAULT_MODEL, tmp_path / cap2im.DEFAULT_MODEL)
-    shutil.copytree(tiny, tmp_path / "a-second-one")
+    for name in ("a-tiny-one", "aligndraw-mnist", "aligndraw-scenes"):
+        shutil.copytree(tiny, tmp_path / name)
     served = []
     monkeypatch.setattr("cap2im.loading.BUNDLED", tmp_path)
     monkeypatch.setattr("cap2im.serve.app.serve", lambda settings: served.append(settings.models))
     for more in ([], ["--model", str(tiny)], ["--sharpen", str(tiny)]):
         assert run("serve", *more)[0] == 0
-    assert served == [("aligndraw-mnist", "a-second-one"), (str(tiny),), ("aligndraw-mnist",)]
+    assert served == [("aligndraw-scenes", "a-tiny-one", "aligndraw-mnist"), (str(tiny),), ("aligndraw-mnist",)]
     assert ServeSettings().models == served[0]
 
 

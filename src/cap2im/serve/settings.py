@@ -11,8 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
-import cap2im
-from cap2im.loading import bundled_models
+from cap2im.loading import PAGE_MODEL, bundled_models
 
 VARIABLE = "CAP2IM_SERVE"  # the settings as JSON, for worker processes
 KEY_VARIABLE = "CAP2IM_API_KEY"
@@ -32,8 +31,8 @@ Split = BeforeValidator(_split)
 
 
 def default_models() -> tuple[str, ...]:
-    """Return the bundled models that draw, the package's default first."""
-    return tuple(sorted(bundled_models(), key=lambda name: name != cap2im.DEFAULT_MODEL))
+    """Return the bundled models that draw, `PAGE_MODEL` first."""
+    return tuple(sorted(bundled_models(), key=lambda name: name != PAGE_MODEL))
 
 
 class ServeSettings(BaseModel):
