@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TypeVar
 
 import rich.progress
@@ -41,12 +41,13 @@ def progress_bar(unit: str) -> Progress:
     )
 
 
-def track(items: Sequence[Item], description: str, *, show: bool = True) -> Iterable[Item]:
+def track(items: Iterable[Item], description: str, *, total: int | None = None, show: bool = True) -> Iterable[Item]:
     """Iterate over items with a progress bar.
 
     Args:
         items: to iterate over.
         description: text in front of the bar.
+        total: number of items; None takes their length.
         show: False shows no bar, as for work that ends at once.
     """
-    return rich.progress.track(items, description, console=Console(stderr=True), disable=not show)
+    return rich.progress.track(items, description, total, console=Console(stderr=True), disable=not show)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cap2im.data.workers import worker_pool
 from cap2im.pipeline import Pipeline
 from cap2im.rendering.folder import slug
 from cap2im.rendering.parts import PARTS
@@ -86,10 +87,14 @@ def test_draw_leaves_out_unknown_punctuation(run, model):
 
 
 def test_captions_are_drawn_in_common_batches(run, tmp_path, model, monkeypatch):
-    """And no more than one batch is in memory; a caption's pictures are those that it has alone."""
+    """And no more than one batch is in memory; a caption's files are those that it has alone, whatever process writes them."""
     captions = [f"the digit {digit} is at the top left of the image" for digit in range(7)]
     (tmp_path / "captions.txt").write_text("\n".join([*captions, captions[0].upper()]))
     monkeypatch.setattr("cap2im.models.interface.PICTURES_AT_ONCE", 4)
+    monkeypatch.setattr("cap2im.cli.draw.MANY_CAPTIONS", 7)
+    monkeypatch.setattr("cap2im.data.workers.available_workers", lambda: 2)
+    pools: list[int] = []
+    monkeypatch.setattr("cap2im.data.workers.worker_pool", lambda workers: pools.append(workers) or worker_pool(workers))
     batches: list[int] = []
     original = Pipeline._draw_batch
 
@@ -105,6 +110,7 @@ def test_captions_are_drawn_in_common_batches(run, tmp_path, model, monkeypatch)
     assert [entry["caption"] for entry in written] == [*captions, captions[0].upper()]
     assert written[0]["files"] == written[-1]["files"]
     assert run("draw", captions[5], "--model", model, "-n", "1", "--seed", "4", "--only", "png", "-o", "alone")[0] == 0
+    assert pools == [2, 1]
     paths = written[5]["files"][1], next((tmp_path / "alone").glob("*/sample-1.png"))
     together, alone = (np.asarray(Image.open(path)).astype(int) for path in paths)
     assert np.abs(together - alone).max() <= 1, "rounding"

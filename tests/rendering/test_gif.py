@@ -17,9 +17,9 @@ from tests.rendering.samples import blobs
 
 @pytest.mark.parametrize("colours", [1, 3])
 def test_gif_has_a_frame_a_glimpse_and_a_final_pause(colours: int) -> None:
-    drawings = blobs(4, colours=colours)
+    drawings = blobs(2, colours=colours)
     with Image.open(io.BytesIO(gif(drawings))) as animation:
-        assert (animation.n_frames, animation.size) == (12, (486, 486))  # type: ignore[attr-defined]
+        assert (animation.n_frames, animation.size) == (12, (486, 240))  # type: ignore[attr-defined]
         assert animation.info["loop"] == 0
         durations, frames = [], []
         for t in range(12):
@@ -62,7 +62,7 @@ def test_gif_of_many_pixels_is_enlarged_less(monkeypatch: pytest.MonkeyPatch) ->
     smaller = Image.open(io.BytesIO(gif(drawings)))
     side = 2 * 2 * drawings[0].image.width + 6
     assert (smaller.n_frames, smaller.size) == (12, (side, side))  # type: ignore[attr-defined]
-    assert whole.size == (486, 486)
+    assert whole.size == (406, 406)
     monkeypatch.setattr("cap2im.rendering.gif.MAX_PIXELS", 1)
     assert Image.open(io.BytesIO(gif(drawings))).n_frames == 12  # type: ignore[attr-defined]
 

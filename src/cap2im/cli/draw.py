@@ -19,6 +19,11 @@ from cap2im.files import check_writable_folder
 from cap2im.progress import track
 from cap2im.rendering.parts import PARTS
 
+# worker processes write the files of many captions; starting them takes as long as the files of about ten
+MANY_CAPTIONS = 20
+MOST_SAMPLES = 16  # per caption: up to 16 captions wait in memory
+MOST_WORKERS = 4  # more would wait for drawings
+
 commands = typer.Typer()
 
 
@@ -78,6 +83,7 @@ def draw(
     if not texts and model == cap2im.DEFAULT_MODEL:
         raise ValueError('no caption given; try: cap2im draw "the digit three is at the top of the digit one"')
     check_writable_folder(out)
+    from cap2im.data.workers import available_workers, worker_pool
     from cap2im.pipeline import Pipeline  # imports torch, which takes a second; arguments are checked first
     from cap2im.rendering.folder import drawing_folder, drawing_model, save_drawings, slug
 
@@ -106,17 +112,20 @@ def draw(
     pictures = pipeline.iterate([prompts[caption] for caption in distinct for _ in range(samples)], seeds)
     written: dict[str, dict[str, Any]] = {}
     few = len(distinct) * samples < 8  # a second or two
-    for caption in track(distinct, "drawing", show=not few):
-        drawings = list(itertools.islice(pictures, samples))
-        folder = drawing_folder(caption, pipeline.label, out)
-        replaced = drawing_model(folder) is not None
-        paths = save_drawings(drawings, folder, PARTS if only is None else only)
-        written[slug(caption)] = {"files": [str(path) for path in paths], "replaced": replaced}
-        if not as_json:
-            pages = [path for path in paths if path.suffix == ".html"]
-            main_file = next(iter([*pages, *paths]), f"{folder}: this model has no such part")
-            others = f" and {count} other file{'s' * (count > 1)}" if (count := len(paths) - 1) > 0 else ""
-            print(f"{caption}\n  {main_file}{others}{', replacing an earlier drawing' if replaced else ''}")
+    folders = {caption: drawing_folder(caption, pipeline.label, out) for caption in distinct}
+    replaced = {caption: drawing_model(folder) is not None for caption, folder in folders.items()}
+    parts = list(PARTS if only is None else only)
+    drawn = ((caption, list(itertools.islice(pictures, samples))) for caption in distinct)
+    many = len(distinct) >= MANY_CAPTIONS and samples <= MOST_SAMPLES
+    with worker_pool(min(available_workers(), MOST_WORKERS) if many else 1) as pool:
+        saved = pool.map(save_drawings, drawn, lambda item: (item[1], folders[item[0]], parts), items_per_task=1)
+        for (caption, _), paths in track(saved, "drawing", total=len(distinct), show=not few):
+            written[slug(caption)] = {"files": [str(path) for path in paths], "replaced": replaced[caption]}
+            if not as_json:
+                pages = [path for path in paths if path.suffix == ".html"]
+                main_file = next(iter([*pages, *paths]), f"{folders[caption]}: this model has no such part")
+                others = f" and {count} other file{'s' * (count > 1)}" if (count := len(paths) - 1) > 0 else ""
+                print(f"{caption}\n  {main_file}{others}{', replacing an earlier drawing' if replaced[caption] else ''}")
     if as_json:
         common = {"model": pipeline.name, "precision": pipeline.precision, "seed": seed}
         entries = [{"caption": each, "words": prompts[each].tokens.words} | common | written[slug(each)] for each in texts]

@@ -1,4 +1,4 @@
-"""Worker processes for long passes over images. Imports nothing heavy, because every worker imports it."""
+"""Worker processes that read or write many images. Imports nothing heavy, because every worker imports it."""
 
 from __future__ import annotations
 
@@ -28,14 +28,19 @@ class WorkerPool:
     executor: ProcessPoolExecutor | None = None
 
     def map(
-        self, function: Callable[..., Result], items: Iterable[Item], arguments: Callable[[Item], tuple[Any, ...]]
+        self,
+        function: Callable[..., Result],
+        items: Iterable[Item],
+        arguments: Callable[[Item], tuple[Any, ...]],
+        items_per_task: int = ITEMS_PER_TASK,
     ) -> Iterator[tuple[Item, Result]]:
-        """Yield each item with the function's result, in order. A few tasks are in memory at a time.
+        """Yield each item with the function's result, in order.
 
         Args:
             function: importable by workers.
             items: each is read once.
             arguments: returns the function's arguments for an item.
+            items_per_task: at most four tasks per worker are in memory.
 
         Raises:
             ValueError: a worker was killed.
@@ -46,14 +51,14 @@ class WorkerPool:
         pending: deque[tuple[list[Item], Future[list[Result]]]] = deque()
         rest = iter(items)
         try:
-            while (part := list(islice(rest, ITEMS_PER_TASK))) or pending:
+            while (part := list(islice(rest, items_per_task))) or pending:
                 if part:
                     pending.append((part, self.executor.submit(_call_each, function, [arguments(item) for item in part])))
                 if not part or len(pending) >= 4 * self.workers:
                     done, future = pending.popleft()
                     yield from zip(done, future.result(), strict=True)
         except BrokenProcessPool:
-            raise ValueError("a worker process was killed, perhaps out of memory; continue with --resume and fewer --workers") from None
+            raise ValueError("a worker process was killed, perhaps out of memory") from None
 
 
 def _call_each(function: Callable[..., Result], calls: list[tuple[Any, ...]]) -> list[Result]:

@@ -19,7 +19,8 @@ from cap2im.rendering.images import fit, picture_of, png_bytes
 from cap2im.rendering.maps import maps_figure
 from cap2im.rendering.text import shorten, text_width, wrap
 
-MAX_SAMPLES = 4  # in files; more samples make figures that viewers do not open
+MAX_SAMPLES = 2  # of a figure in a file, which fits a screen
+MAX_MAPS = 4  # figures of attention maps
 MAX_WORDS = 12  # with the most mean attention
 GAP = 28  # points, between panels
 PICTURE, PLOT, ROW, CAPTION_LINE = 156, 288, 13, 20  # points: sides of a picture and its plot, height of a word's row and of a line
@@ -29,11 +30,10 @@ PLOT_TEXT, PLOT_SMALL = 11, 10  # font sizes
 
 def files(drawings: Sequence[Drawing]) -> Iterator[tuple[str, bytes]]:
     """Yield the figures of attention over glimpses and of attention maps, of the first samples."""
-    first = drawings[:MAX_SAMPLES]
-    if first[0].attention is not None:
-        yield "attention.png", png_bytes(attention_figure(first), first[0].provenance)
+    if drawings[0].attention is not None:
+        yield "attention.png", png_bytes(attention_figure(drawings[:MAX_SAMPLES]), drawings[0].provenance)
     digits = len(str(len(drawings)))
-    for number, drawing in enumerate(first, 1):
+    for number, drawing in enumerate(drawings[:MAX_MAPS], 1):
         if drawing.maps:
             yield f"maps-{number:0{digits}}.png", png_bytes(maps_figure(drawing), drawing.provenance)
 

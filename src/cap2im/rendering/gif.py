@@ -17,7 +17,7 @@ from cap2im.rendering.colours import WRITE
 from cap2im.rendering.drawing import Drawing, check_samples
 from cap2im.rendering.images import BACKGROUND, gif_bytes, repeat_pixels, tile, tile_scale
 
-MAX_PIXELS = 2**26  # of all frames together; canvases are enlarged less to stay below
+MAX_PIXELS = 2**21  # of all frames together; canvases are enlarged less to stay below
 LAST_COLOUR = 255  # number of the background's colour in a palette of 256
 
 

@@ -73,7 +73,7 @@ def png_bytes(picture: Image.Image, text: Mapping[str, object] | None = None) ->
     for key, value in (text or {}).items():
         info.add_text(key, str(value))
     stream = io.BytesIO()
-    picture.save(stream, "PNG", pnginfo=info)  # `optimize` would take 2 to 8 times as long and save 3 to 6 % of the bytes
+    picture.save(stream, "PNG", pnginfo=info, compress_level=3)  # half to two thirds of the default's time, up to 40 % more bytes
     return stream.getvalue()
 
 
@@ -82,7 +82,10 @@ def gif_bytes(frames: Sequence[Image.Image], comment: str = "") -> bytes:
     step = min(400, max(20, round(1000 * PLAY_SECONDS / len(frames) / 10) * 10))  # GIF stores hundredths of a second
     stream = io.BytesIO()
     durations = [step] * (len(frames) - 1) + [PAUSE_MILLISECONDS]
-    frames[0].save(stream, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, comment=comment.encode())
+    # `optimize` would give each frame a palette and transparent pixels of its own: twice the time for 15 % fewer bytes
+    frames[0].save(
+        stream, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, comment=comment.encode(), optimize=False
+    )
     return stream.getvalue()
 
 
