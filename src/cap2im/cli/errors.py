@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from cap2im.files import explain
+from cap2im.files import describe, explain
 
 # how to continue a command that was interrupted or whose disk failed
 RESUME_HINTS = {
@@ -48,7 +48,7 @@ def exit_status(command: Callable[[], Any]) -> int:
         code = command()
         message = "interrupted" + resume_hint if code == 130 else ""
     except USAGE_ERROR as error:
-        message, code = getattr(error, "format_message", error.__str__)() + _setting_hint(error), 2
+        message, code = _usage_message(error) + _setting_hint(error), 2
     except StoppedError as error:
         message, code = str(error), 130
     except (ValueError, OSError) as error:
@@ -85,6 +85,14 @@ def _out_of_memory(error: Exception) -> bool:
     """Return whether memory ran out: Python and NumPy raise MemoryError, torch a RuntimeError with one of several texts."""
     texts = ("not enough memory", "can't allocate memory", "Cannot allocate memory", "out of memory")
     return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
+
+
+def _usage_message(error: Exception) -> str:
+    """Return typer's sentence about the command line, with the value that it got: newer versions check values by pydantic."""
+    sentence: str = getattr(error, "format_message", error.__str__)()
+    if hasattr(cause := error.__cause__, "errors"):
+        return sentence.replace(getattr(error, "message", sentence), describe(cause))
+    return sentence
 
 
 def _setting_hint(error: Exception) -> str:

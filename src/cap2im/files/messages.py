@@ -53,8 +53,9 @@ def describe(error: ValidationError, most: int = 3) -> str:
     problems = []
     for each in error.errors(include_url=False)[:most]:
         key = ".".join(str(part) for part in each["loc"])
-        got = "" if each["type"] == "json_invalid" or isinstance(each["input"], dict | list) else f", got {shortened(repr(each['input']))}"
-        problems.append(f"{key + ': ' if key else ''}{each['msg'].removeprefix('Value error, ')}{got}")
+        problem, value = each["msg"].removeprefix("Value error, ").rstrip("."), repr(each["input"])
+        told = each["type"] == "json_invalid" or isinstance(each["input"], dict | list) or value in problem
+        problems.append(f"{key + ': ' if key else ''}{problem}{'' if told else f', got {shortened(value)}'}")
     more = error.error_count() - most
     return "; ".join(problems) + (f"; and {more} problems more" if more > 0 else "")
 
