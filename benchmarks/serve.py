@@ -107,7 +107,7 @@ def direct(pipeline: Pipeline, captions: list[str], batch: int, seconds: float) 
     """Draw batches for `seconds`."""
     random = generator("direct")
     done, start, before = 0, time.perf_counter(), time.process_time()
-    while time.perf_counter() - start < seconds:
+    while not done or time.perf_counter() - start < seconds:
         chosen = torch.randint(len(captions), (batch,), generator=random).tolist()
         seeds = torch.randint(1_000_000, (batch,), generator=random).tolist()
         for drawing in pipeline.drawings(pipeline.prompts([captions[i] for i in chosen]), seeds):

@@ -38,6 +38,7 @@ print(json.dumps({"failed": 0, "pictures": 1, "seconds": 0.01, "p50": 1, "p99": 
 """
 TESTED_ELSEWHERE = {
     "plain": "speed",
+    "exported": "tests/export/test_onnx.py",
     "reproduce": "test_record",
     "choose_things": "test_choose_things",
     "serve": "test_serve_measures_rounds",
@@ -132,7 +133,7 @@ def test_every_benchmark_is_tested() -> None:
 def test_commands_of_the_readme_exist() -> None:
     commands = re.findall(r"^ *(git checkout .*)?python -m benchmarks\.(\w+)|^\| `python -m benchmarks\.(\w+)`", README, re.M)
     named = {name or listed for old, name, listed in commands if not old}
-    assert named == {*TOYS, "serve", "time_to_quality"}
+    assert named == {*TOYS, "exported", "serve", "time_to_quality"}
 
 
 TRAINS = """import pathlib, sys, time

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,15 +22,20 @@ from cap2im.checkpoint import write_model
 from cap2im.config import load_recipe
 from cap2im.data.mnist_captions import ALIASES, WORDS
 from cap2im.data.vocabulary import Vocabulary
+from cap2im.export.agreement import largest_difference
+from cap2im.export.format import MODEL
 from cap2im.export.noise import picture_noise
 from cap2im.export.onnx import export_onnx
 from cap2im.export.onnx_drawing import OnnxDrawer
+from cap2im.export.weights import Weights, convert_weights
+from cap2im.files import file_sha256
 from cap2im.pipeline import Pipeline
 from cap2im.randomness import picture_noise as noise_of_torch
 from cap2im.registry import MODELS
 from tests.tiny import tiny_model
 
-CAPTIONS = ["the digit three is at the top of the digit one", "the digit 7 is at the bottom left of the image", "the digit 0"]
+CAPTIONS = ["the digit three at the top", "the digit 7 is left", "the digit 0"]  # short: each word is a part of the graph
+WORDS_READ = 7
 
 
 @pytest.mark.parametrize("shape", [(3, 16), (1, 37), (32, 150), (1, 16)])
@@ -91,7 +100,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
             for key, parameter in pipeline.model.named_parameters():
                 if key.startswith("start_") or key == "prior.bias":
                     parameter.normal_()
-        return pipeline, export_onnx(pipeline, folder / name, words=14)
+        return pipeline, export_onnx(pipeline, folder / name, words=WORDS_READ)
 
     return export
 
@@ -110,15 +119,53 @@ def test_exported_drawings_are_the_models(exported, name):
     if not drawer.about.reads_words:
         assert len(drawer.draw("a caption of unknown words")) == 1, "no caption is read"
     else:
-        with pytest.raises(ValueError, match="has 18 words; this exported model reads 14"):
-            drawer.draw("the digit three is at the top of the digit one on the left of the digit")
+        with pytest.raises(ValueError, match=f"has 12 words; this exported model reads {WORDS_READ}"):
+            drawer.draw("the digit three is at the top of the digit one")
+
+
+@pytest.mark.parametrize("name", ["alignDRAW", "LAPGAN", "AttnGAN"])
+def test_smaller_weights_draw_nearly_the_same(exported, tmp_path, name):
+    pipeline, folder = exported(name)
+    about = json.loads((folder / MODEL).read_text("utf-8"))
+    for weights, levels in ((Weights.FP16, 1), (Weights.INT8, 8)):
+        smaller = shutil.copytree(folder, tmp_path / weights)
+        for graph in about["sha256"]:
+            convert_weights(smaller / graph, weights)
+            assert (smaller / graph).read_bytes() != (folder / graph).read_bytes()
+        sha256 = {graph: file_sha256(smaller / graph) for graph in about["sha256"]}
+        (smaller / MODEL).write_text(json.dumps(about | {"sha256": sha256, "weights": weights}), "utf-8")
+        assert largest_difference(pipeline, smaller) <= levels
+        assert OnnxDrawer.load(smaller).label == f"{name}-model in {weights}"
+
+
+def test_export_checks_itself(exported, monkeypatch, tmp_path, run):
+    pipeline, folder = exported("VAE")
+    assert largest_difference(pipeline, folder) <= 1
+    monkeypatch.setattr("cap2im.export.onnx.export_onnx", lambda pipeline, out, **_: folder)
+    stored = str(folder.parent / "VAE-model")  # it has other weights, see `exported`
+    status, out, error = run("export", stored, "--out", str(tmp_path / "out"))
+    levels = int(re.search(r"20 pictures by onnxruntime differ from those by torch by at most (\d+) grey levels of 255", out).group(1))
+    assert (status, error) == (1, "this is more than the tolerance of 1\n")
+    for extra, expected in ((["--tolerance", str(levels)], 0), (["--weights", "int8"], 0), (["--tolerance", str(levels - 1)], 1)):
+        assert run("export", stored, "--out", str(tmp_path / "out"), *extra)[0] == expected
+    status, _, error = run("export", stored, "--format", "page", "--weights", "fp16", "--out", str(tmp_path / "out"))
+    assert (status, error) == (2, "cap2im: --weights and --tolerance: only for --format onnx\n")
+
+
+def test_benchmark_measures_an_export(exported, monkeypatch, capsys):
+    module, (_, folder) = import_module("benchmarks.exported"), exported("DRAW")
+    few = [each for each in module.ALL.configurations() if len(each.digits) == 1]
+    monkeypatch.setattr(module, "ALL", SimpleNamespace(configurations=lambda: few))
+    monkeypatch.setattr(sys, "argv", ["exported", str(folder), "--threads", str(torch.get_num_threads())])
+    module.main()
+    assert re.search(r"\| DRAW-model \| 0\.\d \| \d+\.\d \(\d+\.\d to \d+\.\d\) \| \d+\.\d \|", capsys.readouterr().out)
 
 
 WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = None  # not installed
 from cap2im.export.onnx_drawing import OnnxDrawer
-drawing = OnnxDrawer.load(sys.argv[1]).draw("the digit three is at the top of the digit one")[0]
+drawing = OnnxDrawer.load(sys.argv[1]).draw("the digit three")[0]
 drawing.save(sys.argv[2])
 """
 

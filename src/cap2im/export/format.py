@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from cap2im.export.weights import Weights
+
 MODEL, TEXT, GLIMPSE, PICTURE = "model.json", "text.onnx", "glimpse.onnx", "picture.onnx"
 STATE = ("canvas", "hidden", "cell")  # of a recurrent model, from glimpse to glimpse
 
@@ -28,6 +30,7 @@ class OnnxModel(BaseModel):
         attends: whether the model has word weights.
         vocabulary: fields of `cap2im.data.vocabulary.Vocabulary`.
         examples: captions.
+        weights: type of the weights.
         sha256: of each graph.
     """
 
@@ -47,4 +50,5 @@ class OnnxModel(BaseModel):
     attends: bool
     vocabulary: dict[str, Any]
     examples: tuple[str, ...]
+    weights: Weights = Weights.FP32
     sha256: dict[str, str]

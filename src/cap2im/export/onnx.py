@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from cap2im._version import __version__
 from cap2im.export.format import GLIMPSE, MODEL, PICTURE, STATE, TEXT, OnnxModel
 from cap2im.export.graphs import GlimpseGraph, PictureGraph, TextGraph
+from cap2im.export.weights import Weights, convert_weights
 from cap2im.extras import require
 from cap2im.files import atomic_folder, file_sha256, write_atomically
 from cap2im.models.aligndraw import DRAW
@@ -28,13 +29,14 @@ OPSET = 20
 EXAMPLES = 2  # captions of the traced batch; one would make the size of the batch a constant
 
 
-def export_onnx(pipeline: Pipeline, out: Path, *, words: int = 32) -> Path:
+def export_onnx(pipeline: Pipeline, out: Path, *, words: int = 32, weights: Weights = Weights.FP32) -> Path:
     """Write a model as ONNX graphs.
 
     Args:
         pipeline: a model without a sharpener.
         out: new folder.
         words: L, the longest caption that the exported model reads.
+        weights: type of the weights.
 
     Returns:
         the folder.
@@ -73,6 +75,8 @@ def export_onnx(pipeline: Pipeline, out: Path, *, words: int = 32) -> Path:
             outputs = ("pictures", "weights")[: len(picture(*inputs.values()))]
             _write(picture, inputs, outputs, folder / PICTURE)
         graphs = [name for name in (TEXT, GLIMPSE, PICTURE) if (folder / name).exists()]
+        for name in graphs:
+            convert_weights(folder / name, weights)
         about = OnnxModel(
             version=__version__,
             name=pipeline.name,
@@ -87,6 +91,7 @@ def export_onnx(pipeline: Pipeline, out: Path, *, words: int = 32) -> Path:
             attends=outputs[-1] == "weights",
             vocabulary=pipeline.vocabulary.model_dump(exclude_none=True),
             examples=tuple(pipeline.examples),
+            weights=weights,
             sha256={name: file_sha256(folder / name) for name in graphs},
         )
         write_atomically(folder / MODEL, about.model_dump_json(indent=1) + "\n")
@@ -105,6 +110,8 @@ def check_new_folder(out: Path) -> None:
 
 def _write(network: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...], path: Path) -> None:
     """Trace a network with a batch of any size, and write it."""
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass  # an extra
+
     batch = torch.export.Dim("batch", min=1)
     sizes: tuple[Any, ...] = tuple({} if name == "later" else {0: batch} for name in inputs)
     program = torch.onnx.export(
@@ -119,6 +126,7 @@ def _write(network: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ..
         verbose=False,
     )
     assert program is not None
+    ClearMetadataAndDocStringPass()(program.model)  # stack traces of the export, a sixth of a small graph
     program.save(path)
 
 

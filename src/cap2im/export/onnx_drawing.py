@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cap2im.data.vocabulary import Tokens, Unknown, Vocabulary
 from cap2im.export.format import GLIMPSE, MODEL, PICTURE, STATE, TEXT, OnnxModel
 from cap2im.export.noise import picture_noise
+from cap2im.export.weights import Weights
 from cap2im.extras import require
 from cap2im.files import file_sha256, read_json
 from cap2im.rendering.drawing import Drawing, Drawings
@@ -51,36 +52,47 @@ class OnnxDrawer:
         for name, sha256 in about.sha256.items():
             if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
                 raise ValueError(f"{folder / name}: missing or damaged; its SHA-256 should be {sha256}")
-        sessions = {name: onnxruntime.InferenceSession(folder / name, providers=["CPUExecutionProvider"]) for name in about.sha256}
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors
+        sessions = {name: onnxruntime.InferenceSession(folder / name, options, providers=["CPUExecutionProvider"]) for name in about.sha256}
         return cls(about, Vocabulary.model_validate(about.vocabulary), sessions)
 
-    def draw(self, captions: str | Sequence[str], *, seed: int = 0, unknown: Unknown = "error") -> Drawings:
-        """Draw captions, each from the same seed.
+    @property
+    def label(self) -> str:
+        """The model's name on its drawings: with the type of the weights, if that is not fp32."""
+        return self.about.name if self.about.weights == Weights.FP32 else f"{self.about.name} in {self.about.weights.value}"
+
+    def draw(self, captions: str | Sequence[str], *, seed: int | Sequence[int] = 0, unknown: Unknown = "error") -> Drawings:
+        """Draw captions.
 
         Args:
             captions: one or several.
-            seed: 0 or more; the same caption and seed give the picture that the model draws with torch, within a grey level.
+            seed: of all captions, or one for each; 0 or more. The same caption and seed give the picture that the model draws with torch,
+                within a grey level if the weights are fp32.
             unknown: what to do with unknown words: "error" or "skip".
 
         Raises:
-            ValueError: an unknown word, an empty or over-long caption, or a negative seed.
+            ValueError: an unknown word, an empty or over-long caption, a negative seed, or another number of seeds.
         """
         captions = [captions] if isinstance(captions, str) else captions
-        if seed < 0:
-            raise ValueError(f"seed is {seed}; it must not be negative")
+        seeds = [seed] * len(captions) if isinstance(seed, int) else seed
+        if len(seeds) != len(captions):
+            raise ValueError(f"{len(seeds)} seeds for {len(captions)} captions: each caption needs one")
+        if min(seeds, default=0) < 0:
+            raise ValueError(f"seed is {min(seeds)}; it must not be negative")
         tokens = self.vocabulary.encode(captions, unknown if self.about.reads_words else self.vocabulary.training_unknown)
         for caption, each in zip(captions, tokens, strict=True):
             if self.about.reads_words and len(each.words) > self.about.words:
                 raise ValueError(f"caption {caption!r} has {len(each.words)} words; this exported model reads {self.about.words}")
-        noise = np.stack([picture_noise(seed, self.about.noise_shape)] * len(captions))
+        noise = np.stack([picture_noise(each, self.about.noise_shape) for each in seeds])
         pictures, weights, boxes = self._recurrent(tokens, noise) if GLIMPSE in self.sessions else self._whole(tokens, noise)
         canvases = np.rint(pictures.transpose(0, 1, 3, 4, 2) * 255).astype(np.uint8)  # [B, T, A, A, C]
         return Drawings(
             Drawing(
                 caption,
                 each.words if weights is not None else (),
-                seed,
-                self.about.name,
+                seeds[row],
+                self.label,
                 canvases=canvases[row],
                 attention=None if weights is None else weights[row, :, : len(each.words)],
                 boxes=None if boxes is None else boxes[row],
