@@ -5,10 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -30,6 +27,7 @@ from cap2im.pipeline import Pipeline
 from cap2im.training.data import DataSource, load_training_data
 from tests.kills import kills, run_child
 from tests.prepared import prepared_dataset
+from tests.processes import in_two_processes
 from tests.stages import staged_pipeline
 from tests.tiny import tiny_trainer
 
@@ -324,15 +322,12 @@ def test_the_commands(run, model, dataset, tmp_path):
 
 @pytest.mark.slow
 def test_two_real_processes_share_the_captions(model, dataset, tmp_path):
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    launch += ["--dynamo_backend", "no", "--main_process_port", "0", "-m", "cap2im", "generate", str(model), "--data", dataset.folder]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *launch, "--real"], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    out = tmp_path / "generated"
+    in_two_processes("-m", "cap2im", "generate", str(model), "--data", str(dataset.folder), "--real", "--out", str(out))
     generate(Pipeline.load(str(model)), dataset, tmp_path / "one", real=True)
-    two, one = files(tmp_path / "generated"), files(tmp_path / "one")
+    two, one = files(out), files(tmp_path / "one")
     assert two.keys() == one.keys()
     for name in one:  # a product of another size may round the last bit differently, which can move a pixel's level by one
         if name.endswith(".png"):
-            away = pixels(tmp_path / "generated" / name).astype(int) - pixels(tmp_path / "one" / name)
+            away = pixels(out / name).astype(int) - pixels(tmp_path / "one" / name)
             assert np.abs(away).max() <= 1

@@ -22,7 +22,7 @@ from cap2im.training.data import DataSource, load_training_data
 from cap2im.training.dispatch import train
 from cap2im.training.trainer import Trainer
 from cap2im.training.variational import VariationalTrainer, kl_weight, learning_rate
-from tests.processes import in_two_processes
+from tests.processes import on_two_machines
 from tests.tiny import CHANGES, tiny_recipe
 from tests.training.golden import golden_losses, logged_losses
 
@@ -78,9 +78,9 @@ def test_resume_after_a_signal_is_bit_exact(tmp_path, optimizer, end):
     assert stats(whole, "validation/bound") == stats(broken, "validation/bound")
 
 
-def test_two_processes_have_the_losses_of_one(tmp_path):
+def test_two_machines_have_the_losses_of_one_process(tmp_path):
     train(tiny_recipe(), tmp_path / "one", device="cpu")
-    in_two_processes(*command(tmp_path / "two"))
+    on_two_machines(*command(tmp_path / "two"))
     for name in ("train/loss", "train/kl", "validation/bound"):
         one, two = stats(tmp_path / "one", name), stats(tmp_path / "two", name)
         assert len(one) == len(two) > 0
