@@ -1,6 +1,6 @@
 """The application of `cap2im serve` as a deployment of Ray Serve: replicas on one or many machines, behind one address.
 
-    pip install -c constraints.txt ".[serve]" "ray[serve]>=2.60"
+    pip install -c constraints.txt ".[serve,ray]"
     cd deploy && serve run ray_serve:build models=aligndraw-mnist,aligndraw-flickr8k replicas=2
 
 docs/guides/scale.md describes when to use it, and what happens to requests when a replica dies.

@@ -1,4 +1,4 @@
-"""The application on Ray Serve, behind nginx: a replica is killed under load, and every request gets its picture."""
+"""The application on Ray Serve on two nodes, behind nginx: a replica is killed under load, and every request gets its picture."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ SCRIPT = """
 import json, os, signal, socket, subprocess, sys, threading, time, urllib.request
 import psutil, ray
 from ray import serve
+from ray.cluster_utils import Cluster
 import ray_serve
 
 def free_port():
@@ -27,9 +28,12 @@ def free_port():
 
 nginx, folder, model, config = sys.argv[1:]
 port, front = free_port(), free_port()
-ray.init(num_cpus=4, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
+memory = 100 * 2**20
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": memory})
+cluster.add_node(num_cpus=1, object_store_memory=memory)  # there is room for one replica on each node
+ray.init(address=cluster.address, log_to_driver=False)
 serve.start(http_options={"host": "127.0.0.1", "port": port})
-serve.run(ray_serve.build({"models": model, "replicas": "2", "cpus": "0.5"}))
+serve.run(ray_serve.build({"models": model, "replicas": "2", "cpus": "1"}))
 with open(os.path.join(folder, "nginx.conf"), "w", encoding="utf-8") as file:
     inner = config.replace("127.0.0.1:8000", f"127.0.0.1:{port}").replace("listen 8080", f"listen 127.0.0.1:{front}")
     file.write("pid nginx.pid; events {} http { access_log off;" + inner + "}")
@@ -44,12 +48,15 @@ try:
 
     replicas = [each for each in psutil.process_iter(["cmdline"]) if "".join(each.info["cmdline"] or ()).startswith("ray::ServeReplica")]
     assert len(replicas) == 2, replicas
+    assert "CPU" not in ray.available_resources(), "both nodes are full"
     alone = draw(0, port)
-    pictures, errors = {}, []
+    pictures, seconds, errors = {}, {}, []
 
     def client(number):
         try:
+            start = time.monotonic()
             pictures[number] = draw(number % 4, front)
+            seconds[number] = time.monotonic() - start
         except Exception as error:
             errors.append(repr(error))
 
@@ -64,12 +71,13 @@ try:
     for each in clients:
         each.join()
     print(json.dumps({"before": before, "pictures": len(pictures), "errors": errors, "distinct": len(set(pictures.values())),
-                      "same": pictures.get(0) == alone}))
+                      "same": pictures.get(0) == alone, "seconds": round(max(seconds.values()), 1)}))
 finally:
     proxy.terminate()
     proxy.wait()
     serve.shutdown()
     ray.shutdown()
+    cluster.shutdown()
 """
 
 

@@ -45,6 +45,7 @@ commands = typer.Typer()
         "cap2im prepare table list.csv --images photos/ --image-column file --caption-column title --out data/photos",
         "cap2im prepare huggingface OWNER/NAME --out data/name --caption-column text",
         "cap2im prepare webdataset 'shards/{0000..0099}.tar' --out data/shards",
+        "cap2im prepare webdataset 'shards/{0000..0999}.tar' --out data/shards --engine ray",
         "cap2im prepare cutouts sprites/ --out data/cutouts",
     )
 )
@@ -77,6 +78,9 @@ def prepare(
         str | None, typer.Option("--licence", "--license", help="Licence of the data, for those cards; e.g. cc-by-4.0.")
     ] = None,
     workers: WorkersOption = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Prepare on this machine, or on the Ray cluster that runs here or at RAY_ADDRESS.")
+    ] = "local",
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
 ) -> None:
     """Turn captioned images of any kind, or cut-outs, into a dataset to train on."""
@@ -92,11 +96,13 @@ def prepare(
     from cap2im.data.sources import read_source
     from cap2im.data.validate import missing_validation
 
+    if engine == "ray" and workers is not None:
+        raise ValueError(f"--workers {workers}: the cluster of --engine ray decides; only for --engine local")
     side = 32 if side is None else side
     options = PrepareOptions(side, fit, captions, tokens, minimum_count, words, title, licence)
     columns = ColumnNames(image_column, tuple(caption_column or ()), split_column)
     source = read_source(kind, path, ReadOptions(columns, images, side, read_pickle), validation=validation, test=test)
-    manifest = prepare_dataset(source, out, kind=kind, path=path, options=options, workers=workers, resume=resume)
+    manifest = prepare_dataset(source, out, kind=kind, path=path, options=options, workers=workers, resume=resume, engine=engine)
     counts = ", ".join(
         f"{split}: {counted(n.images, 'image')} with {counted(n.captions, 'caption')}" for split, n in manifest.splits.items()
     )

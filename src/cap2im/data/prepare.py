@@ -1,6 +1,6 @@
 """Prepare captioned images of any source: Parquet shards, a vocabulary, a manifest and a card; see `manifest` for the layout.
 
-Shards are written one at a time and atomically. An interrupted run leaves whole shards and continues from them. The same source and options
+Shards are written atomically. An interrupted run leaves whole shards and continues from them. The same source and options
 give the same bytes.
 """
 
@@ -10,9 +10,10 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,16 +35,20 @@ from cap2im.data.manifest import (
     VocabularyEntry,
     WrittenManifest,
 )
+from cap2im.data.ray_shards import write_shards_by_ray
 from cap2im.data.records import CaptionedImage, LazyRecords, Source, training_captions
 from cap2im.data.shard_writer import write_shard
 from cap2im.data.splits import Split
 from cap2im.data.tokenizer import Tokenizer
 from cap2im.data.vocabulary import Vocabulary
 from cap2im.data.workers import worker_pool
+from cap2im.extras import require
 from cap2im.files import dump_json, file_sha256, has_no_files, lock, read_json, write_atomically
 from cap2im.progress import progress_bar
 
 logger = logging.getLogger(__name__)
+
+Engine = Literal["local", "ray"]
 
 ENCODING = 2  # changes when the same picture is stored in other bytes
 
@@ -99,6 +104,7 @@ def prepare_dataset(
     options: PrepareOptions | None = None,
     workers: int | None = None,
     resume: bool = False,
+    engine: Engine = "local",
 ) -> WrittenManifest:
     """Write a prepared dataset.
 
@@ -110,12 +116,15 @@ def prepare_dataset(
         options: of preparing.
         workers: number of processes; None uses one per available processor.
         resume: continue an interrupted run, or repair a finished one. Source and options must be the same.
+        engine: what prepares shards: "local", one after the other by `workers` processes; or "ray", many at a time by a Ray cluster.
 
     Raises:
         ValueError: no training images, the folder holds something else or another run writes there, the run to resume had another source
-            or other options, or vocabulary options for a source with its own vocabulary.
+            or other options, vocabulary options for a source with its own vocabulary, or Ray is missing.
     """
     options = PrepareOptions() if options is None else options
+    if engine == "ray":
+        require("--engine ray", "ray", "ray")
     if not source.splits.get("train"):
         raise ValueError(f"{path}: no training images with captions in it" + "".join(f"; {p}" for p in source.problems[:3]))
     if out.exists() and not out.is_dir():
@@ -131,16 +140,31 @@ def prepare_dataset(
             draft.unlink()
         plan = _plan(source, options)
         _write_progress(out, fingerprint, done.values())
-        with worker_pool(workers) as pool, progress_bar("images") as bar:
-            task = bar.add_task("preparing", total=sum(len(records) for _, records in plan))
-            for name, records in plan:
-                if name in done:
-                    bar.advance(task, len(records))
-                    continue
-                done[name] = write_shard(out / name, name, records, options, tokens, pool, lambda rows: bar.advance(task, rows))
+        rest = [(name, records) for name, records in plan if name not in done]
+        with progress_bar("images") as bar:
+            before = sum(len(records) for name, records in plan if name in done)
+            task = bar.add_task("preparing", total=sum(len(records) for _, records in plan), completed=before)
+            write = write_shards_by_ray if engine == "ray" else partial(_write_shards, workers=workers)
+            for shard in write(out, rest, options, tokens, lambda rows: bar.advance(task, rows)):
+                done[shard.file] = shard
                 _write_progress(out, fingerprint, done.values())
         shards = [done[name] for name, _ in plan]
         return _finish(source, out, {"kind": kind, "path": path}, options, tokens, fingerprint, shards)
+
+
+def _write_shards(
+    out: Path,
+    plan: Iterable[tuple[str, Sequence[CaptionedImage]]],
+    options: PrepareOptions,
+    tokens: Tokenizer,
+    advance: Callable[[int], None],
+    *,
+    workers: int | None,
+) -> Iterator[Shard]:
+    """Write shards one after the other, by `workers` processes; see `write_shards_by_ray`."""
+    with worker_pool(workers) as pool:
+        for name, records in plan:
+            yield write_shard(out / name, name, records, options, tokens, pool, advance)
 
 
 def _check_vocabulary(source: Source, options: PrepareOptions, tokens: Tokenizer) -> None:
