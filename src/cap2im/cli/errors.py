@@ -90,7 +90,8 @@ def _out_of_memory(error: Exception) -> bool:
 def _usage_message(error: Exception) -> str:
     """Return typer's sentence about the command line, with the value that it got: newer versions check values by pydantic."""
     sentence: str = getattr(error, "format_message", error.__str__)()
-    if hasattr(cause := error.__cause__, "errors"):
+    cause: Any = error.__cause__
+    if hasattr(cause, "errors"):
         return sentence.replace(getattr(error, "message", sentence), describe(cause))
     return sentence
 
