@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from cap2im.serve.settings import ServeSettings
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = ("Dockerfile", "Dockerfile.gpu")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))
 NGINX = (DEPLOY / "nginx.conf").read_text("utf-8")
 PROMETHEUS = yaml.safe_load((DEPLOY / "prometheus.yml").read_text("utf-8"))
@@ -48,12 +50,12 @@ def command(name: str) -> list[str]:
     return json.loads(entry) + [word for each in arguments(name, "CMD") for word in json.loads(each)]
 
 
-@pytest.mark.parametrize("name", DOCKERFILES)
+@pytest.mark.parametrize("name", [*DOCKERFILES, "Dockerfile.ray"])
 def test_copied_paths_exist_and_are_sent_to_the_builder(name):
     ignored, *kept = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert ignored == "*"
     sources = [path for each in arguments(name, "COPY") if "--from" not in each for path in each.split()[:-1]]
-    assert {"constraints.txt", "pyproject.toml"} <= set(sources)
+    assert "constraints.txt" in sources
     for path in sources:
         assert (ROOT / path).exists(), path
         assert f"!{path.rstrip('/')}" in kept, f"{path} does not reach the builder"
@@ -109,6 +111,19 @@ def test_images_differ_only_in_device_settings():
     apart = [pair for pair in devices if pair not in plain]
     assert [kind for kind, _ in apart] == ["ARG", "ENV", "HEALTHCHECK", "CMD"]
     assert all(any(word in rest for word in ("/cu", "NVIDIA", "--start-period", "--device")) for _, rest in apart)
+
+
+def test_image_for_ray_is_on_top_of_the_others():
+    steps = instructions("Dockerfile.ray")
+    assert steps[:2] == [("ARG", "BASE=cap2im"), ("FROM", "$BASE")]
+    (install,) = arguments("Dockerfile.ray", "RUN")
+    words, (extra,) = shlex.split(install), PROJECT["optional-dependencies"]["ray"]
+    assert (words[words.index("-c") + 1], words[-1]) == ("constraints.txt", extra.partition(">")[0])
+    assert [rest for kind, rest in steps if kind == "USER"][-1] == arguments("Dockerfile", "USER")[0]
+    assert command("Dockerfile.ray") == ["ray", "start", "--block", "--head"]
+    guide = (ROOT / "docs" / "guides" / "scale.md").read_text("utf-8")
+    for line in ("docker build -f deploy/Dockerfile.ray -t cap2im:ray .", "cap2im:ray --address FIRST:6379", "docker exec ray serve run"):
+        assert line in guide
 
 
 def test_compose_runs_the_image_with_a_valid_command():
