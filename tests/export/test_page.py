@@ -15,7 +15,6 @@ import re
 import shutil
 import tarfile
 import threading
-import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,10 +38,9 @@ from cap2im.files import file_sha256
 from cap2im.pipeline import Pipeline
 from cap2im.rendering.gif import gif
 from cap2im.rendering.page import page_data
+from tests.pages import BOTTOM, TOP, drawn, tabs, wait_until
 
 FLOAT, INT64, BOOL = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.BOOL
-TOP = "the digit three is at the top of the digit one"
-BOTTOM = "the digit three is at the bottom of the digit one"
 
 
 # The runtime
@@ -255,35 +253,8 @@ def host(site) -> Iterator[str]:
 
 @pytest.fixture
 def open_page(browser) -> Iterator[Callable[..., Any]]:
-    """Open a page with reduced motion. In the end it may have requested nothing from elsewhere, nor complained but of what is expected."""
-    contexts, troubles = [], []
-
-    def opened(url: str, *, expects: str = "nothing", width: int = 1280, **more: Any) -> Any:
-        contexts.append(browser.new_context(viewport={"width": width, "height": 800}, reduced_motion="reduce", **more))
-        tab = contexts[-1].new_page()
-        own = (url.partition("index.html")[0].partition("#")[0], "data:", "blob:")
-        tab.on("request", lambda request: None if request.url.startswith(own) else troubles.append(f"requested {request.url}"))
-        tab.on("console", lambda message: None if re.search(expects, message.text) else troubles.append(message.text))
-        tab.on("pageerror", lambda error: troubles.append(str(error)))
-        tab.goto(url)
-        wait_until(tab, lambda: tab.locator("#model-choice option").count() > 0)
-        return tab
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert troubles == []
-
-
-def wait_until(tab: Any, holds: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, (tab.text_content("#status"), tab.text_content("#told"))
-        tab.wait_for_timeout(20)
-
-
-def is_drawn(tab: Any) -> bool:
-    return tab.text_content("#status").startswith("Drawn in") and not tab.is_visible("#stop")
+    with tabs(browser) as opened:
+        yield opened
 
 
 def sheet_of(sample: dict[str, Any]) -> np.ndarray:
@@ -367,7 +338,7 @@ def test_keyboard_and_screen_reader(open_page, site, model, tmp_path):
     tab.fill("#caption", "")
     tab.keyboard.type(TOP)
     tab.keyboard.press("Enter")
-    wait_until(tab, lambda: is_drawn(tab))
+    drawn(tab)
     heard = tab.evaluate("heard")
     assert heard[-3:-1] == ["Waiting for the model", "Drawing, 32 glimpses"]
     assert re.fullmatch(r"Drawn in \d+\.\d s", heard[-1])
@@ -399,7 +370,7 @@ def test_keyboard_and_screen_reader(open_page, site, model, tmp_path):
 def test_host_draws_a_link_on_a_phone(open_page, host, model):
     link = urllib.parse.urlencode({"caption": TOP, "seed": 4, "samples": 1, "model": "aligndraw-mnist", "second": BOTTOM})
     tab = open_page(f"{host}#{link}", width=375, has_touch=True)
-    wait_until(tab, lambda: is_drawn(tab))
+    drawn(tab)
     assert tab.url == f"{host}#{link}"
     assert tab.evaluate("document.documentElement.scrollWidth") <= 375
     assert [tab.locator(f"{viewer} .differs").text_content() for viewer in ("#first", "#second")] == ["top", "bottom"]
@@ -424,7 +395,7 @@ def test_a_missing_file_is_named(open_page, site, tmp_path):
     assert re.fullmatch(r"The file file:.*/page/runtime\.js is missing or cannot be loaded\.", tab.text_content("#told"))
     (tmp_path / "runtime.js").rename(copy / "page" / "runtime.js")
     tab.click("#again")
-    wait_until(tab, lambda: is_drawn(tab))
+    drawn(tab)
 
 
 def picture_model(folder: Path, *, reads_words: bool) -> Path:

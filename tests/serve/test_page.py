@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -25,10 +24,9 @@ from cap2im.loading import bundled_models
 from cap2im.rendering.drawing import Drawing
 from cap2im.rendering.page import viewer_file
 from cap2im.serve.settings import ServeSettings, default_models
+from tests.pages import BOTTOM, TOP, drawn, status, tabs, wait_until
 from tests.serve.conftest import Client, Gate, served
 
-TOP = "the digit three is at the top of the digit one"
-BOTTOM = "the digit three is at the bottom of the digit one"
 KEY = "open sesame"
 
 QUEUE = 32  # pictures, of the server
@@ -65,67 +63,9 @@ def held(gate: Gate) -> Iterator[Callable[[int], Callable[[], None]]]:
 
 @pytest.fixture
 def open_page(browser: Any, server: Client) -> Iterator[Callable[..., Any]]:
-    """Open the page; motion is reduced unless `moving`, so that pictures are shown at once.
-
-    With `clock`, a test moves the time of the page by `tab.clock`.
-
-    In the end nothing may have been requested from elsewhere, and nothing complained about but the answers that a test `expects`.
-    """
-    troubles: list[str] = []
-    contexts = []
-
-    def opened(
-        address: str = "",
-        *,
-        url: str = address_of(server),
-        moving: bool = False,
-        clock: bool = False,
-        width: int = 1280,
-        height: int = 900,
-        scheme: str = "light",
-        expects: str = "nothing",
-        **more: Any,
-    ) -> Any:
-        context = browser.new_context(
-            viewport={"width": width, "height": height},
-            reduced_motion="no-preference" if moving else "reduce",
-            color_scheme=scheme,
-            accept_downloads=True,
-            **more,
-        )
-        contexts.append(context)
-        tab = context.new_page()
-        elsewhere = lambda request: not request.url.startswith((url, "data:", "blob:"))  # noqa: E731
-        tab.on("request", lambda request: troubles.append(f"requested {request.url}") if elsewhere(request) else None)
-        tab.on("console", lambda message: None if re.search(expects, message.text) else troubles.append(f"console: {message.text}"))
-        tab.on("pageerror", lambda error: troubles.append(f"error: {error}"))
-        if clock:
-            tab.clock.install()
-        tab.goto(url + address)
-        wait_until(tab, lambda: tab.locator("#model-choice option").count() > 0 or tab.is_visible("#trouble"))
-        return tab
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert troubles == []
-
-
-def wait_until(tab: Any, holds: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if holds():
-            return
-        tab.wait_for_timeout(20)
-    pytest.fail(f"waited {seconds:g} seconds in vain; status: {tab.text_content('#status')!r}, trouble: {tab.text_content('#told')!r}")
-
-
-def status(tab: Any) -> str:
-    return tab.text_content("#status")
-
-
-def drawn(tab: Any) -> None:
-    wait_until(tab, lambda: status(tab).startswith("Drawn in") and not tab.is_visible("#stop"))
+    """Open the page of `server`, or of another `url`; see `tabs`."""
+    with tabs(browser) as opened:
+        yield lambda address="", *, url=None, **more: opened((url or address_of(server)) + address, **more)
 
 
 def pixels(tab: Any, viewer: str = "#first") -> list[int]:
