@@ -96,6 +96,7 @@ def test_a_new_model_draws(model, run, tmp_path):
     assert status == 0, error
 
 
+@pytest.mark.usefixtures("tiny_reader")
 def test_a_new_model_is_evaluated(model, run, tmp_path):
     status, out, error = run("evaluate", str(model), "--samples", "1", "--out", str(tmp_path / "result.json"))
     assert status == 0, error

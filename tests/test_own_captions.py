@@ -21,14 +21,14 @@ SMALL = (
     "model.read_patch=6",
     "model.write_patch=6",
     "train.batch_size=20",
-    "train.epochs=15",
+    "train.epochs=6",
     "train.precision=fp32",
     "train.warmup_steps=20",
     "train.learning_rate=0.003",
-    "train.ema_decay=0.98",
+    "train.ema_decay=0.95",
     "train.kl_weights=[[0, 1.0]]",
-    "train.validate_every=100",
-    "train.checkpoint_every=100",
+    "train.validate_every=40",
+    "train.checkpoint_every=40",
     "train.log_every=10",
 )
 

@@ -18,7 +18,7 @@ CAPTION = "the digit three is at the top of the digit one"
 QUICK = ("--samples", "1", "--bound-samples", "1", "--images", "4")
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("tiny_reader")
 def test_compare_writes_one_table_and_measures_nothing_twice(run, tmp_path):
     tiny_model(tmp_path / "one")
     tiny_model(tmp_path / "two", "model.conditioning=mean")
@@ -134,7 +134,7 @@ def test_compare_keeps_another_comparison(run, tmp_path):
     assert (tmp_path / "comparison" / "comparison.md").read_bytes() == first
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("tiny_reader")
 def test_compare_trains_missing_models_on_request(run, tmp_path, monkeypatch):
     """The recipe itself takes long; a tiny one takes its place, which goes on from what a killed run left."""
     tiny_model(tmp_path / "one")

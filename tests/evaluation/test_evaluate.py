@@ -65,6 +65,7 @@ def test_a_model_without_likelihood_has_caption_accuracy(pipeline, capsys):
     assert out.splitlines()[-1] == "no bound: a model of this kind has no likelihood"
 
 
+@pytest.mark.usefixtures("tiny_reader")
 def test_each_split_draws_its_own_held_out_captions(pipeline):
     data = {**pipeline.config.data, **HeldOut.from_seed(5, validation_seed=321).as_json()}
     other = dataclasses.replace(pipeline, config=pipeline.config.model_copy(update={"data": data}))
@@ -370,6 +371,7 @@ def test_digits_refuse_other_data(tmp_path, monkeypatch, data, problem):
         Subject("digits", SIZES, True, "digits").check(data, Settings())
 
 
+@pytest.mark.usefixtures("tiny_reader")
 def test_sharpened_digits_are_measured_beside_the_others(tmp_path):
     _, digits, _, _ = models(tmp_path)
     settings = {"samples": 1, "images": 5, "bound_samples": 1}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +15,6 @@ from tests.evaluation.models import models
 from tests.inception import use_fast_extractor
 from tests.processes import in_two_processes
 
-ROOT = Path(__file__).parents[2]
 SETTINGS = {
     "metrics": ["bound", "retrieval", "ssim", "fid", "inception-score"],
     "split": "all",
@@ -28,7 +25,7 @@ SETTINGS = {
     "retrieval_samples": 2,
     "seed": 1,
 }
-OF_DIGITS = Settings(samples=1, images=3, bound_samples=2)
+OF_DIGITS = {"samples": 1, "images": 3, "bound_samples": 2}
 
 MEASURE = """
 import json, os, sys
@@ -37,13 +34,13 @@ from cap2im.evaluation.evaluate import evaluate
 from cap2im.evaluation.settings import Settings
 from cap2im.metrics.distributed import ProcessGroup
 from cap2im.pipeline import Pipeline
-from tests.evaluation.test_processes import OF_DIGITS
 from tests.inception import use_fast_extractor
-words, digits, data, settings, out = sys.argv[1:]
+words, digits, data, *settings, out = sys.argv[1:]
+of_words, of_digits = (Settings(**json.loads(each)) for each in settings)
 use_fast_extractor(pytest.MonkeyPatch().setattr)
 processes = ProcessGroup.from_environment()
-evaluations = [evaluate(Pipeline.load(words), Settings(**json.loads(settings)), data=data, processes=processes)]
-evaluations += [evaluate(Pipeline.load(digits), OF_DIGITS, processes=processes)]
+evaluations = [evaluate(Pipeline.load(words), of_words, data=data, processes=processes)]
+evaluations += [evaluate(Pipeline.load(digits), of_digits, processes=processes)]
 if processes.is_main_process:
     with open(out, "w", encoding="utf-8") as file:
         json.dump([processes.world_size, [evaluation.to_dict() for evaluation in evaluations]], file)
@@ -63,15 +60,14 @@ def assert_close(one: Evaluation, other: Evaluation) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_measure_the_same_as_one(tmp_path, monkeypatch):
+def test_two_processes_measure_the_same_as_one(tmp_path, monkeypatch, tiny_reader):
     use_fast_extractor(monkeypatch.setattr)
     words, digits, data, vgg = models(tmp_path)
     script, out = tmp_path / "measure.py", tmp_path / "two.json"
     script.write_text(MEASURE)
-    settings = SETTINGS | {"shortlist_model": str(vgg)}
-    arguments = [*map(str, (words, digits, data)), json.dumps(settings), str(out)]
-    python_path, cache = f"{ROOT / 'src'}{os.pathsep}{ROOT}", str(tmp_path / "cache")
-    in_two_processes(str(script), *arguments, PYTHONPATH=python_path, HF_DATASETS_CACHE=cache)
+    settings, for_digits = SETTINGS | {"shortlist_model": str(vgg)}, OF_DIGITS | {"reader": tiny_reader}
+    arguments = [*map(str, (words, digits, data)), json.dumps(settings), json.dumps(for_digits), str(out)]
+    in_two_processes(str(script), *arguments, HF_DATASETS_CACHE=str(tmp_path / "cache"))
     count, documents = json.loads(out.read_text())
     assert count == 2
     of_words, of_digits = map(Evaluation.from_dict, documents)
@@ -79,4 +75,4 @@ def test_two_processes_measure_the_same_as_one(tmp_path, monkeypatch):
     one = evaluate(Pipeline.load(str(words)), Settings(**settings), data=data)
     assert {"bound", "R@1", "SSIM", "FID", "Inception Score"} <= {each.name for each in one.measurements}
     assert_close(of_words, one)
-    assert_close(of_digits, evaluate(Pipeline.load(str(digits)), OF_DIGITS))
+    assert_close(of_digits, evaluate(Pipeline.load(str(digits)), Settings(**for_digits)))

@@ -289,7 +289,7 @@ def test_a_perfect_scorer_of_right_and_of_shuffled_drawings(squares_of_16, tmp_p
     assert precision(images.roll(2, 0)) < 0.05, "drawings of the next image's caption"
 
 
-@pytest.mark.usefixtures("bf16")
+@pytest.mark.usefixtures("bf16", "tiny_reader")
 def test_r_precision_of_captioned_digits(tmp_path):
     digits = Pipeline.load(str(tiny_model(tmp_path / "digits")), precision="bf16")
     damsm = matching_model(tmp_path / "damsm", digits.vocabulary, side=60, colours=1)

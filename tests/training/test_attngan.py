@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +30,7 @@ from cap2im.training.attngan import AttnGANTrainer, initialize_weights, real_ima
 from cap2im.training.data import DataSource
 from cap2im.training.dispatch import train
 from tests.prepared import prepared_dataset
-from tests.processes import in_two_processes
+from tests.processes import in_two_processes, start_process
 
 CHANGES = (
     "data.source=digits",
@@ -90,17 +89,18 @@ def test_resume_after_a_signal_is_bit_exact(tmp_path, spectral_norm, end):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(load_recipe("attngan-mnist", more), whole, device="cpu")
 
-    command = [sys.executable, "-m", "cap2im", "train", "attngan-mnist", "--run", str(broken), "--device", "cpu"]
+    command = ["-m", "cap2im", "train", "attngan-mnist", "--run", str(broken), "--device", "cpu"]
     command += [part for change in more for part in ("--set", change)]
-    log = (tmp_path / "log").open("w")
-    process = subprocess.Popen(command, stderr=log, stdout=log)  # with as many threads as here: sums in another order are not the same bits
+    log, threads = tmp_path / "log", torch.get_num_threads()  # sums in another order, by other threads, are not the same bits
+    process = start_process(*command, log=log, threads=threads)
     deadline = time.monotonic() + 120
     while not (checkpoints(broken) and len((broken / "stats.jsonl").read_text().splitlines()) > 3):
-        assert process.poll() is None, (tmp_path / "log").read_text()
+        assert process.is_alive(), log.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    process.send_signal(end)
-    assert process.wait() == (130 if end == signal.SIGTERM else -end)
+    os.kill(process.pid, end)
+    process.join()
+    assert process.exitcode == (130 if end == signal.SIGTERM else -end)
     assert not (broken / "model").exists(), "it was stopped before its end"
     assert 0 < load_checkpoint(checkpoints(broken)[-1]).step < 10
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from cap2im.training.accelerator import all_gather, make_accelerator
 from cap2im.training.damsm import DAMSMTrainer, learning_rate, pad_equally
 from cap2im.training.dispatch import train
 from tests.prepared import prepared_dataset
-from tests.processes import in_two_processes
+from tests.processes import fork_server, free_port, in_two_processes
 from tests.training.stopping import stop_at
 
 CHANGES = (
@@ -123,10 +122,8 @@ def write_matched(accelerator: Accelerator, mine: slice, path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_have_the_gradients_of_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(matched_in_two_processes, (tmp_path, port), 2)
+    fork_server()
+    torch.multiprocessing.start_processes(matched_in_two_processes, (tmp_path, free_port()), 2, start_method="forkserver")
     write_matched(make_accelerator("cpu", 6), slice(None), tmp_path / "one.pth")
     one, *both = (torch.load(tmp_path / f"{name}.pth") for name in ("one", 0, 1))
     assert all(gradient.abs().max() > 0 for gradient in one["gradients"].values())
