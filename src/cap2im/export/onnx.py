@@ -139,7 +139,7 @@ def _shapes_of(network: nn.Module, sizes: tuple[Any, ...]) -> tuple[Any, ...]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's warnings from people, who can do nothing about them."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch._dynamo", "onnxscript")]
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch._dynamo", "onnxscript", "onnx_ir")]
     levels = [each.level for each in loggers]
     for each in loggers:
         each.setLevel(logging.ERROR)
