@@ -89,3 +89,10 @@ def test_plots_take_any_caption(caption: str) -> None:
     for figure in (left, right):
         assert np.asarray(figure).std() > 5
         assert max(figure.size) < 6000
+
+
+@pytest.mark.parametrize("width", [0, 0.2, 0.3, 0.49, 0.5, 1])  # 0.3 points are 0.6 pixels
+def test_bar_of_a_pixel_or_more_is_drawn(width: float) -> None:
+    figure = Figure(10, 4, scale=2)
+    figure.bar(3, 1, width, 1, (0, 0, 0))
+    assert (np.asarray(figure.picture).min() == 0) == (width >= 0.5)

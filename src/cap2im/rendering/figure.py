@@ -54,7 +54,7 @@ class Figure:
 
     def bar(self, x: float, y: float, width: float, height: float, colour: Colour) -> None:
         """Fill a rectangle; nothing is drawn if it is less than a pixel wide."""
-        if round(width * self.scale) >= 1:
+        if width * self.scale >= 1:
             right, bottom = (x + width) * self.scale - 1, (y + height) * self.scale - 1
             self._pen.rectangle([x * self.scale, y * self.scale, right, bottom], colour)
 
