@@ -20,6 +20,7 @@ from PIL import Image
 import cap2im
 from tests.serve.conftest import process, together, wait_until
 
+MODEL = ("--model", "aligndraw-mnist")
 DIGITS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "0")
 CAPTIONS = [f"the digit {a} is at the top of the digit {b}" for a in DIGITS for b in DIGITS]
 
@@ -29,7 +30,7 @@ def test_overload_gives_every_client_a_picture_or_503():
     places, clients = 8, 80
     pipeline = cap2im.load("aligndraw-mnist")
     alone = pipeline.drawings(pipeline.prompts(CAPTIONS[:clients]), list(range(clients)))
-    with process("--queue", str(places), "--batch", "4") as (_, client):
+    with process(*MODEL, "--queue", str(places), "--batch", "4") as (_, client):
         answers = together(*(partial(client.draw, [CAPTIONS[n]], seed=n) for n in range(clients)))
         statuses = Counter(answer.status for answer in answers)
         assert set(statuses) == {200, 503}
@@ -54,7 +55,7 @@ def test_overload_gives_every_client_a_picture_or_503():
 
 @pytest.mark.slow
 def test_killed_worker_is_restarted():
-    with process(workers=2) as (server, client):
+    with process(*MODEL, workers=2) as (server, client):
         main = psutil.Process(server.pid)
         first = {each.pid for each in main.children()}
 
@@ -80,7 +81,7 @@ def test_killed_worker_is_restarted():
 
 def test_group_signals_let_accepted_requests_finish():
     """As service managers and terminals send them."""
-    with process("--batch", "16", before=["setsid"]) as (server, client), ThreadPoolExecutor(1) as pool:
+    with process(*MODEL, "--batch", "16", before=["setsid"]) as (server, client), ThreadPoolExecutor(1) as pool:
         long = pool.submit(client.draw, CAPTIONS[:8], samples=8)
         wait_until(lambda: client.count("cap2im_queued") > 0)
         os.killpg(server.pid, signal.SIGTERM)
@@ -92,7 +93,7 @@ def test_full_disk_fails_requests_and_not_the_server(tmp_path):
     if shutil.which("unshare") is None or subprocess.run([*alone, "true"], check=False).returncode:
         pytest.skip("no file system can be mounted here")
     small = f'mount -t tmpfs -o size=64k tmpfs {tmp_path} && exec "$@"'
-    with process("--store", str(tmp_path), before=[*alone, "sh", "-c", small, "sh"]) as (_, client):
+    with process(*MODEL, "--store", str(tmp_path), before=[*alone, "sh", "-c", small, "sh"]) as (_, client):
         answers = [client.draw(CAPTIONS[:1], steps=True)]
         while answers[-1].status == 200 and len(answers) < 30:
             answers.append(client.draw(CAPTIONS[:1], seed=len(answers), steps=True))
