@@ -100,7 +100,8 @@ def test_the_documentation_needs_no_other_server(serve):
 def test_no_request_opens_a_file(serve, monkeypatch):
     """No input in path, Host, headers or captions makes the server open other files than its own."""
     client = serve(captions=16, characters=1000)
-    client.draw()  # what is imported late is imported
+    for caption in (CAPTION, "zebra"):  # what is imported late is imported, for unknown words too
+        client.draw([caption])
     opened: list[str] = []
 
     def watch(event: str, arguments: tuple) -> None:
