@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, ValidationError
 
 import cap2im
 from cap2im import files
@@ -251,3 +251,13 @@ def test_checks_of_outputs_create_nothing(tmp_path):
     ):
         with pytest.raises(ValueError, match=problem):
             files.check_writable_file(path)
+
+
+@pytest.mark.parametrize(("value", "got"), [(0, ", got 0"), (-1, ", got -1"), ("a", ", got 'a'")])
+def test_a_value_is_told_beside_its_limit(value, got):
+    class Positive(BaseModel):
+        number: int = Field(gt=0)
+
+    with pytest.raises(ValidationError) as error:
+        Positive(number=value)
+    assert files.describe(error.value).endswith(got)

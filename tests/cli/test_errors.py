@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 
+from cap2im.cli.errors import exit_status
+from cap2im.data.workers import worker_pool
 from tests.tiny import tiny_model
 
 CAPTION = "the digit three is at the top of the digit one"
@@ -113,3 +116,14 @@ def test_unwritable_folder_is_one_line(run, tmp_path, model):
     code, _, err = run("draw", CAPTION, "--model", model, "--out", str(locked))
     assert (code, len(err.splitlines())) == (2, 1)
     assert "locked" in err
+
+
+def test_a_killed_worker_is_one_line(monkeypatch, capsys):
+    def prepare() -> None:
+        with worker_pool(2) as pool:
+            list(pool.map(os._exit, [1], lambda status: (status,)))
+
+    monkeypatch.setattr(sys, "argv", ["cap2im", "prepare"])
+    assert exit_status(prepare) == 2
+    hints = "lower --workers or --side; --resume continues from the last complete shard"
+    assert capsys.readouterr().err == f"cap2im: a worker process was killed, perhaps out of memory: {hints}\n"

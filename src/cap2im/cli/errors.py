@@ -7,6 +7,7 @@ import errno
 import itertools
 import sys
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
 from typing import Any
 
 import typer
@@ -53,6 +54,8 @@ def exit_status(command: Callable[[], Any]) -> int:
         message, code = str(error), 130
     except (ValueError, OSError) as error:
         message, code = explain(error), 2
+        if isinstance(error.__cause__, BrokenExecutor):
+            message += f": {MEMORY_HINTS[name]}{resume_hint}"
         if getattr(error, "errno", None) in DISK_ERRORS and "--resume" not in message:
             message += resume_hint
     except (MemoryError, RuntimeError) as error:

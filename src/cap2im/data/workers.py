@@ -57,8 +57,8 @@ class WorkerPool:
                 if not part or len(pending) >= 4 * self.workers:
                     done, future = pending.popleft()
                     yield from zip(done, future.result(), strict=True)
-        except BrokenProcessPool:
-            raise ValueError("a worker process was killed, perhaps out of memory") from None
+        except BrokenProcessPool as error:
+            raise ValueError("a worker process was killed, perhaps out of memory") from error
 
 
 def _call_each(function: Callable[..., Result], calls: list[tuple[Any, ...]]) -> list[Result]:

@@ -53,9 +53,10 @@ def describe(error: ValidationError, most: int = 3) -> str:
     problems = []
     for each in error.errors(include_url=False)[:most]:
         key = ".".join(str(part) for part in each["loc"])
-        problem, value = each["msg"].removeprefix("Value error, ").rstrip("."), repr(each["input"])
-        told = each["type"] == "json_invalid" or isinstance(each["input"], dict | list) or value in problem
-        problems.append(f"{key + ': ' if key else ''}{problem}{'' if told else f', got {shortened(value)}'}")
+        problem, value = each["msg"].removeprefix("Value error, ").rstrip("."), each["input"]
+        named = isinstance(value, str) and repr(value) in problem
+        got = "" if each["type"] == "json_invalid" or isinstance(value, dict | list) or named else f", got {shortened(repr(value))}"
+        problems.append(f"{key + ': ' if key else ''}{problem}{got}")
     more = error.error_count() - most
     return "; ".join(problems) + (f"; and {more} problems more" if more > 0 else "")
 
