@@ -41,6 +41,7 @@ TESTED_ELSEWHERE = {
     "exported": "tests/export/test_onnx.py",
     "reproduce": "test_record",
     "choose_things": "test_choose_things",
+    "average_scenes": "test_average_scenes",
     "serve": "test_serve_measures_rounds",
     "time_to_quality": "test_time_to_quality_suspends_the_training",
 }
