@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cap2im.rendering.drawing import Drawing, Drawings
-from cap2im.rendering.page import page, page_data
+from cap2im.rendering.page import page, page_data, viewer_file
 from tests.rendering.samples import blobs, last_stage_alone, staged
 
 Opener = Callable[..., Any]
@@ -86,6 +86,13 @@ def wait_until(tab: Any, holds: Callable[[], bool]) -> None:
             return
         tab.wait_for_timeout(30)
     pytest.fail("the condition did not hold within nine seconds")
+
+
+@pytest.mark.parametrize("name", ["viewer.css", "page.css"])
+def test_underlines_are_written_for_safari(name: str) -> None:
+    """WebKit ignores `text-decoration` with more than a line."""
+    values = re.findall(r"text-decoration: *([^;}]*)", viewer_file(name))
+    assert [value for value in values if " " in value] == []
 
 
 def test_slider_moves_canvas_window_and_words(open_page: Opener) -> None:

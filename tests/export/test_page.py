@@ -314,6 +314,19 @@ def test_file_draws_what_python_draws(open_page, site, model):
     assert_same_drawings(drawn[0], page_data(model.draw(BOTTOM, samples=2, seed=seed)))
 
 
+def test_worker_reads_no_blobs(open_page, site, model, tmp_path):
+    """WebKit lets the worker of a page that was opened from a file neither read nor import a Blob."""
+    copy = shutil.copytree(site, tmp_path / "copy")
+    assert "blob:" not in re.search(r"script-src [^;]*", (copy / "index.html").read_text("utf-8")).group()
+    script, start = copy / "page" / "model.js", '"worker":"'
+    text = script.read_text("utf-8")
+    assert text.count(start) == 1
+    script.write_text(text.replace(start, f"{start}Blob.prototype.stream = Blob.prototype.arrayBuffer = null; "), "utf-8")
+    tab = open_page((copy / "index.html").as_uri())
+    drawn, _ = tab.evaluate(DRAW, {"captions": [TOP], "seed": 0, "samples": 1})
+    assert_same_drawings(drawn[0], page_data(model.draw(TOP, samples=1, seed=0)))
+
+
 def test_keyboard_and_screen_reader(open_page, site, model, tmp_path):
     tab = open_page((site / "index.html").as_uri())
     assert not tab.is_visible("#model-choice"), "there is one model"

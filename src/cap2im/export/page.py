@@ -27,7 +27,7 @@ MOST_EXAMPLES = 20  # captions
 SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
-        "script-src 'self' blob: 'wasm-unsafe-eval'",  # the worker and onnxruntime-web are blobs
+        "script-src 'self' data: 'wasm-unsafe-eval'",  # the script of onnxruntime-web is a data URI
         "worker-src blob:",
         "style-src 'self'",
         "img-src 'self' data:",  # glimpses are data URIs
@@ -89,7 +89,7 @@ def write_page(exported: Path, out: Path, runtime: dict[str, bytes]) -> Path:
         "api.js": own_file("api.js"),
         "model.js": _adding("cap2im.exported", {"model": model}),
         "graphs.js": _adding("cap2im.exported.files", graphs),
-        "runtime.js": licence + _adding("cap2im.exported.files", {"ort.mjs": _packed(runtime[SCRIPT]), "ort.wasm": _packed(runtime[WASM])}),
+        "runtime.js": licence + _adding("cap2im.exported.files", {"ort.mjs": _base64(runtime[SCRIPT]), "ort.wasm": _packed(runtime[WASM])}),
     }
     with atomic_folder(out) as folder:
         (folder / "page").mkdir()
@@ -118,7 +118,11 @@ def _optimised(graph: Path) -> bytes:
 
 
 def _packed(content: bytes) -> str:
-    return base64.b64encode(gzip.compress(content, mtime=0)).decode()
+    return _base64(gzip.compress(content, mtime=0))
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
 
 
 def _adding(target: str, values: dict[str, Any]) -> str:

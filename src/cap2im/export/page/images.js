@@ -54,7 +54,7 @@
     const { width, height, colours, data } = picture, line = width * colours;
     const lines = new Uint8Array(height * (line + 1)); // each begins with its filter: 0, none
     for (let y = 0; y < height; y++) lines.set(data.subarray(y * line, (y + 1) * line), y * (line + 1) + 1);
-    const packed = new Response(new Blob([lines]).stream().pipeThrough(new CompressionStream("deflate")));
+    const packed = new Response(new Response(lines).body.pipeThrough(new CompressionStream("deflate")));
     return concatenate([
       [137, 80, 78, 71, 13, 10, 26, 10],
       chunk("IHDR", [...word(width), ...word(height), 8, colours === 1 ? 0 : 2, 0, 0, 0]),

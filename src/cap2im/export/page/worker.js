@@ -1,8 +1,8 @@
 "use strict";
 /* The worker of the page: reads captions, and draws them with onnxruntime-web.
 
-   Messages to it: {model}: what model.js holds; {files}: base64 of gzip-compressed files, by name; {call, name, argument}: calls a function of
-   `calls`; {call, stop: true}. For a call it posts {call, value} any number of times, and in the end {call, done: true} or
+   Messages to it: {model}: what model.js holds; {files}: base64 of files by name, all but ort.mjs gzip-compressed; {call, name, argument}: calls
+   a function of `calls`; {call, stop: true}. For a call it posts {call, value} any number of times, and in the end {call, done: true} or
    {call, problem: {status, detail}}. A tensor of all rows has the rows (caption by caption, sample by sample) as its first axis. */
 (() => {
   const mostSuggested = 8; // unknown words of a caption that get suggestions
@@ -27,15 +27,15 @@
   async function unpacked(name) {
     const text = atob((await files)[name]), bytes = new Uint8Array(text.length);
     for (let n = 0; n < text.length; n++) bytes[n] = text.charCodeAt(n);
-    return new Uint8Array(await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer());
+    return new Uint8Array(await new Response(new Response(bytes).body.pipeThrough(new DecompressionStream("gzip"))).arrayBuffer());
   }
 
   /* Resolves to {ort} and the session of each graph by its name. A page that was opened from a file must not fetch any, so onnxruntime-web gets
-     its parts as bytes, and its script from a URL of this worker's own. It uses one thread: more need headers that few hosts send, and would not
-     make small models faster. */
+     its parts as bytes, and its script is a data URI: WebKit lets a worker of such a page neither import nor read a Blob. It uses one thread: more
+     need headers that few hosts send, and would not make small models faster. */
   async function load() {
-    const [script, wasm, ...contents] = await Promise.all(["ort.mjs", "ort.wasm", ...graphs].map(unpacked));
-    const ort = await import(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
+    const [wasm, ...contents] = await Promise.all(["ort.wasm", ...graphs].map(unpacked));
+    const ort = await import(`data:text/javascript;base64,${(await files)["ort.mjs"]}`);
     Object.assign(ort.env.wasm, { numThreads: 1, wasmBinary: wasm });
     const loaded = { ort }, options = { graphOptimizationLevel: "disabled", logSeverityLevel: 3 }; // graphs were optimised at the export; errors only
     for (const [n, name] of graphs.entries()) loaded[name.replace(".onnx", "")] = await ort.InferenceSession.create(contents[n], options);
