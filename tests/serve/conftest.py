@@ -26,6 +26,7 @@ from cap2im.serve.settings import ServeSettings
 from tests.tiny import tiny_model
 
 CAPTION = "the digit 3 is at the top of the digit 1"
+PATIENCE = 120  # seconds, of waits that a busy machine prolongs
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Client:
     headers: dict[str, str] = field(default_factory=dict)
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         given = {"Content-Type": "application/json", **self.headers, **{name.replace("_", "-"): value for name, value in headers.items()}}
         connection.request(method, path, content, given)
@@ -73,13 +74,13 @@ class Client:
         content = json.dumps(body).encode()
         common = "Host: localhost\r\nConnection: close\r\nContent-Type: application/json"
         head = f"POST {path} HTTP/1.1\r\n{common}\r\nContent-Length: {len(content)}\r\n\r\n"
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
         connection.sendall(head.encode() + content)
         return connection
 
     def events(self, captions: Sequence[str] = (CAPTION,), **wanted: Any) -> Iterator[tuple[str, Any]]:
         """Yield the events of a stream."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         content = json.dumps({"captions": list(captions), **wanted})
         connection.request("POST", "/v1/draw/stream", content, {"Content-Type": "application/json", **self.headers})
         response = connection.getresponse()
@@ -127,7 +128,7 @@ def gate(monkeypatch) -> Iterator[Gate]:
     def drawings(self, prompts, seeds, *, watch=None):
         gate.batches.append([(prompt.caption, seed) for prompt, seed in zip(prompts, seeds, strict=True)])
         gate.reached.set()
-        assert gate.opened.wait(30)
+        assert gate.opened.wait(PATIENCE)
         if gate.fail is not None:
             raise gate.fail
 
@@ -191,10 +192,10 @@ def process(*arguments: str, workers: int = 1, before: Sequence[str] = ()) -> It
         yield started, Client(int(lines[0].split("http://127.0.0.1:")[1].split()[0]))
     finally:
         started.terminate()  # not killed: its workers would go on, and hold its output open
-        started.communicate(timeout=60)
+        started.communicate(timeout=PATIENCE)
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 20) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Wait until a condition is true."""
     end = time.monotonic() + seconds
     while not holds():

@@ -38,6 +38,7 @@ from cap2im.serve.settings import ServeSettings
 logger = logging.getLogger(__name__)
 
 HEAD_BYTES = 64 * 1024  # limit of a request line with headers, of a chunk header, and of trailers
+WORKER_ANSWERS_S = 30  # a silent worker is restarted after this; uvicorn's 5 s are too short for one that imports torch on a busy machine
 PARSING_FAILED = "There was an error parsing the body"  # FastAPI's detail for everything that json raises besides JSONDecodeError
 NOT_READABLE = "the body is not JSON in UTF-8, or has numbers that are too long or brackets that are nested too deeply"
 
@@ -201,7 +202,13 @@ def serve(settings: ServeSettings) -> None:
 def _serve_with_workers(settings: ServeSettings, listening: socket.socket) -> None:
     open_store(settings)  # report its errors once, not from every worker
     settings.to_environment()
-    config = server_config("cap2im.serve.app:worker_app", settings, factory=True, workers=settings.workers)
+    config = server_config(
+        "cap2im.serve.app:worker_app",
+        settings,
+        factory=True,
+        workers=settings.workers,
+        timeout_worker_healthcheck=WORKER_ANSWERS_S,
+    )
     with tempfile.TemporaryDirectory(prefix="cap2im-metrics-") as folder:
         os.environ[FOLDER] = folder
         supervisor = Multiprocess(config, sockets=[listening])
