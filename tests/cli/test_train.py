@@ -19,6 +19,7 @@ def test_dry_run_prints_the_recipe_and_stops(run, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("tiny_reader")
 def test_train_resume_draw_evaluate(run, tmp_path):
     changes = [part for change in CHANGES for part in ("--set", change)]
     code, out, _ = run("train", "aligndraw-digits", "--run", "mine", "--device", "cpu", *changes)
@@ -42,6 +43,7 @@ def test_train_resume_draw_evaluate(run, tmp_path):
     assert "bound, nats" in out
 
 
+@pytest.mark.usefixtures("tiny_reader")
 @pytest.mark.parametrize("recipe", ["fc-vae-mnist", "conv-vae-mnist"])
 def test_train_draw_evaluate_a_vae(run, tmp_path, recipe):
     changes = ("data.source=digits", "data.samples_per_epoch=20", "data.validation_samples=6", "train.epochs=2", "train.batch_size=4")
