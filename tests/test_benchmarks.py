@@ -102,12 +102,18 @@ def toy_matching(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     return ["--runs", "1", "--batch", "3", "--features", "4", "--side", "3", "--words", "5"]
 
 
+def toy_sampling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    monkeypatch.setattr(import_module("benchmarks.sampling").Pipeline, "compile", lambda self, batch: None)  # takes a minute
+    return ["--runs", "1", "--model", "aligndraw-scenes", "--pictures", "1", "2"]
+
+
 TOYS: dict[str, Callable[[pytest.MonkeyPatch, Path], list[str]]] = {
     "speed": toy_speed,
     "attngan": toy_attngan,
     "retrieval": toy_retrieval,
     "data": toy_data,
     "matching": toy_matching,
+    "sampling": toy_sampling,
 }
 
 

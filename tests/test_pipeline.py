@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -15,6 +17,7 @@ from cap2im.checkpoint import read_weights, write_model
 from cap2im.config import load_recipe
 from cap2im.data.mnist_captions import ALIASES, WORDS
 from cap2im.data.vocabulary import Vocabulary
+from cap2im.extras import missing_compiler
 from cap2im.loading import ModelConfig, bundled_models, display_name, find_device, find_model
 from cap2im.pipeline import Pipeline
 from cap2im.registry import MODELS
@@ -103,6 +106,46 @@ def test_glimpses_are_watched_while_drawing(pipeline, monkeypatch):
     monkeypatch.setattr(pipeline.model, "sample_steps", told_of)
     pipeline.drawings(pipeline.prompts(CAPTIONS), [0, 1, 2], watch=lambda glimpses: told.append(glimpses.first))
     assert told == ["drawn", 0] * 3 + ["drawn", 2] * 3
+
+
+COMPILED = [pytest.mark.slow, pytest.mark.skipif(bool(missing_compiler("cpu")), reason="torch.compile needs a C++ compiler")]
+
+
+@pytest.mark.parametrize(("backend", "precision"), [("eager", "bf16"), pytest.param("inductor", "fp32", marks=COMPILED)])
+@pytest.mark.usefixtures("bf16")
+def test_compiled_pictures_equal_plain_ones(pipeline, backend, precision, monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    monkeypatch.setattr("cap2im.pipeline.missing_compiler", lambda device: "")  # the backend "eager" needs none
+    plain = dataclasses.replace(pipeline, precision=precision)
+    compiled = dataclasses.replace(plain, model=copy.deepcopy(pipeline.model))
+    compiled.compile(8)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for captions in (CAPTIONS[:1], ["3"], CAPTIONS[:2], ["the digit 3", *CAPTIONS, "3"]):
+            seen, seeds = [], list(range(len(captions)))
+            drawings = compiled.drawings(compiled.prompts(captions), seeds, watch=seen.append)
+            assert [glimpses.canvases[0].tolist() for glimpses in seen] == drawings[0].canvases.tolist()
+            for drawing, wanted in zip(drawings, plain.drawings(plain.prompts(captions), seeds), strict=True):
+                assert np.abs(drawing.canvases.astype(int) - wanted.canvases).max() <= 1
+                assert np.ptp(wanted.canvases[-1]) > 50
+
+
+def test_what_cannot_be_compiled(pipeline, monkeypatch):
+    with pytest.raises(ValueError, match=r"^--compile compiles the steps of a recurrent model; stages, of kind 'stages', has none$"):
+        staged_pipeline(side=8).compile(2)
+
+    def broken(graph, inputs):
+        raise RuntimeError("file too short")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "compile", functools.partial(torch.compile, backend=broken))
+        patch.setattr("cap2im.pipeline.missing_compiler", lambda device: "")
+        with pytest.raises(ValueError, match=r"torch.compile failed: .*file too short; --no-compile draws without$"):
+            dataclasses.replace(pipeline, model=copy.deepcopy(pipeline.model)).compile(2)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(
+        ValueError, match=r"^--compile needs a C\+\+ compiler \(no-such-compiler was not found\); --no-compile draws without$"
+    ):
+        pipeline.compile(2)
 
 
 @pytest.mark.parametrize("recipe", ["aligndraw-digits", "fc-vae-mnist", "conv-vae-mnist", "lapgan-mnist", "attngan-mnist"])

@@ -19,6 +19,7 @@ from cap2im.data.batch import pad
 from cap2im.data.mnist_captions import LAYOUTS
 from cap2im.data.sentence_vectors import SentenceEncoder
 from cap2im.data.vocabulary import Tokens, Unknown, Vocabulary
+from cap2im.extras import missing_compiler
 from cap2im.files import counted
 from cap2im.loading import MOST_CANVAS_VALUES, ModelConfig, load_model
 from cap2im.models.interface import DrawingModel, DrawnSequence, Frame, pictures_at_once
@@ -119,6 +120,33 @@ class Pipeline:
             )
             raise ValueError(f"the sharpener does not fit: {sizes}")
         return replace(self, name=f"{self.name}+{sharpening.name}", sharpening=sharpening)
+
+    @torch.inference_mode()
+    def compile(self, batch: int) -> None:
+        """Compile drawing on this thread, for captions of any length: for one picture, and for 2 to `batch` together.
+
+        Pictures change within rounding. A picture that needs another compilation waits for it, unless the stance of `torch.compiler` is
+        "eager_on_recompile".
+
+        Raises:
+            ValueError: the model has no steps, there is no compiler, or the compiler fails.
+        """
+        compile_sampling = getattr(self.model, "compile_sampling", None)
+        if compile_sampling is None:
+            raise ValueError(f"--compile compiles the steps of a recurrent model; {self.name}, of kind {self.config.kind!r}, has none")
+        if missing := missing_compiler(self.device.type):
+            raise ValueError(f"--compile needs {missing}; --no-compile draws without")
+        compile_sampling()
+        for size in sorted({1, batch}):
+            length = 8 if size != 8 else 9  # torch.compile would take equal sizes of a batch and its captions for the same, always
+            tokens = torch.zeros(size, length, dtype=torch.long, device=self.device)
+            vectors = torch.zeros(size, self.model.config.sentence_features, device=self.device)
+            text = self.model.encode(tokens, torch.ones_like(tokens, dtype=torch.bool), vectors, independent=True)
+            try:
+                self.sample_images(text, torch.zeros(size, *self.model.noise_shape, device=self.device))
+            except torch._dynamo.exc.TorchDynamoException as error:  # for example a file that a killed process left in torch's cache
+                reason = " ".join(str(error).strip().split("\n\n")[0].split())  # without advice on logs
+                raise ValueError(f"{self.name}: torch.compile failed: {reason}; --no-compile draws without") from error
 
     def _card(self) -> dict[str, str]:
         """Return what a notebook shows of the model."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
+from cap2im.extras import missing_compiler
 from cap2im.models.aligndraw import DRAW, DRAWConfig
 from cap2im.models.filterbank import filter_bank
 from cap2im.models.interface import Gaussian
@@ -141,6 +144,7 @@ def test_paper_initialisation():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(bool(missing_compiler("cpu")), reason="torch.compile needs a C++ compiler")
 def test_compiled_steps_have_the_numbers_of_plain_ones():
     model, compiled = make().float(), make().float()
     compiled.compile_steps()
@@ -152,3 +156,28 @@ def test_compiled_steps_have_the_numbers_of_plain_ones():
         results.append((bound, *[parameter.grad for parameter in each.parameters()]))
     for plain, other in zip(*results, strict=True):
         torch.testing.assert_close(other, plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_sampling_is_compiled_once_for_one_and_for_several(conditioning, monkeypatch):
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    model, compiled = (make(conditioning=conditioning, glimpses=2) for _ in range(2))
+    compiled.compile_sampling()
+    with torch.inference_mode():
+        _, tokens, mask, noise = inputs(model)
+        vectors = sentence_vectors(model)
+        mask[:, :2] = True
+        for batch, words in ((1, 2), (5, 2), (3, 6), (1, 4), (2, 3), (4, 6), (1, 6)):
+            vector = None if vectors is None else vectors[:batch]
+            text = model.encode(tokens[:batch, :words], mask[:batch, :words].contiguous(), vector)
+            wanted, drawn = (each.sample(text, noise[:batch]) for each in (model, compiled))
+            torch.testing.assert_close(drawn.canvases, wanted.canvases)
+            torch.testing.assert_close(drawn.boxes, wanted.boxes)
+    assert len(graphs) == 2

@@ -187,7 +187,8 @@ def process(*arguments: str, workers: int = 1, before: Sequence[str] = ()) -> It
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     try:
-        lines = [started.stdout.readline() for _ in range(workers)]  # type: ignore[union-attr]
+        output = (line for line in iter(started.stdout.readline, "") if ": compiled in " not in line)  # type: ignore[union-attr]
+        lines = [next(output, "") for _ in range(workers)]
         assert all("ready on http://127.0.0.1:" in line for line in lines), (lines, started.stderr.read())  # type: ignore[union-attr]
         yield started, Client(int(lines[0].split("http://127.0.0.1:")[1].split()[0]))
     finally:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import errno
+import io
 import json
 import os
 import re
@@ -11,12 +13,20 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from functools import partial
 
+import numpy as np
 import pytest
+import torch
+from fastapi.testclient import TestClient
+from PIL import Image
 
 import cap2im.serve.metrics
+from cap2im.extras import missing_compiler
 from cap2im.loading import bundled_models
+from cap2im.pipeline import Pipeline
+from cap2im.serve.app import create_app
 from cap2im.serve.settings import ServeSettings
 from tests.serve.conftest import CAPTION, PATIENCE, Client, process, together, wait_until
 
@@ -146,6 +156,42 @@ def test_bundled_models_are_served_by_default(run, tiny, tmp_path, monkeypatch):
         assert run("serve", *more)[0] == 0
     assert served == [("aligndraw-scenes", "a-tiny-one", "aligndraw-mnist"), (str(tiny),), ("aligndraw-mnist",)]
     assert ServeSettings().models == served[0]
+
+
+def test_models_are_compiled_before_it_is_ready(tiny, monkeypatch, capsys):
+    compiled, later = [], []
+    monkeypatch.setattr(Pipeline, "compile", lambda self, batch: compiled.append((self.name, batch, threading.current_thread().name)))
+    try:
+        with TestClient(create_app(ServeSettings(models=(str(tiny),), compile=True, batch=7)), "http://localhost"):
+            torch.compile(torch.sin, backend=lambda *_: later.append("compiled"))(torch.zeros(2))
+    finally:
+        torch.compiler.set_stance("default")
+    ((name, batch, thread),) = compiled
+    assert (name, batch) == ("tiny", 7)
+    assert thread.startswith("draws on cpu")
+    assert re.fullmatch(r"tiny: compiled in \d+ s\ntiny: ready on http://127.0.0.1:8000\n", capsys.readouterr().out)
+    assert not later, "requests do not wait for a compiler"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(missing_compiler("cpu")), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_server_draws_the_same(tiny):
+    wanted = Pipeline.load(str(tiny)).draw(CAPTION, samples=3, seed=2)
+    with process("--model", str(tiny), "--compile") as (_, client):
+        for samples in (1, 3):
+            answer = client.draw(samples=samples, seed=2).json["results"][0]["drawings"]
+            for drawing, other in zip(answer, wanted, strict=False):
+                image = Image.open(io.BytesIO(base64.b64decode(drawing["image"]["base64"])))
+                assert np.abs(np.asarray(image).astype(int) - other.canvases[-1, :, :, 0]).max() <= 1
+        glimpses = [data["glimpse"] for name, data in client.events() if name == "glimpse"]
+        assert glimpses == [0, 1, 2]
+
+
+def test_what_cannot_be_compiled_is_told(run, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    status, out, err = run("serve", "--model", str(tiny), "--port", "0", "--compile")
+    assert (status, out) == (2, "")
+    assert err == "cap2im: --compile needs a C++ compiler (no-such-compiler was not found); --no-compile draws without\n"
 
 
 def test_a_port_that_is_taken(run, tiny):

@@ -16,8 +16,9 @@ from filelock import FileLock
 
 from cap2im.checkpoint import checkpoints, load_checkpoint, read_config, read_weights
 from cap2im.config import VariationalTraining, load_recipe
+from cap2im.extras import missing_compiler
 from cap2im.pipeline import Pipeline
-from cap2im.training.accelerator import make_accelerator, missing_compiler
+from cap2im.training.accelerator import make_accelerator
 from cap2im.training.data import DataSource, load_training_data
 from cap2im.training.dispatch import train
 from cap2im.training.trainer import Trainer
@@ -235,7 +236,7 @@ def test_a_long_training_is_compiled_if_the_machine_can(monkeypatch):
 
     long, short = trainer("train.epochs=200"), trainer("train.epochs=2")
     monkeypatch.setenv("CXX", sys.executable)  # any program: nothing is compiled here
-    with_headers = not missing_compiler(torch.device("cpu"))
+    with_headers = not missing_compiler("cpu")
     assert (long.gains_from_compiling(), short.gains_from_compiling()) == (with_headers, False)
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert not long.gains_from_compiling()

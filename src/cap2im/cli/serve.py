@@ -40,6 +40,9 @@ def serve(
     root_path: Annotated[str, typer.Option(help="Path prefix that a reverse proxy removes, such as /draw.")] = "",
     queue: Annotated[int, typer.Option(min=1, help="Pictures that may wait or be drawn in a process; more are refused.")] = 256,
     batch: Annotated[int, typer.Option(min=1, help="Pictures that are drawn together, at most.")] = 64,
+    compile_models: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Compile the models: a later start, faster drawing. Recurrent models only.")
+    ] = False,
     store: Annotated[
         str | None, typer.Option(help="Folder or URL (s3://, gs://, abfs://) to store pictures in; responses can then hold links.", **PLACE)
     ] = None,
@@ -74,6 +77,7 @@ def serve(
         "root_path": root_path,
         "queue": queue,
         "batch": batch,
+        "compile": compile_models,
         "store": store,
         "api_key": read_key(api_key_file),
     }

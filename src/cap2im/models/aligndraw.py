@@ -103,7 +103,9 @@ class Glimpse:
     write_window: Tensor
 
 
+GlimpsesDrawn = tuple[list[tuple[GenerativeState, Glimpse]], Tensor]  # the result of `DRAW.draw_glimpses`
 COMPILED_GLIMPSES = 2  # in one compiled function: more are a little faster and compile for longer
+COMPILED_SAMPLING = 4  # likewise of sampling, at most
 STEP_LAYERS = ("read_window", "inference", "posterior", "generative", "write_window", "patch")
 
 
@@ -146,6 +148,7 @@ class DRAW(LikelihoodModel):
 
     config: DRAWConfig
     glimpses_at_once = 1  # in one call of `infer_and_generate`
+    sampled_at_once = 1  # glimpses in one call of `draw_glimpses`
 
     def __init__(self, config: DRAWConfig) -> None:
         super().__init__()
@@ -179,6 +182,24 @@ class DRAW(LikelihoodModel):
         """Compile the steps of training with torch.compile, a few glimpses as one function; results change within rounding."""
         self.glimpses_at_once = COMPILED_GLIMPSES
         self.infer_and_generate = torch.compile(self.infer_and_generate)  # type: ignore[method-assign]
+
+    def compile_sampling(self) -> None:
+        """Compile the steps of sampling with torch.compile, a few glimpses as one function; results change within rounding.
+
+        The first batch of one picture and the first batch of several are compiled, each for captions of any length.
+        """
+        self.sampled_at_once = max(n for n in range(1, COMPILED_SAMPLING + 1) if self.glimpses % n == 0)
+        torch._dynamo.config.recompile_limit += 2  # of the functions that all models have together
+        compiled = torch.compile(self.draw_glimpses)
+
+        def draw_glimpses(latent: Tensor, noise: Tensor, state: GenerativeState, context: StepContext) -> GlimpsesDrawn:
+            if context.alignment is not None:
+                text = context.alignment.text
+                for words in (context.alignment.doubled_words, text.words, text.mask):  # [B, L, ...]
+                    torch._dynamo.maybe_mark_dynamic(words, 1)
+            return compiled(latent, noise, state, context)
+
+        self.draw_glimpses = draw_glimpses  # type: ignore[method-assign]
 
     @property
     def observation(self) -> str:
@@ -258,6 +279,19 @@ class DRAW(LikelihoodModel):
             state, _ = self.generate(posterior.sample(eps), state, context)
         return glimpses, state, inference
 
+    def draw_glimpses(self, latent: Tensor, noise: Tensor, state: GenerativeState, context: StepContext) -> GlimpsesDrawn:
+        """Draw a glimpse from z_t [B, Z] and further ones from the prior; noise [B, N, Z] is of the latents after each of the N glimpses.
+
+        Returns:
+            the state after each glimpse with the glimpse, and the next latent [B, Z].
+        """
+        steps = []
+        for eps in noise.unbind(1):
+            state, glimpse = self.generate(latent, state, context)
+            latent = self.latent_prior(state.hidden).sample(eps)
+            steps.append((state, glimpse))
+        return steps, latent
+
     def latent_prior(self, hidden: Tensor) -> Gaussian:
         """Return P(Z_t | Z_1..t-1) for t > 1 from h_gen of the step before (eq. 1)."""
         if self.config.conditioning == "none":
@@ -305,10 +339,11 @@ class DRAW(LikelihoodModel):
         """Draw from the prior, one glimpse at a time (section 3.4); noise is [B, T, Z] standard normal."""
         state = self.initial_generative_state(len(noise))
         context = StepContext(self, text).cast()
-        for t, eps in enumerate(noise.unbind(1)):
-            prior = self.latent_prior(state.hidden) if t else standard_normal(state.hidden, self.config.latent)
-            state, glimpse = self.generate(prior.sample(eps), state, context)
-            yield state, glimpse
+        latent = _contiguous(noise[:, 0])  # the first prior is N(0, I)
+        for following in noise.roll(-1, dims=1).split(self.sampled_at_once, dim=1):
+            steps, latent = self.draw_glimpses(latent, _contiguous(following), state, context)
+            yield from steps
+            state, _ = steps[-1]
 
     def sample(self, text: EncodedText | None, noise: Tensor) -> DrawnSequence:
         """Draw from the prior and keep every canvas; noise is [B, T, Z] standard normal."""
@@ -351,6 +386,11 @@ class DRAW(LikelihoodModel):
         low = bank.centre + bank.stride[:, None] * (offsets[0] - 0.5) + shift  # [N, 2] left, top
         high = bank.centre + bank.stride[:, None] * (offsets[-1] + 0.5) + shift
         return torch.cat([low, high], dim=1).view(*windows.shape[:-1], 4)
+
+
+def _contiguous(tensor: Tensor) -> Tensor:
+    """Return a contiguous copy: torch.compile makes another function for other strides or offsets, also of a single row."""
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def initialise(model: DRAW) -> None:

@@ -11,6 +11,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -44,15 +45,19 @@ NOT_READABLE = "the body is not JSON in UTF-8, or has numbers that are too long 
 
 
 def create_app(settings: ServeSettings) -> FastAPI:
-    """Return the application with its models loaded, which takes seconds.
+    """Return the application with its models loaded, which takes seconds, and compiled if the settings say so, which takes minutes.
 
     Raises:
-        ValueError: the store cannot be used, or a model cannot be loaded.
+        ValueError: the store cannot be used, or a model cannot be loaded or compiled.
     """
     metrics = Metrics()
     pictures = open_store(settings)
     engine = Engine(settings, metrics)
     engine.load()
+    if settings.compile:
+        start = time.perf_counter()
+        engine.compile()
+        print(f"{', '.join(engine.models)}: compiled in {time.perf_counter() - start:.0f} s", flush=True)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

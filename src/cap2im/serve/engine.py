@@ -102,8 +102,16 @@ class Drawer:
         self.pipeline, self._thread, self._metrics = pipeline, thread, metrics
         self.queued = 0
         self.speed: float | None = None
-        size = min(settings.batch, pipeline.batch_size)
-        self.draw = BatchQueue(self._draw_batch, size=size, wait_ms=settings.wait_ms).draw
+        self._size = min(settings.batch, pipeline.batch_size)
+        self.draw = BatchQueue(self._draw_batch, size=self._size, wait_ms=settings.wait_ms).draw
+
+    def compile(self) -> None:
+        """Compile drawing on the thread that draws: compiled functions are for its number of threads.
+
+        Raises:
+            ValueError: see `Pipeline.compile`.
+        """
+        self._thread.submit(self.pipeline.compile, self._size).result()
 
     async def _draw_batch(self, pictures: list[Picture]) -> list[Drawing]:
         name, start = self.pipeline.name, time.perf_counter()
@@ -198,6 +206,17 @@ class Engine:
                 names.add(pipeline.name)
                 models.setdefault(pipeline.name, []).append(Drawer(pipeline, thread, self.settings, self.metrics))
         self.models = models
+
+    def compile(self) -> None:
+        """Compile all models, which takes a minute or two for each. Requests will not wait for further compilations.
+
+        Raises:
+            ValueError: a model has no steps, or there is no compiler.
+        """
+        for drawers in self.models.values():
+            for drawer in drawers:
+                drawer.compile()
+        torch.compiler.set_stance("eager_on_recompile")
 
     @property
     def default(self) -> str:

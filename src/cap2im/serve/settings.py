@@ -50,6 +50,7 @@ class ServeSettings(BaseModel):
             name on a loopback address, any name elsewhere.
         cors_origins: origins whose pages may call the API from a browser, such as https://example.org; `*` is every origin.
         queue: most pictures that wait or are drawn at a time, per process; a request that does not fit gets 503.
+        compile: whether drawing is compiled before the server is ready; an unusual drawing that would need another compilation is not.
         batch: largest batch; smaller for pictures so large that memory would run out.
         wait_ms: milliseconds that the first picture of a batch waits for others; right after a batch, up to a quarter of its time.
         captions: most captions of a request.
@@ -79,6 +80,7 @@ class ServeSettings(BaseModel):
     allowed_hosts: Annotated[tuple[HostName, ...], Split] = ()
     cors_origins: Annotated[tuple[Origin, ...], Split] = ()
     queue: int = Field(256, ge=1)
+    compile: bool = False
     batch: int = Field(64, ge=1)
     wait_ms: float = Field(5, ge=0, le=1000)
     captions: int = Field(16, ge=1)

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
-import shutil
-import sys
-import sysconfig
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -35,17 +30,6 @@ def keep_freed_memory() -> None:
         c_library = ctypes.CDLL(None)
         c_library.mallopt(MMAP_MAX, 0)
         c_library.mallopt(TRIM_THRESHOLD, -1)
-
-
-def missing_compiler(device: torch.device) -> str:
-    """Return what `torch.compile` lacks on a device, in words; empty if it has everything."""
-    if device.type != "cpu":
-        return "" if find_spec("triton") else "the package triton"
-    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "cl" if sys.platform == "win32" else "g++")
-    if shutil.which(compiler) is None:
-        return f"a C++ compiler ({compiler} was not found)"
-    headers = Path(sysconfig.get_path("include"), "Python.h")
-    return "" if headers.is_file() else f"Python's header files ({headers} does not exist)"
 
 
 def machine() -> str:

@@ -25,12 +25,12 @@ from cap2im.config import VariationalRecipe, VariationalTraining
 from cap2im.convert.theano import released_layout
 from cap2im.data.batch import Batch
 from cap2im.data.vocabulary import Vocabulary
+from cap2im.extras import missing_compiler
 from cap2im.files import describe
 from cap2im.models.aligndraw import DRAW
 from cap2im.models.interface import DrawingModel, LikelihoodModel
 from cap2im.models.precision import autocast
 from cap2im.registry import MODELS
-from cap2im.training.accelerator import missing_compiler
 from cap2im.training.data import DataSource, TrainingData
 from cap2im.training.optimizers import RMSprop, clip_tensors
 from cap2im.training.samples import SampleGrid, drawings_grid
@@ -146,7 +146,7 @@ class VariationalTrainer(Trainer):
         compile_steps = getattr(self.model, "compile_steps", None)
         if compile_steps is None:
             raise ValueError(f"--compile compiles the steps of a recurrent model; a model of kind {self.recipe.kind!r} has none")
-        if missing := missing_compiler(self.accelerator.device):
+        if missing := missing_compiler(self.accelerator.device.type):
             raise ValueError(f"--compile needs {missing}; --no-compile trains without")
         compile_steps()
 
@@ -156,7 +156,7 @@ class VariationalTrainer(Trainer):
             return False
         train, weights = self.recipe.train, sum(layer.weight.numel() for layer in self.model.modules() if isinstance(layer, nn.Linear))
         work = 6 * weights * self.model.config.glimpses * train.batch_size * train.total(self.data.batches.steps_per_epoch)
-        return work >= COMPILED_WORK and not missing_compiler(self.accelerator.device)
+        return work >= COMPILED_WORK and not missing_compiler(self.accelerator.device.type)
 
     def start_from(self, folder: Path) -> list[str]:
         """Load the weights of a model folder; see `load_matching_weights` for the errors."""
