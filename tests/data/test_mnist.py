@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cap2im.data import mnist as mnist_module
-from cap2im.data.mnist import SHA256, download_mnist, load_mnist
+from cap2im.data.mnist import SHA256, cache_folder, download_mnist, load_mnist
 from tests.real_data import data_folder
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -60,6 +60,18 @@ def test_damaged_files_are_named(folder, name, content, message):
     with pytest.raises(ValueError, match=message) as error:
         load_mnist("train", folder)
     assert str(folder) in str(error.value)
+
+
+def test_the_cache_needs_a_home_or_a_variable(monkeypatch, tmp_path):
+    for name in ("CAP2IM_CACHE", "XDG_CACHE_HOME", "HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user whom the system does not know
+    with pytest.raises(ValueError, match="no home folder for downloads; set CAP2IM_CACHE to a folder"):
+        cache_folder()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "cap2im"
+    monkeypatch.setenv("CAP2IM_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
 
 
 def test_missing_folder(tmp_path):

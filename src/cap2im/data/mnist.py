@@ -131,9 +131,17 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
 
 
 def cache_folder() -> Path:
-    """Return the folder for downloads: CAP2IM_CACHE, else cap2im in the user's cache folder."""
-    named = os.environ.get("CAP2IM_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cap2im"
+    """Return the folder for downloads: CAP2IM_CACHE, else cap2im in the user's cache folder.
+
+    Raises:
+        ValueError: neither variable is set and the user has no home folder, as in a container with an unknown user.
+    """
+    if named := os.environ.get("CAP2IM_CACHE"):
+        return Path(named)
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if cache.startswith("~"):
+        raise ValueError("this user has no home folder for downloads; set CAP2IM_CACHE to a folder")
+    return Path(cache) / "cap2im"
 
 
 def download_mnist(folder: Path, mirrors: tuple[str, ...] = MIRRORS) -> None:
