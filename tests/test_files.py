@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydantic import BaseModel, Field, ValidationError
@@ -251,6 +252,17 @@ def test_checks_of_outputs_create_nothing(tmp_path):
     ):
         with pytest.raises(ValueError, match=problem):
             files.check_writable_file(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "statvfs"), reason="Windows tells no flags of a file system")
+@pytest.mark.parametrize(("flags", "reason"), [(1, "this file system is read-only"), (0, "permission denied")])
+def test_folders_that_cannot_be_written_have_a_reason(tmp_path, monkeypatch, flags, reason):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # also where the tests run as root
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=flags))
+    with pytest.raises(ValueError, match=f"cannot write into .*: {reason}$"):
+        files.check_writable_folder(tmp_path / "new")
+    with pytest.raises(ValueError, match=f"cannot write this file: {reason}$"):
+        files.check_writable_file(tmp_path / "new.json")
 
 
 @pytest.mark.parametrize(("value", "got"), [(0, ", got 0"), (-1, ", got -1"), ("a", ", got 'a'")])

@@ -65,6 +65,8 @@ BAD = [
     (["train", "aligndraw-digits", "--run", "empty.txt"], "empty.txt"),
     (["convert", "nowhere.h5", "--out", "model"], "nowhere.h5: no such file or folder"),
     (["convert", "empty.txt"], "Missing option '--out'"),
+    (["convert", "empty.txt", "--out", "empty.txt/x"], "empty.txt is a file, not a folder"),
+    (["prepare", "pairs", "nowhere", "--out", "empty.txt/x"], "empty.txt is a file, not a folder"),
     (["convert", "empty.txt", "--out", "model"], "empty.txt: expected an HDF5 or a PyTorch file"),
     (["convert", "empty.txt", "--out", "."], ".: exists already; give a new or an empty folder"),
     (["convert", "latin.txt", "--out", "model", "--glimpses", "0"], "Invalid value for '--glimpses'"),

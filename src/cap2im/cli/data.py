@@ -24,7 +24,7 @@ from cap2im.cli.options import (
 )
 from cap2im.data.sources import SOURCES
 from cap2im.extras import require
-from cap2im.files import counted
+from cap2im.files import check_writable_folder, counted
 
 CUTOUTS = "cutouts"  # a kind that is no source of captioned images
 
@@ -85,9 +85,10 @@ def prepare(
 ) -> None:
     """Turn captioned images of any kind, or cut-outs, into a dataset to train on."""
     require("preparing data", "train", "datasets")
+    check_writable_folder(out)
     if kind == CUTOUTS:
         applies = {"kind", "path", "out", "side", "title", "licence"}
-        _refuse_options(context, "cut-outs have no captions and no splits", applies)
+        _refuse_options(context, "cut-outs have no captions, no splits and no shards", applies)
         prepare_folder_of_cutouts(path, out, side, title, licence)
         return
     from cap2im.convert.pickles import read_pickle

@@ -21,7 +21,7 @@ from cap2im.convert.theano import BATCH_RECORDS, MNIST_WORDS, released_draw, rel
 from cap2im.convert.weight_files import few, read_tensors
 from cap2im.data.mnist_captions import ALIASES
 from cap2im.data.vocabulary import UNKNOWN, Vocabulary, words_in_order
-from cap2im.files import atomic_folder, check_unicode_path, file_sha256
+from cap2im.files import atomic_folder, check_unicode_path, check_writable_folder, file_sha256
 from cap2im.models.aligndraw import DRAW
 from cap2im.models.lapgan import Sharpener
 
@@ -84,12 +84,13 @@ def convert(
         The folder.
 
     Raises:
-        ValueError: an unknown format, a damaged file, a missing dictionary, an option that does not apply, `out` is not empty, or its path
-            is not UTF-8.
+        ValueError: an unknown format, a damaged file, a missing dictionary, an option that does not apply, `out` is not empty or
+            cannot be written, or its path is not UTF-8.
     """
     check_unicode_path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out}: exists already; give a new or an empty folder")
+    check_writable_folder(out)
     if path.is_dir():
         if text_encoder is not None or glimpses is not None:
             raise ValueError(f"{path}: a folder's files belong together: leave out --text-encoder and --glimpses")

@@ -21,7 +21,7 @@ from cap2im.export.format import GLIMPSE, MODEL, PICTURE, STATE, TEXT, OnnxModel
 from cap2im.export.graphs import GlimpseGraph, PictureGraph, TextGraph
 from cap2im.export.weights import Weights, convert_weights
 from cap2im.extras import require
-from cap2im.files import atomic_folder, file_sha256, write_atomically
+from cap2im.files import atomic_folder, check_writable_folder, file_sha256, write_atomically
 from cap2im.models.aligndraw import DRAW
 from cap2im.pipeline import Pipeline
 
@@ -99,13 +99,14 @@ def export_onnx(pipeline: Pipeline, out: Path, *, words: int = 32, weights: Weig
 
 
 def check_new_folder(out: Path) -> None:
-    """Check that nothing would be replaced.
+    """Check that a folder can be written and nothing would be replaced.
 
     Raises:
-        ValueError: a file, or a folder that holds something.
+        ValueError: a file, a folder that holds something, or one that cannot be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out}: exists already; give a new or an empty folder")
+    check_writable_folder(out)
 
 
 def _write(network: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...], path: Path) -> None:

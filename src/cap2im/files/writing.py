@@ -34,7 +34,7 @@ def check_writable_folder(path: Path) -> None:
             f"{path}: is a file, and a folder is needed" if parent == path.absolute() else f"{path}: {parent} is a file, not a folder"
         )
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise ValueError(f"{path}: cannot write into {parent}: permission denied")
+        raise ValueError(f"{path}: cannot write into {parent}: {_refusal(parent)}")
 
 
 def check_writable_file(path: Path) -> None:
@@ -51,7 +51,13 @@ def check_writable_file(path: Path) -> None:
     elif not path.parent.is_dir():
         raise ValueError(f"{path}: cannot write this file: no folder {path.parent}")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise ValueError(f"{path}: cannot write this file: permission denied")
+        raise ValueError(f"{path}: cannot write this file: {_refusal(path.parent)}")
+
+
+def _refusal(folder: Path) -> str:
+    """Return why a folder cannot be written; on a read-only file system, root cannot write either."""
+    read_only = hasattr(os, "statvfs") and os.statvfs(folder).f_flag & os.ST_RDONLY  # Windows has no statvfs
+    return "this file system is read-only" if read_only else "permission denied"
 
 
 def check_unicode_path(path: Path) -> None:
