@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import rich.progress
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -50,4 +51,4 @@ def track(items: Iterable[Item], description: str, *, total: int | None = None, 
         total: number of items; None takes their length.
         show: False shows no bar, as for work that ends at once.
     """
-    return rich.progress.track(items, description, total, console=Console(stderr=True), disable=not show)
+    return rich.progress.track(items, escape(description), total, console=Console(stderr=True), disable=not show)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -217,14 +218,35 @@ def test_commands_prepare_and_check(run, folder, tmp_path):
     assert code == 1
     assert "no transparency: 1 (data is lost)" in said
     assert "photo.png" in said
-    (folder / "cutouts.csv").write_text("file_name,text\nround/mouse.png,mouse\n", "utf-8")
-    assert "unnamed cut-out: 8 (data is lost)" in run("check", str(folder))[1], "cutouts.csv tells the kind"
+    (folder / "cutouts.csv").write_text("file_name,text,style,licence\nround/mouse.png,mouse,[/b],CC [/x]\n", "utf-8")
+    code, said, _ = run("check", str(folder))
+    assert "unnamed cut-out: 8 (data is lost)" in said, "cutouts.csv tells the kind"
+    assert {"[/b]", "CC [/x]"} <= {cell.strip() for cell in said.replace("│", "┃").split("┃")}
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "message"),
+    [(KeyboardInterrupt(), 130, "interrupted"), (OSError(errno.ENOSPC, "no space", "x"), 2, "x: no space")],
+)
+def test_interrupted_cutouts_are_prepared_again(run, folder, tmp_path, monkeypatch, failure, code, message):
+    out = tmp_path / "out"
+
+    def fail(_):
+        raise failure
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cap2im.data.cutout_preparation._card", fail)
+        status, said, err = run("prepare", "cutouts", str(folder), "--out", str(out))
+    assert (status, said, err.splitlines()[-1]) == (code, "", f"cap2im: {message}")
+    assert [path.name for path in out.iterdir()] == [ARRAY]
+    assert run("prepare", "cutouts", str(folder), "--out", str(out))[0] == 0
+    check_array(out)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--fit", "crop", "--validation", "0.1"], "--fit, --validation: cut-outs have no captions and no splits"),
+        (["--fit", "crop", "--validation", "0.1"], "--fit, --validation: cut-outs have no captions, no splits and no shards"),
         (["--out", "sprites"], "sprites: this folder is not empty; choose another"),
     ],
 )

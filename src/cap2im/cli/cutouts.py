@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cap2im.cli.data_report import print_problems
@@ -53,11 +54,11 @@ def check_cutouts(path: str, most: int | None) -> bool:
         return False
     report = read_cutouts(folder)
     print_problems(stdout, report.problems, most)
-    table = Table(title=f"{path}: cut-outs")
+    table = Table(title=f"{escape(path)}: cut-outs")
     for name in ("style", "cut-outs", "licence"):
         table.add_column(name, justify="right" if name == "cut-outs" else "left")
     for (style, licence), count in sorted(Counter((file.style, file.licence) for file in report.files).items()):
-        table.add_row(style, f"{count:,}", licence or "not known")
+        table.add_row(escape(style), f"{count:,}", escape(licence) or "not known")
     stdout.print(table)
     loses = any(PROBLEMS[problem.kind] for problem in report.problems)
     verdict = "data would be lost" if loses else "fine, with warnings" if report.problems else "fine"

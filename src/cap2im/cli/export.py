@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from cap2im.cli.options import PATH, ModelArgument, examples
 from cap2im.export.weights import Weights
@@ -67,7 +68,7 @@ def export(
     if format == Format.PAGE and (weights != Weights.FP32 or tolerance is not None):
         raise ValueError("--weights and --tolerance: only for --format onnx")
     pipeline = Pipeline.load(model)
-    with Console(stderr=True).status(f"exporting {pipeline.name} as {format.value}"):  # ten seconds
+    with Console(stderr=True).status(f"exporting {escape(pipeline.name)} as {format.value}"):  # ten seconds
         if format == Format.PAGE:
             folder = export_page(pipeline, out, words=words, runtime=runtime)
         else:

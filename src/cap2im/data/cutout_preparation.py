@@ -23,7 +23,7 @@ from cap2im.data.cutouts_manifest import ARRAY, CARD, FORMAT, MANIFEST, PROBLEMS
 from cap2im.data.image_decoding import error_reason, read_image
 from cap2im.data.problems import Problem
 from cap2im.extras import require
-from cap2im.files import dump_json, file_sha256, has_no_files, shortened, write_atomically
+from cap2im.files import check_writable_folder, dump_json, file_sha256, has_no_files, shortened, write_atomically
 from cap2im.hub import licence_lines
 from cap2im.progress import progress_bar
 
@@ -150,7 +150,7 @@ def prepare_cutouts(folder: Path, out: Path, *, side: int = SIDE, title: str | N
 
     Args:
         folder: of pictures with transparency; see `list_cutouts`.
-        out: a folder that is absent or empty.
+        out: a folder that is absent or empty, or that an interrupted call has begun.
         side: of the cut-outs in pixels.
         title: name of the data in the cards of models trained on them.
         licence: of cut-outs without one in the table.
@@ -158,8 +158,9 @@ def prepare_cutouts(folder: Path, out: Path, *, side: int = SIDE, title: str | N
     Raises:
         ValueError: not a folder of cut-outs, none can be used, or `out` holds something else.
     """
-    if out.exists() and (not out.is_dir() or not has_no_files(out, ARRAY, ())):
-        raise ValueError(f"{out}: {'this folder is not empty; choose another' if out.is_dir() else 'is a file, and a folder is needed'}")
+    check_writable_folder(out)
+    if out.is_dir() and not _is_free(out):
+        raise ValueError(f"{out}: this folder is not empty; choose another")
     report = read_cutouts(folder, side)
     if not report.files:
         raise ValueError(f"{folder}: none of its pictures can be used; the first problem: {report.problems[0]}")
@@ -194,6 +195,12 @@ def prepare_cutouts(folder: Path, out: Path, *, side: int = SIDE, title: str | N
     write_atomically(out / CARD, _card(manifest))
     write_atomically(out / MANIFEST, dump_json(manifest.model_dump(exclude_none=True)) + "\n")
     return manifest
+
+
+def _is_free(out: Path) -> bool:
+    """Return whether a folder has no files, or only those that a call wrote which ended before the manifest, the last file."""
+    names = {path.name for path in out.iterdir() if not re.fullmatch(r"\..+\.draft", path.name)}
+    return has_no_files(out, ARRAY, ()) or (ARRAY in names and names <= {ARRAY, PROBLEMS_FILE, CARD})
 
 
 def _card(manifest: CutoutsManifest) -> str:

@@ -140,7 +140,7 @@ def guess_kind(path: str, columns: ColumnNames | None = None) -> str:
     hint = _hint_below(where, SOURCES)
     if where.is_file() and (reason := no_table(where, columns)) is not None:
         hint = f"; as a table: {reason.removeprefix(f'{where}: ')}"
-    raise ValueError(f"{path}: cannot tell what kind of captioned images this is{hint}; name it with --kind: {', '.join(SOURCES)}")
+    raise ValueError(f"{path}: cannot tell what kind of captioned images this is{hint}; name it with --kind: {', '.join(SOURCES)}, cutouts")
 
 
 def _recognised(path: Path, columns: ColumnNames) -> str | None:

@@ -35,7 +35,7 @@ def progress_bars(enabled: bool) -> Iterator[StartProgress]:
     Yields:
         the function that starts a bar.
     """
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn()
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not (enabled and console.is_terminal)) as progress:
 
