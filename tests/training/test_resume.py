@@ -86,9 +86,21 @@ def test_an_interruption_names_the_step_and_the_command(run, photos, monkeypatch
     stop_at(monkeypatch, VariationalTrainer, 2)
     code, _, err = run("train", "aligndraw-small", "--data", "photos", "--run", "my run", "--device", "cpu", *begin_by_hand)
     assert (code, err.splitlines()[-1]) == (130, "cap2im: interrupted; step 3 is saved in my run: cap2im train --resume 'my run' continues")
-    monkeypatch.setattr(VariationalTrainer, "load_data", lambda *_, **__: signal.raise_signal(signal.SIGINT))
-    code, _, err = run("train", "aligndraw-small", "--data", "photos", "--run", "other", "--device", "cpu", *begin_by_hand)
-    assert (code, err.splitlines()[-1]) == (130, "cap2im: interrupted before the first checkpoint of other")
+    other = ("train", "aligndraw-small", "--data", "photos", "--run", "other", "--device", "cpu", *begin_by_hand)
+    told = "cap2im: interrupted before the first checkpoint of other; the same command starts it again"
+    with monkeypatch.context() as patch:
+        patch.setattr(VariationalTrainer, "load_data", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        code, _, err = run(*other)
+        assert (code, err.splitlines()[-1]) == (130, told)
+    with monkeypatch.context() as patch:
+        stop_at(patch, VariationalTrainer, 0, kill=True)
+        code, _, err = run(*other)
+        assert (code, err.splitlines()[-1]) == (130, told)
+    code, _, err = run("train", "--resume", "other")
+    told = "cap2im: other: no checkpoint to resume from; the command of the run without --resume starts it again"
+    assert (code, err.splitlines()[-1]) == (2, told)
+    code, _, err = run(*other)
+    assert (code, err.splitlines()[-1]) == (130, "cap2im: interrupted; step 3 is saved in other: cap2im train --resume other continues")
 
 
 def test_moved_data_is_one_error(run, photos, tmp_path):
@@ -178,7 +190,7 @@ def test_a_dry_run_with_data_prints_updates_time_and_words(run, photos, tmp_path
             ["--data", "photos", "--set", "model.side=16"],
             "the recipe's model.side is 16; prepare with --side 16, or give --set model.side=8",
         ),
-        (["--resume"], "runs/aligndraw-small: no checkpoint to resume from"),
+        (["--resume"], "runs/aligndraw-small: no checkpoint to resume from; the command of the run without --resume starts it again"),
         (["--data", "photos"], "24 captions"),
     ],
 )

@@ -140,7 +140,7 @@ def _resume_hint(run: Path) -> str:
     from cap2im.checkpoint import checkpoints
 
     if not (saved := checkpoints(run)):
-        return f"interrupted before the first checkpoint of {run}"
+        return f"interrupted before the first checkpoint of {run}; the same command starts it again"
     step = int(saved[-1].name.rpartition("-")[2])
     return f"interrupted; step {step:,} is saved in {run}: cap2im train --resume {shlex.quote(str(run))} continues"
 

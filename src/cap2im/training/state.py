@@ -37,7 +37,7 @@ def check_run(run: Path, resume: bool) -> None:
     check_unicode_path(run)
     existing = checkpoints(run)
     if resume and not existing:
-        raise ValueError(f"{run}: no checkpoint to resume from")
+        raise ValueError(f"{run}: no checkpoint to resume from; the command of the run without --resume starts it again")
     if existing and not resume:
         raise ValueError(
             f"{run}: holds a run already ({existing[-1].name}); cap2im train --resume {run} resumes it, or choose another --run"
