@@ -209,7 +209,7 @@ def test_a_port_that_is_taken(run, tiny):
         (["--device", "tpu"], "no device 'tpu' on this machine; there is cpu"),
         (["--port", "70000"], "'--port'"),
         (["--set", "samples=0"], "samples: Input should be greater than or equal to 1, got '0'"),
-        (["--set", "smaples=3"], "smaples: Extra inputs are not permitted"),
+        (["--set", "smaples=3"], "unknown setting smaples; there are allowed_hosts, cors_origins, wait_ms, captions, samples, "),
         (["--set", "samples"], "--set samples: expected KEY=VALUE"),
         (["--set", "port=1"], "--set port=1: expected KEY=VALUE of a setting that has no option of its own"),
         (["--api-key-file", "missing"], "missing: no such file or folder"),

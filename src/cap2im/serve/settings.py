@@ -17,6 +17,14 @@ VARIABLE = "CAP2IM_SERVE"  # the settings as JSON, for worker processes
 KEY_VARIABLE = "CAP2IM_API_KEY"
 LONGEST_KEY = 4096  # characters
 
+# settings with a regular expression -> what it allows, for messages
+PATTERNS = {
+    "root_path": "a path such as /draw, without a slash at its end",
+    "allowed_hosts": "names in lower case without a port, such as draw.example.org",
+    "cors_origins": "* or origins such as https://example.org, without a slash at their end",
+    "store_public": "a URL such as https://example.org/pictures, or a path such as /pictures",
+}
+
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 HostName = Annotated[str, Field(pattern=r"^[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?$")]
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?)$")]
@@ -107,7 +115,14 @@ class ServeSettings(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}, got {each['input']!r}" for each in error.errors()]
+            problems, others = [], ", ".join(name for name in cls.model_fields if name not in values)
+            for each in error.errors():
+                key = ".".join(map(str, each["loc"]))
+                if each["type"] == "extra_forbidden":
+                    problems.append(f"unknown setting {key}; there are {others}")
+                    continue
+                message = f"expected {PATTERNS[str(each['loc'][0])]}" if each["type"] == "string_pattern_mismatch" else each["msg"]
+                problems.append(f"{key}: {message}, got {each['input']!r}")
             raise ValueError("; ".join(problems)) from None
 
     @classmethod
