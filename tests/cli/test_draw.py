@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from cap2im.cli.captions import read_input
 from cap2im.data.workers import worker_pool
 from cap2im.pipeline import Pipeline
 from cap2im.rendering.folder import slug
@@ -73,6 +75,15 @@ def test_captions_in_other_encodings_are_refused(run, tmp_path, command, option,
     code, _, err = run(command, option, place, stdin=content)
     assert (code, err.count("\n")) == (2, 1)
     assert "line 2 is not UTF-8" in err
+
+
+def test_messages_name_standard_input(run, monkeypatch):
+    for text, message in (("\n", ": no captions in it"), ('{"caption": "a dog"}\n', ", line 1: expected one caption a line, and ")):
+        code, _, err = run("draw", "--file", "-", stdin=text)
+        assert (code, err.startswith(f"cap2im: standard input{message}")) == (2, True), err
+    monkeypatch.setattr(sys, "stdin", None)  # as after `<&-`
+    with pytest.raises(ValueError, match="standard input: is closed, and captions are needed"):
+        read_input(Path("-"))
 
 
 def test_words_without_quotes_are_one_caption(run, model):

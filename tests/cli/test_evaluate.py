@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from unittest.mock import Mock
 
 import pytest
 
@@ -19,7 +20,7 @@ def model(tmp_path_factory) -> str:
     return str(tiny_model(tmp_path_factory.mktemp("tiny") / "tiny-model"))
 
 
-def test_evaluations_of_other_protocols_are_kept(run, tmp_path):
+def test_evaluations_of_other_protocols_are_kept(run, tmp_path, monkeypatch):
     words, _, data, _ = map(str, models(tmp_path))
     measure = ("evaluate", words, "--data", data, "--images", "4", "--bound-samples", "1")
     file = tmp_path / "evaluation-words.json"
@@ -28,6 +29,10 @@ def test_evaluations_of_other_protocols_are_kept(run, tmp_path):
         assert code == 0, err
         assert (f"beside {others} of other weights or settings" in out) == (others > 0)
         assert len(json.loads(file.read_text()).get("others", [])) == others
+    with monkeypatch.context() as patch:  # a measurement is kept before it is printed, perhaps to a reader that has ended
+        patch.setattr("cap2im.cli.evaluate.print_evaluation", Mock(side_effect=KeyboardInterrupt))
+        assert run(*measure, "--seed", "2")[0] == 130
+    assert len(json.loads(file.read_text())["others"]) == 3
     (tmp_path / "mine.json").write_text('{"precious": 1}')
     code, _, err = run(*measure, "--out", "mine.json")
     assert (code, err.splitlines()[-1]) == (2, "cap2im: mine.json: exists and is not an evaluation; choose another --out")

@@ -9,19 +9,23 @@ from pathlib import Path
 
 from cap2im.files import LARGEST_DOCUMENT, decode_text, read_text, shortened, split_lines
 
+STANDARD_INPUT = "standard input"  # in messages
+
 
 def read_input(file: Path) -> str:
     """Return the text of a file, or of standard input (`-`): UTF-8, or another Unicode encoding with a byte order mark.
 
     Raises:
-        ValueError: Standard input is too large, or the text has another encoding.
+        ValueError: Standard input is closed or too large, or the text has another encoding.
     """
     if str(file) != "-":
         return read_text(file)
+    if sys.stdin is None:  # `<&-` in a shell
+        raise ValueError(f"{STANDARD_INPUT}: is closed, and captions are needed")
     data = sys.stdin.buffer.read(LARGEST_DOCUMENT + 1)
     if len(data) > LARGEST_DOCUMENT:
-        raise ValueError(f"standard input: at most {LARGEST_DOCUMENT:,} bytes are read")
-    return decode_text(data, "standard input")
+        raise ValueError(f"{STANDARD_INPUT}: at most {LARGEST_DOCUMENT:,} bytes are read")
+    return decode_text(data, STANDARD_INPUT)
 
 
 def read_groups(file: Path) -> list[list[str]]:
@@ -33,12 +37,13 @@ def read_groups(file: Path) -> list[list[str]]:
     from cap2im.data.text_files import data_format  # slow to import
 
     lines = [line.strip() for line in split_lines(read_input(file))]
+    name = STANDARD_INPUT if str(file) == "-" else str(file)
     for number, line in enumerate(lines, 1):
         if (reason := data_format(line)) is not None:
-            raise ValueError(f"{file}, line {number}: expected one caption a line, and {reason}: {shortened(line, 50)}")
+            raise ValueError(f"{name}, line {number}: expected one caption a line, and {reason}: {shortened(line, 50)}")
     groups = [list(group) for filled, group in itertools.groupby(lines, key=bool) if filled]
     if not groups:
-        raise ValueError(f"{file}: no captions in it")
+        raise ValueError(f"{name}: no captions in it")
     return groups
 
 

@@ -94,7 +94,7 @@ def evaluate(
     with progress_bars(processes.is_main_process) as start_progress:
         evaluation = measure(pipeline, settings, data=data, processes=processes, start_progress=start_progress)
     if processes.is_main_process:
+        others = keep_evaluation(target, evaluation)  # first: a closed pipe, as of head, ends the command when it prints
         print_evaluation(evaluation, default_metrics=metric is None)
-        others = keep_evaluation(target, evaluation)
         kept = f", beside {others} of other weights or settings" if others else ""
         print(f"written to {target}{kept}")
