@@ -143,6 +143,15 @@ def test_paper_initialisation():
     assert not released.generative.bias.any()
 
 
+def test_initial_windows_vary_with_the_state_as_configured():
+    whole, varied = make(window_variation=0.0), make(window_variation=1.0)
+    states = torch.rand(20, 6).double()
+    for layer in ("read_window", "write_window"):
+        assert not getattr(whole, layer)(states)[:, :3].any(), "centre and stride of the whole canvas"
+        torch.testing.assert_close(getattr(varied, layer).weight, 10 * getattr(make(), layer).weight, rtol=1e-5, atol=0)
+        assert (getattr(varied, layer)(states).std(dim=0) > 0.05).all()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(bool(missing_compiler("cpu")), reason="torch.compile needs a C++ compiler")
 def test_compiled_steps_have_the_numbers_of_plain_ones():

@@ -58,6 +58,7 @@ class DRAWConfig(BaseModel):
     initialisation: Literal["paper", "scaled"] = Field(
         "paper", description='of the weights; "scaled" divides by the fan-in, see `initialise`'
     )
+    window_variation: float = Field(0.1, ge=0, description='scale of the initial weights of windows, with initialisation "scaled"')
     variant: Variant = Field("paper", description='"released" follows the authors\' code, "port" a PyTorch port of it')
 
     @property
@@ -403,7 +404,7 @@ def initialise(model: DRAW) -> None:
     - The forget gates of inference and generation have a bias of 1.
     - Recurrent weights of the language model are small, so that a word's state depends on the word more than on its neighbours.
     - Neighbouring filters overlap (sigma is half a stride of the neutral grid), so that gradients reach every pixel.
-    - Windows start at the whole canvas, whatever the state.
+    - Windows start at the whole canvas; `window_variation` says how much they depend on the state.
     """
     c = model.config
     for name, parameter in model.named_parameters():
@@ -429,5 +430,5 @@ def initialise(model: DRAW) -> None:
         if c.conditioning == "align":
             nn.init.normal_(model.alignment.score, std=c.align_features**-0.5)
         for layer, patch in ((model.read_window, c.read_patch), (model.write_window, c.write_patch)):
-            layer.weight.mul_(0.1)
+            layer.weight.mul_(c.window_variation)
             layer.bias[3] = 2 * math.log(0.5 * (c.side - 1) / (patch - 1))  # log sigma^2
