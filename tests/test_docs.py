@@ -37,6 +37,7 @@ PARSED = {
     "docs/adding-a-model.md": "a model that is not in the registry; tests/test_new_model.py runs it",
     "docs/results/comparison.md": "hours of training",
     "docs/results/cifar.md": "hours of training",
+    "docs/results/scenes.md": "hours of training",
     "docs/explanation/attngan.md": "hours of training, and COCO",
     "docs/guides/converting.md": "the authors' files; tests/convert runs files of their layout",
     "docs/guides/serving.md": "they serve until stopped; tests/serve runs the server, the requests and the proxy",
