@@ -230,6 +230,12 @@ def test_links_and_pictures_exist():
                 assert (document.parent / path).exists(), f"{document.name}: {path}"
 
 
+def test_readme_has_the_lines_that_ci_runs():
+    lines = (ROOT / "README.md").read_text("utf-8").splitlines()
+    for start in re.findall(r"^ *run_readme '(.+)'", (ROOT / ".ci" / "run").read_text("utf-8"), re.MULTILINE):
+        assert any(re.match(" {4}" + start, line) for line in lines), start
+
+
 def test_readme_is_a_map():
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 120
 

@@ -44,7 +44,7 @@ class StoppedError(Exception):
 def exit_status(command: Callable[[], Any]) -> int:
     """Run a command, print its error as one line, and return the exit status: 2 for an error, 130 after an interrupt."""
     name = "".join(sys.argv[1:2])
-    resume_hint = "" if name == "prepare" and "cutouts" in sys.argv else RESUME_HINTS.get(name, "")  # cut-outs are written at the end
+    resume_hint = "" if sys.argv[1:3] == ["prepare", "cutouts"] else RESUME_HINTS.get(name, "")  # cut-outs are written at the end
     try:
         code = command()
         message = "interrupted" + resume_hint if code == 130 else ""
