@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +16,11 @@ from cap2im import cli
 
 
 def pytest_configure() -> None:
-    """Shares the cores among the processes of a suite that runs side by side and those that its tests start, before one loads torch."""
+    """Shares the cores among the processes of a suite that runs side by side and those that its tests start, before one loads torch.
+
+    Also lets SIGINT interrupt them, as in a terminal: a shell's background jobs ignore it.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if together := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(together))))
 
