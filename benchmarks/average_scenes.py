@@ -16,9 +16,7 @@ import argparse
 import torch
 import torch.nn.functional as F
 
-from cap2im.config import load_recipe
-from cap2im.config.recipes import DRAWRecipe
-from cap2im.config.sections import ScenesData
+from cap2im.config import ScenesData, VariationalRecipe, load_recipe
 from cap2im.data.scene_maker import SceneMaker
 from cap2im.data.scenes import LAYOUTS
 from cap2im.loading import load_model
@@ -46,12 +44,9 @@ def average_scenes(maker: SceneMaker, reader: CompositionReader, captions: int, 
     results = {}
     for index, layout in enumerate(LAYOUTS):
         chosen = drawn[(drawn.layouts == index).nonzero().flatten()[:captions]]
-
-        def paint() -> torch.Tensor:
-            return maker.render(chosen, random).images.float() / 255  # noqa: B023 - called in this turn of the loop only
-
-        average = torch.stack([paint() for _ in range(scenes)]).mean(dim=0)  # [N, 3, A, A]
-        nats = F.binary_cross_entropy(average, paint(), reduction="none").flatten(1).sum(dim=1).mean()
+        painted = [maker.render(chosen, random).images.float() / 255 for _ in range(scenes + 1)]
+        average = torch.stack(painted[:-1]).mean(dim=0)  # [N, 3, A, A]
+        nats = F.binary_cross_entropy(average, painted[-1], reduction="none").flatten(1).sum(dim=1).mean()
         scores = score(read_pictures(reader, average), targets_of(maker.held_out.scenes(chosen), names, reader.config))
         rates = {name: getattr(scores, name).double().mean().item() for name in ("things", "relation", "joint")}
         results[layout.name] = {"bound": -nats.item()} | rates
@@ -67,8 +62,8 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=100, help="averaged for each caption")
     arguments = parser.parse_args()
     recipe = load_recipe(arguments.recipe)
-    assert isinstance(recipe, DRAWRecipe)
-    assert isinstance(recipe.data, ScenesData)
+    if not isinstance(recipe, VariationalRecipe) or not isinstance(recipe.data, ScenesData):
+        parser.error(f"{arguments.recipe} is not a recipe of a model of scenes; aligndraw-scenes is one")
     maker = SceneData.load(recipe.data, arguments.data).maker(recipe.model.side)
     reader = load_model("reader-scenes", CompositionReader).network
     for layout, values in average_scenes(maker, reader, arguments.captions, arguments.scenes).items():
