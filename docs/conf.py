@@ -37,7 +37,7 @@ copybutton_exclude = ".linenos, .gp, .go"
 
 # notebooks: executed at every build, and an error in one ends the build
 os.environ |= {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TTY_COMPATIBLE": "0", "NO_COLOR": "1"}  # pages show no moving bars
-os.environ["OMP_WAIT_POLICY"] = "passive"  # notebooks run beside each other
+os.environ["OMP_NUM_THREADS"] = "1"  # notebooks run beside each other
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600

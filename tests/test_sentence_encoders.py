@@ -348,15 +348,16 @@ for folder in sys.argv[1:]:
 """
 
 
-@pytest.mark.parametrize("kind", HUGE_CONFIGS)
-def test_huge_configs_are_refused(tmp_path, kind):
+def test_huge_configs_are_refused(tmp_path):
     folders = []
-    for field, value in HUGE_CONFIGS[kind]:
-        (tmp_path / field).mkdir()
-        folder = MAKERS[kind][0](tmp_path / field / "mine")
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {field: value}))
-        folders.append(str(folder))
+    for kind, fields in HUGE_CONFIGS.items():
+        for field, value in fields:
+            parent = tmp_path / kind / field
+            parent.mkdir(parents=True)
+            folder = MAKERS[kind][0](parent / "mine")
+            config = json.loads((folder / "config.json").read_text("utf-8"))
+            (folder / "config.json").write_text(json.dumps(config | {field: value}), "utf-8")
+            folders.append(str(folder))
     ended = run_limited(*folders, cwd=tmp_path, cpu=60, code=LOADS)
     assert ended.status == 0, ended.err
     lines = ended.out.splitlines()
