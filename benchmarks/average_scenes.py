@@ -12,6 +12,7 @@ Shapes: N captions, M scenes of each, A pixels a side.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -39,17 +40,18 @@ def average_scenes(maker: SceneMaker, reader: CompositionReader, captions: int, 
         seed: of captions and scenes.
     """
     random = generator("average scenes", seed)
-    drawn = maker.held_out.draw(CANDIDATES * captions, random)
-    names = [noun.name for noun in maker.held_out.nouns]
+    held_out = replace(maker.held_out, sides=False)  # the captions of compositional accuracy
+    drawn = held_out.draw(CANDIDATES * captions, random)
+    names = [noun.name for noun in held_out.nouns]
     results = {}
-    for index, layout in enumerate(LAYOUTS):
+    for index in drawn.layouts.unique().tolist():
         chosen = drawn[(drawn.layouts == index).nonzero().flatten()[:captions]]
         painted = [maker.render(chosen, random).images.float() / 255 for _ in range(scenes + 1)]
         average = torch.stack(painted[:-1]).mean(dim=0)  # [N, 3, A, A]
         nats = F.binary_cross_entropy(average, painted[-1], reduction="none").flatten(1).sum(dim=1).mean()
-        scores = score(read_pictures(reader, average), targets_of(maker.held_out.scenes(chosen), names, reader.config))
+        scores = score(read_pictures(reader, average), targets_of(held_out.scenes(chosen), names, reader.config))
         rates = {name: getattr(scores, name).double().mean().item() for name in ("things", "relation", "joint")}
-        results[layout.name] = {"bound": -nats.item()} | rates
+        results[LAYOUTS[index].name] = {"bound": -nats.item()} | rates
     return results
 
 

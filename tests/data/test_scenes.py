@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cap2im.data.cutouts_manifest import Thing
-from cap2im.data.scenes import BACKGROUND_NAMES, LAYOUTS, NEVER, PLACES, TEMPLATES, Arrangements, HeldOutScenes
+from cap2im.data.scenes import BACKGROUND_NAMES, FIRST_OF_SIDES, LAYOUTS, NEVER, PLACES, TEMPLATES, Arrangements, HeldOutScenes
 from cap2im.randomness import generator
 from tests.squares import square_cutouts
 
@@ -34,6 +34,14 @@ def test_each_template_says_what_is_where():
         "a dog below an apple on an orange background",
         "two apples on an orange background",
         "an orange background with two apples",
+        "an apple on the left",
+        "an apple on the left of an orange background",
+        "an apple on the right",
+        "an apple on the right of an orange background",
+        "an apple at the top",
+        "an apple at the top of an orange background",
+        "an apple at the bottom",
+        "an apple at the bottom of an orange background",
     ]
     assert [held_out.captions(arrangement(i, 0, 3, "orange"))[0] for i in range(len(TEMPLATES))] == expected
     assert {t.layout for t in TEMPLATES} == set(range(len(LAYOUTS)))
@@ -66,6 +74,20 @@ def test_training_scenes_hold_nothing_that_is_held_out():
     assert rare.any()
     shown = {word for caption in held_out.captions(drawn) for word in caption.split()}
     assert shown | {"."} == set(held_out.words_shown())
+
+
+def test_one_thing_at_a_side_is_shown_if_wanted():
+    without, held_out = HeldOutScenes.from_seed(1, MANY), HeldOutScenes.from_seed(1, MANY, sides=True)
+    drawn = held_out.draw(5_000, generator("test"))
+    assert set(drawn.layouts.tolist()) == set(range(len(LAYOUTS)))
+    assert held_out.is_seen(drawn).all()
+    at_a_side = drawn.templates >= FIRST_OF_SIDES
+    assert 0.3 < at_a_side.float().mean() < 0.5
+    assert (drawn.things[at_a_side, 1] == -1).all()
+    assert not (held_out.words[drawn.things[at_a_side, 0]] > 0).any(), "a held-out word has its one sentence"
+    assert set(held_out.words_shown()) - set(without.words_shown()) == {"at", "top", "bottom"}
+    assert torch.equal(held_out.triples, without.triples)
+    assert HeldOutScenes.from_model({"held_out_seed": 1, "scenes": held_out.about(), "sides": True}).sides
 
 
 def test_each_kind_is_held_out_alone():

@@ -51,16 +51,19 @@ def write_reader(folder: Path, things: tuple[str, ...] = NAMES) -> str:
     return str(folder)
 
 
-@pytest.fixture
-def model(tmp_path) -> str:
-    """An untrained tiny model of scenes."""
-    recipe = load_recipe("aligndraw-scenes", [*SIZES, *OWN])
+def write_scene_model(folder: Path, *changes: str) -> str:
+    """Write an untrained tiny model of scenes."""
+    recipe = load_recipe("aligndraw-scenes", [*SIZES, *OWN, *changes])
     data = load_training_data(recipe, DataSource("cutouts"))
     trainer = VariationalTrainer(data.recipe, data, make_accelerator("cpu", 4))
-    folder = tmp_path / "scenes"
     folder.mkdir()
     write_model(folder, trainer.model.state_dict(), trainer.config())
     return str(folder)
+
+
+@pytest.fixture
+def model(tmp_path) -> str:
+    return write_scene_model(tmp_path / "scenes")
 
 
 def settings(tmp_path: Path, **changes: object) -> Settings:
@@ -112,6 +115,8 @@ def test_splits_draw_other_held_out_captions(model, tmp_path):
     assert not set(drawn["validation"][12:]) & set(drawn["test"][12:])
     other = inputs_of(model, replace(chosen, seed=1)).scenes
     assert [scene.caption for scene in other] != drawn["test"]
+    with_sides = inputs_of(write_scene_model(tmp_path / "sides", "data.sides=true"), chosen).scenes
+    assert [scene.caption for scene in with_sides] == drawn["test"], "the same for all models of these things"
 
 
 def test_every_drawing_is_scored_against_its_own_caption(model, tmp_path, monkeypatch):

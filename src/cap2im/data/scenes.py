@@ -85,6 +85,10 @@ LAYOUTS = (
     Layout("beside", ("left", "right")),
     Layout("above", ("top", "bottom")),
     Layout("two equal", ("left", "right"), equal=True),
+    Layout("one at the left", ("left",)),
+    Layout("one at the right", ("right",)),
+    Layout("one at the top", ("top",)),
+    Layout("one at the bottom", ("bottom",)),
 )
 
 
@@ -125,7 +129,16 @@ TEMPLATES = (
     Template(2, "{second} below {first} on {background}"),
     Template(3, "two {two} on {background}"),
     Template(3, "{background} with two {two}"),
+    Template(4, "{first} on the left"),
+    Template(4, "{first} on the left of {background}"),
+    Template(5, "{first} on the right"),
+    Template(5, "{first} on the right of {background}"),
+    Template(6, "{first} at the top"),
+    Template(6, "{first} at the top of {background}"),
+    Template(7, "{first} at the bottom"),
+    Template(7, "{first} at the bottom of {background}"),
 )
+FIRST_OF_SIDES = 13  # the templates from this one on are of one thing at a side, see `HeldOutScenes.sides`
 ONLY_TEMPLATE = 0  # the one template in which training shows the words of some things
 
 Kind = Literal["seen", "pair", "triple", "word"]
@@ -226,21 +239,24 @@ class HeldOutScenes:
         pairs: [V, G] uint8: 0 train, 1 validation, 2 test, `NEVER` for a thing that cannot be seen on a background.
         triples: [V, V, 2] uint8; left and right, top and bottom.
         words: [V] uint8.
+        sides: whether there are also scenes of one thing at a side, "a dog on the left".
     """
 
     nouns: tuple[Thing, ...]
     pairs: Tensor
     triples: Tensor
     words: Tensor
+    sides: bool = False
 
     @classmethod
-    def from_seed(cls, seed: int, nouns: Sequence[Thing], visible: Tensor | None = None) -> HeldOutScenes:
+    def from_seed(cls, seed: int, nouns: Sequence[Thing], visible: Tensor | None = None, *, sides: bool = False) -> HeldOutScenes:
         """Draw the hidden scenes.
 
         Args:
             seed: of the choice.
             nouns: V things.
             visible: [V, G] whether a thing can be seen on a background; None is all.
+            sides: whether there are also scenes of one thing at a side. The choice does not depend on it.
 
         Raises:
             ValueError: fewer than two things, or one that can be seen on no background.
@@ -260,7 +276,7 @@ class HeldOutScenes:
             words[order[start:end]] = _CODES[split]
             start = end
         triples[torch.arange(count), torch.arange(count)] = NEVER  # two equal things have a layout of their own
-        return cls(tuple(nouns), pairs.masked_fill(~visible, NEVER), triples, words)
+        return cls(tuple(nouns), pairs.masked_fill(~visible, NEVER), triples, words, sides)
 
     @classmethod
     def from_model(cls, data: Mapping[str, Any]) -> HeldOutScenes:
@@ -277,7 +293,7 @@ class HeldOutScenes:
             raise ValueError("the model draws no captioned scenes: its config.json has no data.scenes")
         nouns = [Thing(**{key: thing.get(key, "") for key in ("name", "one", "two")}) for thing in things]
         visible = torch.tensor([[name not in thing.get("disappears_on", ()) for name in BACKGROUND_NAMES] for thing in things])
-        return cls.from_seed(int(data["held_out_seed"]), nouns, visible)
+        return cls.from_seed(int(data["held_out_seed"]), nouns, visible, sides=bool(data.get("sides", False)))
 
     def about(self) -> list[dict[str, Any]]:
         """Return the things and the backgrounds that each cannot be seen on, for `config.json`; see `from_model`."""
@@ -286,6 +302,10 @@ class HeldOutScenes:
             hidden = [name for name, code in zip(BACKGROUND_NAMES, codes, strict=True) if code == NEVER]
             entries.append(noun.model_dump(exclude_defaults=True) | ({"disappears_on": hidden} if hidden else {}))
         return entries
+
+    @property
+    def _templates(self) -> tuple[Template, ...]:
+        return TEMPLATES if self.sides else TEMPLATES[:FIRST_OF_SIDES]
 
     @cached_property
     def _plural(self) -> Tensor:
@@ -353,7 +373,7 @@ class HeldOutScenes:
 
     def _any(self, count: int, random: torch.Generator) -> Arrangements:
         """Draw scenes without restriction."""
-        templates = torch.randint(len(TEMPLATES), (count,), generator=random)
+        templates = torch.randint(len(self._templates), (count,), generator=random)
         things = torch.randint(len(self.nouns), (count, 2), generator=random)
         backgrounds = torch.randint(len(BACKGROUNDS), (count,), generator=random)
         layouts = _LAYOUT_OF[templates]
@@ -382,7 +402,7 @@ class HeldOutScenes:
     def words_shown(self) -> tuple[str, ...]:
         """Return the words of all captions that training may show, in a fixed order. Words are separated by spaces."""
         thing = Thing(name="{}", one="{}", two="{}")
-        texts = [template.caption(thing, thing, background) for template in TEMPLATES for background in BACKGROUND_NAMES]
+        texts = [template.caption(thing, thing, background) for template in self._templates for background in BACKGROUND_NAMES]
         texts += [noun.one for noun in self.nouns]
         texts += [noun.two for noun, word in zip(self.nouns, self.words.tolist(), strict=True) if not word]
         return tuple(dict.fromkeys(word for word in [*" ".join(texts).split(), "."] if word != "{}"))

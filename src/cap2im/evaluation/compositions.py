@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ class CompositionInputs(GeneratedInputs[Scores]):
         Raises:
             ValueError: cut-outs or networks are missing, damaged or do not fit.
         """
-        held_out = HeldOutScenes.from_model(pipeline.config.data)
+        held_out = replace(HeldOutScenes.from_model(pipeline.config.data), sides=False)  # the same captions for all models
         cutouts = None if data is None else cutouts_of(held_out, data)
         reader = None
         if any("reader" in metric.reads for metric in metrics.values()):

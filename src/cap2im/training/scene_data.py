@@ -54,7 +54,7 @@ class SceneData:
         if not shown:
             raise ValueError(f"{path}: data.reading_style {settings.reading_style!r} is its only style, and none is left to train on")
         cutouts = everything.choose(settings.things, shown)
-        held_out = HeldOutScenes.from_seed(settings.held_out_seed, cutouts.nouns, visible(cutouts))
+        held_out = HeldOutScenes.from_seed(settings.held_out_seed, cutouts.nouns, visible(cutouts), sides=settings.sides)
         return cls(cutouts, held_out)
 
     def maker(self, side: int) -> SceneMaker:
