@@ -105,7 +105,7 @@ def test_losses_of_vaes_are_golden(tmp_path, kind):
 
 
 def test_training_learns_and_its_model_draws(tmp_path):
-    changes = ("epochs=40", "learning_rate=0.02", "ema_decay=0.5", "validate_every=50", "checkpoint_every=200")
+    changes = ("epochs=40", "learning_rate=0.02", "ema_decay=0.5", "validate_every=20", "checkpoint_every=200")
     recipe = tiny_recipe(*(f"train.{change}" for change in changes))
     train(recipe, tmp_path, device="cpu")
     bounds = [line["validation/bound"] for line in stats(tmp_path, "validation/bound")]
