@@ -152,10 +152,14 @@ def test_initial_windows_vary_with_the_state_as_configured():
         assert (getattr(varied, layer)(states).std(dim=0) > 0.05).all()
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(bool(missing_compiler("cpu")), reason="torch.compile needs a C++ compiler")
-def test_compiled_steps_have_the_numbers_of_plain_ones(monkeypatch):
-    monkeypatch.setattr("cap2im.models.aligndraw.COMPILED_GLIMPSES", 1)  # compiles in half of the time
+INDUCTOR = [pytest.mark.slow, pytest.mark.skipif(bool(missing_compiler("cpu")), reason="torch.compile needs a C++ compiler")]
+
+
+@pytest.mark.parametrize(("backend", "glimpses"), [("aot_eager", 2), pytest.param("inductor", 1, marks=INDUCTOR)])
+def test_compiled_steps_have_the_numbers_of_plain_ones(backend, glimpses, monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    monkeypatch.setattr("cap2im.models.aligndraw.COMPILED_GLIMPSES", glimpses)  # inductor takes its time for each
     model, compiled = make().float(), make().float()
     compiled.compile_steps()
     images, tokens, mask, noise = inputs(model)
