@@ -39,6 +39,7 @@ print(json.dumps({"failed": 0, "pictures": 1, "seconds": 0.01, "p50": 1, "p99": 
 TESTED_ELSEWHERE = {
     "plain": "speed",
     "exported": "tests/export/test_onnx.py",
+    "exported_page": "tests/export/test_page.py",
     "reproduce": "test_record",
     "choose_things": "test_choose_things",
     "average_scenes": "test_average_scenes",
@@ -140,7 +141,7 @@ def test_every_benchmark_is_tested() -> None:
 def test_commands_of_the_readme_exist() -> None:
     commands = re.findall(r"^ *(git checkout .*)?python -m benchmarks\.(\w+)|^\| `python -m benchmarks\.(\w+)`", README, re.M)
     named = {name or listed for old, name, listed in commands if not old}
-    assert named == {*TOYS, "exported", "serve", "time_to_quality"}
+    assert named == {*TOYS, "exported", "exported_page", "serve", "time_to_quality"}
 
 
 TRAINS = """import pathlib, sys, time

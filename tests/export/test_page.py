@@ -13,6 +13,8 @@ import os
 import random
 import re
 import shutil
+import subprocess
+import sys
 import tarfile
 import threading
 import urllib.parse
@@ -325,6 +327,16 @@ def test_worker_reads_no_blobs(open_page, site, model, tmp_path):
     tab = open_page((copy / "index.html").as_uri())
     drawn, _ = tab.evaluate(DRAW, {"captions": [TOP], "seed": 0, "samples": 1})
     assert_same_drawings(drawn[0], page_data(model.draw(TOP, samples=1, seed=0)))
+
+
+def test_benchmark_waits_for_the_page(site):
+    command = [sys.executable, "-m", "benchmarks.exported_page", str(site), "--runs", "1", "--drawings", "2"]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    name, *numbers = output.splitlines()[-1].strip("| ").split(" | ")
+    loaded, first, later, slowest = map(float, numbers[1:])
+    assert name == "site"
+    assert loaded > 0
+    assert 0 < later < first == slowest, "the first drawing waits for onnxruntime-web too"
 
 
 def test_keyboard_and_screen_reader(open_page, site, model, tmp_path):
