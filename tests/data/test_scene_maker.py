@@ -122,6 +122,20 @@ def test_batches_depend_on_seed_and_step_only(cutouts):
     assert len(batch.classes) == len(batch) == 20
 
 
+def test_first_batches_can_show_one_thing(cutouts):
+    held_out = HeldOutScenes.from_seed(0, cutouts.nouns, sides=True)
+    made = SceneMaker(cutouts, held_out, 32)
+    vocabulary = Vocabulary(words=held_out.words_shown())
+    later = SceneBatches(made, vocabulary, (1, 1), 100, 60, 0)
+    early = SceneBatches(made, vocabulary, (1, 1), 100, 60, 0, one_thing_until=3)
+    one = made.make(60, generator("scenes", 0, 2), one_thing=True)
+    assert torch.equal(early.at(2).images, one.images.float() / 255)
+    assert (one.things[:, 1] == -1).all()
+    assert len(one.layouts.unique()) == 5, "in the middle and at the four sides"
+    assert torch.equal(early.at(3).images, later.at(3).images)
+    assert torch.equal(early.fixed(50).images, later.fixed(50).images), "validation has all scenes"
+
+
 def test_tokens_are_those_of_the_vocabulary(cutouts):
     made = maker(cutouts)
     vocabulary = Vocabulary(words=made.held_out.words_shown())

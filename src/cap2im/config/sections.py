@@ -83,6 +83,7 @@ class ScenesData(Section):
     reading_style: str = Field("", description="style of drawing that training never shows; real scenes in it check the reader")
     held_out_seed: int = Field(0, ge=0, lt=2**63, description="seed that chooses the scenes hidden from training")
     sides: bool = Field(False, description="also show one thing at a side of a scene, as in 'a dog on the left of a blue background'")
+    one_thing_until: int = Field(0, ge=0, description="updates at the start that show scenes of one thing only")
     samples_per_epoch: int = Field(10_000, ge=1, description="scenes that count as an epoch; every batch has new ones")
     validation_samples: int = Field(1_000, ge=1, description="scenes for validation")
 

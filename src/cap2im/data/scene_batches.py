@@ -36,23 +36,33 @@ class SceneBatches:
         samples_per_epoch: scenes that count as an epoch.
         batch_size: over all processes.
         seed: of scenes and noise.
+        one_thing_until: updates at the start whose scenes have one thing.
 
     Raises:
         ValueError: the vocabulary lacks words of the captions.
     """
 
     def __init__(
-        self, maker: SceneMaker, vocabulary: Vocabulary, noise_shape: tuple[int, int], samples_per_epoch: int, batch_size: int, seed: int
+        self,
+        maker: SceneMaker,
+        vocabulary: Vocabulary,
+        noise_shape: tuple[int, int],
+        samples_per_epoch: int,
+        batch_size: int,
+        seed: int,
+        *,
+        one_thing_until: int = 0,
     ) -> None:
         if missing := [word for word in maker.held_out.words_shown() if word not in vocabulary.numbers]:
             raise ValueError(f"the vocabulary lacks words of the scenes: {', '.join(missing[:5])}")
         self.maker, self.vocabulary, self.noise_shape = maker, vocabulary, noise_shape
         self.batch_size, self.seed = batch_size, seed
+        self.one_thing_until = one_thing_until
         self.steps_per_epoch = samples_per_epoch // batch_size
 
     def at(self, step: int, rows: slice = ALL) -> Batch:
         """Return the batch for update `step` + 1, or some rows of it."""
-        scenes = self.maker.make(self.batch_size, generator("scenes", self.seed, step))
+        scenes = self.maker.make(self.batch_size, generator("scenes", self.seed, step), one_thing=step < self.one_thing_until)
         return self._batch(scenes, step_noise(self.seed, step, self.batch_size, self.noise_shape))[rows]
 
     def fixed(self, count: int) -> Batch:

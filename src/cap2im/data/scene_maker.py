@@ -189,9 +189,9 @@ class SceneMaker:
     def _all_choices(self) -> tuple[Tensor, Tensor, Tensor]:
         return self._choices(None)
 
-    def make(self, count: int, random: torch.Generator) -> CaptionedScenes:
-        """Paint random scenes that training may show."""
-        return self.render(self.held_out.draw(count, random), random)
+    def make(self, count: int, random: torch.Generator, *, one_thing: bool = False) -> CaptionedScenes:
+        """Paint random scenes that training may show, of one thing only or of any number."""
+        return self.render(self.held_out.draw(count, random, one_thing=one_thing), random)
 
     def render(self, scenes: Arrangements, random: torch.Generator, styles: Sequence[str] | None = None) -> CaptionedScenes:
         """Paint given scenes, with random cut-outs, sizes, positions and shades of the backgrounds.

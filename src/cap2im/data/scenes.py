@@ -304,8 +304,9 @@ class HeldOutScenes:
         return entries
 
     @property
-    def _templates(self) -> tuple[Template, ...]:
-        return TEMPLATES if self.sides else TEMPLATES[:FIRST_OF_SIDES]
+    def _templates(self) -> Tensor:
+        """Indices of the templates of these scenes."""
+        return torch.arange(len(TEMPLATES) if self.sides else FIRST_OF_SIDES)
 
     @cached_property
     def _plural(self) -> Tensor:
@@ -336,7 +337,9 @@ class HeldOutScenes:
         codes, possible = self.statuses(scenes)
         return possible & (codes == 0).all(1)
 
-    def draw(self, count: int, random: torch.Generator, split: Split = "train", kind: Kind = "seen") -> Arrangements:
+    def draw(
+        self, count: int, random: torch.Generator, split: Split = "train", kind: Kind = "seen", *, one_thing: bool = False
+    ) -> Arrangements:
         """Draw random scenes: a template, two things and a background, each equally likely, and drawn again until the scene is wanted.
 
         Args:
@@ -344,6 +347,7 @@ class HeldOutScenes:
             random: generator.
             split: "train" draws what training may show.
             kind: of held-out scenes, what is held out of them. Nothing else is, of any split.
+            one_thing: draw only scenes of one thing.
 
         Raises:
             ValueError: there are no such scenes.
@@ -353,7 +357,7 @@ class HeldOutScenes:
         parts: list[Arrangements] = []
         found = tries = 0
         while found < count:
-            drawn = self._any(max(4 * (count - found), 64) if kind == "seen" else 8192, random)
+            drawn = self._any(max(4 * (count - found), 64) if kind == "seen" else 8192, random, one_thing)
             codes, possible = self.statuses(drawn)
             target = torch.tensor([_CODES[split] if kind == each else 0 for each in HELD_OUT_KINDS], dtype=torch.uint8)
             part = drawn[(possible & (codes == target).all(1)).nonzero().flatten()[: count - found]]
@@ -371,9 +375,12 @@ class HeldOutScenes:
             return False
         return True
 
-    def _any(self, count: int, random: torch.Generator) -> Arrangements:
-        """Draw scenes without restriction."""
-        templates = torch.randint(len(self._templates), (count,), generator=random)
+    def _any(self, count: int, random: torch.Generator, one_thing: bool) -> Arrangements:
+        """Draw scenes, held out or not."""
+        known = self._templates
+        if one_thing:
+            known = known[_ONE_THING[_LAYOUT_OF[known]]]
+        templates = known[torch.randint(len(known), (count,), generator=random)]
         things = torch.randint(len(self.nouns), (count, 2), generator=random)
         backgrounds = torch.randint(len(BACKGROUNDS), (count,), generator=random)
         layouts = _LAYOUT_OF[templates]
@@ -402,7 +409,7 @@ class HeldOutScenes:
     def words_shown(self) -> tuple[str, ...]:
         """Return the words of all captions that training may show, in a fixed order. Words are separated by spaces."""
         thing = Thing(name="{}", one="{}", two="{}")
-        texts = [template.caption(thing, thing, background) for template in self._templates for background in BACKGROUND_NAMES]
+        texts = [TEMPLATES[index].caption(thing, thing, background) for index in self._templates for background in BACKGROUND_NAMES]
         texts += [noun.one for noun in self.nouns]
         texts += [noun.two for noun, word in zip(self.nouns, self.words.tolist(), strict=True) if not word]
         return tuple(dict.fromkeys(word for word in [*" ".join(texts).split(), "."] if word != "{}"))

@@ -203,7 +203,15 @@ def _scenes(recipe: DrawingRecipe, settings: ScenesData, path: str | Path | None
     vocabulary = Vocabulary(words=scenes.held_out.words_shown()) if vocabulary is None else vocabulary
     recipe = fit_vocabulary(recipe, len(vocabulary), str(path), {})
     maker, sizes = scenes.maker(recipe.model.side), recipe.train
-    batches = SceneBatches(maker, vocabulary, recipe.model.noise_shape, settings.samples_per_epoch, sizes.batch_size, sizes.seed)
+    batches = SceneBatches(
+        maker,
+        vocabulary,
+        recipe.model.noise_shape,
+        settings.samples_per_epoch,
+        sizes.batch_size,
+        sizes.seed,
+        one_thing_until=settings.one_thing_until,
+    )
     return TrainingData(
         planned(recipe, batches),
         batches,
