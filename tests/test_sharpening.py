@@ -123,7 +123,7 @@ def test_sharpeners_that_do_not_fit_are_one_line_errors(run, tmp_path, folders):
     told = "the sharpener does not fit: large sharpens 64 x 64 pixels in 3 colours and tiny draws 60 x 60 pixels in 1 colour"
     assert refused("large") == told
     assert refused(folders[0]) == f"{folders[0]}: is a model of kind 'draw'; expected sharpener"
-    assert refused("nowhere").startswith("unknown model 'nowhere'")
+    assert refused("nowhere").startswith("unknown model 'nowhere'; expected a model of kind sharpener: a folder, or ")
     heard = write(tmp_path / "deaf", "sharpener", Sharpener(SharpenerConfig(side=60, colours=1, sentence_features=5, features=(2, 2))))
     tiny_encoder(heard / "sentence-encoder", 16)
     assert refused("deaf") == "deaf/sentence-encoder: encodes 16 features, the model in deaf needs 5"

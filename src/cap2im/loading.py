@@ -89,15 +89,16 @@ def _bundled() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(BUNDLED.glob(f"*/{CONFIG}"))}
 
 
-def find_model(name: str) -> Path:
+def find_model(name: str, expected: type[nn.Module] = DrawingModel) -> Path:
     """Return the folder of a model.
 
     Args:
         name: a bundled model, a model folder, a run (its finished model, else its last checkpoint), OWNER/NAME or
             OWNER/NAME@REVISION on the Hugging Face hub.
+        expected: type of its network, which only the message about an unknown name uses.
 
     Raises:
-        ValueError: no such model exists; the message lists the bundled ones.
+        ValueError: no such model exists; the message lists the bundled ones, or the expected kinds if none of these draws.
     """
     if name in (bundled := _bundled()):
         return bundled[name]
@@ -111,7 +112,14 @@ def find_model(name: str) -> Path:
         raise ValueError(f"{path}: neither a model (no {CONFIG}) nor a run (no checkpoint)")
     if is_repository(name):
         return download(name, [CONFIG, WEIGHTS, "README.md", *(f"{SENTENCE_ENCODER}/{pattern}" for pattern in ENCODER_FILES)])
-    raise ValueError(f"unknown model {name!r}; bundled: {', '.join(bundled_models())}; or a folder, or OWNER/NAME on the Hugging Face hub")
+    kinds = _kinds(expected)
+    draws = any(MODELS[kind].draws for kind in kinds)
+    wanted = f"bundled: {', '.join(bundled_models())}; or" if draws else f"expected a model of kind {', '.join(kinds)}:"
+    raise ValueError(f"unknown model {name!r}; {wanted} a folder, or OWNER/NAME on the Hugging Face hub")
+
+
+def _kinds(expected: type[nn.Module]) -> list[str]:
+    return [kind for kind, each in MODELS.items() if issubclass(each.network_class, expected)]
 
 
 def display_name(name: str, folder: Path) -> str:
@@ -150,13 +158,12 @@ def load_model(model: str | Path, expected: type[Network], *, device: str = "cpu
             vocabulary and weights do not fit.
     """
     target = find_device(device)
-    folder = find_model(model) if isinstance(model, str) else existing_folder(model)
+    folder = find_model(model, expected) if isinstance(model, str) else existing_folder(model)
     document = read_config(folder)
     config = _validated(folder, document)
     spec = MODELS.get(FORMER_KINDS.get(config.kind, config.kind))
     if spec is None or not issubclass(spec.network_class, expected):
-        kinds = [kind for kind, each in MODELS.items() if issubclass(each.network_class, expected)]
-        raise ValueError(f"{folder}: is a model of kind {shortened(repr(config.kind))}; expected {', '.join(kinds)}")
+        raise ValueError(f"{folder}: is a model of kind {shortened(repr(config.kind))}; expected {', '.join(_kinds(expected))}")
     vocabulary = _vocabulary(folder, config)
     blueprint = build_on_meta(folder, lambda: _build(spec, config, vocabulary))
     _check_words(folder, blueprint, vocabulary)

@@ -333,7 +333,7 @@ def check(subject: Subject, data: Path, settings: Settings) -> None:
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"metrics": ("r-precision",), "damsm": "nowhere"}, "unknown model 'nowhere'"),
+        ({"metrics": ("r-precision",), "damsm": "nowhere"}, "unknown model 'nowhere'; expected a model of kind damsm"),
         ({"metrics": ("retrieval",), "shortlist_model": "nowhere"}, "unknown model 'nowhere'"),
         ({"metrics": ("ssim",)}, r"SSIM needs pictures of at least 13 pixels \(its window\), got 12"),
         ({"metrics": ("fid",), "inception": "nowhere.pth"}, "nowhere.pth: no such file"),

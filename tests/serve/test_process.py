@@ -205,7 +205,7 @@ def test_a_port_that_is_taken(run, tiny):
     ("arguments", "message"),
     [
         (["--model", "aligndraw-mnits"], f"unknown model 'aligndraw-mnits'; bundled: {', '.join(bundled_models())}"),
-        (["--sharpen", "nothing"], "unknown model 'nothing'"),
+        (["--sharpen", "nothing"], "unknown model 'nothing'; expected a model of kind sharpener"),
         (["--device", "tpu"], "no device 'tpu' on this machine; there is cpu"),
         (["--port", "70000"], "'--port'"),
         (["--set", "samples=0"], "samples: Input should be greater than or equal to 1, got '0'"),

@@ -193,7 +193,7 @@ def test_unusable_store_is_one_line(tmp_path):
     (tmp_path / "file").write_text("no folder")
     for url, said in [
         ("nowhere://bucket", "Protocol not known"),
-        (f"{tmp_path}/file", "cannot be written"),
+        (f"{tmp_path}/file", "cannot be written: part of its path is a file"),
         ("/proc/no/such", "cannot be written"),
     ]:
         with pytest.raises(ValueError, match=said) as told:

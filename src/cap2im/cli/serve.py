@@ -63,6 +63,7 @@ def serve(
     """Serve models: an API, and a page that shows how they draw."""
     require("serving", "serve", "fastapi", "uvicorn")
     from cap2im.loading import find_device, find_model
+    from cap2im.models.lapgan import Sharpener
     from cap2im.serve.app import serve as run_server
     from cap2im.serve.settings import ServeSettings, default_models, read_key
 
@@ -89,6 +90,8 @@ def serve(
     settings = ServeSettings.of(values)
     for each in settings.devices:
         find_device(each)
-    for each in (*settings.models, *([] if sharpen is None else [sharpen])):
+    for each in settings.models:
         find_model(each)
+    if sharpen is not None:
+        find_model(sharpen, Sharpener)
     run_server(settings)

@@ -106,7 +106,8 @@ class Store:
                 files.makedirs(store.root, exist_ok=True)
             store._write(MARK, b"cap2im\n", "text/plain")
         except Exception as error:  # each bucket's library has its own errors
-            raise ValueError(f"store {url!r} cannot be written: {_one_line(error)}") from None
+            reason = "part of its path is a file" if isinstance(error, FileExistsError | NotADirectoryError) else _one_line(error)
+            raise ValueError(f"store {url!r} cannot be written: {reason}") from None
         try:
             store._link(MARK)
         except NotImplementedError:
