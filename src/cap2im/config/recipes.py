@@ -127,10 +127,29 @@ class VariationalRecipe(DrawingRecipe):
     train: VariationalTraining = VariationalTraining()
 
 
+class DRAWTraining(VariationalTraining):
+    """Training of alignDRAW and its relatives."""
+
+    align_noise_updates: tuple[NonNegativeInt, NonNegativeInt] | None = Field(
+        None, description="first update with model.align_noise, and the first one without it again; none: all updates have it"
+    )
+
+
 class DRAWRecipe(VariationalRecipe):
     """alignDRAW, noalignDRAW, skipthoughtDRAW or DRAW."""
 
     model: DRAWConfig = DRAWConfig()
+    train: DRAWTraining = DRAWTraining()
+
+    @model_validator(mode="after")
+    def _check_align_noise(self) -> Self:
+        if (updates := self.train.align_noise_updates) is None:
+            return self
+        if updates[0] >= updates[1]:
+            raise ValueError(f"train.align_noise_updates must rise, got {updates[0]} and {updates[1]}")
+        if self.model.conditioning != "align" or not self.model.align_noise:
+            raise ValueError("train.align_noise_updates needs conditioning align and model.align_noise above 0")
+        return self
 
     @model_validator(mode="after")
     def _check_clip(self) -> Self:

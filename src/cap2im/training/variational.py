@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from cap2im.checkpoint import WEIGHTS, read_config, read_weights
-from cap2im.config import VariationalRecipe, VariationalTraining
+from cap2im.config import DRAWRecipe, VariationalRecipe, VariationalTraining
 from cap2im.convert.theano import released_layout
 from cap2im.data.batch import Batch
 from cap2im.data.vocabulary import Vocabulary
@@ -88,6 +88,9 @@ class VariationalTrainer(Trainer):
     def update(self, batch: Batch) -> Losses:
         """Make one update by the loss -E[log P(x | y, z)] + w KL (equation 14 for w = 1)."""
         train, state = self.recipe.train, self.state
+        if isinstance(self.recipe, DRAWRecipe) and (noisy := self.recipe.train.align_noise_updates) is not None:
+            assert isinstance(self.model, DRAW)
+            self.model.alignment.noise = self.recipe.model.align_noise if noisy[0] <= state.step < noisy[1] else 0.0
         rate, weight = learning_rate(train, state.step, self.data.batches.steps_per_epoch), kl_weight(train, state.step)
         with autocast(self.accelerator.device, train.precision):
             bound = self.network(batch.images, batch.tokens, batch.mask, batch.noise, batch.vectors)
