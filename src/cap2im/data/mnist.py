@@ -151,7 +151,6 @@ def download_mnist(folder: Path, mirrors: tuple[str, ...] = MIRRORS) -> None:
         ValueError: no mirror has the right file; the message has the failure of each.
         OSError: a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     for stem, expected in SHA256.items():
         target = folder / f"{stem}.gz"
         if target.is_file() or (folder / stem).is_file():
@@ -168,6 +167,7 @@ def download_mnist(folder: Path, mirrors: tuple[str, ...] = MIRRORS) -> None:
                 failures.append(f"{url}: {error}")
                 continue
             if checksum == expected:
+                folder.mkdir(parents=True, exist_ok=True)
                 write_atomically(target, data)
                 break
             failures.append(f"{url}: SHA-256 {checksum}, expected {expected}")

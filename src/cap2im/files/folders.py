@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cap2im.files.writing import flush, lock
+from cap2im.files.writing import flush, lock, naming
 
 
 def _beside(folder: Path, state: str) -> Path:
@@ -39,7 +39,8 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     if target.exists() and not target.is_dir():
         raise ValueError(f"{given}: is a file, and a folder is needed")
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft.mkdir(exist_ok=True)  # a killed process may have left one
+    with naming(given, draft):
+        draft.mkdir(exist_ok=True)  # a killed process may have left one
     with _locked(draft, given):
         try:
             for left in draft.iterdir():

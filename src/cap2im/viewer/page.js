@@ -101,8 +101,6 @@
     running?.abort();
     const mine = running = new AbortController(), { signal } = mine;
     forget();
-    if (location.hash !== address(request)) history.pushState(null, "", address(request));
-    document.title = `${request.captions[0]} · cap2im`;
     const offer = setTimeout(() => { at("stop").hidden = false; }, patience);
     at("status").textContent = "Waiting for the model";
     const began = performance.now();
@@ -116,6 +114,8 @@
         if (event === "start") {
           glimpses = data.results[0].glimpses;
           drawn = request;
+          if (location.hash !== address(request)) history.pushState(null, "", address(request));
+          document.title = `${request.captions[0]} · cap2im`;
           invite(false);
           begin(data);
         } else if (event === "glimpse") {
