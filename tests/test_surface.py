@@ -52,7 +52,7 @@ assert "torch" not in sys.modules and "numpy" not in sys.modules, "importing the
 model = cap2im.load(sys.argv[1])
 drawing = model.draw(model.examples[0], seed=0)[0]
 c = model.model.config
-assert drawing.canvases.shape == (c.glimpses, c.side, c.side, c.colours)
+assert drawing.canvases.shape == (model.model.glimpses, c.side, c.side, c.colours)
 assert drawing.canvases[-1].std() > 10, "something was drawn"
 """
 
