@@ -23,6 +23,7 @@ TINY = [
     "data.reading_style=round",
     "data.samples_per_epoch=20",
     "data.validation_samples=8",
+    "data.one_thing_until=0",
     "model.side=16",
     "model.glimpses=2",
     "model.inference_units=8",
@@ -52,7 +53,7 @@ def test_recipes_of_scenes_list_the_same_things():
     sections = {name: section for name, section in sections.items() if isinstance(section, ScenesData)}
     assert len(sections) == 6
     for section in sections.values():
-        assert section == sections["aligndraw-scenes"]
+        assert section.model_copy(update={"one_thing_until": 6000}) == sections["aligndraw-scenes"]
         assert len(section.things) >= 50
         assert all(name == name.lower() and len(name.split()) <= 2 for name in section.things)
 
@@ -113,6 +114,7 @@ def test_invisible_backgrounds_survive_the_model():
         (["data.things=['apple', 'apple']"], "things lists 'apple' twice"),
         (["data.things=['apple']"], "scenes need two or more things, got 1"),
         (["model.colours=1"], "captioned scenes do not fit: model.colours is 1, 3 is needed"),
+        (["data.one_thing_until=5", "train.updates=5"], "data.one_thing_until 5 must be below train.updates 5"),
         (["model.vocabulary_size=7"], "words, the recipe's model.vocabulary_size is 7"),
         (["train.batch_size=21"], "train.batch_size 21 is more than data.samples_per_epoch 20"),
     ],

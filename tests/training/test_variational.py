@@ -17,6 +17,7 @@ from filelock import FileLock
 from cap2im.checkpoint import checkpoints, load_checkpoint, read_config, read_weights
 from cap2im.config import VariationalTraining, load_recipe
 from cap2im.extras import missing_compiler
+from cap2im.models.text import Alignment
 from cap2im.pipeline import Pipeline
 from cap2im.training.accelerator import make_accelerator
 from cap2im.training.data import DataSource, load_training_data
@@ -197,6 +198,24 @@ def test_schedules():
     assert [kl_weight(VariationalTraining(), s) for s in (0, 10**6)] == [1.0, 1.0]
     knots = VariationalTraining(kl_weights=((0, 0.2), (100, 1.0), (200, 1.0), (300, 4.0)))
     assert [kl_weight(knots, s) for s in (0, 50, 100, 150, 250, 300, 999)] == pytest.approx([0.2, 0.6, 1.0, 1.0, 2.5, 4.0, 4.0])
+
+
+def test_noise_on_the_attention_is_scheduled(tmp_path, monkeypatch):
+    scales, begin = [], Alignment.begin
+
+    def recorded(self, text):
+        aligned = begin(self, text)
+        if self.training:
+            scales.append(aligned.noise)
+        return aligned
+
+    monkeypatch.setattr(Alignment, "begin", recorded)
+    train(tiny_recipe("model.align_noise=2.0", "train.align_noise_updates=[3, 6]"), tmp_path, device="cpu")
+    assert scales == [0.0] * 3 + [2.0] * 3 + [0.0] * 4
+    with pytest.raises(ValueError, match=r"align_noise_updates must rise, got 6 and 6"):
+        tiny_recipe("model.align_noise=2.0", "train.align_noise_updates=[6, 6]")
+    with pytest.raises(ValueError, match="align_noise_updates needs conditioning align"):
+        tiny_recipe("model.conditioning=mean", "train.align_noise_updates=[3, 6]")
 
 
 def test_start_from_loads_weights_and_is_recorded(tmp_path):

@@ -85,6 +85,8 @@ class DrawingRecipe(Recipe):
         rendered = "captioned digits"
         if isinstance(self.data, ScenesData):
             required, rendered = {"colours": 3}, "captioned scenes"
+            if self.train.updates and self.data.one_thing_until >= self.train.updates:
+                raise ValueError(f"data.one_thing_until {self.data.one_thing_until} must be below train.updates {self.train.updates}")
         sizes = {key: (getattr(self.model, key), value) for key, value in required.items()}
         if wrong := [f"model.{key} is {size}, {value} is needed" for key, (size, value) in sizes.items() if size != value]:
             raise ValueError(f"{rendered} do not fit: {', '.join(wrong)}")
@@ -147,8 +149,8 @@ class DRAWRecipe(VariationalRecipe):
             return self
         if updates[0] >= updates[1]:
             raise ValueError(f"train.align_noise_updates must rise, got {updates[0]} and {updates[1]}")
-        if self.model.conditioning != "align" or not self.model.align_noise:
-            raise ValueError("train.align_noise_updates needs conditioning align and model.align_noise above 0")
+        if self.model.conditioning != "align":
+            raise ValueError("train.align_noise_updates needs conditioning align")
         return self
 
     @model_validator(mode="after")
