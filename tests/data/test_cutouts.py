@@ -15,7 +15,7 @@ from cap2im import cli
 from cap2im.data.cutout_folder import list_cutouts
 from cap2im.data.cutout_preparation import cut_out, name_things, prepare_cutouts, read_cutouts
 from cap2im.data.cutouts import Cutouts
-from cap2im.data.cutouts_manifest import ARRAY, MANIFEST, check_array
+from cap2im.data.cutouts_manifest import ARRAY, MANIFEST, open_array, read_manifest
 
 
 def sprite(path: Path, box: tuple[int, int, int, int] = (4, 2, 14, 22), colour: tuple[int, int, int] = (0, 200, 0), side: int = 32) -> None:
@@ -163,10 +163,14 @@ def test_table_names_cutouts(folder):
     (folder / "cutouts.csv").write_text("picture,label\na.png,b\n", "utf-8")
     with pytest.raises(ValueError, match="no column file_name and text; its columns are label, picture"):
         list_cutouts(folder)
+    (folder / "cutouts.csv").write_text("file_name,text\n", "utf-8")
+    with pytest.raises(ValueError, match="has no rows; it needs the columns file_name and text, and a row for each picture"):
+        list_cutouts(folder)
 
 
 def test_articles_and_plurals_are_those_of_english():
     names = ["unicorn", "umbrella", "leaf", "bus", "octopus", "dress", "french fries", "glasses", "shaved ice", "fish", "ox"]
+    names += ["skis", "tennis", "iris", "face without mouth", "face blowing a kiss", "man in tuxedo", "flying saucer"]
     things = name_things(names, {"ox": "oxes"})
     assert [(thing.one, thing.two) for thing in things] == [
         ("a unicorn", "unicorns"),
@@ -180,17 +184,24 @@ def test_articles_and_plurals_are_those_of_english():
         ("shaved ice", ""),
         ("a fish", "fish"),
         ("an ox", "oxes"),
+        ("skis", ""),
+        ("tennis", ""),
+        ("an iris", "irises"),
+        ("a face without mouth", "faces without mouth"),
+        ("a face blowing a kiss", "faces blowing a kiss"),
+        ("a man in tuxedo", "men in tuxedo"),
+        ("a flying saucer", "flying saucers"),
     ]
 
 
 def test_altered_folders_are_refused(folder, tmp_path):
     out = tmp_path / "out"
     prepare_cutouts(folder, out)
-    check_array(out)
+    open_array(out, read_manifest(out))
     array = np.load(out / ARRAY)
     np.save(out / ARRAY, array ^ 1)
     with pytest.raises(ValueError, match=r"cutouts.npy: truncated or altered"):
-        check_array(out)
+        Cutouts.open(out)
     np.save(out / ARRAY, array[:-1])
     with pytest.raises(ValueError, match=r"manifest.json: cutouts.npy holds uint8 \(7, 4, 48, 48\), the manifest announces"):
         Cutouts.open(out)
@@ -240,7 +251,7 @@ def test_interrupted_cutouts_are_prepared_again(run, folder, tmp_path, monkeypat
     assert (status, said, err.splitlines()[-1]) == (code, "", f"cap2im: {message}")
     assert [path.name for path in out.iterdir()] == [ARRAY]
     assert run("prepare", "cutouts", str(folder), "--out", str(out))[0] == 0
-    check_array(out)
+    open_array(out, read_manifest(out))
 
 
 @pytest.mark.parametrize(
@@ -255,6 +266,17 @@ def test_commands_refuse_what_does_not_apply(run, folder, monkeypatch, arguments
     out = [] if "--out" in arguments else ["--out", "new"]
     code, _, err = run("prepare", "cutouts", "sprites", *out, *arguments)
     assert (code, err.strip().splitlines()[-1].endswith(message)) == (2, True), err
+
+
+def test_scenes_need_two_things(run, tmp_path):
+    sprite(tmp_path / "one" / "mouse.png")
+    code, _, error = run("prepare", "cutouts", str(tmp_path / "one"), "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert error.strip().endswith("all cut-outs are of one thing, 'mouse'; scenes need two or more things")
+    assert not (tmp_path / "out").exists()
+    code, out, _ = run("check", "--kind", "cutouts", str(tmp_path / "one"))
+    assert code == 1
+    assert out.endswith("1 thing; scenes need two or more\n")
 
 
 def test_folders_without_cutouts_are_refused(run, tmp_path):

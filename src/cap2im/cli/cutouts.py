@@ -43,13 +43,13 @@ def check_cutouts(path: str, most: int | None) -> bool:
         most: number of problems to list of each kind; None lists all.
     """
     from cap2im.data.cutout_preparation import read_cutouts
-    from cap2im.data.cutouts_manifest import check_array, is_prepared_cutouts
+    from cap2im.data.cutouts_manifest import is_prepared_cutouts, open_array, read_manifest
     from cap2im.data.problems import PROBLEMS
 
     folder = Path(os.path.expanduser(path))
     stdout = Console(highlight=False, emoji=False)
     if is_prepared_cutouts(folder):
-        check_array(folder)
+        open_array(folder, read_manifest(folder))
         print(f"{path}: prepared cut-outs; fine")
         return False
     report = read_cutouts(folder)
@@ -61,6 +61,9 @@ def check_cutouts(path: str, most: int | None) -> bool:
         table.add_row(escape(style), f"{count:,}", escape(licence) or "not known")
     stdout.print(table)
     loses = any(PROBLEMS[problem.kind] for problem in report.problems)
+    things = {file.thing for file in report.files}
     verdict = "data would be lost" if loses else "fine, with warnings" if report.problems else "fine"
-    stdout.print(f"{counted(len({file.thing for file in report.files}), 'thing')}; {verdict}", soft_wrap=True)
+    if len(things) == 1:
+        loses, verdict = True, "scenes need two or more"
+    stdout.print(f"{counted(len(things), 'thing')}; {verdict}", soft_wrap=True)
     return loses

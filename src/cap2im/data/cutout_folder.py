@@ -116,10 +116,11 @@ def _named_by_table(folder: Path, listing: FolderListing, table: Path, problems:
     Raises:
         ValueError: not a table, or without the columns file_name and text.
     """
-    rows = read_rows(table, problems)
+    if not (rows := read_rows(table, problems)):
+        raise ValueError(f"{table}: has no rows; it needs the columns file_name and text, and a row for each picture")
     columns = set().union(*(row for _, row in rows[:1]))
     if missing := [name for name in ("file_name", "text") if name not in columns]:
-        raise ValueError(f"{table}: has no column {' and '.join(missing)}; its columns are {', '.join(sorted(columns)) or 'none'}")
+        raise ValueError(f"{table}: has no column {' and '.join(missing)}; its columns are {', '.join(sorted(columns))}")
     index, named = FileIndex(folder, listing.files), dict[Path, dict[str, str]]()
     for where, row in rows:
         match = index.find_picture(_cell(row, "file_name"))

@@ -30,7 +30,10 @@ from cap2im.progress import progress_bar
 logger = logging.getLogger(__name__)
 
 SIDE = 48
-UNCOUNTABLE = frozenset({"bread", "butter", "cheese", "fog", "grass", "honey", "ice", "milk", "money", "popcorn", "rice", "salt", "sushi"})
+UNCOUNTABLE = frozenset(
+    "bread butter cheese chess fog furniture grass honey ice jewellery jewelry luggage milk money popcorn rice salt sushi tennis".split()
+)
+ADDITIONS = re.compile(r"\s(?:without|over|\w+ing)\s")  # what follows the noun; inflect knows "with", "in" and "of"
 LEAST_OPACITY = 16  # of 255, of a pixel that belongs to the cut-out
 SMALLEST = 4  # pixels, of the longer side of a cut-out
 
@@ -135,14 +138,15 @@ def name_things(names: Sequence[str], plurals: dict[str, str]) -> tuple[Thing, .
     def thing(name: str) -> Thing:
         if name not in plurals and (name.split()[-1] in UNCOUNTABLE or _is_plural(name, english)):
             return Thing(name=name, one=name)
-        return Thing(name=name, one=str(english.a(name)), two=plurals.get(name) or str(english.plural_noun(name)))
+        noun = name[: addition.start()] if (addition := ADDITIONS.search(name)) else name
+        return Thing(name=name, one=str(english.a(name)), two=plurals.get(name) or str(english.plural_noun(noun)) + name[len(noun) :])
 
     return tuple(thing(name) for name in names)
 
 
 def _is_plural(name: str, english: Any) -> bool:
-    """Return whether a name is a plural that ends in s: grapes, french fries; not bus, dress, cactus."""
-    return re.search(r"(?<![uis])s$", name) is not None and bool(english.singular_noun(name))
+    """Return whether a name is a plural that ends in s: grapes, french fries, skis; not bus, dress, cactus, iris."""
+    return re.search(r"(?<![uis])s$|\bskis$", name) is not None and bool(english.singular_noun(name))
 
 
 def prepare_cutouts(folder: Path, out: Path, *, side: int = SIDE, title: str | None = None, licence: str | None = None) -> CutoutsManifest:
@@ -165,6 +169,8 @@ def prepare_cutouts(folder: Path, out: Path, *, side: int = SIDE, title: str | N
     if not report.files:
         raise ValueError(f"{folder}: none of its pictures can be used; the first problem: {report.problems[0]}")
     names = sorted({file.thing for file in report.files})
+    if len(names) == 1:
+        raise ValueError(f"{folder}: all cut-outs are of one thing, {names[0]!r}; scenes need two or more things")
     things = name_things(names, {file.thing: file.plural for file in report.files if file.plural})
     styles = sorted({file.style for file in report.files})
     licences = sorted({file.licence or licence or "" for file in report.files})

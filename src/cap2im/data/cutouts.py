@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cap2im.arrays import open_npy
-from cap2im.data.cutouts_manifest import ARRAY, MANIFEST, Thing, read_manifest
+from cap2im.data.cutouts_manifest import Thing, open_array, read_manifest
 
 
 @dataclass(frozen=True)
@@ -63,13 +62,8 @@ class Cutouts:
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
-        array = open_npy(folder / ARRAY)
-        try:
-            manifest.check(array)
-        except ValueError as error:
-            raise ValueError(f"{folder / MANIFEST}: {error}") from None
         return cls(
-            torch.from_numpy(array),
+            torch.from_numpy(open_array(folder, manifest)),
             manifest.things,
             torch.tensor(manifest.thing),
             manifest.styles,

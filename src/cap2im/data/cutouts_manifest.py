@@ -115,16 +115,17 @@ def read_manifest(folder: Path) -> CutoutsManifest:
     return read_json(folder / MANIFEST, CutoutsManifest)
 
 
-def check_array(folder: Path) -> None:
-    """Compare the array of prepared cut-outs with their manifest.
+def open_array(folder: Path, manifest: CutoutsManifest) -> np.ndarray[Any, Any]:
+    """Return the array of prepared cut-outs, which stays on the disk until it is used.
 
     Raises:
-        ValueError: damaged or altered.
+        ValueError: it is damaged or altered, or does not fit the manifest.
     """
-    manifest = read_manifest(folder)
+    array = open_npy(folder / ARRAY)
     try:
-        manifest.check(open_npy(folder / ARRAY))
+        manifest.check(array)
     except ValueError as error:
         raise ValueError(f"{folder / MANIFEST}: {error}") from None
     if (actual := file_sha256(folder / ARRAY)) != manifest.array_sha256:
         raise ValueError(f"{folder / ARRAY}: truncated or altered: SHA-256 {actual[:12]}…, expected {manifest.array_sha256[:12]}…")
+    return array
