@@ -31,7 +31,27 @@ logger = logging.getLogger(__name__)
 
 SIDE = 48
 UNCOUNTABLE = frozenset(
-    "bread butter cheese chess fog furniture grass honey ice jewellery jewelry luggage milk money popcorn rice salt sushi tennis".split()
+    [
+        "bread",
+        "butter",
+        "cheese",
+        "chess",
+        "fog",
+        "furniture",
+        "grass",
+        "honey",
+        "ice",
+        "jewellery",
+        "jewelry",
+        "luggage",
+        "milk",
+        "money",
+        "popcorn",
+        "rice",
+        "salt",
+        "sushi",
+        "tennis",
+    ]
 )
 ADDITIONS = re.compile(r"\s(?:without|over|\w+ing)\s")  # what follows the noun; inflect knows "with", "in" and "of"
 LEAST_OPACITY = 16  # of 255, of a pixel that belongs to the cut-out
