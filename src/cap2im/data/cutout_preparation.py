@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 SIDE = 48
 FOOD = frozenset({"bread", "butter", "cheese", "honey", "ice", "milk", "popcorn", "rice", "salt", "sushi"})
 UNCOUNTABLE = FOOD | {"chess", "fog", "furniture", "grass", "jewellery", "jewelry", "luggage", "money", "tennis"}
-ADDITIONS = re.compile(r"\s(?:without|over|\w+ing)\s")  # what follows the noun; inflect knows "with", "in" and "of"
+ADDITIONS = re.compile(r"\s(?:without|over|\w+ing an?)\s")  # what follows the noun; inflect knows "with", "in" and "of"
 LEAST_OPACITY = 16  # of 255, of a pixel that belongs to the cut-out
 SMALLEST = 4  # pixels, of the longer side of a cut-out
 
