@@ -56,7 +56,7 @@ def test_a_run_resumes_from_its_folder_and_can_be_extended(run, photos, tmp_path
     (tmp_path / "elsewhere").mkdir()
     code, out, err = run("train", "--resume", "runs/mine", "--device", "cpu", "--set", "train.updates=7", "--workers", "0")
     assert code == 0, err
-    assert "7 updates of 8 (1.2 epochs), 4 of them made; validation every 50, a checkpoint every 4 updates" in out
+    assert "7 updates with batch size 8 (1.2 epochs), 4 of them made; validation every 50, a checkpoint every 4 updates" in out
     assert steps(tmp_path / "runs" / "mine") == [4, 7]
     config = read_config(tmp_path / "runs" / "mine" / "model")
     assert config["trained"]["steps"] == 7
@@ -175,7 +175,7 @@ def test_a_dry_run_with_data_prints_updates_time_and_words(run, photos, tmp_path
     code, out, err = run("train", "aligndraw-small", "--data", "photos", "--device", "cpu", "--dry-run", *sets)
     assert code == 0, err
     *toml, last = out.splitlines()
-    assert last.startswith("# 2,000 updates of 0")
+    assert last.startswith("# 2,000 updates, 0")
     for line in ("vocabulary_size = 19", "side = 8", "updates = 2000", "validate_every = 100", "checkpoint_every = 100", "log_every = 1"):
         assert line in toml
     assert not (tmp_path / "runs").exists()

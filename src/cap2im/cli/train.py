@@ -95,7 +95,7 @@ def train(
             return
         planned, updates, seconds = training.rehearse(resolved, name=str(recipe), data=data, **options)
         duration = datetime.timedelta(seconds=round(updates * seconds))
-        print(f"{to_toml(planned)}# {updates:,} updates of {seconds:.3g} s: {duration} without validation")
+        print(f"{to_toml(planned)}# {updates:,} updates, {seconds:.3g} s each: {duration} without validation")
         return
     options |= {
         "command": shlex.join(["cap2im", *map(training.without_local_path, sys.argv[1:])]),
