@@ -91,16 +91,16 @@ def multiply_rates(clock: Clock) -> str:
     return ", ".join(f"{name} {multiply_rate(clock, types[name]):.0f} GFLOP/s" for name in precisions_of(clock.device))
 
 
-def some_batch(config: DRAWConfig) -> Batch:
+def some_batch(config: DRAWConfig, size: int = BATCH) -> Batch:
     """Return captioned digits for networks of MNIST with captions, else noise and captions of 12 random words, COCO's median."""
-    noise = torch.randn(BATCH, config.glimpses, config.latent, generator=generator("noise"))
+    noise = torch.randn(size, config.glimpses, config.latent, generator=generator("noise"))
     if config.vocabulary_size == len(WORDS):
-        canvases = CanvasMaker(scikit_learn_digits("train"), HeldOut.from_seed(0)).make(BATCH, generator("benchmark"))
+        canvases = CanvasMaker(scikit_learn_digits("train"), HeldOut.from_seed(0)).make(size, generator("benchmark"))
         return Batch(canvases.images.float() / 255, *caption_tokens(canvases, Vocabulary(words=WORDS, aliases=ALIASES)), noise)
     random = generator("benchmark")
-    images = torch.rand(BATCH, config.colours, config.side, config.side, generator=random)
-    tokens = torch.randint(config.vocabulary_size, (BATCH, 12), generator=random)
-    vectors = torch.randn(BATCH, config.sentence_features, generator=random) if config.conditioning == "sentence" else None
+    images = torch.rand(size, config.colours, config.side, config.side, generator=random)
+    tokens = torch.randint(config.vocabulary_size, (size, 12), generator=random)
+    vectors = torch.randn(size, config.sentence_features, generator=random) if config.conditioning == "sentence" else None
     return Batch(images, tokens, torch.ones_like(tokens, dtype=torch.bool), noise, vectors)
 
 
@@ -128,9 +128,9 @@ def training_step(model: DRAW, device: torch.device, precision: str, bound: Call
     return step
 
 
-def sampling(model: DRAW, device: torch.device) -> Callable[[], None]:
-    """Return a function that samples 100 images."""
-    batch = some_batch(model.config).to(device)
+def sampling(model: DRAW, device: torch.device, images: int = BATCH) -> Callable[[], None]:
+    """Return a function that samples images in one batch."""
+    batch = some_batch(model.config, images).to(device)
 
     @torch.inference_mode()
     def draw() -> None:
@@ -140,9 +140,9 @@ def sampling(model: DRAW, device: torch.device) -> Callable[[], None]:
     return draw
 
 
-def plain_sampling(model: DRAW, device: torch.device) -> Callable[[], None]:
-    """Return a function that samples 100 images by the plain program."""
-    batch = some_batch(model.config).to(device)
+def plain_sampling(model: DRAW, device: torch.device, images: int = BATCH) -> Callable[[], None]:
+    """Return a function that samples images in one batch by the plain program."""
+    batch = some_batch(model.config, images).to(device)
 
     @torch.inference_mode()
     def draw() -> None:
@@ -213,13 +213,15 @@ def main() -> None:
         seconds = clock.seconds(function)
         rate = (before + multiply_rate(clock)) / 2
         faster = plain_seconds.setdefault(work, seconds) / seconds
-        print(f"| {label} | {precision} | {seconds:.3f} | {work / seconds:.0f} | {work / seconds / rate:.0%} | {faster:.1f} |", flush=True)
+        print(f"| {label} | {precision} | {seconds:.3g} | {work / seconds:.0f} | {work / seconds / rate:.0%} | {faster:.1f} |", flush=True)
 
     row("the plain program's training step", "fp32", training_step(model, device, "fp32", plain.bound), step_work)
     row("the plain program's sampling of 100 images", "fp32", plain_sampling(model, device), draw_work)
+    row("the plain program's sampling of one image", "fp32", plain_sampling(model, device, 1), draw_work / BATCH)
     for precision in precisions:
         row("training step, batch 100", precision, training_step(model, device, precision), step_work)
     row("sampling 100 images", "fp32", sampling(model, device), draw_work)
+    row("sampling one image", "fp32", sampling(model, device, 1), draw_work / BATCH)
     if arguments.compile:
         compiled = DRAW(config).to(device)
         compiled.compile_steps()

@@ -6,9 +6,9 @@ import itertools
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +18,9 @@ from cap2im.cli.options import PATH, DeviceOption, ModelOption, PrecisionOption,
 from cap2im.files import check_writable_folder
 from cap2im.progress import track
 from cap2im.rendering.parts import PARTS
+
+if TYPE_CHECKING:
+    from cap2im.pipeline import Pipeline
 
 # worker processes write the files of many captions; starting them takes as long as the files of about ten
 MANY_CAPTIONS = 20
@@ -97,15 +100,7 @@ def draw(
         hint = _bundled_hint(model, texts) if any(map(pipeline.unknown_words, texts)) else ""
         raise ValueError(f"{error}{hint}") from None
     out.mkdir(parents=True, exist_ok=True)
-    if unknown == "skip":
-        for caption in prompts:
-            if unknown_words := pipeline.unknown_words(caption):
-                print(f"left out of '{caption}': {', '.join(unknown_words)}", file=sys.stderr)
-    if pipeline.encoder is not None:
-        for caption in prompts:
-            for word in pipeline.untrained_words(caption):
-                near = f" (nearest: {', '.join(similar)})" if (similar := pipeline.similar_words(word)) else ""
-                print(f"{shlex.quote(word)} is not among the words of the training captions{near}", file=sys.stderr)
+    _report_words(pipeline, prompts, unknown)
     by_slug = {slug(caption): caption for caption in reversed(prompts)}  # captions of the same words share a folder: draw the first
     distinct = [caption for caption in prompts if by_slug[slug(caption)] == caption]
     seeds = [seed + k for _ in distinct for k in range(samples)]
@@ -130,6 +125,19 @@ def draw(
         common = {"model": pipeline.name, "precision": pipeline.precision, "seed": seed}
         entries = [{"caption": each, "words": prompts[each].tokens.words} | common | written[slug(each)] for each in texts]
         print(json.dumps(entries, indent=1, ensure_ascii=False))
+
+
+def _report_words(pipeline: Pipeline, captions: Iterable[str], unknown: str) -> None:
+    """Print the words that are left out of each caption, and those that only a sentence encoder knows, on standard error."""
+    if unknown == "skip":
+        for caption in captions:
+            if unknown_words := pipeline.unknown_words(caption):
+                print(f"left out of '{caption}': {', '.join(unknown_words)}", file=sys.stderr)
+    if pipeline.encoder is not None:
+        for caption in captions:
+            for word in pipeline.untrained_words(caption):
+                near = f" (nearest: {', '.join(similar)})" if (similar := pipeline.similar_words(word)) else ""
+                print(f"{shlex.quote(word)} is not among the words of the training captions{near}", file=sys.stderr)
 
 
 def _bundled_hint(model: str, captions: Sequence[str]) -> str:

@@ -272,7 +272,8 @@ class Run:
         settings, total, step = self.settings, self.total, self.trainer.state.step
         if step == total:
             return f"{self.folder}: finished, all {total:,} updates are made; --set train.updates={2 * total} extends it"
-        length = f"{total:,} updates with batch size {settings.batch_size} ({total / self.trainer.data.batches.steps_per_epoch:,.1f} epochs)"
+        epochs = total / self.trainer.data.batches.steps_per_epoch
+        length = f"{total:,} updates with batch size {settings.batch_size} ({epochs:,.1f} epochs)"
         done = f", {step:,} of them made" if step else ""
         return f"{length}{done}; validation every {settings.validate_every:,}, a checkpoint every {settings.checkpoint_every:,} updates"
 
