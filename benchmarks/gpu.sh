@@ -22,6 +22,7 @@ within() { # run a command until the end of the time at most, with a copy of its
 }
 
 within aligndraw-mnist.md python -m benchmarks.speed --device "$device" --compile
+within aligndraw-mnist-cuda-graphs.md env TORCHINDUCTOR_CUDAGRAPHS=1 python -m benchmarks.speed --device "$device" --compile
 within aligndraw-coco.md python -m benchmarks.speed --device "$device" --compile --recipe aligndraw-coco-paper
 within attngan-coco.md python -m benchmarks.attngan --device "$device" --batch 14
 within training.txt cap2im train aligndraw-scenes --data "$cutouts" --run "$out/aligndraw-scenes"
