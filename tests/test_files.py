@@ -194,6 +194,16 @@ def test_every_failure_of_a_disk_names_the_file(tmp_path, monkeypatch, number, o
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"old"}
 
 
+def test_a_file_that_need_not_be_durable_is_not_flushed(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    files.write_atomically(tmp_path / "a", b"new", durable=False)
+    assert flushed == []
+    files.write_atomically(tmp_path / "a", b"newer")
+    assert len(flushed) == 1
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"newer"}
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="file systems elsewhere have names in UTF-8 alone")
 @pytest.mark.parametrize(
     "use",

@@ -133,11 +133,15 @@ def naming(path: Path, *hidden: Path) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`, and move it there when the block ends without an error.
 
-    The file is flushed to the disk first. After an error or a kill, `path` is unchanged. The temporary file of a killed process is
-    overwritten when `path` is written again. If several processes write one file at a time, the last one wins.
+    After an error or a kill, `path` is unchanged. The temporary file of a killed process is overwritten when `path` is written again. If
+    several processes write one file at a time, the last one wins.
+
+    Args:
+        path: File to write.
+        durable: Flush the file to the disk first. Without, a loss of power can leave an empty file.
 
     Raises:
         OSError: The disk is full or the folder cannot be written; the error names `path`.
@@ -149,7 +153,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         try:
             with naming(path, draft):
                 yield draft
-                flush(draft)
+                if durable:
+                    flush(draft)
                 os.replace(draft, path)
         except BaseException:
             with suppress(OSError):
@@ -180,14 +185,19 @@ def _create(usual: Path) -> tuple[Path, int | None]:
     return path, descriptor
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
+def write_atomically(path: Path, data: bytes | str, *, durable: bool = True) -> None:
     """Write a file that is either complete or absent; text is stored as UTF-8, lone surrogates as backslash escapes.
+
+    Args:
+        path: File to write.
+        data: Its content.
+        durable: See `atomic_path`.
 
     Raises:
         OSError: The disk is full or the folder cannot be written; the error names the file.
     """
     content = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
-    with atomic_path(path) as draft:
+    with atomic_path(path, durable=durable) as draft:
         draft.write_bytes(content)
 
 

@@ -20,8 +20,8 @@ from cap2im.rendering.parts import PARTS
 def save_drawings(drawings: Sequence[Drawing], folder: str | Path, parts: Iterable[str] = PARTS) -> list[Path]:
     """Write the samples of one caption into a folder, in place of an earlier drawing there.
 
-    Each file is replaced atomically. Files of the earlier drawing that the new one lacks are removed. PNG files without the name of the
-    model get the first drawing's provenance.
+    Each file is replaced atomically, and not flushed to the disk. Files of the earlier drawing that the new one lacks are removed. PNG
+    files without the name of the model get the first drawing's provenance.
 
     Args:
         drawings: samples of one caption by one model.
@@ -46,7 +46,8 @@ def save_drawings(drawings: Sequence[Drawing], folder: str | Path, parts: Iterab
         if name not in chosen:
             continue
         for file_name, content in part.files(drawings):
-            write_atomically(folder / file_name, _stamped(content, drawings[0]) if file_name.endswith(".png") else content)
+            stamped = _stamped(content, drawings[0]) if file_name.endswith(".png") else content
+            write_atomically(folder / file_name, stamped, durable=False)  # flushing took a quarter of the time of 100 captions
             written.append(folder / file_name)
     for stale in set(_drawing_files(folder)).difference(written):
         stale.unlink()
