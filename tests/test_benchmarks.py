@@ -192,7 +192,13 @@ def test_gpu_script_measures_then_trains_until_the_end(tmp_path: Path, status: i
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(script, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=50)
     assert done.returncode == (status != 0), done.stderr
-    assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("+ ")] == ["python", "env", "python", "python", "cap2im"]
+    assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("+ ")] == [
+        "python",
+        "env",
+        "python",
+        "python",
+        "cap2im",
+    ]
     assert "+ env TORCHINDUCTOR_CUDAGRAPHS=1 python -m benchmarks.speed --device cpu --compile\n" in done.stdout
     assert (tmp_path / "out" / "attngan-coco.md").read_text() == "| a row |\n"
     assert (tmp_path / "out" / "training.txt").read_text().split() == ["training", "saved"]

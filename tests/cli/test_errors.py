@@ -38,7 +38,7 @@ BAD = [
     (["train", "aligndraw-digits", "--from", "aligndraw-mnist", "--set", "data.held_out_seed=5", "--resume"], "give one of them"),
     (
         ["train", "aligndraw-digits", "--from", "aligndraw-mnist", "--set", "data.held_out_seed=5", "--run", "x"],
-        "has other sizes: its model.glimpses is 32, this training's is 16, model.inference_units is 300, this training's is 128",
+        "has other sizes: its model.inference_units is 300, this training's is 128, model.generative_units is 300",
     ),
     (["train", "aligndraw-mnist", "--set", "model.side=32"], "model.side is 32, 60 is needed"),
     (["train", "aligndraw-mnist", "--set", "train.learning_rate=inf"], "finite number"),

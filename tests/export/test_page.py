@@ -307,7 +307,7 @@ def test_file_draws_what_python_draws(open_page, site, model):
     for seed, captions in ((0, [TOP, "the digit 7 is at the bottom left of the image."]), (2**40 + 3, ["The digit zero"])):
         request = {"captions": captions, "seed": seed, "samples": 2}
         drawn, seen = tab.evaluate(DRAW, request)
-        glimpses = [[result, t, 2] for t in range(32) for result in range(len(captions))]
+        glimpses = [[result, t, 2] for t in range(model.glimpses) for result in range(len(captions))]
         assert seen == ["start", *glimpses, *["drawn"] * len(captions), "end"]
         for caption, got in zip(captions, drawn, strict=True):
             assert_same_drawings(got, page_data(model.draw(caption, samples=2, seed=seed)))
@@ -365,10 +365,10 @@ def test_keyboard_and_screen_reader(open_page, site, model, tmp_path):
     tab.keyboard.press("Enter")
     drawn(tab)
     heard = tab.evaluate("heard")
-    assert heard[-3:-1] == ["Waiting for the model", "Drawing, 32 glimpses"]
+    assert heard[-3:-1] == ["Waiting for the model", "Drawing, 16 glimpses"]
     assert re.fullmatch(r"Drawn in \d+\.\d s", heard[-1])
     assert tab.get_attribute("#status", "role") == "status"
-    assert tab.get_by_role("img", name="Canvas after glimpse 32 of 32").is_visible()
+    assert tab.get_by_role("img", name="Canvas after glimpse 16 of 16").is_visible()
     expected, saved = model.draw(TOP, samples=1, seed=0), {}
     for name in ("PNG", "GIF", "Page"):
         tab.focus(f"#first .saving button:text-is('{name}')")

@@ -30,6 +30,7 @@ from tests.serve.conftest import Client, Gate, served
 KEY = "open sesame"
 
 QUEUE = 32  # pictures, of the server
+GLIMPSES = 16  # of the default model
 MODELS = ("aligndraw-mnist", *(name for name in default_models() if name != "aligndraw-mnist"))
 
 
@@ -280,15 +281,15 @@ def test_refused_captions_have_a_reason(open_page: Any) -> None:
 
 
 def test_canvas_grows_while_the_stream_is_open(open_page: Any, held: Any) -> None:
-    let_go = held(16)
+    let_go = held(8)
     expected = cap2im.draw(TOP, seed=5)[0]
     tab = open_page(moving=True)
     tab.fill("#seed-choice", "5")
     tab.fill("#caption", TOP)
     tab.press("#caption", "Enter")
-    wait_until(tab, lambda: tab.is_visible("#first .canvas") and 3 <= glimpse(tab) < 20)
+    wait_until(tab, lambda: tab.is_visible("#first .canvas") and 3 <= glimpse(tab) < 8)
     wait_until(tab, lambda: tab.is_visible("#stop"))
-    assert status(tab) == "Drawing, 32 glimpses"
+    assert status(tab) == f"Drawing, {GLIMPSES} glimpses"
     tab.click("#first .play")  # it stands still, while more arrives
     first = glimpse(tab)
     assert is_canvas(tab, expected, first - 1)
@@ -310,8 +311,8 @@ def test_canvas_grows_while_the_stream_is_open(open_page: Any, held: Any) -> Non
     tab.click("#first .play")
     wait_until(tab, lambda: glimpse(tab) > first)
     drawn(tab)
-    wait_until(tab, lambda: glimpse(tab) == 32)
-    assert is_canvas(tab, expected, 31)
+    wait_until(tab, lambda: glimpse(tab) == GLIMPSES)
+    assert is_canvas(tab, expected, GLIMPSES - 1)
     assert tab.text_content("#first .seed") == "5"
 
 
@@ -321,11 +322,11 @@ def test_only_received_glimpses_can_be_scrubbed(open_page: Any, held: Any) -> No
     tab.fill("#caption", TOP)
     tab.press("#caption", "Enter")
     wait_until(tab, lambda: tab.is_visible("#stop") and glimpse(tab) >= 3)
-    tab.fill("#first .glimpse", "32")
+    tab.fill("#first .glimpse", str(GLIMPSES))
     assert glimpse(tab) <= 10
     let_go()
     drawn(tab)
-    assert glimpse(tab) == 32
+    assert glimpse(tab) == GLIMPSES
 
 
 def test_scrubbing_and_replay(open_page: Any) -> None:
@@ -334,7 +335,7 @@ def test_scrubbing_and_replay(open_page: Any) -> None:
     tab.fill("#caption", TOP)
     tab.click("#draw")
     drawn(tab)
-    assert glimpse(tab) == 32  # motion is reduced
+    assert glimpse(tab) == GLIMPSES  # motion is reduced
     tab.fill("#first .glimpse", "7")
     assert is_canvas(tab, expected, 6)
     tab.focus("#first .play")
@@ -342,10 +343,10 @@ def test_scrubbing_and_replay(open_page: Any) -> None:
     assert is_canvas(tab, expected, 7)
     tab.keyboard.press(" ")
     wait_until(tab, lambda: glimpse(tab) > 12)
-    wait_until(tab, lambda: glimpse(tab) == 32 and tab.get_attribute("#first .play", "aria-label") == "Play")
+    wait_until(tab, lambda: glimpse(tab) == GLIMPSES and tab.get_attribute("#first .play", "aria-label") == "Play")
     tab.focus("#caption")
     tab.keyboard.press("ArrowLeft")  # moves in the caption, not in the drawing
-    assert glimpse(tab) == 32
+    assert glimpse(tab) == GLIMPSES
 
 
 def test_samples_and_new_seed(open_page: Any) -> None:
@@ -358,7 +359,7 @@ def test_samples_and_new_seed(open_page: Any) -> None:
     assert tab.locator("#first .samples button").count() == 3
     tab.click("#first .samples button:nth-child(3)")
     assert tab.text_content("#first .seed") == "13"
-    assert is_canvas(tab, cap2im.draw(TOP, seed=13)[0], 31)
+    assert is_canvas(tab, cap2im.draw(TOP, seed=13)[0], GLIMPSES - 1)
     tab.click("#new-seed")
     seed = tab.input_value("#seed-choice")
     assert seed != "11"
@@ -381,15 +382,15 @@ def test_two_captions_with_one_seed_move_as_one(open_page: Any, held: Any) -> No
     drawn(tab)
     assert tab.locator("#first .differs").all_text_contents() == ["top"]
     assert tab.locator("#second .differs").all_text_contents() == ["bottom"]
-    wait_until(tab, lambda: glimpse(tab) == 32)
-    for t in (32, 9):
+    wait_until(tab, lambda: glimpse(tab) == GLIMPSES)
+    for t in (GLIMPSES, 9):
         tab.fill("#first .glimpse", str(t))
         assert (glimpse(tab), glimpse(tab, "#second")) == (t, t)
         assert is_canvas(tab, expected[0], t - 1)
         assert is_canvas(tab, expected[1], t - 1, "#second")
     area = tab.locator("#second .plot").bounding_box()
-    tab.locator("#second .plot").click(position={"x": area["width"] * 20.5 / 32, "y": 5})
-    assert (glimpse(tab), glimpse(tab, "#second")) == (21, 21)
+    tab.locator("#second .plot").click(position={"x": area["width"] * 10.5 / GLIMPSES, "y": 5})
+    assert (glimpse(tab), glimpse(tab, "#second")) == (11, 11)
     assert not tab.is_visible("#second .transport")
     tops = [tab.locator(f"{viewer} .mat").bounding_box() for viewer in ("#first", "#second")]
     assert tops[0]["y"] == tops[1]["y"]
@@ -430,20 +431,20 @@ def test_stop_ends_the_stream_and_frees_its_place(open_page: Any, server: Client
     wait_until(tab, lambda: tab.is_visible("#first .canvas") and glimpse(tab) >= 3)
     tab.click("#stop")
     wait_until(tab, lambda: status(tab).startswith("Stopped after glimpse") and server.count("cap2im_queued") == 0)
-    stopped = int(re.search(r"glimpse (\d+) of 32", status(tab)).group(1))
+    stopped = int(re.search(rf"glimpse (\d+) of {GLIMPSES}", status(tab)).group(1))
     assert 3 <= stopped <= 5
     assert not tab.is_visible("#stop")
     assert not tab.is_visible("#trouble")
     let_go()  # of the rest of the batch, which nobody waits for
     tab.wait_for_timeout(300)
-    tab.fill("#first .glimpse", "32")
+    tab.fill("#first .glimpse", str(GLIMPSES))
     assert glimpse(tab) == stopped
     tab.fill("#first .glimpse", "2")
     assert is_canvas(tab, cap2im.draw(TOP, seed=0)[0], 1)
 
 
 def test_stop_shows_the_announced_glimpse(open_page: Any, held: Any) -> None:
-    let_go = held(20)
+    let_go = held(10)
     tab = open_page(f"#caption={TOP}&second={BOTTOM}", moving=True)
     wait_until(tab, lambda: tab.is_visible("#stop"))
     wait_until(tab, lambda: glimpse(tab) >= 3)  # mostly while more has arrived than was shown
@@ -468,7 +469,7 @@ def test_a_new_drawing_takes_the_place_of_one_that_is_watched(open_page: Any, he
     let_go()
     wait_until(tab, lambda: tab.text_content("#first .caption") == BOTTOM)
     drawn(tab)
-    assert is_canvas(tab, cap2im.draw(BOTTOM, seed=0)[0], 31)
+    assert is_canvas(tab, cap2im.draw(BOTTOM, seed=0)[0], GLIMPSES - 1)
 
 
 def test_keyboard_draws_and_saves(open_page: Any) -> None:
@@ -510,7 +511,7 @@ def test_files_equal_the_drawings(open_page: Any, tmp_path: Path) -> None:
     small = picture.resize((60, 60), Image.Resampling.NEAREST)
     assert small.resize((480, 480), Image.Resampling.NEAREST).tobytes() == picture.tobytes(), "of even squares"
     assert max(abs(a - b) for a, b in zip(small.tobytes(), cap2im.draw(TOP, seed=4)[0].image.tobytes(), strict=True)) <= 1
-    assert getattr(moving, "n_frames") == 32  # noqa: B009
+    assert getattr(moving, "n_frames") == GLIMPSES  # noqa: B009
     page = tab.context.new_page()
     page.goto(saved["Page"].as_uri())
     wait_until_shown = page.locator("#viewer:not([hidden])")
@@ -699,7 +700,7 @@ def test_server_that_dies_in_the_middle(open_page: Any) -> None:
         wait_until(tab, lambda: tab.is_visible("#first .canvas") and glimpse(tab) >= 3)
         process.kill()
         wait_until(tab, lambda: tab.is_visible("#told"))
-        assert re.fullmatch(r"The connection was lost after glimpse \d+ of 32\.", tab.text_content("#told"))
+        assert re.fullmatch(rf"The connection was lost after glimpse \d+ of {GLIMPSES}\.", tab.text_content("#told"))
         assert tab.is_visible("#first .canvas")  # what there was stays
         tab.click("#again")
         wait_until(tab, lambda: tab.text_content("#told").startswith("The server does not respond."))
