@@ -164,10 +164,9 @@ def test_start_from_maps_words_of_another_vocabulary(photos, tmp_path, capsys):
                 assert torch.equal(weight[old.index(word)], after[name][new.index(word)]), (name, word)
         else:
             assert torch.equal(weight, after[name]), name
+    other = changes | {"model.latent": 4, "model.language_dropout": 0.4}  # dropout changes no size, so it is not named
     with pytest.raises(ValueError, match=r"has other sizes: its model\.latent is 3, this training's is 4; give the same sizes with --set$"):
-        train(
-            load_recipe("aligndraw-small", changes | {"model.latent": 4}), tmp_path / "third", data=photos, device="cpu", start_from=first
-        )
+        train(load_recipe("aligndraw-small", other), tmp_path / "third", data=photos, device="cpu", start_from=first)
 
 
 def test_a_dry_run_with_data_prints_updates_time_and_words(run, photos, tmp_path):

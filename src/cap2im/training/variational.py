@@ -204,10 +204,9 @@ def load_matching_weights(model: DrawingModel, folder: Path, config: Mapping[str
     if vocabulary != (own := Vocabulary.model_validate(target["vocabulary"])) and model.config.reads_words:
         messages.append(_map_word_vectors(model, weights, vocabulary, own, folder))
     if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in model.state_dict().items()}:
-        sizes = {key: value for key, value in source.get("model", {}).items() if key in target["model"] and key != "vocabulary_size"}
-        other = [
-            f"model.{key} is {v!r}, this training's is {target['model'][key]!r}" for key, v in sizes.items() if v != target["model"][key]
-        ]
+        sizes = {key: value for key, value in target["model"].items() if not isinstance(value, float) and key != "vocabulary_size"}
+        its = source.get("model", {})
+        other = [f"model.{key} is {its[key]!r}, this training's is {v!r}" for key, v in sizes.items() if its.get(key, v) != v]
         raise ValueError(
             f"{folder}: has other sizes: its {', '.join(other) or 'weights have other names or shapes'}; give the same sizes with --set"
         )
