@@ -152,6 +152,17 @@ def test_initial_windows_vary_with_the_state_as_configured():
         assert (getattr(varied, layer)(states).std(dim=0) > 0.05).all()
 
 
+def test_recurrent_gain_scales_the_recurrence_of_generation():
+    plain, scaled = make(), make(recurrent_gain=2.0)
+    units = plain.config.generative_units
+    for name, weight in plain.named_parameters():
+        other = scaled.get_parameter(name)
+        if name == "generative.weight":
+            torch.testing.assert_close(other[:, -units:], 2 * weight[:, -units:])
+            weight, other = weight[:, :-units], other[:, :-units]
+        assert torch.equal(weight, other), name
+
+
 INDUCTOR = [pytest.mark.slow, pytest.mark.skipif(bool(missing_compiler("cpu")), reason="torch.compile needs a C++ compiler")]
 
 

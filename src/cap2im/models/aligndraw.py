@@ -59,6 +59,9 @@ class DRAWConfig(BaseModel):
         "paper", description='of the weights; "scaled" divides by the fan-in, see `initialise`'
     )
     window_variation: float = Field(0.1, ge=0, description='scale of the initial weights of windows, with initialisation "scaled"')
+    recurrent_gain: float = Field(
+        1.0, gt=0, description='scale of the initial recurrent weights of the generative LSTM, with initialisation "scaled"'
+    )
     variant: Variant = Field("paper", description='"released" follows the authors\' code, "port" a PyTorch port of it')
 
     @property
@@ -399,12 +402,13 @@ def initialise(model: DRAW) -> None:
 
     "paper" draws every parameter from N(0, 0.01^2) (appendix B); with variant "released", biases and initial states are 0.
 
-    "scaled" draws weights from N(0, 1 / fan-in), so that latents matter from the first update on, and changes four things:
+    "scaled" draws weights from N(0, 1 / fan-in), so that latents matter from the first update on, and changes five things:
 
     - The forget gates of inference and generation have a bias of 1.
     - Recurrent weights of the language model are small, so that a word's state depends on the word more than on its neighbours.
     - Neighbouring filters overlap (sigma is half a stride of the neutral grid), so that gradients reach every pixel.
     - Windows start at the whole canvas; `window_variation` says how much they depend on the state.
+    - `recurrent_gain` scales the recurrent weights of generation. Above 1, states and windows differ more between glimpses.
     """
     c = model.config
     for name, parameter in model.named_parameters():
@@ -427,6 +431,7 @@ def initialise(model: DRAW) -> None:
         for name, layer in model.named_modules():
             if name in ("inference", "generative"):
                 layer.bias.chunk(4)[1].fill_(1.0)  # forget gate
+        model.generative.weight[:, -c.generative_units :].mul_(c.recurrent_gain)
         if c.conditioning == "align":
             nn.init.normal_(model.alignment.score, std=c.align_features**-0.5)
         for layer, patch in ((model.read_window, c.read_patch), (model.write_window, c.write_patch)):
