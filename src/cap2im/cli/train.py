@@ -132,7 +132,7 @@ def _share_processors() -> str:
     if known or not hasattr(os, "getloadavg") or (load := os.getloadavg()[0]) < OTHER_LOAD:
         return ""
     os.environ["OMP_WAIT_POLICY"] = "passive"  # OpenMP reads it when torch is loaded
-    return f"other programs use this machine (load {load:.1f}): OMP_WAIT_POLICY=passive for this training"
+    return f"other programs use this machine (load {load:.1f}): OMP_WAIT_POLICY=passive here; OMP_NUM_THREADS=1 may be faster"
 
 
 def _resume_hint(run: Path) -> str:
